@@ -1,0 +1,157 @@
+//! Bytes to the name a registry knows them by.
+//!
+//! Document: OCI image-spec, `descriptor.md`, section "Digests".
+//!
+//! A digest is `algorithm ":" encoded`. This registry computes one algorithm, `sha256`; a digest of
+//! any other algorithm is well formed and simply names nothing here.
+
+use std::fmt;
+use std::io::{self, Write};
+
+use sha2::{Digest as _, Sha256};
+
+/// `sha256:` and 64 hexadecimal digits.
+const LENGTH: usize = "sha256:".len() + 64;
+
+/// The sha256 digest of some content, kept as the text in which every client and every document
+/// writes it: it is compared with request targets and copied into answers, never computed with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Digest([u8; LENGTH]);
+
+impl Digest {
+    /// The digest of `content`.
+    #[must_use]
+    pub fn of(content: &[u8]) -> Self {
+        Self::from_hash(&Sha256::digest(content).into())
+    }
+
+    fn from_hash(hash: &[u8; 32]) -> Self {
+        const HEX: &[u8; 16] = b"0123456789abcdef";
+        let mut text = *b"sha256:................................................................";
+        for (pair, byte) in text["sha256:".len()..].chunks_exact_mut(2).zip(hash) {
+            pair[0] = HEX[usize::from(byte >> 4)];
+            pair[1] = HEX[usize::from(byte & 15)];
+        }
+        Self(text)
+    }
+
+    /// The digest as text, `sha256:…`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).expect("from_hash writes ASCII only")
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The digest of a layer's *uncompressed* tar, as the config lists it (image-spec, `config.md`,
+/// "Layer DiffID").
+///
+/// A type of its own, because mixing it up with the digest of the compressed blob is the classic
+/// mistake of every first image builder: both are sha256, both are right, and nothing unpacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DiffId(pub Digest);
+
+/// Whether `text` follows the grammar of a digest, whatever its algorithm.
+///
+/// For the registered algorithms the encoded part is held to its length and to lower case
+/// (image-spec, "Registered algorithms"); for others to the general grammar alone.
+#[must_use]
+pub fn is_well_formed(text: &str) -> bool {
+    let Some((algorithm, encoded)) = text.split_once(':') else {
+        return false;
+    };
+    let is_lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    match algorithm {
+        "sha256" => encoded.len() == 64 && encoded.bytes().all(is_lower_hex),
+        "sha512" => encoded.len() == 128 && encoded.bytes().all(is_lower_hex),
+        _ => {
+            let is_component =
+                |c: &str| !c.is_empty() && c.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
+            let is_encoded = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'_' | b'-');
+            algorithm.split(['+', '.', '_', '-']).all(is_component)
+                && !encoded.is_empty()
+                && encoded.bytes().all(is_encoded)
+        }
+    }
+}
+
+/// Passes bytes on to `sink` and takes their digest and length on the way, so that content is
+/// read once however much has to be known about it.
+pub struct Hashing<W> {
+    sink: W,
+    hasher: Sha256,
+    length: u64,
+}
+
+impl<W: Write> Hashing<W> {
+    /// Hashes what is written to `sink` from now on.
+    pub fn new(sink: W) -> Self {
+        Self { sink, hasher: Sha256::new(), length: 0 }
+    }
+
+    /// The sink, and the digest and length in bytes of all that went through to it.
+    pub fn finish(self) -> (W, Digest, u64) {
+        (self.sink, Digest::from_hash(&self.hasher.finalize().into()), self.length)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.sink.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.sink.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_of_nothing_is_the_well_known_one() {
+        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(Digest::of(b"").as_str(), empty);
+        assert!(is_well_formed(empty));
+    }
+
+    #[test]
+    fn hashing_a_stream_in_pieces_equals_hashing_it_whole() {
+        let mut hashing = Hashing::new(Vec::new());
+        for piece in [&b"pull it, "[..], b"", b"run it, pull it again"] {
+            hashing.write_all(piece).expect("a Vec takes everything");
+        }
+        let (bytes, digest, length) = hashing.finish();
+        assert_eq!(bytes, b"pull it, run it, pull it again");
+        assert_eq!((digest, length), (Digest::of(&bytes), 30));
+    }
+
+    #[test]
+    fn the_grammar_is_strict_for_registered_algorithms_and_open_for_others() {
+        let hex = "0123456789abcdef".repeat(4);
+        for good in [format!("sha256:{hex}"), format!("sha512:{hex}{hex}"), "blake3+x.y:A=_-".into()] {
+            assert!(is_well_formed(&good), "{good}");
+        }
+        for bad in [
+            "", "sha256", "sha256:", "latest", ":abc", "sha256:abc", "SHA256:abc", "a..b:c", "+a:b", "x:a b", "x:é",
+            &format!("sha256:{}", hex.to_uppercase()), &format!("sha256:{hex}0"), &format!("sha512:{hex}"),
+        ] {
+            assert!(!is_well_formed(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The first bytes of an executable to the platform it runs on, or the reason it cannot be an image.
+//!
+//! Document: System V ABI (gABI), chapters 4 "Object Files" and 5 "Program Loading".
+//!
+//! An image `FROM scratch` has nothing but our file. A dynamically linked program names its loader
+//! in a program header of type `PT_INTERP`; started in such an image, it would fail with a bare
+//! "no such file or directory". We say so before serving it instead.
+
+use std::fmt;
+
+/// How much of the file [`platform`] wants to see. Linkers put the program headers right behind
+/// the 64 bytes of the file header; a dozen of 56 bytes each is common.
+pub const ENOUGH: usize = 4096;
+
+/// What an image says about where it runs, in Go's terms (`GOOS` is always `linux` here).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Platform {
+    /// The processor, as `GOARCH` names it.
+    pub architecture: &'static str,
+}
+
+/// Why a file cannot be the content of an image.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Error {
+    /// Not an ELF file for Linux, or one cut short.
+    NotLinuxElf,
+    /// An ELF file for a processor that Go, and so the image specification, has no name for.
+    UnknownMachine(u16),
+    /// It needs a loader, and so shared libraries.
+    DynamicallyLinked,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLinuxElf => f.write_str("the executable is not an ELF file for Linux"),
+            Self::UnknownMachine(machine) => write!(f, "the executable is for an unknown machine ({machine})"),
+            Self::DynamicallyLinked => f.write_str(
+                "the executable is dynamically linked and could not run in an image that holds nothing \
+                 else. Build it statically:\n    \
+                 RUSTFLAGS='-C target-feature=+crt-static' cargo build --release\n\
+                 (the .cargo/config.toml of the source tree does that for a plain `cargo build`)",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Reads the platform from the first [`ENOUGH`] bytes of an executable, or all there are.
+///
+/// # Errors
+///
+/// When the file could not run in an image of its own.
+pub fn platform(start: &[u8]) -> Result<Platform, Error> {
+    let elf = Elf::new(start).ok_or(Error::NotLinuxElf)?;
+    if elf.has_interpreter().ok_or(Error::NotLinuxElf)? {
+        return Err(Error::DynamicallyLinked);
+    }
+    Ok(Platform { architecture: elf.architecture()? })
+}
+
+struct Elf<'a> {
+    bytes: &'a [u8],
+    wide: bool,
+    little_endian: bool,
+}
+
+impl<'a> Elf<'a> {
+    fn new(bytes: &'a [u8]) -> Option<Self> {
+        // e_ident: magic, class, data encoding, version, OS ABI.
+        let [0x7f, b'E', b'L', b'F', class @ 1..=2, data @ 1..=2, 1, os_abi, ..] = *bytes else {
+            return None;
+        };
+        // ELFOSABI_NONE is what most linkers write; ELFOSABI_GNU appears with a static glibc.
+        let (is_linux, elf) = (matches!(os_abi, 0 | 3), Self { bytes, wide: class == 2, little_endian: data == 1 });
+        let is_executable = matches!(elf.half(16)?, 2 | 3); // e_type: ET_EXEC, or ET_DYN for static PIE
+        (is_linux && is_executable).then_some(elf)
+    }
+
+    fn architecture(&self) -> Result<&'static str, Error> {
+        Ok(match (self.half(18).ok_or(Error::NotLinuxElf)?, self.wide, self.little_endian) {
+            (3, ..) => "386",
+            (21, true, true) => "ppc64le",
+            (22, true, false) => "s390x",
+            (40, ..) => "arm",
+            (62, true, _) => "amd64",
+            (183, _, true) => "arm64",
+            (243, true, _) => "riscv64",
+            (258, true, _) => "loong64",
+            (machine, ..) => return Err(Error::UnknownMachine(machine)),
+        })
+    }
+
+    /// Whether a program header asks for a loader; `None` if the headers are out of sight.
+    fn has_interpreter(&self) -> Option<bool> {
+        const PT_INTERP: u32 = 3;
+        let (table, entry_size, count) = if self.wide {
+            (self.double(32)?, self.half(54)?, self.half(56)?)
+        } else {
+            (self.word(28)?.into(), self.half(42)?, self.half(44)?)
+        };
+        let table = usize::try_from(table).ok()?;
+        for index in 0..usize::from(count) {
+            let entry = table.checked_add(index * usize::from(entry_size))?;
+            if self.word(entry)? == PT_INTERP {
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
+    fn field<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        let mut field: [u8; N] = self.bytes.get(offset..)?.first_chunk().copied()?;
+        if !self.little_endian {
+            field.reverse();
+        }
+        Some(field)
+    }
+
+    fn half(&self, offset: usize) -> Option<u16> {
+        self.field(offset).map(u16::from_le_bytes)
+    }
+
+    fn word(&self, offset: usize) -> Option<u32> {
+        self.field(offset).map(u32::from_le_bytes)
+    }
+
+    fn double(&self, offset: usize) -> Option<u64> {
+        self.field(offset).map(u64::from_le_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A 64-bit little-endian ELF file for `machine` with one program header of `segment` type.
+    fn elf(machine: u16, segment: u32) -> Vec<u8> {
+        let mut file = vec![0; 64 + 56];
+        file[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+        file[16] = 3;
+        file[18..20].copy_from_slice(&machine.to_le_bytes());
+        file[32] = 64;
+        file[54] = 56;
+        file[56] = 1;
+        file[64..68].copy_from_slice(&segment.to_le_bytes());
+        file
+    }
+
+    #[test]
+    fn static_executables_have_a_platform_in_go_terms() {
+        for (machine, architecture) in [(62, "amd64"), (183, "arm64"), (243, "riscv64")] {
+            assert_eq!(platform(&elf(machine, 1)), Ok(Platform { architecture }));
+        }
+        assert_eq!(platform(&elf(2, 1)), Err(Error::UnknownMachine(2)));
+    }
+
+    #[test]
+    fn a_big_endian_file_is_read_in_its_own_order() {
+        let mut file = vec![0; 64 + 56];
+        file[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 2, 1, 0]);
+        for (at, byte) in [(17, 2), (19, 22), (39, 64), (55, 56), (57, 1), (67, 1)] {
+            file[at] = byte;
+        }
+        assert_eq!(platform(&file), Ok(Platform { architecture: "s390x" }));
+        file[67] = 3;
+        assert_eq!(platform(&file), Err(Error::DynamicallyLinked));
+    }
+
+    #[test]
+    fn a_loader_is_refused_with_the_way_to_build_without() {
+        let error = platform(&elf(62, 3)).expect_err("PT_INTERP");
+        assert_eq!(error, Error::DynamicallyLinked);
+        assert!(error.to_string().contains("+crt-static"));
+    }
+
+    #[test]
+    fn anything_else_is_not_an_executable_however_it_is_cut() {
+        let whole = elf(62, 1);
+        for end in 0..68 {
+            assert_eq!(platform(&whole[..end]), Err(Error::NotLinuxElf), "cut at {end}");
+        }
+        assert_eq!(platform(b"#!/bin/sh\n"), Err(Error::NotLinuxElf));
+        let mut wild = whole;
+        wild[32..40].fill(0xff);
+        assert_eq!(platform(&wild), Err(Error::NotLinuxElf));
+    }
+}

@@ -1,0 +1,242 @@
+//! Events to lines for people.
+//!
+//! ```text
+//!     2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/latest 200 702 127.0.0.1:50514 "docker/28.2.2 …"
+//!     time                 what            : method and target                  |   |   peer            user agent
+//!                                                                          status   bytes of content
+//! ```
+//!
+//! Lines are gathered and written once per turn of the event loop. They must never stop it: where
+//! they go may be a pipe that nobody reads. So a write happens only if it cannot block, what
+//! cannot be written waits in a bounded buffer, and what does not fit there is dropped and counted.
+//!
+//! What a client sent is shown with everything but printable ASCII escaped, and cut short: a log
+//! must not be a way to write to somebody's terminal.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+
+use crate::response::Status;
+
+/// The lines of one busy turn: 256 connections, 32 requests each, would be 1.5 MB; a quarter of
+/// a second's worth at full speed is dropped only if the reader is slower than that.
+const MAX_BUFFERED: usize = 64 * 1024;
+
+/// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
+/// (POSIX `PIPE_BUF` on Linux); more might block.
+const MAX_WRITE: usize = 4096;
+
+/// How much of a target or user agent is shown.
+const MAX_SHOWN: usize = 256;
+
+// Even if every byte has to be escaped, a line is written in one piece.
+const _: () = assert!(2 * MAX_SHOWN * "\\xff".len() + 256 < MAX_WRITE);
+
+/// Where lines go.
+pub trait Sink {
+    /// Whether a write of 4 KiB will not block.
+    fn is_ready(&mut self) -> bool;
+
+    /// Writes some of the bytes.
+    ///
+    /// # Errors
+    ///
+    /// When nobody will ever read them.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// An answered request.
+pub struct Entry<'a> {
+    /// What was done: "Serving manifest".
+    pub label: &'a str,
+    /// The request line as far as it was understood: method, space, target.
+    pub request: [&'a str; 2],
+    /// The status of the answer.
+    pub status: Status,
+    /// The length of the content that follows, in bytes.
+    pub length: u64,
+    /// The other end.
+    pub peer: SocketAddr,
+    /// The client's name for itself.
+    pub user_agent: &'a str,
+}
+
+/// Lines on their way out.
+pub struct Log {
+    wants_requests: bool,
+    buffer: String,
+    dropped: u64,
+}
+
+impl Log {
+    /// An empty log. Without `wants_requests`, only other events are logged.
+    #[must_use]
+    pub fn new(wants_requests: bool) -> Self {
+        Self { wants_requests, buffer: String::new(), dropped: 0 }
+    }
+
+    /// Adds the line of one answer. `time` is for the reader, as RFC 3339 has it.
+    pub fn request(&mut self, time: &str, entry: &Entry<'_>) {
+        if !self.wants_requests {
+            return;
+        }
+        let start = self.buffer.len();
+        let line = &mut self.buffer;
+        for text in [time, " ", entry.label, ": "] {
+            line.push_str(text);
+        }
+        push_escaped(line, entry.request[0]);
+        line.push(' ');
+        push_escaped(line, entry.request[1]);
+        let (status, length, peer) = (entry.status.code(), entry.length, entry.peer);
+        write!(line, " {status} {length} {peer} \"").expect("a String takes everything");
+        push_escaped(line, entry.user_agent);
+        line.push_str("\"\n");
+        self.bound(start);
+    }
+
+    /// Adds a line of our own.
+    pub fn event(&mut self, time: &str, event: &str) {
+        let start = self.buffer.len();
+        for text in [time, " ", event, "\n"] {
+            self.buffer.push_str(text);
+        }
+        self.bound(start);
+    }
+
+    /// Takes the line that begins at `start` back if the buffer has become too long.
+    fn bound(&mut self, start: usize) {
+        if self.buffer.len() > MAX_BUFFERED {
+            self.buffer.truncate(start);
+            self.dropped += 1;
+        }
+    }
+
+    /// Whether there is anything that could not be written so far.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        !self.buffer.is_empty()
+    }
+
+    /// Writes what can be written without blocking.
+    pub fn flush(&mut self, time: &str, sink: &mut impl Sink) {
+        let mut written = 0;
+        while written < self.buffer.len() && sink.is_ready() {
+            let end = self.buffer.len().min(written + MAX_WRITE);
+            match sink.write(&self.buffer.as_bytes()[written..end]) {
+                Ok(count) => written += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => written = self.buffer.len(),
+            }
+        }
+        self.buffer.drain(..written);
+        if self.buffer.is_empty() && self.dropped > 0 {
+            let dropped = std::mem::take(&mut self.dropped);
+            self.event(time, &format!("Dropped {dropped} lines of this log, which nobody was reading"));
+        }
+    }
+}
+
+/// Appends what a stranger wrote. Every escape is ASCII, so `text` may be cut anywhere.
+fn push_escaped(line: &mut String, text: &str) {
+    let (shown, cut) = match text.as_bytes().get(..MAX_SHOWN) {
+        Some(start) if text.len() > MAX_SHOWN => (start, "..."),
+        _ => (text.as_bytes(), ""),
+    };
+    for &byte in shown {
+        match byte {
+            b'"' | b'\\' => line.extend(['\\', byte.into()]),
+            b' '..=b'~' => line.push(byte.into()),
+            _ => write!(line, "\\x{byte:02x}").expect("a String takes everything"),
+        }
+    }
+    line.push_str(cut);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Pipe {
+        room: usize,
+        read: String,
+    }
+
+    impl Sink for Pipe {
+        fn is_ready(&mut self) -> bool {
+            self.room >= MAX_WRITE
+        }
+
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            assert!(bytes.len() <= MAX_WRITE, "this might block");
+            self.room -= bytes.len();
+            self.read.push_str(str::from_utf8(bytes).expect("ASCII only"));
+            Ok(bytes.len())
+        }
+    }
+
+    fn entry(target: &'static str, user_agent: &'static str) -> Entry<'static> {
+        Entry {
+            label: "Serving manifest",
+            request: ["GET", target],
+            status: Status::Ok,
+            length: 702,
+            peer: ([127, 0, 0, 1], 50514).into(),
+            user_agent,
+        }
+    }
+
+    const TIME: &str = "2026-01-31T12:00:00Z";
+
+    #[test]
+    fn a_request_becomes_one_line_in_the_spirit_of_the_original() {
+        let (mut log, mut pipe) = (Log::new(true), Pipe { room: 1 << 20, read: String::new() });
+        log.request(TIME, &entry("/v2/quinistry/manifests/latest", "docker/28.2.2"));
+        log.flush(TIME, &mut pipe);
+        assert_eq!(
+            pipe.read,
+            "2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/latest 200 702 \
+             127.0.0.1:50514 \"docker/28.2.2\"\n"
+        );
+        assert!(!log.is_waiting());
+    }
+
+    #[test]
+    fn strangers_write_nothing_but_printable_ascii_and_not_much() {
+        let (mut log, mut pipe) = (Log::new(true), Pipe { room: 1 << 20, read: String::new() });
+        log.request(TIME, &entry("/\u{1b}[2J", "\"é\\\n"));
+        log.request(TIME, &entry("/", "é".repeat(5000).leak()));
+        log.flush(TIME, &mut pipe);
+        let lines: Vec<_> = pipe.read.lines().collect();
+        assert_eq!(lines.len(), 2);
+        assert!(lines[0].contains(r"GET /\x1b[2J 200") && lines[0].ends_with(r#" "\"\xc3\xa9\\\x0a""#), "{}", lines[0]);
+        assert!(lines[1].ends_with("\\xa9...\"") && lines[1].len() < MAX_WRITE);
+    }
+
+    #[test]
+    fn quiet_drops_requests_but_not_events() {
+        let (mut log, mut pipe) = (Log::new(false), Pipe { room: 1 << 20, read: String::new() });
+        log.request(TIME, &entry("/", ""));
+        log.event(TIME, "Stopping");
+        log.flush(TIME, &mut pipe);
+        assert_eq!(pipe.read, "2026-01-31T12:00:00Z Stopping\n");
+    }
+
+    #[test]
+    fn a_pipe_that_nobody_reads_costs_lines_and_then_says_how_many() {
+        let (mut log, mut pipe) = (Log::new(true), Pipe { room: 0, read: String::new() });
+        for _ in 0..2000 {
+            log.request(TIME, &entry("/v2/quinistry/manifests/latest", "x"));
+            log.flush(TIME, &mut pipe);
+            assert!(log.buffer.len() <= MAX_BUFFERED);
+        }
+        assert_eq!(pipe.read, "");
+        pipe.room = 1 << 20;
+        log.flush(TIME, &mut pipe);
+        let kept = pipe.read.lines().count();
+        log.flush(TIME, &mut pipe);
+        let last = pipe.read.lines().last().expect("the count");
+        assert!(last.contains(&format!("Dropped {} lines", 2000 - kept)), "{last}");
+    }
+}

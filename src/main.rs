@@ -1,0 +1,185 @@
+//! The command line to what is to be done. The only place that exits.
+
+use std::env;
+use std::fs::File;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process::ExitCode;
+
+use quinistry::health;
+use quinistry::image::{self, Image, NAME, PORT, VERSION};
+use quinistry::log::Log;
+use quinistry::registry::Registry;
+use quinistry::server::Server;
+use quinistry::system::{self, SealedFile, Signals};
+
+const HELP: &str = "\
+quinistry: a Docker registry that serves one image, which holds this very program
+
+Usage: quinistry [OPTIONS]              serve
+       quinistry healthcheck [OPTIONS]  ask the server on this machine whether it is well
+
+Options:
+  --listen ADDR:PORT  the address to serve on [default: every address, port 8080]
+                      [variable: QUINISTRY_LISTEN]
+  --quiet             do not log requests
+  --help              print this
+  --version           print the version
+
+  docker pull localhost:8080/quinistry
+";
+
+/// What the command line asks for.
+struct Options {
+    command: Command,
+    listen: Option<SocketAddr>,
+    quiet: bool,
+}
+
+enum Command {
+    Serve,
+    Healthcheck,
+    Print(String),
+}
+
+fn main() -> ExitCode {
+    let options = match Options::parse(env::args_os().skip(1), env::var_os("QUINISTRY_LISTEN")) {
+        Ok(options) => options,
+        Err(error) => {
+            say(&format!("quinistry: {error}\nTry `quinistry --help`.\n"));
+            return ExitCode::from(2);
+        }
+    };
+    let outcome = match options.command {
+        Command::Serve => return serve(&options),
+        Command::Healthcheck => {
+            let address = options.listen.unwrap_or((Ipv4Addr::LOCALHOST, PORT).into());
+            health::check(address).map_err(|error| format!("unhealthy, {address}: {error}"))
+        }
+        Command::Print(text) => print(&text).map_err(|error| format!("standard output: {error}")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+impl Options {
+    fn parse(
+        arguments: impl Iterator<Item = std::ffi::OsString>,
+        variable: Option<std::ffi::OsString>,
+    ) -> Result<Self, String> {
+        let mut options = Self { command: Command::Serve, listen: None, quiet: false };
+        let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "healthcheck" if matches!(options.command, Command::Serve) => options.command = Command::Healthcheck,
+                "--listen" => {
+                    let value = arguments.next().ok_or("--listen needs an address, such as 127.0.0.1:8080")?;
+                    options.listen = Some(parse_address("--listen", &value)?);
+                }
+                "--quiet" => options.quiet = true,
+                "--help" | "-h" => options.command = Command::Print(HELP.into()),
+                "--version" | "-V" => options.command = Command::Print(format!("{NAME} {VERSION}\n")),
+                other => match other.strip_prefix("--listen=") {
+                    Some(value) => options.listen = Some(parse_address("--listen", value)?),
+                    None => return Err(format!("unknown argument: {other:?}")),
+                },
+            }
+        }
+        if let (None, Some(value)) = (options.listen, variable.filter(|value| !value.is_empty())) {
+            options.listen = Some(parse_address("QUINISTRY_LISTEN", &value.to_string_lossy())?);
+        }
+        Ok(options)
+    }
+}
+
+fn parse_address(origin: &str, value: &str) -> Result<SocketAddr, String> {
+    let hint = "it has to be an address and a port, such as 127.0.0.1:8080 or [::]:8080";
+    value.parse().map_err(|_| format!("{origin} is {value:?}; {hint}"))
+}
+
+/// Packs, listens and serves until a signal comes.
+fn serve(options: &Options) -> ExitCode {
+    // Listening first brings a port in use to light at once; clients wait until we are ready.
+    let listener = match listen(options.listen) {
+        Ok(listener) => listener,
+        Err(error) => return fail(&error),
+    };
+    let address = match listener.local_addr() {
+        Ok(address) => address,
+        Err(error) => return fail(&format!("cannot tell the address that it listens on: {error}")),
+    };
+    say(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
+    let (layer, image) = match pack() {
+        Ok(packed) => packed,
+        Err(error) => return fail(&error),
+    };
+    say(&describe(&image, address));
+    let server = Signals::new().and_then(|signals| {
+        Server::new(listener, signals, Registry::new(image), layer, Log::new(!options.quiet))
+    });
+    match server.and_then(|mut server| server.run()) {
+        Ok(None) => ExitCode::SUCCESS,
+        // As a shell would report it.
+        Ok(Some(signal)) => ExitCode::from(128 + signal as u8),
+        Err(error) => fail(&error.to_string()),
+    }
+}
+
+fn listen(address: Option<SocketAddr>) -> Result<TcpListener, String> {
+    let dual_stack = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), PORT);
+    let wanted = address.unwrap_or(dual_stack);
+    let listener = match system::listen(wanted) {
+        // A machine without IPv6 has no such family, or no such address.
+        Err(error) if address.is_none() && error.kind() != io::ErrorKind::AddrInUse => {
+            system::listen(SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), PORT))
+        }
+        outcome => outcome,
+    };
+    listener.map_err(|error| match error.kind() {
+        io::ErrorKind::AddrInUse => format!("{wanted} is in use by another program; try --listen with another port"),
+        _ => format!("cannot listen on {wanted}: {error}"),
+    })
+}
+
+/// Packs the executable of this process. Its path may be gone, or another file's by now: the link
+/// in /proc leads to the file that runs.
+fn pack() -> Result<(SealedFile, Image), String> {
+    let read = |error: io::Error| format!("cannot read /proc/self/exe: {error}");
+    let executable = File::open("/proc/self/exe").map_err(read)?;
+    let size = executable.metadata().map_err(read)?.len();
+    SealedFile::create(|layer| image::pack(&executable, size, layer)).map_err(|error| error.to_string())
+}
+
+/// What is served, and how to get it.
+fn describe(image: &Image, address: SocketAddr) -> String {
+    let host = match address.ip() {
+        ip if ip.is_unspecified() || ip.is_loopback() => format!("localhost:{}", address.port()),
+        _ => address.to_string(),
+    };
+    let Image { manifest, config, layer, .. } = image;
+    let line = |what, descriptor: &image::Descriptor| {
+        format!("  {what:<9} {}  {:>7} bytes\n", descriptor.digest, descriptor.size)
+    };
+    format!(
+        "{}{}{}Listening on {address}. To pull:\n\n  docker pull {host}/{NAME}\n\n",
+        line("manifest", &manifest.descriptor),
+        line("config", &config.descriptor),
+        line("layer", layer),
+    )
+}
+
+fn print(text: &str) -> io::Result<()> {
+    io::Write::write_all(&mut io::stdout(), text.as_bytes())
+}
+
+/// Writes to standard error. Nobody may be there to read it, which `eprint!` would panic about.
+fn say(text: &str) {
+    let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
+}
+
+fn fail(error: &str) -> ExitCode {
+    say(&format!("quinistry: {error}\n"));
+    ExitCode::FAILURE
+}

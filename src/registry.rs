@@ -1,0 +1,425 @@
+//! A request to its answer: the registry protocol.
+//!
+//! Documents: OCI distribution-spec 1.1; RFC 9110 sections 12 (Accept), 13 (conditional requests)
+//! and 14 (ranges).
+//!
+//! ```text
+//!     GET /v2/                             is this a registry?
+//!     GET /v2/<name>/manifests/<reference> the manifest, by tag or digest
+//!     GET /v2/<name>/blobs/<digest>        the config or the layer
+//!     GET /v2/<name>/tags/list             the tags
+//!     GET /v2/<name>/referrers/<digest>    what refers to a manifest: nothing does
+//!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
+//!     GET /                                a word to whoever opens this in a browser
+//! ```
+//!
+//! Every one of them as HEAD, too; anything else is refused. Nothing here does input or output or
+//! looks at a clock: the answer depends on the image and the request alone.
+//!
+//! ## Which manifest?
+//!
+//! There are two media types for the same manifest, and so two digests for the same image, which a
+//! quine can't have. Docker schema 2 is the canonical one: every client takes it, some (keel,
+//! Dependabot, older watchtower) take no other, and podman honours a health check only from it. Who
+//! asks for the OCI's by tag and takes *only* that gets it. Who asks by digest gets those bytes.
+//!
+//! Deliberately absent: writing anything, authentication, and compression on the way.
+
+use std::ops::Range;
+
+use serde_json::json;
+
+use crate::digest;
+use crate::image::{DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, TAGS};
+use crate::request::{self, Body, Method, Request};
+use crate::response::{Content, ErrorCode, Response, Status};
+
+const JSON: &str = "application/json";
+
+/// The image, made ready to be served.
+pub struct Registry {
+    manifest: Resource,
+    oci_manifest: Resource,
+    config: Resource,
+    layer: Resource,
+}
+
+/// Content that is served by its digest.
+struct Resource {
+    descriptor: Descriptor,
+    label: &'static str,
+    /// The fields of a 200, made once from the descriptor.
+    fields: Vec<u8>,
+    /// The content, or `None` for the layer, which the transport has.
+    bytes: Option<Vec<u8>>,
+}
+
+impl Registry {
+    /// Makes an image ready to be served.
+    #[must_use]
+    pub fn new(image: Image) -> Self {
+        let Image { manifest, oci_manifest, config, layer, .. } = image;
+        Self {
+            manifest: Resource::document("Serving manifest", manifest),
+            oci_manifest: Resource::document("Serving OCI manifest", oci_manifest),
+            config: Resource::document("Serving config", config),
+            layer: Resource::new("Serving layer", layer, None),
+        }
+    }
+
+    /// Answers a request.
+    #[must_use]
+    pub fn answer(&self, request: &Request<'_>) -> Response<'_> {
+        let mut response = match request.method {
+            // A length without chunked coding could be told, and content of GET ignored; but where
+            // chunks end only a decoder knows (RFC 9110 section 15.5.12).
+            Method::Get | Method::Head if request.body == Body::Chunked => {
+                refuse(Status::LengthRequired, "a GET request has no use for chunked content", request)
+            }
+            Method::Get | Method::Head => self.route(request),
+            // RFC 9110 section 15.5.6: MUST send Allow. distribution-spec: a registry that has no
+            // pushing answers with UNSUPPORTED.
+            Method::Known => refuse(
+                Status::MethodNotAllowed,
+                "this registry is read-only: it serves one image, itself, and takes none",
+                request,
+            )
+            .with("Allow", "GET, HEAD"),
+            // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
+            Method::Unknown => refuse(Status::NotImplemented, "no such method", request),
+        };
+        if request.method == Method::Head {
+            // RFC 9110 section 9.3.2: MUST NOT send content; the fields are those of the GET.
+            response.content = Content::NONE;
+        }
+        response
+    }
+
+    fn route(&self, request: &Request<'_>) -> Response<'_> {
+        match &*request.path {
+            "/" => return welcome(request),
+            "/v2" | "/v2/" => return Response::new(Status::Ok, "Serving API version", BASE, BASE_CONTENT),
+            "/v2/_catalog" => return list("Serving catalog", "repositories", &[NAME], None, request),
+            _ => {}
+        }
+        // A name has slashes of its own, so a path is taken apart from its end.
+        let Some((name, endpoint, reference)) = request.path.strip_prefix("/v2/").and_then(split_path) else {
+            return refuse(Status::NotFound, "there is nothing at this path", request);
+        };
+        if let Some(error) = refuse_name(name) {
+            return error;
+        }
+        match endpoint {
+            Endpoint::Manifests => self.manifest(reference, request),
+            Endpoint::Blobs => self.blob(reference, request),
+            Endpoint::Tags => list("Serving tags", "tags", &TAGS, Some(name), request),
+            Endpoint::Referrers => referrers(reference, request),
+        }
+    }
+
+    /// distribution-spec, "Pulling manifests".
+    fn manifest(&self, reference: &str, request: &Request<'_>) -> Response<'_> {
+        if reference.contains(':') {
+            if !digest::is_well_formed(reference) {
+                return invalid_digest(reference);
+            }
+            // Whoever knows the digest knows the content: Accept has no say (and schema 2 clients
+            // that resolved a tag before ask again by the digest they were given).
+            if let Some(resource) = find([&self.manifest, &self.oci_manifest], reference) {
+                return resource.answer(request);
+            }
+        } else if TAGS.contains(&reference) {
+            let resource = if takes_only_oci(request) { &self.oci_manifest } else { &self.manifest };
+            return resource.answer(request);
+        }
+        // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`, and its
+        // successors under `sha256-<hex>`. To them, as to all, an unknown tag has to be a 404.
+        Response::error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference)
+    }
+
+    /// distribution-spec, "Pulling blobs".
+    fn blob(&self, digest: &str, request: &Request<'_>) -> Response<'_> {
+        if !digest::is_well_formed(digest) {
+            return invalid_digest(digest);
+        }
+        // Field note: a manifest is no blob here. containerd's cache, if it gets one that way, keeps
+        // it without its media type and fails later.
+        match find([&self.config, &self.layer], digest) {
+            Some(resource) => resource.answer(request),
+            None => Response::error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest),
+        }
+    }
+}
+
+const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\n";
+const BASE_CONTENT: Content = Content::Bytes(std::borrow::Cow::Borrowed(b"{}"));
+
+#[derive(Clone, Copy)]
+enum Endpoint {
+    Manifests,
+    Blobs,
+    Tags,
+    Referrers,
+}
+
+/// `<name>/<endpoint>/<reference>`; the slashes in front of and behind the endpoint are the last.
+fn split_path(path: &str) -> Option<(&str, Endpoint, &str)> {
+    let (rest, reference) = path.rsplit_once('/')?;
+    let (name, endpoint) = rest.rsplit_once('/')?;
+    let endpoint = match endpoint {
+        "manifests" => Endpoint::Manifests,
+        "blobs" => Endpoint::Blobs,
+        "tags" if reference == "list" => Endpoint::Tags,
+        "referrers" => Endpoint::Referrers,
+        _ => return None,
+    };
+    Some((name, endpoint, reference))
+}
+
+/// The repository is `quinistry`, in any namespace: a mirror asks for `library/quinistry` or
+/// whatever its upstream has in front.
+fn refuse_name(name: &str) -> Option<Response<'static>> {
+    let error = |code, message| Some(Response::error(Status::NotFound, code, message, name));
+    if !name.split('/').all(is_name_component) {
+        error(ErrorCode::NameInvalid, "not a name that a repository can have")
+    } else if name.rsplit('/').next() != Some(NAME) {
+        error(ErrorCode::NameUnknown, "this registry has one repository: quinistry")
+    } else {
+        None
+    }
+}
+
+/// distribution-spec, "Pulling manifests": `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
+fn is_name_component(component: &str) -> bool {
+    let is_alphanumeric = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9');
+    let mut separators = component.split(|c: char| c.is_ascii() && is_alphanumeric(c as u8));
+    // What is left between letters and digits are separators, with nothing at either end.
+    let (first, last) = (separators.next(), separators.next_back());
+    let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
+    first == Some("") && last == Some("") && separators.all(is_separator)
+}
+
+fn find<'a>(resources: [&'a Resource; 2], digest: &str) -> Option<&'a Resource> {
+    resources.into_iter().find(|resource| resource.descriptor.digest.as_str() == digest)
+}
+
+/// Whether the client asks for the OCI manifest in such a way that it cannot take the other.
+fn takes_only_oci(request: &Request<'_>) -> bool {
+    let (mut oci, mut docker) = (false, false);
+    for range in request.field_lines("accept").flat_map(request::list_members) {
+        let mut parts = range.split(';').map(request::trim);
+        let media_type = parts.next().unwrap_or_default();
+        // RFC 9110 section 12.4.2: a weight of 0 means "not acceptable".
+        let refused = parts.any(|p| p.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32)));
+        let is = |name: &str| media_type.eq_ignore_ascii_case(name);
+        oci |= !refused && is(OCI_MANIFEST);
+        docker |= !refused && (is(DOCKER_MANIFEST) || is("*/*") || is("application/*"));
+    }
+    oci && !docker
+}
+
+impl Resource {
+    fn document(label: &'static str, document: Document) -> Self {
+        Self::new(label, document.descriptor, Some(document.content))
+    }
+
+    fn new(label: &'static str, descriptor: Descriptor, bytes: Option<Vec<u8>>) -> Self {
+        let fields = fields(&descriptor, descriptor.size, "");
+        Self { descriptor, label, fields, bytes }
+    }
+
+    /// Answers with the content, a part of it, or the news that the client has it already. The order
+    /// of the conditions is that of RFC 9110 section 13.2.2.
+    fn answer(&self, request: &Request<'_>) -> Response<'_> {
+        if request.field_lines("if-match").next().is_some() && !self.matches("if-match", request) {
+            return refuse(Status::PreconditionFailed, "the content has another entity tag", request);
+        }
+        if self.matches("if-none-match", request) {
+            // Section 15.4.5: MUST send the ETag; SHOULD NOT send what describes the content.
+            let fields = format!("ETag: {}\r\n", self.entity_tag());
+            return Response::new(Status::NotModified, self.label, fields.into_bytes(), Content::NONE);
+        }
+        match self.range(request) {
+            Part::Whole => {
+                Response::new(Status::Ok, self.label, &self.fields[..], self.content(0..self.descriptor.size))
+            }
+            Part::Range(range) => {
+                let size = self.descriptor.size;
+                let line = format!("Content-Range: bytes {}-{}/{size}\r\n", range.start, range.end - 1);
+                let fields = fields(&self.descriptor, range.end - range.start, &line);
+                Response::new(Status::PartialContent, self.label, fields, self.content(range))
+            }
+            Part::Unsatisfiable => {
+                let message = "the range begins behind the end of the content, or ends before its beginning";
+                Response::error(
+                    Status::RangeNotSatisfiable,
+                    ErrorCode::SizeInvalid,
+                    message,
+                    self.descriptor.digest.as_str(),
+                )
+                .with("Content-Range", &format!("bytes */{}", self.descriptor.size))
+            }
+        }
+    }
+
+    fn content(&self, range: Range<u64>) -> Content<'_> {
+        match &self.bytes {
+            None => Content::Layer(range),
+            Some(bytes) => Content::Bytes(bytes[range.start as usize..range.end as usize].into()),
+        }
+    }
+
+    /// A strong validator: the digest says that the content is the same to the byte.
+    fn entity_tag(&self) -> String {
+        format!("\"{}\"", self.descriptor.digest)
+    }
+
+    /// Whether a list of entity tags names this content. Comparing weakly where the strong way is
+    /// asked (If-Match) makes no difference: no weak tag was ever given out.
+    fn matches(&self, field: &str, request: &Request<'_>) -> bool {
+        let digest = self.descriptor.digest.as_str();
+        request.field_lines(field).flat_map(request::list_members).any(|tag| {
+            let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+            tag == "*" || opaque.strip_prefix('"').and_then(|o| o.strip_suffix('"')) == Some(digest)
+        })
+    }
+
+    /// What part of the content is asked for.
+    fn range(&self, request: &Request<'_>) -> Part {
+        let mut ranges = request.field_lines("range");
+        // RFC 9110 section 14.2: Range has a meaning with GET alone.
+        let (Method::Get, Some(range), None) = (request.method, ranges.next(), ranges.next()) else {
+            return Part::Whole;
+        };
+        // Section 13.1.5: with If-Range only if the tag matches, and a date never does.
+        if request.field_lines("if-range").any(|tag| tag != self.entity_tag()) {
+            return Part::Whole;
+        }
+        parse_range(range, self.descriptor.size)
+    }
+}
+
+fn fields(descriptor: &Descriptor, length: u64, more: &str) -> Vec<u8> {
+    let Descriptor { media_type, digest, .. } = descriptor;
+    // Section 12.5.5: what a tag stands for depends on Accept; a cache has to know.
+    let vary = if media_type.contains("manifest") { "Vary: Accept\r\n" } else { "" };
+    format!(
+        "Content-Type: {media_type}\r\nContent-Length: {length}\r\n{more}\
+         Docker-Content-Digest: {digest}\r\nETag: \"{digest}\"\r\nAccept-Ranges: bytes\r\n{vary}"
+    )
+    .into_bytes()
+}
+
+#[derive(PartialEq, Eq, Debug)]
+enum Part {
+    Whole,
+    Range(Range<u64>),
+    Unsatisfiable,
+}
+
+/// RFC 9110 section 14.1.2, for content of `size` bytes, which is at least one.
+///
+/// Several ranges are answered with the whole content, as section 14.2 allows: no client of a
+/// registry asks for them, and overlapping ones are an attack.
+fn parse_range(value: &str, size: u64) -> Part {
+    let Some((unit, range)) = value.split_once('=') else {
+        return Part::Whole;
+    };
+    // Section 14.2: MUST ignore a unit it does not understand.
+    let Some((first, last)) = range.split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes")) else {
+        return Part::Whole;
+    };
+    let (first, last) = (request::trim(first), request::trim(last));
+    match (request::parse_number(first), request::parse_number(last)) {
+        // "bytes=-n", the last n. None of them cannot be sent; more than there are is all.
+        (None, Some(0)) if first.is_empty() => Part::Unsatisfiable,
+        (None, Some(suffix)) if first.is_empty() => Part::Range(size.saturating_sub(suffix)..size),
+        // Field note: regctl asks for one byte past the end; an end too large means the end.
+        (Some(first), None) if last.is_empty() && first < size => Part::Range(first..size),
+        (Some(first), Some(last)) if first <= last && first < size => Part::Range(first..size.min(last.saturating_add(1))),
+        // "bytes=500-0" is not valid, and could be ignored; the conformance tests want 416.
+        (Some(_), None) if last.is_empty() => Part::Unsatisfiable,
+        (Some(_), Some(_)) => Part::Unsatisfiable,
+        _ => Part::Whole,
+    }
+}
+
+/// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, `last` is where
+/// the answer before ended.
+fn list(
+    label: &'static str,
+    key: &str,
+    all: &[&str],
+    name: Option<&str>,
+    request: &Request<'_>,
+) -> Response<'static> {
+    let number = match parameter(request, "n").map(|n| (request::parse_number(&n), n)) {
+        None => u64::MAX,
+        Some((Some(number), _)) => number,
+        Some((None, text)) => {
+            let (status, code) = (Status::BadRequest, ErrorCode::PaginationNumberInvalid);
+            return Response::error(status, code, "n is how many entries to list", &text);
+        }
+    };
+    // "last" is excluded, and need not be in the list itself.
+    let last = parameter(request, "last").unwrap_or_default();
+    let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
+    let page = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
+
+    let mut content = json!({ key: page });
+    if let Some(name) = name {
+        content["name"] = name.into();
+    }
+    let response = Response::json(Status::Ok, label, JSON, &content);
+    match page.last() {
+        // "a Link header ... as long as there are more"; with n=0 there must be none.
+        Some(last) if page.len() < rest.len() => {
+            let link = format!("<{}?n={number}&last={last}>; rel=\"next\"", request.path);
+            response.with("Link", &link)
+        }
+        _ => response,
+    }
+}
+
+/// distribution-spec, "Listing Referrers". There are none, of whatever manifest: but the answer is
+/// an index, not a 404, which would send the client to look for a tag instead.
+fn referrers(digest: &str, request: &Request<'_>) -> Response<'static> {
+    if !digest::is_well_formed(digest) {
+        return invalid_digest(digest);
+    }
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
+    let response = Response::json(Status::Ok, "Serving referrers", OCI_INDEX, &index);
+    if parameter(request, "artifactType").is_some() {
+        // "If filtering is requested and applied, the response MUST include" this field.
+        response.with("OCI-Filters-Applied", "artifactType")
+    } else {
+        response
+    }
+}
+
+fn welcome(request: &Request<'_>) -> Response<'static> {
+    let host = request.authority.unwrap_or("localhost:8080");
+    let text = format!(
+        "This is a Docker registry quine: it serves one image, which holds the program that serves it.\n\n    \
+         docker pull {host}/{NAME}\n    \
+         docker run --rm -p 8090:8080 {host}/{NAME}\n    \
+         docker pull localhost:8090/{NAME}\n"
+    );
+    Response::generated(Status::Ok, "Serving welcome", "text/plain; charset=utf-8", text.into_bytes())
+}
+
+/// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the
+/// `ns=docker.io` with which containerd tells a mirror whose place it takes.
+fn parameter(request: &Request<'_>, name: &str) -> Option<String> {
+    let mut pairs = request.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| request::percent_decode(value).into_owned())
+}
+
+fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
+    Response::error(status, ErrorCode::Unsupported, message, &request.path)
+}
+
+fn invalid_digest(digest: &str) -> Response<'static> {
+    let message = "a digest is an algorithm, a colon and its encoded hash";
+    Response::error(Status::BadRequest, ErrorCode::DigestInvalid, message, digest)
+}

@@ -1,0 +1,490 @@
+//! Sockets and time: one thread, one event loop.
+//!
+//! Documents: epoll(7), accept(2), RFC 9112 section 9 as far as it is about sockets.
+//!
+//! One turn of the loop: wait until something can be done or is due; accept some connections; give
+//! every connection that can do something one bounded turn; close what has run out of time; write
+//! the log. Nothing but the wait blocks.
+//!
+//! Sockets are registered once, for reading and writing, and edge-triggered: the kernel says when
+//! a socket *becomes* ready, and not again until it has been worked until it would block. Hence the
+//! queue: whoever has not finished when its turn is over stands there, and the wait is then no wait.
+//!
+//! Limits: the number of connections, from the descriptors that the process may have, and how
+//! much all of them together may keep in memory. When one is reached, whoever has waited longest
+//! without a complete request is closed, so that thousands who say nothing cannot keep out one who
+//! does. See `connection` for the limits of each.
+//!
+//! Deliberately absent: threads. Answers are copied from memory; one core fills a 10 Gbit/s link.
+
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+
+use crate::clock::Clock;
+use crate::connection::{Buffers, Connection, Context, Next, Transport};
+use crate::log::{Log, Sink};
+use crate::registry::Registry;
+use crate::system::{self, SealedFile, Signals};
+
+/// The most connections, however many descriptors there are: at 600 bytes each, 10 MB.
+const MAX_CONNECTIONS: usize = 16 * 1024;
+
+/// Descriptors that are not connections': the standard three, epoll's, the listener's, the
+/// signals', the layer's, and as many again to be safe.
+const RESERVED_DESCRIPTORS: usize = 16;
+
+/// The most bytes that all connections together keep of incomplete heads and unsent answers. An
+/// honest client needs some only while its packets are on their way.
+const MAX_HELD: usize = 8 * 1024 * 1024;
+
+/// How many connections are accepted before those that exist have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+
+/// How long no connection is accepted after the system had no room for one. Go begins with 5 ms
+/// and doubles up to 1 s; haproxy waits 100 ms.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Deadlines are looked after this often at most, which is as late as one can be missed.
+const SWEEP_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long the log waits to try again if nobody reads it.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long transfers may go on after the first signal. Docker kills after 10 s.
+pub const GRACE: Duration = Duration::from_secs(8);
+
+const EVENTS_PER_TURN: usize = 256;
+
+const LISTENER: Token = Token(usize::MAX);
+const SIGNALS: Token = Token(usize::MAX - 1);
+
+/// A listening server, ready to run.
+pub struct Server {
+    registry: Registry,
+    layer: SealedFile,
+    poll: Poll,
+    signals: Signals,
+    /// `None` once the server is stopping.
+    listener: Option<TcpListener>,
+    clients: Clients,
+    /// Who can do something now, in the order of their turns.
+    queue: VecDeque<Token>,
+    buffers: Buffers,
+    clock: Clock,
+    log: Log,
+    /// Whether the listener may have a connection: it was said so, once, and not yet disproved.
+    is_accept_owed: bool,
+    /// Before when no connection is accepted.
+    accept_pause: Instant,
+    /// When deadlines are looked after next.
+    sweep_at: Option<Instant>,
+    /// When the grace ends, if the server is stopping.
+    grace_ends: Option<Instant>,
+}
+
+impl Server {
+    /// Puts a server together. Signals are `system`'s from here on.
+    ///
+    /// # Errors
+    ///
+    /// When the system denies a descriptor.
+    pub fn new(
+        listener: std::net::TcpListener,
+        signals: Signals,
+        registry: Registry,
+        layer: SealedFile,
+        log: Log,
+    ) -> io::Result<Self> {
+        let poll = Poll::new()?;
+        let mut listener = TcpListener::from_std(listener);
+        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
+        poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        let descriptors = system::raise_descriptor_limit();
+        let limit = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(1, MAX_CONNECTIONS);
+        let clock = Clock::start();
+        Ok(Self {
+            registry,
+            layer,
+            poll,
+            signals,
+            listener: Some(listener),
+            clients: Clients::new(limit),
+            queue: VecDeque::new(),
+            buffers: Buffers::default(),
+            accept_pause: clock.now,
+            clock,
+            log,
+            is_accept_owed: true,
+            sweep_at: None,
+            grace_ends: None,
+        })
+    }
+
+    /// Serves until a signal comes. The first lets what is in flight finish; the second ends it,
+    /// and is given back.
+    ///
+    /// # Errors
+    ///
+    /// When the event queue breaks, which only a bug could bring about.
+    pub fn run(&mut self) -> io::Result<Option<u32>> {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        loop {
+            match self.poll.poll(&mut events, self.patience()) {
+                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            self.clock.tick();
+            for event in &events {
+                match event.token() {
+                    LISTENER => self.is_accept_owed = true,
+                    SIGNALS => {}
+                    token => self.wake(token, event.is_readable(), event.is_read_closed()),
+                }
+            }
+            while let Some(signal) = self.signals.next() {
+                if self.grace_ends.is_some() {
+                    return Ok(Some(signal));
+                }
+                self.stop();
+            }
+            self.accept();
+            for _ in 0..self.queue.len() {
+                if let Some(token) = self.queue.pop_front() {
+                    self.turn(token);
+                }
+            }
+            if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
+                self.sweep();
+            }
+            self.log.flush(self.clock.rfc3339(), &mut Stderr);
+            if self.grace_ends.is_some_and(|end| self.clients.count == 0 || end <= self.clock.now) {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// How long to wait for events: not at all while there is something to do.
+    fn patience(&self) -> Option<Duration> {
+        let now = self.clock.now;
+        let accept_at = (self.is_accept_owed && self.listener.is_some()).then_some(self.accept_pause);
+        let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
+        let work_at = (!self.queue.is_empty()).then_some(now);
+        let at = [accept_at, log_at, work_at, self.sweep_at, self.grace_ends].into_iter().flatten().min()?;
+        Some(at.saturating_duration_since(now))
+    }
+
+    /// Notes what the kernel says of a socket, and puts its client into the queue.
+    fn wake(&mut self, token: Token, is_readable: bool, is_read_closed: bool) {
+        if let Some(client) = self.clients.find(token) {
+            client.socket.is_readable |= is_readable;
+            client.socket.is_read_closed |= is_read_closed;
+            self.enqueue(token);
+        }
+    }
+
+    fn enqueue(&mut self, token: Token) {
+        if let Some(client) = self.clients.find(token)
+            && !client.is_queued
+        {
+            client.is_queued = true;
+            self.queue.push_back(token);
+        }
+    }
+
+    fn accept(&mut self) {
+        for _ in 0..ACCEPTS_PER_TURN {
+            if !self.is_accept_owed || self.clock.now < self.accept_pause {
+                return;
+            }
+            if self.clients.count >= self.clients.limit && !self.make_room() {
+                // Everyone is being answered. There will be room when the first has been.
+                self.accept_pause = self.clock.now + ACCEPT_PAUSE;
+                return;
+            }
+            let Some(listener) = &self.listener else { return };
+            match listener.accept() {
+                Ok((stream, peer)) => self.admit(stream, peer),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_accept_owed = false,
+                // EMFILE, ENFILE, ENOMEM, ENOBUFS. The event will not come again, so it stays owed.
+                Err(error) if is_shortage(&error) => {
+                    self.make_room();
+                    self.accept_pause = self.clock.now + ACCEPT_PAUSE;
+                    let event = format!("Cannot accept connections for now: {error}");
+                    self.log.event(self.clock.rfc3339(), &event);
+                }
+                // accept(2): errors of the connection that was to be accepted, such as ECONNABORTED
+                // and EHOSTUNREACH, are to be treated like none. EINTR likewise.
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr) {
+        let token = self.clients.next_token();
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if self.poll.registry().register(&mut stream, token, interest).is_err() {
+            return; // No memory for it in the kernel; the client sees the connection closed.
+        }
+        let connection = Connection::new(peer, self.clock.now);
+        self.look_after(connection.deadline());
+        self.clients.insert(Client { socket: Socket::new(stream), connection, is_queued: false });
+        // The request often comes with the connection: looking at once saves a wait.
+        self.enqueue(token);
+    }
+
+    /// Closes the connection that has waited longest without a complete request, if there is any.
+    fn make_room(&mut self) -> bool {
+        match self.clients.longest_waiting() {
+            Some(token) => {
+                self.clients.remove(token);
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn turn(&mut self, token: Token) {
+        self.with_client(token, |connection, socket, context| connection.turn(socket, context));
+        while self.clients.held > MAX_HELD && self.make_room() {}
+    }
+
+    /// Lets something happen to a client, and deals with what it wants next.
+    fn with_client(
+        &mut self,
+        token: Token,
+        happen: impl FnOnce(&mut Connection, &mut LayerSocket<'_>, &mut Context<'_>) -> Next,
+    ) {
+        let Some(client) = self.clients.find(token) else { return };
+        client.is_queued = false;
+        let mut socket = LayerSocket { socket: &mut client.socket, layer: &self.layer };
+        let mut context = Context {
+            registry: &self.registry,
+            clock: &self.clock,
+            log: &mut self.log,
+            buffers: &mut self.buffers,
+            stopping: self.grace_ends.is_some(),
+        };
+        let held = client.connection.held();
+        let next = happen(&mut client.connection, &mut socket, &mut context);
+        let (deadline, now_held) = (client.connection.deadline(), client.connection.held());
+        self.clients.held = self.clients.held - held + now_held;
+        match next {
+            Next::Wait => self.look_after(deadline),
+            Next::Again => self.enqueue(token),
+            Next::Close => self.clients.remove(token),
+        }
+    }
+
+    fn look_after(&mut self, deadline: Instant) {
+        // No sweep is due sooner than the pause allows, however soon the deadline is.
+        let at = deadline.max(self.clock.now + SWEEP_PAUSE);
+        self.sweep_at = Some(self.sweep_at.map_or(at, |planned| planned.min(at)));
+    }
+
+    /// Lets every deadline that has passed take effect, and plans the next sweep.
+    fn sweep(&mut self) {
+        self.sweep_at = None;
+        for token in self.clients.tokens() {
+            self.with_client(token, |connection, socket, context| connection.expire(socket, context));
+        }
+    }
+
+    /// Refuses new connections, lets go of idle ones, and gives the others their time.
+    fn stop(&mut self) {
+        self.grace_ends = Some(self.clock.now + GRACE);
+        self.listener = None;
+        let event = format!("Stopping: {} connections are open", self.clients.count);
+        self.log.event(self.clock.rfc3339(), &event);
+        for token in self.clients.tokens() {
+            self.with_client(token, |connection, socket, context| {
+                // What has arrived before the signal is answered.
+                match connection.turn(socket, context) {
+                    Next::Wait => connection.stop(socket, context.clock.now),
+                    next => next,
+                }
+            });
+        }
+    }
+}
+
+/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    error.raw_os_error().is_some_and(|number| shortages.contains(&number))
+}
+
+struct Client {
+    socket: Socket,
+    connection: Connection,
+    is_queued: bool,
+}
+
+/// All clients, by token. A token is a place and the number of its use, so that an event for a
+/// connection that is closed does not reach the one that has its place now.
+struct Clients {
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    count: usize,
+    limit: usize,
+    /// What all connections together keep in memory.
+    held: usize,
+    /// Connections that have waited longest when last looked, the longest last. One that has since
+    /// been served has waited from then on, and is found by its time to be out of place.
+    longest: Vec<(Instant, Token)>,
+}
+
+struct Slot {
+    uses: usize,
+    client: Option<Client>,
+}
+
+/// How many of the longest waiting are looked up at a time, so that a crowd at the door costs a
+/// look at all clients only so often.
+const LOOKED_UP: usize = 64;
+
+impl Clients {
+    fn new(limit: usize) -> Self {
+        Self { slots: Vec::new(), free: Vec::new(), count: 0, limit, held: 0, longest: Vec::new() }
+    }
+
+    fn next_token(&self) -> Token {
+        let place = self.free.last().copied().unwrap_or(self.slots.len());
+        self.token(place)
+    }
+
+    /// The token of whoever is, or comes next, at a place.
+    fn token(&self, place: usize) -> Token {
+        let uses = self.slots.get(place).map_or(0, |slot| slot.uses);
+        // The topmost bit stays clear of the tokens that are no client's.
+        Token(uses.wrapping_mul(MAX_CONNECTIONS).wrapping_add(place) & (usize::MAX >> 1))
+    }
+
+    fn find(&mut self, token: Token) -> Option<&mut Client> {
+        let place = token.0 % MAX_CONNECTIONS;
+        if self.token(place) != token {
+            return None;
+        }
+        self.slots.get_mut(place)?.client.as_mut()
+    }
+
+    /// Puts a client where [`Clients::next_token`] said.
+    fn insert(&mut self, client: Client) {
+        self.count += 1;
+        match self.free.pop() {
+            Some(place) => self.slots[place].client = Some(client),
+            None => self.slots.push(Slot { uses: 0, client: Some(client) }),
+        }
+    }
+
+    /// Closes a client's connection.
+    fn remove(&mut self, token: Token) {
+        let place = token.0 % MAX_CONNECTIONS;
+        if let Some(client) = self.find(token) {
+            let held = client.connection.held();
+            let slot = &mut self.slots[place];
+            slot.client = None;
+            slot.uses = slot.uses.wrapping_add(1);
+            self.held -= held;
+            self.count -= 1;
+            self.free.push(place);
+        }
+    }
+
+    fn tokens(&self) -> Vec<Token> {
+        let places = 0..self.slots.len();
+        places.filter(|&place| self.slots[place].client.is_some()).map(|place| self.token(place)).collect()
+    }
+
+    fn longest_waiting(&mut self) -> Option<Token> {
+        loop {
+            while let Some((since, token)) = self.longest.pop() {
+                if self.find(token).and_then(|client| client.connection.waiting_since()) == Some(since) {
+                    return Some(token);
+                }
+            }
+            let waiting = |token: Token| Some((self.slots[token.0 % MAX_CONNECTIONS].client.as_ref()?.connection.waiting_since()?, token));
+            let mut longest: Vec<_> = self.tokens().into_iter().filter_map(waiting).collect();
+            if longest.is_empty() {
+                return None;
+            }
+            longest.sort_unstable_by(|a, b| b.cmp(a));
+            longest.drain(..longest.len().saturating_sub(LOOKED_UP));
+            self.longest = longest;
+        }
+    }
+}
+
+/// A socket, and what the kernel has said of it.
+struct Socket {
+    stream: TcpStream,
+    /// Whether there may be something to read. The kernel says so once; it is known to be over when
+    /// a read would block, or brings less than there was room for (epoll(7), question 9).
+    is_readable: bool,
+    /// Whether the other end has stopped writing. That is said once, too, maybe together with bytes:
+    /// then a short read is not the last.
+    is_read_closed: bool,
+}
+
+impl Socket {
+    fn new(stream: TcpStream) -> Self {
+        Self { stream, is_readable: true, is_read_closed: false }
+    }
+}
+
+/// A client's socket with the layer that may be sent through it.
+struct LayerSocket<'a> {
+    socket: &'a mut Socket,
+    layer: &'a SealedFile,
+}
+
+impl Transport for LayerSocket<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Socket { stream, is_readable, is_read_closed } = &mut *self.socket;
+        if !*is_readable {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let result = stream.read(buffer);
+        *is_readable = match &result {
+            Ok(count) => *count == buffer.len() || *is_read_closed,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        result
+    }
+
+    fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        system::send(self.socket.stream.as_fd(), bytes, more)
+    }
+
+    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize> {
+        self.layer.send(self.socket.stream.as_fd(), part)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.socket.stream.shutdown(std::net::Shutdown::Write)
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        system::unacknowledged(self.socket.stream.as_fd())
+    }
+}
+
+/// Standard error, as the log wants it.
+struct Stderr;
+
+impl Sink for Stderr {
+    fn is_ready(&mut self) -> bool {
+        system::is_writable(io::stderr().as_fd())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        io::stderr().write(bytes)
+    }
+}

@@ -1,0 +1,227 @@
+//! The system calls that neither std nor mio has, and every `unsafe` block there is.
+//!
+//! Document: the Linux manual pages, sections 2 and 7, of each call named.
+//!
+//! Each function takes and gives owned or borrowed descriptors and slices, and reports errors as
+//! [`io::Error`]: nothing that calls them has to know that they are unsafe inside.
+#![allow(unsafe_code, reason = "this is the one module for it")]
+
+use std::ffi::c_int;
+use std::fs::File;
+use std::io::{self, Write};
+use std::mem::{size_of, zeroed};
+use std::net::{SocketAddr, TcpListener};
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// The most connections that wait to be accepted. std's and mio's 128 would let a crowd of 200 wait
+/// for a second, until their SYN is repeated; the system cuts this to `net.core.somaxconn`.
+const BACKLOG: c_int = 4096;
+
+/// How many bytes the kernel takes of a connection before it sends them: enough to keep a fast
+/// link busy, and a bound to what a thousand stalled readers cost.
+const UNSENT: c_int = 256 * 1024;
+
+/// Gives the result of a call that reports failure as -1.
+fn check(result: c_int) -> io::Result<c_int> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// The same for calls that transfer bytes.
+fn check_count(result: isize) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}
+
+/// Takes possession of a descriptor that a call just made.
+fn own(descriptor: c_int) -> io::Result<OwnedFd> {
+    // SAFETY: the descriptor comes from a call that succeeded, and nobody else has it.
+    check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Listens on `address`. An IPv6 wildcard takes IPv4, too. Connections that it accepts inherit
+/// what is set here, so that accepting one takes no further calls.
+///
+/// # Errors
+///
+/// When the address is in use, or not this machine's.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
+    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    // SAFETY: socket(2) takes no pointers.
+    let socket = own(unsafe { libc::socket(family, kind, 0) })?;
+    // A server that is started again must not wait for the connections of the one before.
+    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
+    if address.is_ipv6() {
+        // ipv6(7): has to be settled before bind, and may be set by a sysctl.
+        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
+    }
+    // Every answer is handed over as a whole; waiting for more to fill a packet would only delay it.
+    set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
+    set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT)?;
+    bind(socket.as_fd(), address)?;
+    // SAFETY: listen(2) takes no pointers.
+    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
+    Ok(socket.into())
+}
+
+fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
+    let length = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the pointer is to a c_int that outlives the call, and the length is a c_int's.
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) })?;
+    Ok(())
+}
+
+fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
+    let socket = socket.as_raw_fd();
+    check(match address {
+        SocketAddr::V4(address) => {
+            let raw = libc::sockaddr_in {
+                sin_family: libc::AF_INET as libc::sa_family_t,
+                sin_port: address.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: the pointer is to a sockaddr_in that outlives the call, with its length.
+            unsafe { libc::bind(socket, (&raw const raw).cast(), size_of_val(&raw) as libc::socklen_t) }
+        }
+        SocketAddr::V6(address) => {
+            let raw = libc::sockaddr_in6 {
+                sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                sin6_port: address.port().to_be(),
+                sin6_flowinfo: address.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
+                sin6_scope_id: address.scope_id(),
+            };
+            // SAFETY: the pointer is to a sockaddr_in6 that outlives the call, with its length.
+            unsafe { libc::bind(socket, (&raw const raw).cast(), size_of_val(&raw) as libc::socklen_t) }
+        }
+    })?;
+    Ok(())
+}
+
+/// Sends bytes. With `more`, they wait for those that follow to share their packet.
+///
+/// # Errors
+///
+/// `WouldBlock` if there is no room, others if the connection is broken.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
+    let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
+    // SAFETY: the pointer and length are those of a slice that outlives the call.
+    check_count(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
+}
+
+/// How many bytes were sent, or are to be sent, and not acknowledged by the other end (tcp(7),
+/// `SIOCOUTQ`). On a broken socket, none.
+#[must_use]
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
+    let mut count: c_int = 0;
+    // SAFETY: this request, which has the terminal's TIOCOUTQ for a number, writes one c_int.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == -1 { 0 } else { u64::try_from(count).unwrap_or(0) }
+}
+
+/// A file in memory that is written once and never changes again.
+pub struct SealedFile {
+    file: File,
+    size: u64,
+}
+
+impl SealedFile {
+    /// Makes a file of what `write` writes, which also gives a result of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the system has no room for it, or `write` fails.
+    pub fn create<T, E: From<io::Error>>(
+        write: impl FnOnce(&mut dyn Write) -> Result<T, E>,
+    ) -> Result<(Self, T), E> {
+        let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
+        // SAFETY: the name is a C string; memfd_create(2) only reads it.
+        let mut file = File::from(own(unsafe { libc::memfd_create(c"layer".as_ptr(), flags) })?);
+        let result = write(&mut file)?;
+        let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
+        // SAFETY: F_ADD_SEALS takes an integer.
+        check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
+        let size = file.metadata()?.len();
+        Ok((Self { file, size }, result))
+    }
+
+    /// Sends bytes of a part of the file, which the kernel takes from its pages without a copy.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is no room, others if the connection is broken.
+    pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
+        debug_assert!(part.start <= part.end && part.end <= self.size, "a part of the file");
+        let mut offset = part.start as libc::off_t;
+        let count = (part.end - part.start) as usize;
+        // SAFETY: the pointer is to an off_t that outlives the call.
+        check_count(unsafe {
+            libc::sendfile(socket.as_raw_fd(), self.file.as_raw_fd(), &raw mut offset, count)
+        })
+    }
+}
+
+/// SIGTERM and SIGINT as a descriptor (signalfd(2)). A handler is a bad place to do anything; and
+/// as process 1, which gets no signal that it neither handles nor blocks, blocking them is enough.
+pub struct Signals(File);
+
+impl Signals {
+    /// Blocks the signals and makes them readable. Call it before there is another thread.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no descriptor left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: a sigset_t is plain data, and is initialised by sigemptyset before it is used;
+        // the calls get pointers to it only while it lives.
+        let descriptor = unsafe {
+            let mut signals: libc::sigset_t = zeroed();
+            libc::sigemptyset(&raw mut signals);
+            libc::sigaddset(&raw mut signals, libc::SIGTERM);
+            libc::sigaddset(&raw mut signals, libc::SIGINT);
+            check(libc::sigprocmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut()))?;
+            libc::signalfd(-1, &raw const signals, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC)
+        };
+        Ok(Self(own(descriptor)?.into()))
+    }
+
+    /// The number of the next signal that has come, if any.
+    pub fn next(&mut self) -> Option<u32> {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        let count = io::Read::read(&mut self.0, &mut info).unwrap_or(0);
+        // The number is the first field of the structure.
+        (count == info.len()).then(|| u32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+    }
+}
+
+impl AsRawFd for Signals {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// Whether a write to `descriptor` would not block now.
+#[must_use]
+pub fn is_writable(descriptor: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: the pointer is to one pollfd, as the count says, that outlives the call.
+    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    // A pipe without a reader is an error, which writing to it will bring to light at once.
+    ready == 1
+}
+
+/// Raises the limit of open descriptors as far as this process may, and gives it.
+#[must_use]
+pub fn raise_descriptor_limit() -> usize {
+    // SAFETY: an rlimit is plain data, which getrlimit fills and setrlimit only reads.
+    let limit = unsafe {
+        let mut limit: libc::rlimit = zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == -1 {
+            return 1024; // What it is where nobody has set it.
+        }
+        let wanted = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) == -1 { limit } else { wanted }
+    };
+    usize::try_from(limit.rlim_cur).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,186 @@
+//! Files to a tar archive.
+//!
+//! Document: POSIX.1-2017, `pax` utility, section "ustar Interchange Format".
+//!
+//! ```text
+//!     archive = entry* END             entry = header, content, zeros to a multiple of 512
+//!
+//!     header, 512 bytes; numbers are octal digits in ASCII, closed by a NUL
+//!
+//!       0          100     108     116     124         136         148     156 157
+//!       | path     | mode  | uid   | gid   | size      | mtime     | check | 0 | link name …
+//!       | 100      | 8     | 8     | 8     | 12        | 12        | sum 8 |   | 100
+//!
+//!       257     263 265     297     329     337     345            500
+//!       | ustar\0 |00| user  | group | major | minor | path prefix  | zeros
+//!       | 6       | 2| 32    | 32    | 8     | 8     | 155          | 12
+//! ```
+//!
+//! Every entry is a regular file of user and group 0, modified at time 0: an archive says what
+//! it holds and nothing about where and when it was made.
+//!
+//! Deliberately absent: directories, links, long paths, and the extensions (pax, GNU) that those
+//! and sizes of 8 GiB and more would need. Such an entry is an error, never a wrong header.
+
+use std::fmt;
+use std::io::{self, Read, Write};
+
+/// The unit of the format: headers fill one, contents are padded to a multiple of it.
+pub const BLOCK: usize = 512;
+
+/// An archive ends with two blocks of zeros.
+pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
+
+/// Eleven octal digits are what the size field holds: 8 GiB less one byte.
+const MAX_SIZE: u64 = 0o777_7777_7777;
+
+/// The path field holds 100 bytes; a longer path would need the prefix field.
+const MAX_PATH: usize = 100;
+
+/// Why an entry cannot be written.
+#[derive(Debug)]
+pub enum Error {
+    /// The path has more than 100 bytes.
+    PathTooLong,
+    /// The content has more than the 8 GiB less one byte that the size field can express.
+    TooLarge(u64),
+    /// The content ended before the size that the header announced, or went on after it.
+    SizeChanged {
+        /// Bytes that the header announced.
+        announced: u64,
+    },
+    /// Reading the content or writing the archive failed.
+    Io(io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PathTooLong => write!(f, "a path has more than the {MAX_PATH} bytes that ustar holds"),
+            Self::TooLarge(size) => {
+                write!(f, "a file has {size} bytes, more than the {MAX_SIZE} that ustar can express")
+            }
+            Self::SizeChanged { announced } => {
+                write!(f, "a file no longer has the {announced} bytes it had when reading began")
+            }
+            Self::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Appends one entry to `archive`: header, exactly `size` bytes of `content`, padding. The
+/// content streams through, so that its size costs no memory.
+///
+/// # Errors
+///
+/// When ustar cannot express the entry, when `content` is shorter or longer than `size`, and when
+/// reading or writing fails. The archive is then useless.
+pub fn append(
+    archive: &mut impl Write,
+    path: &str,
+    mode: u32,
+    size: u64,
+    content: &mut impl Read,
+) -> Result<(), Error> {
+    archive.write_all(&header(path, mode, size)?)?;
+    if io::copy(&mut content.by_ref().take(size), archive)? != size || content.read(&mut [0])? != 0 {
+        return Err(Error::SizeChanged { announced: size });
+    }
+    archive.write_all(padding(size))?;
+    Ok(())
+}
+
+fn header(path: &str, mode: u32, size: u64) -> Result<[u8; BLOCK], Error> {
+    if path.len() > MAX_PATH {
+        return Err(Error::PathTooLong);
+    }
+    if size > MAX_SIZE {
+        return Err(Error::TooLarge(size));
+    }
+    let mut header = [0; BLOCK];
+    header[..path.len()].copy_from_slice(path.as_bytes());
+    octal(&mut header[100..108], mode.into());
+    octal(&mut header[108..116], 0); // uid
+    octal(&mut header[116..124], 0); // gid
+    octal(&mut header[124..136], size);
+    octal(&mut header[136..148], 0); // mtime
+    header[156] = b'0'; // typeflag: a regular file
+    header[257..265].copy_from_slice(b"ustar\x0000");
+    octal(&mut header[329..337], 0); // devmajor
+    octal(&mut header[337..345], 0); // devminor
+
+    // "all bytes of the header as if the chksum field were all <space>s"
+    header[148..156].fill(b' ');
+    let checksum = header.iter().map(|&byte| u64::from(byte)).sum();
+    octal(&mut header[148..156], checksum);
+    Ok(header)
+}
+
+/// Writes `value` as leading-zero octal digits that fill `field` but for the closing NUL.
+fn octal(field: &mut [u8], mut value: u64) {
+    let digits = field.len() - 1;
+    for digit in field[..digits].iter_mut().rev() {
+        *digit = b'0' + (value % 8) as u8;
+        value /= 8;
+    }
+    field[digits] = 0;
+}
+
+fn padding(size: u64) -> &'static [u8] {
+    let past = (size % BLOCK as u64) as usize;
+    &END[..(BLOCK - past) % BLOCK]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_independent_reader_finds_what_was_written() {
+        for size in [0, 1, 511, 512, 513, 70_000] {
+            let content = vec![b'q'; size];
+            let mut archive = Vec::new();
+            append(&mut archive, "quinistry", 0o755, size as u64, &mut &content[..]).expect("it fits");
+            archive.extend_from_slice(&END);
+            assert_eq!(archive.len() % BLOCK, 0);
+
+            let mut reader = tar::Archive::new(&archive[..]);
+            let mut entries = reader.entries().expect("an archive");
+            let mut entry = entries.next().expect("one entry").expect("a valid header");
+            let header = entry.header();
+            assert_eq!(header.as_ustar().map(|h| h.typeflag), Some(*b"0"));
+            assert_eq!(header.path().expect("a path").to_str(), Some("quinistry"));
+            assert_eq!(header.mode().expect("a mode"), 0o755);
+            assert_eq!((header.uid().expect("a uid"), header.gid().expect("a gid")), (0, 0));
+            assert_eq!(header.mtime().expect("a time"), 0);
+            let mut read = Vec::new();
+            entry.read_to_end(&mut read).expect("the content");
+            assert_eq!(read, content);
+            assert!(entries.next().is_none());
+        }
+    }
+
+    #[test]
+    fn what_ustar_cannot_express_is_an_error() {
+        assert!(header("x", 0o644, MAX_SIZE).is_ok());
+        assert!(matches!(header("x", 0o644, MAX_SIZE + 1), Err(Error::TooLarge(_))));
+        assert!(header(&"x".repeat(100), 0o644, 0).is_ok());
+        assert!(matches!(header(&"x".repeat(101), 0o644, 0), Err(Error::PathTooLong)));
+    }
+
+    #[test]
+    fn a_file_that_changes_while_it_is_read_is_an_error() {
+        for announced in [2, 4] {
+            let outcome = append(&mut Vec::new(), "x", 0o644, announced, &mut &b"abc"[..]);
+            assert!(matches!(outcome, Err(Error::SizeChanged { .. })));
+        }
+    }
+}
