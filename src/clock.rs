@@ -94,8 +94,7 @@ fn date(unix: u64) -> Date {
     const DAYS_BEFORE_EPOCH: u64 = 719_468; // from the first of March of the year 0
     let days = unix / 86_400 + DAYS_BEFORE_EPOCH;
     let (era, day_of_era) = (days / DAYS_PER_ERA, days % DAYS_PER_ERA);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     // From March on, months of 31 and 30 days alternate so that five of them have 153.
     let month_from_march = (5 * day_of_year + 2) / 153;

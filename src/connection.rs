@@ -263,7 +263,11 @@ impl Connection {
             State::Writing(writing) => {
                 let left = transport.unacknowledged();
                 self.since = now;
-                if left < std::mem::replace(&mut writing.unacknowledged, left) { Next::Wait } else { Next::Close }
+                if left < std::mem::replace(&mut writing.unacknowledged, left) {
+                    Next::Wait
+                } else {
+                    Next::Close
+                }
             }
             State::Lingering { began, unacknowledged, .. } => {
                 let left = transport.unacknowledged();
@@ -280,7 +284,9 @@ impl Connection {
     /// Prepares for the end of the server: who waits for nothing is let go.
     pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
         match self.state {
-            State::Fresh | State::Idle | State::Reading { .. } if transport.unacknowledged() == 0 => Next::Close,
+            State::Fresh | State::Idle | State::Reading { .. } if transport.unacknowledged() == 0 => {
+                Next::Close
+            }
             // The last answer is still on its way. If the process ends now, so may the network
             // namespace of its container, and with it the socket's buffer.
             State::Fresh | State::Idle | State::Reading { .. } => match self.linger(transport, now) {

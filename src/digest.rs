@@ -10,7 +10,7 @@ use std::io::{self, Write};
 
 use sha2::{Digest as _, Sha256};
 
-/// `sha256:` and 64 hexadecimal digits.
+/// The text `sha256:` and 64 hexadecimal digits.
 const LENGTH: usize = "sha256:".len() + 64;
 
 /// The sha256 digest of some content, kept as the text in which every client and every document
@@ -55,7 +55,7 @@ impl fmt::Debug for Digest {
 }
 
 /// The digest of a layer's *uncompressed* tar, as the config lists it (image-spec, `config.md`,
-/// "Layer DiffID").
+/// "Layer `DiffID`").
 ///
 /// A type of its own, because mixing it up with the digest of the compressed blob is the classic
 /// mistake of every first image builder: both are sha256, both are right, and nothing unpacks.
@@ -148,8 +148,20 @@ mod tests {
             assert!(is_well_formed(&good), "{good}");
         }
         for bad in [
-            "", "sha256", "sha256:", "latest", ":abc", "sha256:abc", "SHA256:abc", "a..b:c", "+a:b", "x:a b", "x:é",
-            &format!("sha256:{}", hex.to_uppercase()), &format!("sha256:{hex}0"), &format!("sha512:{hex}"),
+            "",
+            "sha256",
+            "sha256:",
+            "latest",
+            ":abc",
+            "sha256:abc",
+            "SHA256:abc",
+            "a..b:c",
+            "+a:b",
+            "x:a b",
+            "x:é",
+            &format!("sha256:{}", hex.to_uppercase()),
+            &format!("sha256:{hex}0"),
+            &format!("sha512:{hex}"),
         ] {
             assert!(!is_well_formed(bad), "{bad}");
         }

@@ -34,7 +34,9 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotLinuxElf => f.write_str("the executable is not an ELF file for Linux"),
-            Self::UnknownMachine(machine) => write!(f, "the executable is for an unknown machine ({machine})"),
+            Self::UnknownMachine(machine) => {
+                write!(f, "the executable is for an unknown machine ({machine})")
+            }
             Self::DynamicallyLinked => f.write_str(
                 "the executable is dynamically linked and could not run in an image that holds nothing \
                  else. Build it statically:\n    \
@@ -73,7 +75,8 @@ impl<'a> Elf<'a> {
             return None;
         };
         // ELFOSABI_NONE is what most linkers write; ELFOSABI_GNU appears with a static glibc.
-        let (is_linux, elf) = (matches!(os_abi, 0 | 3), Self { bytes, wide: class == 2, little_endian: data == 1 });
+        let (is_linux, elf) =
+            (matches!(os_abi, 0 | 3), Self { bytes, wide: class == 2, little_endian: data == 1 });
         let is_executable = matches!(elf.half(16)?, 2 | 3); // e_type: ET_EXEC, or ET_DYN for static PIE
         (is_linux && is_executable).then_some(elf)
     }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 /// How long the whole check may take. The image allows its health check 3 s.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-const REQUEST: &[u8] = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: quinistry healthcheck\r\nConnection: close\r\n\r\n";
+const REQUEST: &[u8] =
+    b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: quinistry healthcheck\r\nConnection: close\r\n\r\n";
 
 /// Asks the server that listens on `address` for `/v2/`.
 ///
@@ -31,11 +32,17 @@ pub fn check(address: SocketAddr) -> io::Result<()> {
         match stream.read(&mut bytes) {
             Ok(0) => break,
             Ok(count) => answer.extend_from_slice(&bytes[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             Err(error) => return Err(error),
         }
     }
-    if answer.starts_with(expected) { Ok(()) } else { Err(io::Error::other("it answers something else than 200")) }
+    if answer.starts_with(expected) {
+        Ok(())
+    } else {
+        Err(io::Error::other("it answers something else than 200"))
+    }
 }
 
 /// Where a server that listens on `address` can be reached from this machine.

@@ -210,7 +210,11 @@ mod tests {
         log.flush(TIME, &mut pipe);
         let lines: Vec<_> = pipe.read.lines().collect();
         assert_eq!(lines.len(), 2);
-        assert!(lines[0].contains(r"GET /\x1b[2J 200") && lines[0].ends_with(r#" "\"\xc3\xa9\\\x0a""#), "{}", lines[0]);
+        assert!(
+            lines[0].contains(r"GET /\x1b[2J 200") && lines[0].ends_with(r#" "\"\xc3\xa9\\\x0a""#),
+            "{}",
+            lines[0]
+        );
         assert!(lines[1].ends_with("\\xa9...\"") && lines[1].len() < MAX_WRITE);
     }
 

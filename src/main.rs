@@ -73,9 +73,12 @@ impl Options {
         let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
-                "healthcheck" if matches!(options.command, Command::Serve) => options.command = Command::Healthcheck,
+                "healthcheck" if matches!(options.command, Command::Serve) => {
+                    options.command = Command::Healthcheck;
+                }
                 "--listen" => {
-                    let value = arguments.next().ok_or("--listen needs an address, such as 127.0.0.1:8080")?;
+                    let value =
+                        arguments.next().ok_or("--listen needs an address, such as 127.0.0.1:8080")?;
                     options.listen = Some(parse_address("--listen", &value)?);
                 }
                 "--quiet" => options.quiet = true,
@@ -122,7 +125,7 @@ fn serve(options: &Options) -> ExitCode {
     match server.and_then(|mut server| server.run()) {
         Ok(None) => ExitCode::SUCCESS,
         // As a shell would report it.
-        Ok(Some(signal)) => ExitCode::from(128 + signal as u8),
+        Ok(Some(signal)) => ExitCode::from(128 | (signal & 0x7f) as u8),
         Err(error) => fail(&error.to_string()),
     }
 }
@@ -138,7 +141,9 @@ fn listen(address: Option<SocketAddr>) -> Result<TcpListener, String> {
         outcome => outcome,
     };
     listener.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => format!("{wanted} is in use by another program; try --listen with another port"),
+        io::ErrorKind::AddrInUse => {
+            format!("{wanted} is in use by another program; try --listen with another port")
+        }
         _ => format!("cannot listen on {wanted}: {error}"),
     })
 }

@@ -209,8 +209,9 @@ fn takes_only_oci(request: &Request<'_>) -> bool {
     for range in request.field_lines("accept").flat_map(request::list_members) {
         let mut parts = range.split(';').map(request::trim);
         let media_type = parts.next().unwrap_or_default();
-        // RFC 9110 section 12.4.2: a weight of 0 means "not acceptable".
-        let refused = parts.any(|p| p.strip_prefix("q=").is_some_and(|q| q.parse() == Ok(0.0_f32)));
+        // RFC 9110 section 12.4.2: a weight of 0, or 0.000, means "not acceptable".
+        let refused =
+            parts.any(|p| p.strip_prefix("q=0").is_some_and(|q| q.trim_matches(['.', '0']).is_empty()));
         let is = |name: &str| media_type.eq_ignore_ascii_case(name);
         oci |= !refused && is(OCI_MANIFEST);
         docker |= !refused && (is(DOCKER_MANIFEST) || is("*/*") || is("application/*"));
@@ -336,7 +337,9 @@ fn parse_range(value: &str, size: u64) -> Part {
         (None, Some(suffix)) if first.is_empty() => Part::Range(size.saturating_sub(suffix)..size),
         // Field note: regctl asks for one byte past the end; an end too large means the end.
         (Some(first), None) if last.is_empty() && first < size => Part::Range(first..size),
-        (Some(first), Some(last)) if first <= last && first < size => Part::Range(first..size.min(last.saturating_add(1))),
+        (Some(first), Some(last)) if first <= last && first < size => {
+            Part::Range(first..size.min(last.saturating_add(1)))
+        }
         // "bytes=500-0" is not valid, and could be ignored; the conformance tests want 416.
         (Some(_), None) if last.is_empty() => Part::Unsatisfiable,
         (Some(_), Some(_)) => Part::Unsatisfiable,

@@ -350,7 +350,7 @@ fn chunked<'a>(codings: &mut impl Iterator<Item = &'a str>) -> Result<Body, Reje
     let codings: Vec<&str> = codings.collect();
     match codings.split_last() {
         Some((last, [])) if is_chunked(last) => Ok(Body::Chunked),
-        Some((last, others)) if is_chunked(last) && !others.iter().any(|c| is_chunked(c)) => {
+        Some((last, others)) if is_chunked(last) && !others.iter().any(is_chunked) => {
             let status = Status::NotImplemented;
             Err(Rejection { status, reason: "the only transfer coding known here is chunked" })
         }
@@ -409,9 +409,7 @@ fn is_authority(text: &str) -> bool {
     };
     let is_host_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b);
     let is_host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-        Some(Some(literal)) => {
-            !literal.is_empty() && literal.bytes().all(|b| is_host_byte(b) || b == b':')
-        }
+        Some(Some(literal)) => !literal.is_empty() && literal.bytes().all(|b| is_host_byte(b) || b == b':'),
         Some(None) => false,
         None => host.bytes().all(is_host_byte),
     };

@@ -149,7 +149,7 @@ impl Server {
                     token => self.wake(token, event.is_readable(), event.is_read_closed()),
                 }
             }
-            while let Some(signal) = self.signals.next() {
+            while let Some(signal) = self.signals.take() {
                 if self.grace_ends.is_some() {
                     return Ok(Some(signal));
                 }
@@ -410,7 +410,12 @@ impl Clients {
                     return Some(token);
                 }
             }
-            let waiting = |token: Token| Some((self.slots[token.0 % MAX_CONNECTIONS].client.as_ref()?.connection.waiting_since()?, token));
+            let waiting = |token: Token| {
+                Some((
+                    self.slots[token.0 % MAX_CONNECTIONS].client.as_ref()?.connection.waiting_since()?,
+                    token,
+                ))
+            };
             let mut longest: Vec<_> = self.tokens().into_iter().filter_map(waiting).collect();
             if longest.is_empty() {
                 return None;

@@ -153,7 +153,7 @@ impl SealedFile {
     /// `WouldBlock` if there is no room, others if the connection is broken.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
         debug_assert!(part.start <= part.end && part.end <= self.size, "a part of the file");
-        let mut offset = part.start as libc::off_t;
+        let mut offset = part.start.cast_signed();
         let count = (part.end - part.start) as usize;
         // SAFETY: the pointer is to an off_t that outlives the call.
         check_count(unsafe {
@@ -187,7 +187,7 @@ impl Signals {
     }
 
     /// The number of the next signal that has come, if any.
-    pub fn next(&mut self) -> Option<u32> {
+    pub fn take(&mut self) -> Option<u32> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let count = io::Read::read(&mut self.0, &mut info).unwrap_or(0);
         // The number is the first field of the structure.
