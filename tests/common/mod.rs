@@ -1,0 +1,291 @@
+//! What the tests share: a server of their own, a client that reads answers strictly, a small image.
+#![allow(dead_code, reason = "no test needs all of it")]
+
+pub mod sample;
+
+use std::collections::HashMap;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+/// How long anything may take before a test calls it hung. No test measures time with it.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The program under test, listening on a loopback port of its own.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+    log: Arc<(Mutex<String>, Condvar)>,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_as(Command::new(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", "127.0.0.1:0"]))
+    }
+
+    /// Starts the server by a command of the test's.
+    pub fn start_as(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the server starts");
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let log = Arc::new((Mutex::new(String::new()), Condvar::new()));
+        let writer = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+                let (text, changed) = &*writer;
+                *text.lock().expect("no panic while held") += &(line + "\n");
+                changed.notify_all();
+            }
+        });
+        let mut server = Self { child, address: ([127, 0, 0, 1], 0).into(), log };
+        let line = server.wait_for_log("Listening on ");
+        let address = line.split("Listening on ").nth(1).and_then(|rest| rest.split(". ").next());
+        server.address = address.and_then(|address| address.parse().ok()).expect("an address");
+        server
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Sends one request on a connection of its own and gives the answer.
+    pub fn ask(&self, request_line: &str, fields: &[&str]) -> Answer {
+        let mut client = self.connect();
+        client.send_request(request_line, fields);
+        client.answer_to(request_line)
+    }
+
+    pub fn log(&self) -> String {
+        self.log.0.lock().expect("no panic while held").clone()
+    }
+
+    /// Waits for a line of the log with that text, and gives the log so far.
+    pub fn wait_for_log(&self, text: &str) -> String {
+        let (log, changed) = &*self.log;
+        let guard = log.lock().expect("no panic while held");
+        let (log, outcome) =
+            changed.wait_timeout_while(guard, PATIENCE, |log| !log.contains(text)).expect("no panic while held");
+        assert!(!outcome.timed_out(), "no line with {text:?} in the log:\n{log}");
+        log.clone()
+    }
+
+    /// The digest of the served manifest, from the log.
+    pub fn manifest_digest(&self) -> String {
+        let log = self.log();
+        let line = log.lines().find(|line| line.trim_start().starts_with("manifest")).expect("the manifest's line");
+        line.split_whitespace().nth(1).expect("a digest").to_owned()
+    }
+
+    pub fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status();
+        assert!(status.expect("kill starts").success());
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        eventually("the server ends", || self.child.try_wait().expect("our own child"))
+    }
+
+    /// A number from /proc/PID/status, such as `VmRSS` in KiB.
+    pub fn status(&self, key: &str) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
+        let line = status.lines().find(|line| line.starts_with(key)).expect("a known key");
+        line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
+    }
+
+    pub fn open_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
+    }
+
+    /// User and system time so far, in clock ticks.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server runs");
+        let fields: Vec<_> = stat.rsplit(") ").next().expect("after the name").split(' ').collect();
+        fields[11..13].iter().map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Repeats `attempt` until it gives something.
+pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(value) = attempt() {
+            return value;
+        }
+        assert!(start.elapsed() < PATIENCE, "it never happened: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An HTTP client that takes nothing on trust.
+pub struct Client {
+    pub stream: TcpStream,
+    unread: Vec<u8>,
+}
+
+impl Client {
+    pub fn connect(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).expect("the server listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a valid time");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a valid time");
+        stream.set_nodelay(true).expect("a TCP socket");
+        Self { stream, unread: Vec::new() }
+    }
+
+    pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).expect("the server reads");
+    }
+
+    /// Sends a request in HTTP/1.1, with a Host.
+    pub fn send_request(&mut self, request_line: &str, fields: &[&str]) {
+        self.send(request(request_line, fields));
+    }
+
+    pub fn finish(&mut self) {
+        self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
+    }
+
+    /// Reads one answer; none is expected to have more than the content it announces.
+    pub fn answer_to(&mut self, request_line: &str) -> Answer {
+        let head_end = loop {
+            if let Some(end) = find(&self.unread, b"\r\n\r\n") {
+                break end + 4;
+            }
+            assert!(self.read_more(), "the connection ended within a head: {:?}", lossy(&self.unread));
+        };
+        let mut answer = Answer::from_head(&self.unread[..head_end]);
+        self.unread.drain(..head_end);
+        let has_content = !request_line.starts_with("HEAD ") && ![204, 304].contains(&answer.status);
+        let length = if has_content { answer.content_length() } else { 0 };
+        while self.unread.len() < length {
+            assert!(self.read_more(), "the connection ended within content");
+        }
+        answer.content = self.unread.drain(..length).collect();
+        answer
+    }
+
+    fn read_more(&mut self) -> bool {
+        let mut bytes = [0; 64 * 1024];
+        let count = self.stream.read(&mut bytes).expect("an answer, or the end");
+        self.unread.extend_from_slice(&bytes[..count]);
+        count > 0
+    }
+
+    /// Asserts that the server closes cleanly with nothing more to say.
+    pub fn expect_end(mut self) {
+        assert!(!self.read_more(), "expected the end, got {:?}", lossy(&self.unread));
+        assert!(self.unread.is_empty(), "expected the end, got {:?}", lossy(&self.unread));
+    }
+
+    /// Whether the connection has been closed or reset by the server, which it will be.
+    pub fn is_closed(&mut self) -> bool {
+        match self.stream.read(&mut [0; 1024]) {
+            Ok(0) => true,
+            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
+            Ok(_) => false,
+        }
+    }
+}
+
+/// A request in HTTP/1.1, with a Host.
+pub fn request(request_line: &str, fields: &[&str]) -> String {
+    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    format!("{request_line} HTTP/1.1\r\nHost: localhost:8080\r\n{fields}\r\n")
+}
+
+/// An answer.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub status: u16,
+    fields: HashMap<String, String>,
+    pub content: Vec<u8>,
+}
+
+impl Answer {
+    /// Reads a head, strictly: no field twice, no space where none belongs.
+    pub fn from_head(head: &[u8]) -> Self {
+        let head = str::from_utf8(head).expect("ASCII");
+        let mut lines = head.strip_suffix("\r\n\r\n").expect("a complete head").split("\r\n");
+        let status_line = lines.next().expect("a status line");
+        let status = status_line.strip_prefix("HTTP/1.1 ").and_then(|rest| rest.get(..4)).expect(status_line);
+        let mut fields = HashMap::new();
+        for line in lines {
+            let (name, value) = line.split_once(": ").expect("a field line");
+            assert!(!name.contains(' ') && value.trim() == value, "{line:?}");
+            assert!(fields.insert(name.to_lowercase(), value.to_owned()).is_none(), "twice: {line:?}");
+        }
+        Self { status: status.trim().parse().expect("three digits"), fields, content: Vec::new() }
+    }
+
+    pub fn field(&self, name: &str) -> Option<&str> {
+        self.fields.get(&name.to_lowercase()).map(String::as_str)
+    }
+
+    /// The length that the answer has to announce.
+    pub fn content_length(&self) -> usize {
+        let length = self.field("content-length").expect("every answer with content says its length");
+        length.parse().expect("a number")
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.content).expect("JSON")
+    }
+
+    /// The code of an error, whose shape is that of the distribution-spec.
+    pub fn error_code(&self) -> String {
+        assert_eq!(self.field("content-type"), Some("application/json"));
+        let json = self.json();
+        let errors = json["errors"].as_array().expect("a list of errors");
+        assert_eq!(errors.len(), 1);
+        assert!(errors[0]["message"].is_string() && !errors[0]["detail"].is_null());
+        errors[0]["code"].as_str().expect("a code").to_owned()
+    }
+}
+
+pub fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
+    bytes.windows(pattern.len()).position(|window| window == pattern)
+}
+
+pub fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+/// The digest of some bytes, as an independent reader computes it.
+pub fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    let hash = sha2::Sha256::digest(bytes);
+    hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
+}
+
+/// Whether a tool can be used. Where `CI` is set a missing one fails the test; elsewhere the test is
+/// skipped, and says so loudly.
+pub fn has_tool(tool: &str, arguments: &[&str]) -> bool {
+    let works = Command::new(tool).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let works = works.is_ok_and(|status| status.success());
+    if !works {
+        assert!(std::env::var_os("CI").is_none(), "under CI, {tool} has to be there and to work");
+        let test = std::thread::current().name().unwrap_or("a test").to_owned();
+        // Past the capture of the test harness, which would hide it.
+        let _ = writeln!(io::stderr().lock(), "\n*** SKIPPED {test}: `{tool} {}` does not work here ***", arguments.join(" "));
+    }
+    works
+}
+
+/// Runs a command to its end and gives its standard output; it has to succeed.
+pub fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{stdout}{stderr}", output.status);
+    stdout.into_owned()
+}

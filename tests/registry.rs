@@ -1,0 +1,432 @@
+//! The registry protocol, answer by answer: what real clients ask, and what they need to hear.
+//!
+//! An answer is a pure function of the request, so nothing here opens a socket. Every answer, of
+//! whatever test, is also held to what is true of all of them; see [`World::ask`].
+
+mod common;
+
+use common::{Answer, request, sample, sha256};
+use quinistry::image::{Image, VERSION};
+use quinistry::registry::Registry;
+use quinistry::request;
+use quinistry::response::{Content, Persistence};
+
+const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
+
+/// A registry, and what it serves.
+struct World {
+    registry: Registry,
+    layer: Vec<u8>,
+    manifest: String,
+    oci_manifest: String,
+    config: String,
+    blob: String,
+}
+
+impl World {
+    fn new() -> Self {
+        let (image, layer) = sample::packed();
+        let digest = |d: &quinistry::image::Descriptor| d.digest.to_string();
+        let Image { manifest, oci_manifest, config, layer: descriptor, .. } = &image;
+        let (manifest, oci_manifest) = (digest(&manifest.descriptor), digest(&oci_manifest.descriptor));
+        let (config, blob) = (digest(&config.descriptor), digest(descriptor));
+        Self { registry: Registry::new(image), layer, manifest, oci_manifest, config, blob }
+    }
+
+    /// Asks in HTTP/1.1. Holds the answer to what is true of every answer, and of HEAD.
+    fn ask(&self, line: &str, fields: &[&str]) -> Answer {
+        let answer = self.ask_once(line, fields);
+        if let Some(target) = line.strip_prefix("GET ") {
+            let mut as_head = self.ask_once(&format!("HEAD {target}"), fields);
+            assert!(as_head.content.is_empty(), "HEAD has no content: {line}");
+            if !fields.iter().any(|field| field.starts_with("Range")) {
+                as_head.content.clone_from(&answer.content);
+                assert_eq!(as_head, answer, "HEAD has the status and fields of GET: {line}");
+            }
+        }
+        answer
+    }
+
+    fn ask_once(&self, line: &str, fields: &[&str]) -> Answer {
+        let bytes = request(line, fields);
+        let parsed = request::parse(bytes.as_bytes(), 0).expect("a valid request");
+        let (request, length) = parsed.expect("a complete one");
+        assert_eq!(length, bytes.len());
+        let response = self.registry.answer(&request);
+        let mut head = Vec::new();
+        response.write_head(DATE, Persistence::Implied, &mut head);
+        let mut answer = Answer::from_head(&head);
+        answer.content = match &response.content {
+            Content::Bytes(bytes) => bytes.to_vec(),
+            Content::Layer(part) => self.layer[part.start as usize..part.end as usize].to_vec(),
+        };
+
+        assert_eq!(answer.status, response.status.code());
+        assert_eq!(answer.field("date"), Some(DATE));
+        assert_eq!(answer.field("docker-distribution-api-version"), Some("registry/2.0"));
+        assert_eq!(answer.field("transfer-encoding").or(answer.field("content-encoding")), None);
+        if line.starts_with("HEAD ") {
+            assert!(answer.content.is_empty());
+        } else if answer.status != 304 {
+            assert_eq!(answer.content_length(), answer.content.len(), "{line}");
+            if answer.status >= 400 {
+                answer.error_code();
+            }
+        }
+        answer
+    }
+
+    /// Asks for a page that is there, and whose content has to match its digest.
+    fn content(&self, line: &str, fields: &[&str]) -> Answer {
+        let answer = self.ask(line, fields);
+        assert_eq!(answer.status, 200, "{line} {fields:?}");
+        let digest = answer.field("docker-content-digest").expect("the digest of content");
+        assert_eq!(digest, sha256(&answer.content), "{line}");
+        assert_eq!(answer.field("etag"), Some(&*format!("\"{digest}\"")));
+        assert_eq!(answer.field("accept-ranges"), Some("bytes"));
+        answer
+    }
+}
+
+/// Asserts a row of statuses and, for errors, codes.
+fn assert_errors(world: &World, cases: &[(&str, u16, &str)]) {
+    for &(line, status, code) in cases {
+        let answer = world.ask(line, &[]);
+        assert_eq!((answer.status, &*answer.error_code()), (status, code), "{line}");
+    }
+}
+
+#[test]
+fn the_base_says_that_this_is_a_registry() {
+    let world = World::new();
+    for line in ["GET /v2/", "GET /v2", "GET /v2/?ns=docker.io", "GET http://localhost:8080/v2/"] {
+        let answer = world.ask(line, &[]);
+        assert_eq!((answer.status, &*answer.content), (200, &b"{}"[..]), "{line}");
+        assert_eq!(answer.field("content-type"), Some("application/json"));
+    }
+}
+
+#[test]
+fn the_root_tells_people_how_to_pull_from_where_they_are() {
+    let answer = World::new().ask("GET /", &[]);
+    assert_eq!(answer.status, 200);
+    assert!(answer.field("content-type").expect("a type").starts_with("text/plain"));
+    assert!(common::lossy(&answer.content).contains("docker pull localhost:8080/quinistry\n"));
+}
+
+#[test]
+fn a_tag_means_the_docker_manifest_unless_only_the_ocis_will_do() {
+    let world = World::new();
+    let docker_list = "application/vnd.docker.distribution.manifest.list.v2+json";
+    let both = format!("Accept: {DOCKER}, {docker_list}, {OCI}, {INDEX}");
+    // Docker 28 sends six lines; containerd one joined list; skopeo a line of each.
+    let lines: Vec<String> =
+        [DOCKER, docker_list, INDEX, OCI, "application/vnd.docker.distribution.manifest.v1+prettyjws", "application/json"]
+            .map(|media_type| format!("Accept: {media_type}")).to_vec();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let cases: [(&[&str], &str); 12] = [
+        (&[], DOCKER),
+        (&["Accept: */*"], DOCKER),
+        (&["Accept: application/*"], DOCKER),
+        (&["Accept: text/html"], DOCKER),
+        (&[&format!("Accept: {DOCKER}")], DOCKER),
+        (&[&both], DOCKER),
+        (&lines, DOCKER),
+        (&[&format!("Accept: {OCI};q=1.0, */*;q=0.1")], DOCKER),
+        (&[&format!("Accept: {DOCKER};q=0.5,{OCI}")], DOCKER),
+        (&[&format!("Accept: {OCI}")], OCI),
+        (&[&format!("Accept: {}", OCI.to_uppercase()), &format!("accept: {INDEX}")], OCI),
+        (&[&format!("Accept: {OCI}, {DOCKER};q=0.000, */* ; q=0")], OCI),
+    ];
+    for (fields, media_type) in cases {
+        for tag in ["latest", VERSION] {
+            let answer = world.content(&format!("GET /v2/quinistry/manifests/{tag}"), fields);
+            assert_eq!(answer.field("content-type"), Some(media_type), "{fields:?}");
+            assert_eq!(answer.json()["mediaType"], media_type);
+            assert_eq!(answer.field("vary"), Some("Accept"));
+        }
+    }
+}
+
+#[test]
+fn a_digest_means_its_own_bytes_whatever_is_accepted() {
+    let world = World::new();
+    for (digest, media_type) in [(&world.manifest, DOCKER), (&world.oci_manifest, OCI)] {
+        for accept in ["Accept: */*", &format!("Accept: {DOCKER}"), &format!("Accept: {OCI}"), "Accept: text/html"] {
+            for digest in [digest.clone(), digest.replace(':', "%3A"), digest.replace(':', "%3a")] {
+                let answer = world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[accept]);
+                assert_eq!(answer.field("content-type"), Some(media_type));
+            }
+        }
+    }
+    let by_tag = world.ask("GET /v2/quinistry/manifests/latest", &[]);
+    assert_eq!(by_tag.field("docker-content-digest"), Some(&*world.manifest));
+}
+
+#[test]
+fn the_manifests_lead_to_the_blobs() {
+    let world = World::new();
+    for digest in [&world.manifest, &world.oci_manifest] {
+        let manifest = world.ask(&format!("GET /v2/quinistry/manifests/{digest}"), &[]).json();
+        assert_eq!(manifest["schemaVersion"], 2);
+        let layers = manifest["layers"].as_array().expect("a list");
+        assert_eq!(layers.len(), 1);
+        for descriptor in [&manifest["config"], &layers[0]] {
+            let digest = descriptor["digest"].as_str().expect("a digest");
+            let answer = world.content(
+                &format!("GET /v2/quinistry/blobs/{digest}"),
+                &["Accept-Encoding: gzip, deflate, zstd, br, identity;q=0"],
+            );
+            assert_eq!(answer.field("docker-content-digest"), Some(digest));
+            assert_eq!(descriptor["size"], answer.content.len());
+            assert_eq!(answer.field("content-type"), Some("application/octet-stream"));
+        }
+    }
+}
+
+#[test]
+fn any_namespace_and_any_unknown_query_lead_to_the_same_image() {
+    let world = World::new();
+    for name in ["quinistry", "library/quinistry", "tazjin/quinistry", "a/b-c/d__e/f.g/quinistry"] {
+        for query in ["", "?ns=docker.io", "?ns=docker.io&x=%2F", "?"] {
+            let line = format!("GET /v2/{name}/manifests/latest{query}");
+            assert_eq!(world.content(&line, &[]).field("docker-content-digest"), Some(&*world.manifest));
+        }
+    }
+}
+
+#[test]
+fn there_is_one_way_to_every_path() {
+    let world = World::new();
+    for line in [
+        "GET //", "GET /v2//", "GET /v2/./", "GET /v2/../v2/", "GET //v2/", "GET /favicon.ico", "GET /v1/", "GET /V2/",
+        "GET /v2/quinistry", "GET /v2/quinistry/", "GET /v2/quinistry/manifests", "GET /v2/quinistry/manifests/latest/",
+        "GET /v2//quinistry/manifests/latest", "GET /v2/quinistry//manifests/latest", "GET /v2/./quinistry/manifests/latest",
+        "GET /v2/x/../quinistry/manifests/latest", "GET /v2/x/%2e%2e/quinistry/manifests/latest",
+        "GET /v2/x%2Fquinistry/manifests/latest", "GET /v2/quinistry%2Fmanifests%2Flatest", "GET /v2/manifests/latest",
+        "GET /v2/quinistry/tags/list/", "GET /v2/quinistry/tags/", "GET /v2/quinistry/tags/lists", "GET /v2/_catalog/",
+        "GET /v2/quinistry/blobs/uploads/", "GET /v2/quinistry/blobs/uploads/1234",
+    ] {
+        assert_eq!(world.ask(line, &[]).status, 404, "{line}");
+    }
+}
+
+#[test]
+fn what_is_unknown_or_malformed_has_the_specifications_code() {
+    let world = World::new();
+    let hex = "0".repeat(64);
+    let cases = [
+        ("GET /v2/quinistry/manifests/nonesuch".to_owned(), 404, "MANIFEST_UNKNOWN"),
+        (format!("GET /v2/quinistry/manifests/sha256:{hex}"), 404, "MANIFEST_UNKNOWN"),
+        (format!("GET /v2/quinistry/manifests/sha512:{hex}{hex}"), 404, "MANIFEST_UNKNOWN"),
+        (format!("GET /v2/quinistry/manifests/{}", world.config), 404, "MANIFEST_UNKNOWN"),
+        // cosign's signatures and attestations, and the referrers tag schema.
+        (format!("GET /v2/quinistry/manifests/sha256-{hex}"), 404, "MANIFEST_UNKNOWN"),
+        (format!("GET /v2/quinistry/manifests/sha256-{hex}.sig"), 404, "MANIFEST_UNKNOWN"),
+        (format!("GET /v2/quinistry/manifests/sha256-{hex}.att"), 404, "MANIFEST_UNKNOWN"),
+        ("GET /v2/quinistry/manifests/sha256:abc".to_owned(), 400, "DIGEST_INVALID"),
+        ("GET /v2/quinistry/manifests/:".to_owned(), 400, "DIGEST_INVALID"),
+        (format!("GET /v2/quinistry/blobs/sha256:{hex}"), 404, "BLOB_UNKNOWN"),
+        (format!("GET /v2/quinistry/blobs/sha512:{hex}{hex}"), 404, "BLOB_UNKNOWN"),
+        (format!("GET /v2/quinistry/blobs/{}", world.manifest), 404, "BLOB_UNKNOWN"),
+        (format!("GET /v2/quinistry/blobs/{}", world.oci_manifest), 404, "BLOB_UNKNOWN"),
+        ("GET /v2/quinistry/blobs/latest".to_owned(), 400, "DIGEST_INVALID"),
+        (format!("GET /v2/quinistry/blobs/sha256:{}", "A".repeat(64)), 400, "DIGEST_INVALID"),
+        ("GET /v2/quinistry/referrers/latest".to_owned(), 400, "DIGEST_INVALID"),
+        ("GET /v2/alpine/manifests/latest".to_owned(), 404, "NAME_UNKNOWN"),
+        ("GET /v2/quinistry/alpine/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
+        ("GET /v2/xquinistry/tags/list".to_owned(), 404, "NAME_UNKNOWN"),
+        ("GET /v2/Quinistry/manifests/latest".to_owned(), 404, "NAME_INVALID"),
+        ("GET /v2/-x/quinistry/manifests/latest".to_owned(), 404, "NAME_INVALID"),
+        ("GET /v2/x..y/quinistry/manifests/latest".to_owned(), 404, "NAME_INVALID"),
+        ("GET /v2/x___y/quinistry/manifests/latest".to_owned(), 404, "NAME_INVALID"),
+    ];
+    assert_errors(&world, &cases.each_ref().map(|(line, status, code)| (line.as_str(), *status, *code)));
+}
+
+#[test]
+fn a_part_of_the_content_is_206_and_the_right_bytes() {
+    let world = World::new();
+    let whole = world.layer.clone();
+    let (size, last) = (whole.len(), whole.len() - 1);
+    for (range, part) in [
+        ("bytes=0-0".to_owned(), 0..1),
+        ("bytes=10-19".to_owned(), 10..20),
+        ("BYTES=10-".to_owned(), 10..size),
+        (format!("bytes={last}-"), last..size),
+        // regctl asks for one byte past the end.
+        (format!("bytes=0-{size}"), 0..size),
+        ("bytes=5-99999999999999999999999".to_owned(), 5..size),
+        ("bytes=-7".to_owned(), size - 7..size),
+        ("bytes=-99999999999999999999999".to_owned(), 0..size),
+    ] {
+        for if_range in [None, Some(format!("If-Range: \"{}\"", world.blob))] {
+            let mut fields = vec![format!("Range: {range}")];
+            fields.extend(if_range);
+            let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+            let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
+            let answer = world.ask(&line, &fields);
+            assert_eq!(answer.status, 206, "{range}");
+            let content_range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
+            assert_eq!(answer.field("content-range"), Some(&*content_range));
+            assert_eq!(answer.content, whole[part.clone()], "{range}");
+            assert_eq!(answer.field("content-type"), Some("application/octet-stream"));
+            assert_eq!(answer.field("docker-content-digest"), Some(&*world.blob));
+            assert_eq!(answer.field("etag"), Some(&*format!("\"{}\"", world.blob)));
+        }
+    }
+}
+
+#[test]
+fn a_range_that_cannot_be_had_is_416_with_the_size() {
+    let world = World::new();
+    let size = world.layer.len();
+    for range in [
+        format!("bytes={size}-"), format!("bytes={size}-{size}"), "bytes=500-0".into(), "bytes=5-4".into(),
+        "bytes=-0".into(), "bytes=1180591620717411303424-".into(), "bytes=18446744073709551615-18446744073709551615".into(),
+    ] {
+        let answer = world.ask(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[&format!("Range: {range}")]);
+        assert_eq!(answer.status, 416, "{range}");
+        assert_eq!(answer.field("content-range"), Some(&*format!("bytes */{size}")));
+    }
+}
+
+#[test]
+fn a_range_that_does_not_count_is_200_and_whole() {
+    let world = World::new();
+    let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
+    for fields in [
+        &["Range: bytes=0-1,5-6"][..], &["Range: lines=0-1"], &["Range: bytes"], &["Range: bytes="], &["Range: bytes=-"],
+        &["Range: bytes=a-b"], &["Range: bytes=+1-2"], &["Range: bytes=1-+2"], &["Range: bytes=1"], &["Range: bytes=0x1-2"],
+        &["Range: bytes=0-1", "Range: bytes=5-6"],
+        &["Range: bytes=0-1", "If-Range: \"sha256:0\""],
+        &["Range: bytes=0-1", "If-Range: Sun, 06 Nov 1994 08:49:37 GMT"],
+        &["Range: bytes=0-1", &format!("If-Range: W/\"{}\"", world.blob)],
+        &["If-Range: \"sha256:0\""],
+    ] {
+        assert_eq!(world.content(&line, fields).content, world.layer, "{fields:?}");
+    }
+    // Range has a meaning with GET alone.
+    let head = world.ask(&line.replace("GET", "HEAD"), &["Range: bytes=0-1"]);
+    assert_eq!((head.status, head.content_length()), (200, world.layer.len()));
+}
+
+#[test]
+fn manifests_have_ranges_too() {
+    let world = World::new();
+    let whole = world.content("GET /v2/quinistry/manifests/latest", &[]);
+    let part = world.ask("GET /v2/quinistry/manifests/latest", &["Range: bytes=0-9"]);
+    assert_eq!((part.status, &*part.content), (206, &whole.content[..10]));
+    assert_eq!(part.field("content-type"), Some(DOCKER));
+}
+
+#[test]
+fn who_has_the_content_is_told_that_it_is_the_same() {
+    let world = World::new();
+    for (path, digest) in [
+        ("manifests/latest".to_owned(), &world.manifest),
+        (format!("manifests/{}", world.manifest), &world.manifest),
+        (format!("blobs/{}", world.blob), &world.blob),
+    ] {
+        let line = format!("GET /v2/quinistry/{path}");
+        for tag in [format!("\"{digest}\""), format!("W/\"{digest}\""), format!("\"x\", \"{digest}\""), "*".into()] {
+            // If-None-Match has precedence over Range.
+            for more in [&[][..], &["Range: bytes=0-0"], &["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"]] {
+                let tag = format!("If-None-Match: {tag}");
+                let fields = [&[&*tag], more].concat();
+                let answer = world.ask(&line, &fields);
+                assert_eq!(answer.status, 304, "{fields:?}");
+                assert!(answer.content.is_empty());
+                assert_eq!(answer.field("etag"), Some(&*format!("\"{digest}\"")));
+                assert_eq!(answer.field("content-length").or(answer.field("content-type")), None);
+            }
+        }
+        for field in ["If-None-Match: \"sha256:0\"", "If-None-Match: ", &format!("If-None-Match: {digest}"),
+                      "If-Modified-Since: Sun, 06 Nov 2094 08:49:37 GMT", &format!("If-Match: \"{digest}\""), "If-Match: *"] {
+            assert_eq!(world.ask(&line, &[field]).status, 200, "{field}");
+        }
+        assert_eq!(world.ask(&line, &["If-Match: \"sha256:0\""]).status, 412);
+    }
+    // Where the answer would not be a success, the condition has nothing to say.
+    assert_eq!(world.ask("GET /v2/quinistry/manifests/nonesuch", &["If-None-Match: *"]).status, 404);
+}
+
+#[test]
+fn tags_are_listed_in_order_and_page_by_page() {
+    let world = World::new();
+    for (query, tags, next) in [
+        ("", &[VERSION, "latest"][..], None),
+        ("?n=10000", &[VERSION, "latest"], None),
+        ("?n=99999999999999999999999999", &[VERSION, "latest"], None),
+        ("?n=2", &[VERSION, "latest"], None),
+        ("?n=0", &[], None),
+        ("?n=1", &[VERSION], Some(format!("</v2/x/quinistry/tags/list?n=1&last={VERSION}>; rel=\"next\""))),
+        (&format!("?n=1&last={VERSION}"), &["latest"], None),
+        ("?last=a", &["latest"], None),
+        ("?last=latest", &[], None),
+        ("?last=zzz&n=1", &[], None),
+    ] {
+        let answer = world.ask(&format!("GET /v2/x/quinistry/tags/list{query}"), &[]);
+        assert_eq!(answer.status, 200, "{query}");
+        assert_eq!(answer.field("content-type"), Some("application/json"));
+        assert_eq!(answer.json(), serde_json::json!({ "name": "x/quinistry", "tags": tags }), "{query}");
+        assert_eq!(answer.field("link"), next.as_deref(), "{query}");
+    }
+    for query in ["n=abc", "n=-1", "n=", "n=1.5", "n=%31x", "n"] {
+        let answer = world.ask(&format!("GET /v2/quinistry/tags/list?{query}"), &[]);
+        assert_eq!((answer.status, &*answer.error_code()), (400, "PAGINATION_NUMBER_INVALID"), "{query}");
+    }
+}
+
+#[test]
+fn nothing_refers_to_anything_and_that_is_an_index() {
+    let world = World::new();
+    let sha512 = format!("sha512:{}", "0".repeat(128));
+    for digest in [&world.manifest, &world.blob, &sha512] {
+        let line = format!("GET /v2/quinistry/referrers/{digest}");
+        let answer = world.ask(&line, &[]);
+        assert_eq!((answer.status, answer.field("content-type")), (200, Some(INDEX)));
+        let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] });
+        assert_eq!(answer.json(), empty);
+        assert_eq!(answer.field("oci-filters-applied"), None);
+        let filtered = world.ask(&format!("{line}?artifactType=application%2Fspdx"), &[]);
+        assert_eq!(filtered.json(), empty);
+        assert_eq!(filtered.field("oci-filters-applied"), Some("artifactType"));
+    }
+}
+
+#[test]
+fn the_catalog_has_one_repository() {
+    let world = World::new();
+    let repositories = |query| world.ask(&format!("GET /v2/_catalog{query}"), &[]).json();
+    assert_eq!(repositories(""), serde_json::json!({ "repositories": ["quinistry"] }));
+    assert_eq!(repositories("?n=100"), serde_json::json!({ "repositories": ["quinistry"] }));
+    assert_eq!(repositories("?last=quinistry"), serde_json::json!({ "repositories": [] }));
+}
+
+#[test]
+fn every_write_is_refused_with_a_reason() {
+    let world = World::new();
+    let digest = world.blob.clone();
+    for line in [
+        "POST /v2/quinistry/blobs/uploads/", "PATCH /v2/quinistry/blobs/uploads/1", "PUT /v2/quinistry/manifests/latest",
+        "PUT /v2/quinistry/blobs/uploads/1?digest=sha256:0", "DELETE /v2/quinistry/manifests/latest",
+        &format!("DELETE /v2/quinistry/blobs/{digest}"), "DELETE /v2/quinistry/tags/latest",
+        "POST /v2/alpine/blobs/uploads/", "POST /v2/quinistry/blobs/uploads/?mount=sha256:0&from=x",
+        "TRACE /", "OPTIONS *", "OPTIONS /v2/", "CONNECT localhost:8080",
+    ] {
+        for field in [&["Content-Length: 5"][..], &["Transfer-Encoding: chunked"], &["Expect: 100-continue", "Content-Length: 9"], &[]] {
+            let answer = world.ask(line, field);
+            assert_eq!((answer.status, &*answer.error_code()), (405, "UNSUPPORTED"), "{line}");
+            assert_eq!(answer.field("allow"), Some("GET, HEAD"));
+            assert!(common::lossy(&answer.content).contains("read-only"));
+        }
+    }
+    for line in ["get /v2/", "BREW /v2/", "PROPFIND /"] {
+        assert_eq!(world.ask(line, &[]).status, 501, "{line}");
+    }
+    assert_eq!(world.ask("GET /v2/", &["Transfer-Encoding: chunked"]).status, 411);
+}
