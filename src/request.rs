@@ -380,8 +380,7 @@ impl<'b> Target<'b> {
                 if authority.is_empty() || !is_authority(authority) {
                     return Err(bad("the target's authority is not a host and a port"));
                 }
-                // RFC 9110 section 4.2.3: an empty path is the same as `/`.
-                (Some(authority), if path.is_empty() { "/" } else { path })
+                (Some(authority), path)
             }
             _ => return Err(bad("the target is neither a path nor an http URI")),
         };
@@ -392,6 +391,8 @@ impl<'b> Target<'b> {
         if !is_percent_encoded(path) || !query.is_none_or(is_percent_encoded) {
             return Err(bad("a percent sign in the target is not followed by two hexadecimal digits"));
         }
+        // RFC 9110 section 4.2.3: an empty path is the same as `/`.
+        let path = if path.is_empty() { "/" } else { path };
         Ok(Self { authority, path: percent_decode(path), query })
     }
 }

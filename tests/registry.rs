@@ -123,9 +123,16 @@ fn a_tag_means_the_docker_manifest_unless_only_the_ocis_will_do() {
     let docker_list = "application/vnd.docker.distribution.manifest.list.v2+json";
     let both = format!("Accept: {DOCKER}, {docker_list}, {OCI}, {INDEX}");
     // Docker 28 sends six lines; containerd one joined list; skopeo a line of each.
-    let lines: Vec<String> =
-        [DOCKER, docker_list, INDEX, OCI, "application/vnd.docker.distribution.manifest.v1+prettyjws", "application/json"]
-            .map(|media_type| format!("Accept: {media_type}")).to_vec();
+    let lines: Vec<String> = [
+        DOCKER,
+        docker_list,
+        INDEX,
+        OCI,
+        "application/vnd.docker.distribution.manifest.v1+prettyjws",
+        "application/json",
+    ]
+    .map(|media_type| format!("Accept: {media_type}"))
+    .to_vec();
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
     let cases: [(&[&str], &str); 12] = [
         (&[], DOCKER),
@@ -155,7 +162,9 @@ fn a_tag_means_the_docker_manifest_unless_only_the_ocis_will_do() {
 fn a_digest_means_its_own_bytes_whatever_is_accepted() {
     let world = World::new();
     for (digest, media_type) in [(&world.manifest, DOCKER), (&world.oci_manifest, OCI)] {
-        for accept in ["Accept: */*", &format!("Accept: {DOCKER}"), &format!("Accept: {OCI}"), "Accept: text/html"] {
+        for accept in
+            ["Accept: */*", &format!("Accept: {DOCKER}"), &format!("Accept: {OCI}"), "Accept: text/html"]
+        {
             for digest in [digest.clone(), digest.replace(':', "%3A"), digest.replace(':', "%3a")] {
                 let answer = world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[accept]);
                 assert_eq!(answer.field("content-type"), Some(media_type));
@@ -202,13 +211,32 @@ fn any_namespace_and_any_unknown_query_lead_to_the_same_image() {
 fn there_is_one_way_to_every_path() {
     let world = World::new();
     for line in [
-        "GET //", "GET /v2//", "GET /v2/./", "GET /v2/../v2/", "GET //v2/", "GET /favicon.ico", "GET /v1/", "GET /V2/",
-        "GET /v2/quinistry", "GET /v2/quinistry/", "GET /v2/quinistry/manifests", "GET /v2/quinistry/manifests/latest/",
-        "GET /v2//quinistry/manifests/latest", "GET /v2/quinistry//manifests/latest", "GET /v2/./quinistry/manifests/latest",
-        "GET /v2/x/../quinistry/manifests/latest", "GET /v2/x/%2e%2e/quinistry/manifests/latest",
-        "GET /v2/x%2Fquinistry/manifests/latest", "GET /v2/quinistry%2Fmanifests%2Flatest", "GET /v2/manifests/latest",
-        "GET /v2/quinistry/tags/list/", "GET /v2/quinistry/tags/", "GET /v2/quinistry/tags/lists", "GET /v2/_catalog/",
-        "GET /v2/quinistry/blobs/uploads/", "GET /v2/quinistry/blobs/uploads/1234",
+        "GET //",
+        "GET /v2//",
+        "GET /v2/./",
+        "GET /v2/../v2/",
+        "GET //v2/",
+        "GET /favicon.ico",
+        "GET /v1/",
+        "GET /V2/",
+        "GET /v2/quinistry",
+        "GET /v2/quinistry/",
+        "GET /v2/quinistry/manifests",
+        "GET /v2/quinistry/manifests/latest/",
+        "GET /v2//quinistry/manifests/latest",
+        "GET /v2/quinistry//manifests/latest",
+        "GET /v2/./quinistry/manifests/latest",
+        "GET /v2/x/../quinistry/manifests/latest",
+        "GET /v2/x/%2e%2e/quinistry/manifests/latest",
+        "GET /v2/x%2Fquinistry/manifests/latest",
+        "GET /v2/quinistry%2Fmanifests%2Flatest",
+        "GET /v2/manifests/latest",
+        "GET /v2/quinistry/tags/list/",
+        "GET /v2/quinistry/tags/",
+        "GET /v2/quinistry/tags/lists",
+        "GET /v2/_catalog/",
+        "GET /v2/quinistry/blobs/uploads/",
+        "GET /v2/quinistry/blobs/uploads/1234",
     ] {
         assert_eq!(world.ask(line, &[]).status, 404, "{line}");
     }
@@ -285,10 +313,16 @@ fn a_range_that_cannot_be_had_is_416_with_the_size() {
     let world = World::new();
     let size = world.layer.len();
     for range in [
-        format!("bytes={size}-"), format!("bytes={size}-{size}"), "bytes=500-0".into(), "bytes=5-4".into(),
-        "bytes=-0".into(), "bytes=1180591620717411303424-".into(), "bytes=18446744073709551615-18446744073709551615".into(),
+        format!("bytes={size}-"),
+        format!("bytes={size}-{size}"),
+        "bytes=500-0".into(),
+        "bytes=5-4".into(),
+        "bytes=-0".into(),
+        "bytes=1180591620717411303424-".into(),
+        "bytes=18446744073709551615-18446744073709551615".into(),
     ] {
-        let answer = world.ask(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[&format!("Range: {range}")]);
+        let answer =
+            world.ask(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[&format!("Range: {range}")]);
         assert_eq!(answer.status, 416, "{range}");
         assert_eq!(answer.field("content-range"), Some(&*format!("bytes */{size}")));
     }
@@ -299,8 +333,16 @@ fn a_range_that_does_not_count_is_200_and_whole() {
     let world = World::new();
     let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
     for fields in [
-        &["Range: bytes=0-1,5-6"][..], &["Range: lines=0-1"], &["Range: bytes"], &["Range: bytes="], &["Range: bytes=-"],
-        &["Range: bytes=a-b"], &["Range: bytes=+1-2"], &["Range: bytes=1-+2"], &["Range: bytes=1"], &["Range: bytes=0x1-2"],
+        &["Range: bytes=0-1,5-6"][..],
+        &["Range: lines=0-1"],
+        &["Range: bytes"],
+        &["Range: bytes="],
+        &["Range: bytes=-"],
+        &["Range: bytes=a-b"],
+        &["Range: bytes=+1-2"],
+        &["Range: bytes=1-+2"],
+        &["Range: bytes=1"],
+        &["Range: bytes=0x1-2"],
         &["Range: bytes=0-1", "Range: bytes=5-6"],
         &["Range: bytes=0-1", "If-Range: \"sha256:0\""],
         &["Range: bytes=0-1", "If-Range: Sun, 06 Nov 1994 08:49:37 GMT"],
@@ -332,9 +374,13 @@ fn who_has_the_content_is_told_that_it_is_the_same() {
         (format!("blobs/{}", world.blob), &world.blob),
     ] {
         let line = format!("GET /v2/quinistry/{path}");
-        for tag in [format!("\"{digest}\""), format!("W/\"{digest}\""), format!("\"x\", \"{digest}\""), "*".into()] {
+        for tag in
+            [format!("\"{digest}\""), format!("W/\"{digest}\""), format!("\"x\", \"{digest}\""), "*".into()]
+        {
             // If-None-Match has precedence over Range.
-            for more in [&[][..], &["Range: bytes=0-0"], &["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"]] {
+            for more in
+                [&[][..], &["Range: bytes=0-0"], &["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"]]
+            {
                 let tag = format!("If-None-Match: {tag}");
                 let fields = [&[&*tag], more].concat();
                 let answer = world.ask(&line, &fields);
@@ -344,8 +390,14 @@ fn who_has_the_content_is_told_that_it_is_the_same() {
                 assert_eq!(answer.field("content-length").or(answer.field("content-type")), None);
             }
         }
-        for field in ["If-None-Match: \"sha256:0\"", "If-None-Match: ", &format!("If-None-Match: {digest}"),
-                      "If-Modified-Since: Sun, 06 Nov 2094 08:49:37 GMT", &format!("If-Match: \"{digest}\""), "If-Match: *"] {
+        for field in [
+            "If-None-Match: \"sha256:0\"",
+            "If-None-Match: ",
+            &format!("If-None-Match: {digest}"),
+            "If-Modified-Since: Sun, 06 Nov 2094 08:49:37 GMT",
+            &format!("If-Match: \"{digest}\""),
+            "If-Match: *",
+        ] {
             assert_eq!(world.ask(&line, &[field]).status, 200, "{field}");
         }
         assert_eq!(world.ask(&line, &["If-Match: \"sha256:0\""]).status, 412);
@@ -412,13 +464,26 @@ fn every_write_is_refused_with_a_reason() {
     let world = World::new();
     let digest = world.blob.clone();
     for line in [
-        "POST /v2/quinistry/blobs/uploads/", "PATCH /v2/quinistry/blobs/uploads/1", "PUT /v2/quinistry/manifests/latest",
-        "PUT /v2/quinistry/blobs/uploads/1?digest=sha256:0", "DELETE /v2/quinistry/manifests/latest",
-        &format!("DELETE /v2/quinistry/blobs/{digest}"), "DELETE /v2/quinistry/tags/latest",
-        "POST /v2/alpine/blobs/uploads/", "POST /v2/quinistry/blobs/uploads/?mount=sha256:0&from=x",
-        "TRACE /", "OPTIONS *", "OPTIONS /v2/", "CONNECT localhost:8080",
+        "POST /v2/quinistry/blobs/uploads/",
+        "PATCH /v2/quinistry/blobs/uploads/1",
+        "PUT /v2/quinistry/manifests/latest",
+        "PUT /v2/quinistry/blobs/uploads/1?digest=sha256:0",
+        "DELETE /v2/quinistry/manifests/latest",
+        &format!("DELETE /v2/quinistry/blobs/{digest}"),
+        "DELETE /v2/quinistry/tags/latest",
+        "POST /v2/alpine/blobs/uploads/",
+        "POST /v2/quinistry/blobs/uploads/?mount=sha256:0&from=x",
+        "TRACE /",
+        "OPTIONS *",
+        "OPTIONS /v2/",
+        "CONNECT localhost:8080",
     ] {
-        for field in [&["Content-Length: 5"][..], &["Transfer-Encoding: chunked"], &["Expect: 100-continue", "Content-Length: 9"], &[]] {
+        for field in [
+            &["Content-Length: 5"][..],
+            &["Transfer-Encoding: chunked"],
+            &["Expect: 100-continue", "Content-Length: 9"],
+            &[],
+        ] {
             let answer = world.ask(line, field);
             assert_eq!((answer.status, &*answer.error_code()), (405, "UNSUPPORTED"), "{line}");
             assert_eq!(answer.field("allow"), Some("GET, HEAD"));

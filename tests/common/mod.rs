@@ -68,8 +68,9 @@ impl Server {
     pub fn wait_for_log(&self, text: &str) -> String {
         let (log, changed) = &*self.log;
         let guard = log.lock().expect("no panic while held");
-        let (log, outcome) =
-            changed.wait_timeout_while(guard, PATIENCE, |log| !log.contains(text)).expect("no panic while held");
+        let (log, outcome) = changed
+            .wait_timeout_while(guard, PATIENCE, |log| !log.contains(text))
+            .expect("no panic while held");
         assert!(!outcome.timed_out(), "no line with {text:?} in the log:\n{log}");
         log.clone()
     }
@@ -77,7 +78,8 @@ impl Server {
     /// The digest of the served manifest, from the log.
     pub fn manifest_digest(&self) -> String {
         let log = self.log();
-        let line = log.lines().find(|line| line.trim_start().starts_with("manifest")).expect("the manifest's line");
+        let line =
+            log.lines().find(|line| line.trim_start().starts_with("manifest")).expect("the manifest's line");
         line.split_whitespace().nth(1).expect("a digest").to_owned()
     }
 
@@ -92,7 +94,8 @@ impl Server {
 
     /// A number from /proc/PID/status, such as `VmRSS` in KiB.
     pub fn status(&self, key: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
         let line = status.lines().find(|line| line.starts_with(key)).expect("a known key");
         line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
     }
@@ -277,7 +280,11 @@ pub fn has_tool(tool: &str, arguments: &[&str]) -> bool {
         assert!(std::env::var_os("CI").is_none(), "under CI, {tool} has to be there and to work");
         let test = std::thread::current().name().unwrap_or("a test").to_owned();
         // Past the capture of the test harness, which would hide it.
-        let _ = writeln!(io::stderr().lock(), "\n*** SKIPPED {test}: `{tool} {}` does not work here ***", arguments.join(" "));
+        let _ = writeln!(
+            io::stderr().lock(),
+            "\n*** SKIPPED {test}: `{tool} {}` does not work here ***",
+            arguments.join(" ")
+        );
     }
     works
 }

@@ -1,0 +1,501 @@
+//! One connection, over a transport whose every accident is scripted and with a clock that is told
+//! what time it is.
+//!
+//! The model is simple: whatever the transport does (short reads, short writes, no room, interrupts,
+//! anywhere), the client must receive what it would have received had all gone well, as long as its
+//! bytes arrive at all. Only time and a broken transport may end a connection early.
+
+mod common;
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use common::{Answer, find, request, sample};
+use proptest::prelude::*;
+use quinistry::clock::Clock;
+use quinistry::connection::{
+    BYTES_PER_TURN, Buffers, Connection, Context, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE,
+    MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, STALL_PATIENCE, Transport,
+};
+use quinistry::image::Image;
+use quinistry::log::Log;
+use quinistry::registry::Registry;
+use quinistry::request::MAX_HEAD;
+
+/// What a transport does when it is called next; after the script, it does all it is asked.
+#[derive(Clone, Copy, Debug)]
+enum Act {
+    /// Up to so many bytes pass.
+    Bytes(usize),
+    Block,
+    Interrupt,
+    Break,
+}
+
+struct Script {
+    input: Vec<u8>,
+    /// Whether the client has stopped sending after its input; else a read blocks there.
+    ends: bool,
+    acts: Vec<Act>,
+    output: Vec<u8>,
+    layer: Vec<u8>,
+    finished: bool,
+    unacknowledged: u64,
+    calls: usize,
+}
+
+impl Script {
+    fn next(&mut self, wanted: usize) -> io::Result<usize> {
+        self.calls += 1;
+        match self.acts.pop() {
+            None => Ok(wanted),
+            Some(Act::Bytes(count)) => Ok(count.min(wanted)),
+            Some(Act::Block) => Err(ErrorKind::WouldBlock.into()),
+            Some(Act::Interrupt) => Err(ErrorKind::Interrupted.into()),
+            Some(Act::Break) => Err(ErrorKind::ConnectionReset.into()),
+        }
+    }
+}
+
+impl Transport for Script {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        assert!(!buffer.is_empty(), "a read for nothing looks like the end");
+        if self.input.is_empty() {
+            return if self.ends { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
+        }
+        let count = self.next(buffer.len().min(self.input.len()))?;
+        buffer[..count].copy_from_slice(&self.input[..count]);
+        self.input.drain(..count);
+        Ok(count)
+    }
+
+    fn write(&mut self, bytes: &[u8], _more: bool) -> io::Result<usize> {
+        assert!(!self.finished, "nothing is written after the end");
+        let count = self.next(bytes.len())?;
+        self.output.extend_from_slice(&bytes[..count]);
+        Ok(count)
+    }
+
+    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize> {
+        assert!(!self.finished, "nothing is written after the end");
+        let count = self.next((part.end - part.start) as usize)?;
+        let start = part.start as usize;
+        self.output.extend_from_slice(&self.layer[start..start + count]);
+        Ok(count)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.finished = true;
+        Ok(())
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        self.unacknowledged
+    }
+}
+
+/// A connection with everything it needs.
+struct World {
+    registry: Registry,
+    blob: String,
+    clock: Clock,
+    log: Log,
+    buffers: Buffers,
+    connection: Connection,
+    transport: Script,
+    stopping: bool,
+}
+
+impl World {
+    fn new(input: impl AsRef<[u8]>) -> Self {
+        let (image, layer) = sample::packed();
+        let Image { layer: descriptor, .. } = &image;
+        let blob = descriptor.digest.to_string();
+        let clock = Clock::at(Instant::now(), Duration::from_secs(784_111_777));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        Self {
+            registry: Registry::new(image),
+            blob,
+            connection: Connection::new(peer, clock.now),
+            clock,
+            log: Log::new(false),
+            buffers: Buffers::default(),
+            transport: Script {
+                input: input.as_ref().to_vec(),
+                ends: false,
+                acts: Vec::new(),
+                output: Vec::new(),
+                layer,
+                finished: false,
+                unacknowledged: 0,
+                calls: 0,
+            },
+            stopping: false,
+        }
+    }
+
+    fn turn(&mut self) -> Next {
+        self.happen(Connection::turn)
+    }
+
+    fn happen(&mut self, what: fn(&mut Connection, &mut Script, &mut Context<'_>) -> Next) -> Next {
+        let mut context = Context {
+            registry: &self.registry,
+            clock: &self.clock,
+            log: &mut self.log,
+            buffers: &mut self.buffers,
+            stopping: self.stopping,
+        };
+        what(&mut self.connection, &mut self.transport, &mut context)
+    }
+
+    /// Gives it turns until it has nothing to do, as a server would.
+    fn run(&mut self) -> Next {
+        for _ in 0..100_000 {
+            let calls = self.transport.calls;
+            match self.turn() {
+                // A scripted block passes; a real one lasts until more input comes.
+                Next::Wait if self.transport.calls == calls => return Next::Wait,
+                Next::Close => return Next::Close,
+                Next::Wait | Next::Again => {}
+            }
+        }
+        panic!("it never came to rest");
+    }
+
+    fn receive(&mut self, input: impl AsRef<[u8]>) -> Next {
+        self.transport.input.extend_from_slice(input.as_ref());
+        self.run()
+    }
+
+    /// Lets time pass, as far as the deadline and no further.
+    fn wait_for_deadline(&mut self, patience: Duration) -> Next {
+        let (deadline, just_before) = (self.connection.deadline(), Duration::from_nanos(1));
+        assert_eq!(deadline, self.clock.now + patience, "the deadline");
+        let since_epoch = Duration::from_secs(784_111_777);
+        self.clock = Clock::at(deadline.checked_sub(just_before).expect("a later time"), since_epoch);
+        assert_eq!(self.happen(Connection::expire), Next::Wait, "not before its time");
+        self.clock = Clock::at(deadline, since_epoch);
+        self.happen(Connection::expire)
+    }
+
+    fn answers(&self) -> Vec<Answer> {
+        answers(&self.transport.output)
+    }
+}
+
+/// Takes a stream of answers apart, which has to have nothing left over. None is one to HEAD.
+fn answers(mut bytes: &[u8]) -> Vec<Answer> {
+    let mut answers = Vec::new();
+    while !bytes.is_empty() {
+        let end = find(bytes, b"\r\n\r\n").expect("a complete head") + 4;
+        let mut answer = Answer::from_head(&bytes[..end]);
+        let length = if answer.status == 304 { 0 } else { answer.content_length() };
+        answer.content = bytes[end..end + length].to_vec();
+        bytes = &bytes[end + length..];
+        answers.push(answer);
+    }
+    answers
+}
+
+fn manifest() -> String {
+    request("GET /v2/quinistry/manifests/latest", &[])
+}
+
+#[test]
+fn requests_are_answered_in_order_and_the_connection_goes_on() {
+    let mut world = World::new("");
+    let layer = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]);
+    let three = request("GET /v2/", &[]) + &layer + &manifest();
+    assert_eq!(world.receive(three.repeat(40)), Next::Wait);
+    let answers = world.answers();
+    assert_eq!(answers.len(), 120);
+    for three in answers.chunks(3) {
+        assert_eq!(three[0].content, b"{}");
+        assert_eq!(three[1].content, world.transport.layer);
+        assert_eq!(three[2].status, 200);
+        assert!(three.iter().all(|answer| answer.field("connection").is_none()));
+    }
+    assert_eq!(world.connection.held(), 0, "who waits keeps no buffer");
+}
+
+#[test]
+fn a_turn_is_bounded_in_requests_and_in_bytes() {
+    let mut world = World::new(manifest().repeat(3 * REQUESTS_PER_TURN));
+    for turn in 1..=3 {
+        assert_eq!(world.turn(), Next::Again);
+        assert_eq!(world.answers().len(), turn * REQUESTS_PER_TURN);
+    }
+    assert_eq!(world.turn(), Next::Wait);
+
+    let mut world = World::new("");
+    world.transport.layer = vec![b'x'; 3 * BYTES_PER_TURN as usize + 1];
+    let (image, _) = sample::packed();
+    // A registry that believes the layer to be that large.
+    let mut image = image;
+    image.layer.size = world.transport.layer.len() as u64;
+    world.registry = Registry::new(image);
+    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
+    let mut sent = 0;
+    for _ in 0..3 {
+        assert_eq!(world.turn(), Next::Again);
+        let in_this_turn = world.transport.output.len() - sent;
+        assert!(in_this_turn <= BYTES_PER_TURN as usize + 1024, "{in_this_turn}");
+        sent = world.transport.output.len();
+    }
+    assert_eq!(world.turn(), Next::Wait);
+    assert_eq!(world.answers()[0].content, world.transport.layer);
+}
+
+#[test]
+fn a_reader_that_does_not_read_stops_the_work_not_the_memory() {
+    let mut world = World::new(manifest().repeat(1000));
+    world.transport.acts = vec![Act::Block; 100];
+    for _ in 0..50 {
+        assert_eq!(world.turn(), Next::Wait);
+        assert!(world.connection.held() < 64 * 1024, "{}", world.connection.held());
+    }
+    assert!(world.transport.input.len() > 20_000, "the rest stays in the socket");
+    assert_eq!(world.run(), Next::Wait);
+    assert_eq!(world.answers().len(), 1000);
+}
+
+#[test]
+fn old_and_polite_clients_are_closed_as_they_wish() {
+    for (bytes, connection, next) in [
+        ("GET /v2/ HTTP/1.0\r\n\r\n", Some("close"), Next::Close),
+        ("GET /v2/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Some("keep-alive"), Next::Wait),
+        ("GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", Some("close"), Next::Close),
+        ("GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", None, Next::Wait),
+    ] {
+        let mut world = World::new(bytes);
+        assert_eq!(world.run(), next, "{bytes}");
+        let answers = world.answers();
+        assert_eq!((answers.len(), answers[0].status), (1, 200));
+        assert_eq!(answers[0].field("connection"), connection);
+    }
+}
+
+#[test]
+fn what_follows_the_last_request_is_never_answered() {
+    let smuggled = manifest();
+    for bytes in [
+        format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n{smuggled}"),
+        format!("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{smuggled}", smuggled.len()),
+        format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n{smuggled}", smuggled.len()),
+        format!("POST /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"),
+        format!(
+            "GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n{smuggled}"
+        ),
+        format!("GET /v2/ HTTP/1.1\r\nHost : x\r\n\r\n{smuggled}"),
+        format!("\x16\x03\x01{smuggled}"),
+        format!("HEAD /v2/ HTTP/1.1\r\n\r\n{smuggled}"),
+    ] {
+        let mut world = World::new(&bytes);
+        assert_eq!(world.run(), Next::Wait, "it lingers: {bytes:?}");
+        assert!(world.transport.finished && world.transport.input.is_empty(), "{bytes:?}");
+        let output = &world.transport.output;
+        assert_eq!(output.windows(9).filter(|window| window == b"HTTP/1.1 ").count(), 1, "{bytes:?}");
+        assert!(find(output, b"\r\nConnection: close\r\n").is_some());
+        assert!(find(output, b"quinistry").is_none());
+        if bytes.starts_with("HEAD") {
+            assert!(output.ends_with(b"\r\n\r\n"), "an answer to HEAD has no content");
+        }
+        // The client closes, and so do we.
+        world.transport.ends = true;
+        assert_eq!(world.turn(), Next::Close);
+    }
+}
+
+#[test]
+fn a_client_that_has_said_all_is_still_answered() {
+    let mut world = World::new(manifest().repeat(3));
+    world.transport.ends = true;
+    assert_eq!(world.run(), Next::Close);
+    assert_eq!(world.answers().len(), 3);
+    // Half a request and the end is nothing to answer.
+    let mut world = World::new(&manifest()[..30]);
+    world.transport.ends = true;
+    assert_eq!((world.run(), world.transport.output.len()), (Next::Close, 0));
+}
+
+#[test]
+fn silence_is_closed_silently() {
+    let mut world = World::new("");
+    assert_eq!(world.turn(), Next::Wait);
+    assert_eq!(world.wait_for_deadline(HEAD_PATIENCE), Next::Close);
+    assert!(world.transport.output.is_empty());
+
+    let mut world = World::new(manifest());
+    assert_eq!(world.turn(), Next::Wait);
+    let sent = world.transport.output.len();
+    assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), Next::Close);
+    assert_eq!(world.transport.output.len(), sent);
+}
+
+#[test]
+fn a_head_that_takes_too_long_is_408_however_busy_it_looks() {
+    let mut world = World::new("");
+    assert_eq!(world.receive("GET /v2/ HT"), Next::Wait);
+    let deadline = world.connection.deadline();
+    for byte in "TP/1.1\r\nX: ".bytes() {
+        world.clock = Clock::at(world.clock.now + Duration::from_millis(500), Duration::ZERO);
+        assert_eq!(world.receive([byte]), Next::Wait);
+        assert_eq!(world.connection.deadline(), deadline, "no byte buys time");
+    }
+    world.clock = Clock::at(deadline, Duration::ZERO);
+    assert_eq!(world.happen(Connection::expire), Next::Wait);
+    assert_eq!(world.answers()[0].status, 408);
+    assert!(world.transport.finished);
+}
+
+#[test]
+fn a_slow_reader_lives_and_a_stopped_one_does_not() {
+    let mut world = World::new("");
+    world.transport.acts = vec![Act::Block, Act::Bytes(100), Act::Bytes(1000)];
+    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
+    assert_eq!(world.turn(), Next::Wait);
+    // The socket takes nothing for hours, but what it holds is being acknowledged.
+    for left in (0..200).rev() {
+        world.transport.unacknowledged = left;
+        assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait, "{left}");
+    }
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Close);
+}
+
+#[test]
+fn lingering_ends() {
+    let malformed = "GET / HTTP/1.1\r\nHost : x\r\n\r\n";
+    // In silence,
+    let mut world = World::new(malformed);
+    assert_eq!(world.run(), Next::Wait);
+    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Close);
+    // in spite of a trickle,
+    let mut world = World::new(malformed);
+    assert_eq!(world.run(), Next::Wait);
+    let end = world.clock.now + MAX_LINGER;
+    while world.connection.deadline() < end {
+        world.clock = Clock::at(world.clock.now + LINGER_PATIENCE / 2, Duration::ZERO);
+        assert_eq!(world.receive("x"), Next::Wait);
+    }
+    world.clock = Clock::at(end, Duration::ZERO);
+    assert_eq!(world.happen(Connection::expire), Next::Close);
+    // and in a flood.
+    let mut world = World::new(malformed);
+    assert_eq!(world.run(), Next::Wait);
+    assert_eq!(world.receive(vec![b'x'; MAX_DISCARDED]), Next::Wait);
+    assert_eq!(world.receive(vec![b'x'; 2 * MAX_HEAD]), Next::Close);
+}
+
+#[test]
+fn a_server_that_stops_closes_who_waits_and_finishes_what_it_began() {
+    for input in [String::new(), manifest(), manifest() + "GET /"] {
+        let mut world = World::new(&input);
+        world.turn();
+        assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Close, "{input}");
+    }
+    // An answer that the client has not taken yet: our end is closed, but not before it is sent.
+    let mut world = World::new(manifest());
+    world.turn();
+    world.transport.unacknowledged = 500;
+    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Wait);
+    assert!(world.transport.finished);
+    // A download is completed, and is then the last.
+    let mut world = World::new("");
+    world.transport.input =
+        (request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]) + &manifest()).into_bytes();
+    world.transport.acts = vec![Act::Block, Act::Bytes(5000), Act::Bytes(1000)];
+    assert_eq!(world.turn(), Next::Wait);
+    world.stopping = true;
+    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Wait);
+    assert_eq!(world.run(), Next::Wait);
+    assert!(world.transport.finished);
+    let answers = world.answers();
+    assert_eq!((answers.len(), &answers[0].content), (1, &world.transport.layer));
+}
+
+#[test]
+fn a_layer_that_ends_early_breaks_the_connection_not_the_server() {
+    let mut world = World::new("");
+    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
+    world.transport.acts = vec![Act::Bytes(0), Act::Bytes(10_000), Act::Bytes(1000), Act::Bytes(1000)];
+    assert_eq!(world.turn(), Next::Close);
+}
+
+/// Requests of every kind that leaves the connection open.
+fn requests(blob: &str) -> Vec<String> {
+    vec![
+        manifest(),
+        request("GET /v2/", &[]),
+        request("GET /v2/quinistry/manifests/nonesuch", &[]),
+        request("POST /v2/quinistry/blobs/uploads/", &["Content-Length: 0"]),
+        request(&format!("GET /v2/quinistry/blobs/{blob}"), &[]),
+        request(&format!("GET /v2/quinistry/blobs/{blob}"), &["Range: bytes=100-4999"]),
+        request("GET /v2/quinistry/manifests/latest", &["If-None-Match: *"]),
+        format!("\r\n{}", request("GET /v2/quinistry/tags/list", &[])),
+    ]
+}
+
+/// Requests after which it closes.
+const LAST: [&str; 5] = [
+    "",
+    "GET /v2/ HTTP/1.0\r\n\r\n",
+    "BREW / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nsugar",
+    "GET / HTTP/1.1\n\n",
+    "\x16\x03\x01\x02",
+];
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        4 => (1_usize..50).prop_map(Act::Bytes),
+        4 => (50_usize..20_000).prop_map(Act::Bytes),
+        2 => Just(Act::Block),
+        1 => Just(Act::Interrupt),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_accident_of_the_transport_changes_what_arrives(
+        kinds in proptest::collection::vec(0_usize..8, 1..20),
+        last in 0_usize..LAST.len(),
+        acts in proptest::collection::vec(act(), 0..300),
+        ends in any::<bool>(),
+    ) {
+        let mut undisturbed = World::new("");
+        let of_each_kind = requests(&undisturbed.blob);
+        let input: String = kinds.iter().map(|&kind| &*of_each_kind[kind]).chain([LAST[last]]).collect();
+        undisturbed.receive(&input);
+
+        let mut disturbed = World::new(&input);
+        disturbed.transport.acts = acts;
+        disturbed.transport.ends = ends;
+        let next = disturbed.run();
+        prop_assert_eq!(&disturbed.transport.output, &undisturbed.transport.output);
+        prop_assert_eq!(next == Next::Close, ends || last == 1);
+        let expected = kinds.len() + usize::from(last > 0);
+        prop_assert_eq!(undisturbed.answers().len(), expected);
+        prop_assert!(disturbed.connection.held() <= 4 * MAX_HEAD);
+    }
+
+    #[test]
+    fn a_broken_transport_closes_the_connection_at_once(
+        kinds in proptest::collection::vec(0_usize..8, 1..10),
+        mut acts in proptest::collection::vec(act(), 0..30),
+        at in 0_usize..30,
+    ) {
+        let mut world = World::new("");
+        let of_each_kind = requests(&world.blob);
+        world.transport.input = kinds.iter().map(|&kind| &*of_each_kind[kind]).collect::<String>().into_bytes();
+        acts.insert(at.min(acts.len()), Act::Break);
+        world.transport.acts = acts;
+        if world.run() == Next::Wait {
+            // All was said before the break.
+            prop_assert!(world.transport.input.is_empty());
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! The request parser, against everything that limits and grammar say.
+//!
+//! Every case is parsed whole, byte by byte, and with other bytes after it, and the outcome has to be
+//! the same: where a packet ends must not matter to anyone.
+
+use quinistry::request::{Body, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, Method, Rejection, Request, parse};
+
+/// What came of parsing, in a form that outlives the bytes.
+type Outcome = Result<String, (u16, &'static str)>;
+
+fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<Outcome> {
+    match parsed {
+        Ok(None) => None,
+        Ok(Some((request, length))) => Some(Ok(format!("{length} {request:?}"))),
+        Err(rejection) => Some(Err((rejection.status.code(), rejection.reason))),
+    }
+}
+
+/// Parses in one go; holds all other ways to the same outcome.
+fn outcome(bytes: &[u8]) -> Option<Outcome> {
+    let whole = describe(parse(bytes, 0));
+    let mut seen = 0;
+    let by_bytes = (1..=bytes.len()).find_map(|end| {
+        let outcome = describe(parse(&bytes[..end], seen));
+        seen = end;
+        outcome
+    });
+    assert_eq!(by_bytes, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
+    if whole.is_some() {
+        for more in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &[b'x'; 2 * MAX_HEAD]] {
+            let with_more = describe(parse(&[bytes, more].concat(), 0));
+            assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+    whole
+}
+
+fn status(bytes: impl AsRef<[u8]>) -> u16 {
+    match outcome(bytes.as_ref()) {
+        Some(Err((status, _))) => status,
+        other => panic!("{:?} should be refused: {other:?}", String::from_utf8_lossy(bytes.as_ref())),
+    }
+}
+
+fn accepted(bytes: &[u8]) -> Request<'_> {
+    assert!(
+        matches!(outcome(bytes), Some(Ok(_))),
+        "{:?}: {:?}",
+        String::from_utf8_lossy(bytes),
+        outcome(bytes)
+    );
+    let (request, length) = parse(bytes, 0).expect("no fault").expect("complete");
+    assert_eq!(length, bytes.len());
+    request
+}
+
+/// A request with these lines before its end, and a Host.
+fn with_lines(lines: &str) -> String {
+    format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
+}
+
+#[test]
+fn a_request_is_taken_apart() {
+    let bytes = b"GET /v2/quinistry/blobs/sha256%3Aab?n=1&m=%20 HTTP/1.1\r\nhost: localhost:8080\r\nAccept: a\r\nX:\r\nACCEPT:\t b \r\n\r\n";
+    let request = accepted(bytes);
+    assert_eq!((request.method, request.method_name), (Method::Get, "GET"));
+    assert_eq!(request.path, "/v2/quinistry/blobs/sha256:ab");
+    assert_eq!(request.query, Some("n=1&m=%20"));
+    assert_eq!(request.authority, Some("localhost:8080"));
+    assert_eq!(request.field_lines("accept").collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(request.field_lines("x").collect::<Vec<_>>(), [""]);
+    assert!(request.persistent && !request.is_http_1_0 && request.body == Body::None);
+}
+
+#[test]
+fn what_is_not_complete_is_not_yet_a_request() {
+    let whole = b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    for end in 0..whole.len() {
+        assert_eq!(outcome(&whole[..end]), None, "cut at {end}");
+    }
+    accepted(whole);
+}
+
+#[test]
+fn another_protocol_is_refused_at_its_first_byte() {
+    // A TLS ClientHello, SSH, SOCKS, nothing at all.
+    for bytes in [
+        &b"\x16"[..],
+        b"\x16\x03\x01\x02\x00\x01",
+        b"\0",
+        b"\x05\x01\x00",
+        b" GET",
+        b"\nGET",
+        b"\rGET",
+        b"\r\n\r\n",
+        b"\x80",
+    ] {
+        assert_eq!(status(bytes), 400);
+    }
+    assert_eq!(status("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"), 400);
+    assert_eq!(status("SSH-2.0-OpenSSH_9\r\n\r\n"), 400);
+}
+
+#[test]
+fn the_request_line_has_one_grammar() {
+    for line in [
+        "GET / HTTP/1.1 ",
+        "GET  / HTTP/1.1",
+        "GET /  HTTP/1.1",
+        "GET\t/ HTTP/1.1",
+        "GET / ",
+        "GET /",
+        "GET",
+        "G(T / HTTP/1.1",
+        "GET /a b HTTP/1.1",
+        "GET / http/1.1",
+        "GET / HTTP/1.10",
+        "GET / HTTP/1",
+        "GET / HTTP/1.",
+        "GET / HTTP/.1",
+        "GET / HTTP/1,1",
+        "GET / HTTPS/1.1",
+        "GET / HTTP/1.1\rX",
+        "GET /\r HTTP/1.1",
+        "GET /\0 HTTP/1.1",
+        "GET /é HTTP/1.1",
+        "GET /\u{7f} HTTP/1.1",
+        "GET /\" HTTP/1.1",
+        "GET /< HTTP/1.1",
+        "GET /\\ HTTP/1.1",
+        "GET /^ HTTP/1.1",
+        "GET /{ HTTP/1.1",
+        "GET /| HTTP/1.1",
+        "GET /#f HTTP/1.1",
+        "GET * HTTP/1.1",
+        "GET v2/ HTTP/1.1",
+        "GET localhost:80 HTTP/1.1",
+        "GET ftp://x/ HTTP/1.1",
+        "GET /% HTTP/1.1",
+        "GET /%4 HTTP/1.1",
+        "GET /%zz HTTP/1.1",
+        "GET /?%zz HTTP/1.1",
+        "GET http:// HTTP/1.1",
+        "GET http://:80/ HTTP/1.1",
+        "GET http://u@x/ HTTP/1.1",
+        "GET http://x:y/ HTTP/1.1",
+        "GET http://[::1/ HTTP/1.1",
+    ] {
+        assert_eq!(status(format!("{line}\r\nHost: x\r\n\r\n")), 400, "{line}");
+    }
+}
+
+#[test]
+fn versions_are_1_x_or_refused() {
+    for version in ["2.0", "9.9", "0.9", "3.0"] {
+        assert_eq!(status(format!("GET / HTTP/{version}\r\nHost: x\r\n\r\n")), 505, "{version}");
+    }
+    for version in ["1.2", "1.9"] {
+        let bytes = format!("GET / HTTP/{version}\r\nHost: x\r\n\r\n");
+        let request = accepted(bytes.as_bytes());
+        assert!(request.persistent && !request.is_http_1_0);
+    }
+}
+
+#[test]
+fn absolute_targets_are_as_good_and_their_authority_wins() {
+    for (target, path, query) in [
+        ("http://example.com/v2/", "/v2/", None),
+        ("HTTP://example.com", "/", None),
+        ("https://example.com?n=1", "/", Some("n=1")),
+        ("http://example.com/v2/?n=1", "/v2/", Some("n=1")),
+    ] {
+        let bytes = format!("GET {target} HTTP/1.1\r\nHost: other\r\n\r\n");
+        let request = accepted(bytes.as_bytes());
+        assert_eq!(request.authority, Some("example.com"));
+        assert_eq!((&*request.path, request.query), (path, query), "{target}");
+    }
+}
+
+#[test]
+fn there_is_one_valid_host() {
+    for hosts in [
+        "",
+        "Host: a\r\nHost: a\r\n",
+        "Host: a\r\nhost: b\r\n",
+        "Host: a b\r\n",
+        "Host: a/b\r\n",
+        "Host: u@a\r\n",
+        "Host: a:b\r\n",
+        "Host: :80\r\n",
+        "Host: [::1\r\n",
+        "Host: []\r\n",
+        "Host: a:80:80\r\n",
+        "Host: \u{e9}\r\n",
+        "Host: a,b c\r\n",
+    ] {
+        assert_eq!(status(format!("GET / HTTP/1.1\r\n{hosts}\r\n")), 400, "{hosts}");
+    }
+    for host in ["a", "a:80", "a:", "[::1]", "[::1]:5000", "127.0.0.1:1", "registry_1.local-x"] {
+        let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+        assert_eq!(accepted(bytes.as_bytes()).authority, Some(host));
+    }
+    assert_eq!(accepted(b"GET / HTTP/1.1\r\nHost:\r\n\r\n").authority, None);
+    assert_eq!(accepted(b"GET / HTTP/1.0\r\n\r\n").authority, None);
+    assert_eq!(status("GET / HTTP/1.0\r\nHost: a\r\nHost: a\r\n\r\n"), 400);
+}
+
+#[test]
+fn field_lines_have_one_grammar() {
+    for line in [
+        "X : y\r\n",
+        " X: y\r\n",
+        "\tX: y\r\n",
+        "X: y\r\n z\r\n",
+        "X: y\r\n\tz\r\n",
+        "X\r\n",
+        ": y\r\n",
+        "X: a\rb\r\n",
+        "X: a\0b\r\n",
+        "X: a\u{7f}\r\n",
+        "X(: y\r\n",
+        "X\u{e9}: y\r\n",
+        "X: \u{1b}[2J\r\n",
+    ] {
+        assert_eq!(status(with_lines(line)), 400, "{line:?}");
+    }
+    // Bytes beyond ASCII may stand in a value (RFC 9110 section 5.5, obs-text).
+    accepted(&[b"GET / HTTP/1.1\r\nHost: x\r\nX: ", &[0xe9][..], b"\r\n\r\n"].concat());
+}
+
+#[test]
+fn a_line_that_ends_in_lf_alone_is_refused_when_it_ends() {
+    for bytes in
+        ["GET / HTTP/1.1\n", "GET / HTTP/1.1\r\nHost: x\n", "GET / HTTP/1.1\r\nHost: x\r\n\n", "\r\nGET /\n"]
+    {
+        assert_eq!(status(bytes), 400, "{bytes:?}");
+    }
+}
+
+#[test]
+fn framing_is_clear_or_refused() {
+    for (lines, expected) in [
+        ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", 400),
+        ("Transfer-Encoding: \r\nContent-Length: 5\r\n", 400),
+        ("Content-Length: 5\r\nContent-Length: 5\r\n", 400),
+        ("Content-Length: 0\r\ncontent-length: 5\r\n", 400),
+        ("Content-Length: 5, 5\r\n", 400),
+        ("Content-Length: +5\r\n", 400),
+        ("Content-Length: -5\r\n", 400),
+        ("Content-Length: 5 5\r\n", 400),
+        ("Content-Length: 0x5\r\n", 400),
+        ("Content-Length: \r\n", 400),
+        ("Transfer-Encoding: gzip\r\n", 400),
+        ("Transfer-Encoding: chunked, gzip\r\n", 400),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n", 400),
+        ("Transfer-Encoding: chunked, chunked\r\n", 400),
+        ("Transfer-Encoding: \r\n", 400),
+        ("Transfer-Encoding: \u{b}chunked\r\n", 400),
+        ("Transfer-Encoding: xchunked\r\n", 400),
+        ("Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", 501),
+    ] {
+        assert_eq!(status(with_lines(lines)), expected, "{lines:?}");
+    }
+    assert_eq!(status("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"), 400);
+    for (lines, body) in [
+        ("", Body::None),
+        ("Content-Length: 0\r\n", Body::None),
+        ("Content-Length: 5\r\n", Body::Sized),
+        ("Content-Length: 99999999999999999999999999\r\n", Body::Sized),
+        ("Transfer-Encoding: Chunked\r\n", Body::Chunked),
+        ("Transfer-Encoding: ,chunked ,\r\n", Body::Chunked),
+    ] {
+        let bytes = with_lines(lines);
+        let request = accepted(bytes.as_bytes());
+        // After content the next request cannot be found, so there is none.
+        assert_eq!((request.body, request.persistent), (body, body == Body::None), "{lines:?}");
+    }
+}
+
+#[test]
+fn connections_persist_as_their_version_has_it() {
+    for (version, lines, persistent) in [
+        ("1.1", "", true),
+        ("1.1", "Connection: close\r\n", false),
+        ("1.1", "Connection: Upgrade, CLOSE\r\n", false),
+        ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
+        ("1.1", "Connection: closed\r\n", true),
+        ("1.0", "", false),
+        ("1.0", "Connection: Keep-Alive\r\n", true),
+        ("1.0", "Connection: keep-alive, close\r\n", false),
+    ] {
+        let bytes = format!("GET / HTTP/{version}\r\nHost: x\r\n{lines}\r\n");
+        assert_eq!(accepted(bytes.as_bytes()).persistent, persistent, "{version} {lines}");
+    }
+}
+
+#[test]
+fn limits_are_exact() {
+    // The request line.
+    let line = |length: usize| format!("GET /{} HTTP/1.1", "a".repeat(length - "GET / HTTP/1.1".len()));
+    accepted(format!("{}\r\nHost: x\r\n\r\n", line(MAX_REQUEST_LINE)).as_bytes());
+    assert_eq!(status(format!("{}\r\nHost: x\r\n\r\n", line(MAX_REQUEST_LINE + 1))), 414);
+    assert_eq!(status("A".repeat(MAX_REQUEST_LINE + 2)), 414);
+
+    // The head.
+    let head =
+        |length: usize| with_lines(&format!("X: {}\r\n", "a".repeat(length - with_lines("X: \r\n").len())));
+    accepted(head(MAX_HEAD).as_bytes());
+    assert_eq!(status(head(MAX_HEAD + 1)), 431);
+    assert_eq!(status(&head(MAX_HEAD + 100)[..MAX_HEAD]), 431);
+
+    // The number of field lines; Host is one.
+    accepted(with_lines(&"X: y\r\n".repeat(MAX_FIELDS - 1)).as_bytes());
+    assert_eq!(status(with_lines(&"X: y\r\n".repeat(MAX_FIELDS))), 431);
+}
+
+#[test]
+fn the_first_fault_decides() {
+    // Length, then grammar and version, then fields, Host, framing, target.
+    for (bytes, expected) in [
+        (format!("GET /{} HTTP/9.9\r\n\r\n", "a".repeat(MAX_REQUEST_LINE)), 414),
+        ("GET * HTTP/2.0\r\nHost : x\r\n\r\n".into(), 505),
+        ("GET * HTTP/1.1\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".into(), 400),
+        ("GET * HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n".into(), 501),
+    ] {
+        assert_eq!(status(bytes), expected);
+    }
+}
+
+#[test]
+fn methods_are_told_apart_by_case_and_never_refused_here() {
+    for (name, method) in [
+        ("HEAD", Method::Head),
+        ("POST", Method::Known),
+        ("TRACE", Method::Known),
+        ("get", Method::Unknown),
+        ("M-SEARCH", Method::Unknown),
+    ] {
+        assert_eq!(accepted(format!("{name} / HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).method, method);
+    }
+    assert_eq!(accepted(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").path, "*");
+    assert_eq!(accepted(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n").path, "x:1");
+}
+
+#[test]
+fn needless_encoding_is_undone_and_needed_encoding_stays() {
+    for (encoded, decoded) in [
+        ("/v2/%71uinistry", "/v2/quinistry"),
+        ("/%7Euser%2D%5F%2e", "/~user-_."),
+        ("/a%2Fb%2fc", "/a%2Fb%2fc"),
+        ("/%00%0d%0A%20%25%3F", "/%00%0d%0A%20%25%3F"),
+        ("/%c3%a9", "/%c3%a9"),
+    ] {
+        let bytes = format!("GET {encoded} HTTP/1.1\r\nHost: x\r\n\r\n");
+        let request = accepted(bytes.as_bytes());
+        assert_eq!((&*request.path, request.target), (decoded, encoded));
+    }
+}
