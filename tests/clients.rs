@@ -1,0 +1,185 @@
+//! Real clients pull, run, and pull from what they run.
+//!
+//! Everything here needs tools that may not be there: see `common::has_tool`. All that is pulled is
+//! ours, and everything goes through loopback addresses.
+
+mod common;
+
+use std::process::Command;
+
+use common::{Folder, Server, eventually, has_tool, lossy, run, sha256};
+
+fn docker(arguments: &[&str]) -> String {
+    run(Command::new("docker").args(arguments)).trim().to_owned()
+}
+
+fn has_docker() -> bool {
+    has_tool("docker", &["info"])
+}
+
+/// Pulls and gives the digest that docker prints.
+fn docker_pull(image: &str) -> String {
+    let output = docker(&["pull", image]);
+    let line = output.lines().find_map(|line| line.strip_prefix("Digest: "));
+    line.unwrap_or_else(|| panic!("no digest: {output}")).to_owned()
+}
+
+/// A running container, removed at the end together with its image.
+struct Container {
+    id: String,
+    image: String,
+}
+
+impl Container {
+    fn run(image: &str, options: &[&str]) -> Self {
+        let arguments = [&["run", "-d", "-p", "127.0.0.1:0:8080"], options, &[image]].concat();
+        Self { id: docker(&arguments), image: image.to_owned() }
+    }
+
+    fn inspect(&self, format: &str) -> String {
+        docker(&["inspect", "--format", format, &self.id])
+    }
+
+    /// The image that the container serves, under the name that its host has for it.
+    fn served_image(&self) -> String {
+        let published = docker(&["port", &self.id, "8080/tcp"]);
+        let port = published.lines().next().and_then(|line| line.rsplit(':').next()).expect("a port");
+        format!("localhost:{port}/quinistry")
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        for arguments in [["rm", "-f", &*self.id], ["rmi", "-f", &*self.image]] {
+            let _ = Command::new("docker").args(arguments).output();
+        }
+    }
+}
+
+#[test]
+fn docker_pulls_runs_and_pulls_again_for_three_generations() {
+    if !has_docker() {
+        return;
+    }
+    let parent = Server::start();
+    let digest = parent.manifest_digest();
+    let mut image = format!("localhost:{}/quinistry", parent.address.port());
+    let mut generations = Vec::new();
+    for generation in 1..=3 {
+        assert_eq!(docker_pull(&image), digest, "generation {generation}");
+        let locked_down = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
+        let container = Container::run(&image, &locked_down);
+        image = container.served_image();
+        eventually("the container is ready", || {
+            docker_logs(&container).contains("Listening on [::]:8080").then_some(())
+        });
+        assert!(docker_logs(&container).contains(&digest), "it packed itself to the same digest");
+        generations.push(container);
+    }
+    assert_eq!(docker_pull(&image), digest, "what the last one serves");
+    let again = docker(&["pull", &image]);
+    assert!(again.contains("Image is up to date"), "{again}");
+
+    for container in &generations {
+        // As the kernel sees it: the numeric user, and no capabilities.
+        let status = std::fs::read_to_string(format!("/proc/{}/status", container.inspect("{{.State.Pid}}")));
+        if let Ok(status) = status {
+            for line in
+                ["Uid:\t65532\t65532", "Gid:\t65532\t65532", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"]
+            {
+                assert!(status.contains(line), "{line:?} in {status}");
+            }
+        }
+        // Docker kills after that second, and the code would be 137.
+        docker(&["stop", "-t", "1", &container.id]);
+        assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+    }
+    let _ = Command::new("docker").args(["rmi", "-f", &image]).output();
+}
+
+fn docker_logs(container: &Container) -> String {
+    let output = Command::new("docker").args(["logs", &container.id]).output().expect("docker starts");
+    lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn docker_finds_the_container_healthy_and_runs_it_as_anyone() {
+    if !has_docker() {
+        return;
+    }
+    let parent = Server::start();
+    let image = format!("localhost:{}/quinistry", parent.address.port());
+    docker_pull(&image);
+    let options = ["--user", "12345:54321", "--health-interval", "1s"];
+    let container = Container::run(&image, &options);
+    eventually("docker finds it healthy", || {
+        (container.inspect("{{.State.Health.Status}}") == "healthy").then_some(())
+    });
+    docker(&["stop", "-t", "1", &container.id]);
+    assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
+}
+
+#[test]
+fn docker_push_fails_at_once_and_says_why() {
+    if !has_docker() {
+        return;
+    }
+    let server = Server::start();
+    let image = format!("localhost:{}/quinistry", server.address.port());
+    docker_pull(&image);
+    // Something that is not there yet, or docker would not even try.
+    let other = format!("{image}:other");
+    let container = docker(&["create", &image]);
+    docker(&["commit", "--change", "LABEL other=1", &container, &other]);
+    let push = Command::new("docker").args(["push", &other]).output().expect("docker starts");
+    for arguments in [["rm", "-f", &*container], ["rmi", "-f", &*other], ["rmi", "-f", &*image]] {
+        let _ = Command::new("docker").args(arguments).output();
+    }
+    let said = lossy(&push.stderr).into_owned() + &lossy(&push.stdout);
+    assert!(!push.status.success() && said.contains("read-only"), "{said}");
+    let log = server.log();
+    let writes = log.lines().filter(|line| line.contains("Refusing: P")).count();
+    assert!(writes <= 2, "docker does not try again and again: {log}");
+}
+
+#[test]
+fn skopeo_inspects_and_copies_to_a_layout_and_back() {
+    if !has_tool("skopeo", &["--version"]) {
+        return;
+    }
+    let server = Server::start();
+    let remote = format!("docker://localhost:{}/quinistry", server.address.port());
+    let skopeo = |arguments: &[&str]| run(Command::new("skopeo").args(arguments));
+
+    let inspected = skopeo(&["inspect", "--tls-verify=false", &remote]);
+    let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
+    assert_eq!(inspected["Digest"], server.manifest_digest());
+    assert_eq!(inspected["RepoTags"], serde_json::json!([env!("CARGO_PKG_VERSION"), "latest"]));
+    assert_eq!(inspected["Architecture"], goarch());
+
+    let folder = Folder::new("skopeo");
+    let (layout, plain) =
+        (format!("oci:{}:latest", folder.path("layout")), format!("dir:{}", folder.path("plain")));
+    skopeo(&["copy", "--insecure-policy", "--src-tls-verify=false", &remote, &layout]);
+    skopeo(&["copy", "--insecure-policy", "--format", "v2s2", &layout, &plain]);
+    // The way there and back keeps the layer to the byte. Not so the config: the OCI's format has no
+    // health check, so that skopeo writes another one without.
+    let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]).json();
+    let digest = manifest["layers"][0]["digest"].as_str().expect("a digest");
+    let file = folder.0.join("plain").join(digest.strip_prefix("sha256:").expect("sha256"));
+    assert_eq!(sha256(&std::fs::read(file).expect("a blob")), digest);
+    // With the digests to be kept, the manifest is ours, too.
+    let kept = format!("dir:{}", folder.path("kept"));
+    skopeo(&["copy", "--insecure-policy", "--src-tls-verify=false", "--preserve-digests", &remote, &kept]);
+    let manifest = std::fs::read(folder.0.join("kept/manifest.json")).expect("a manifest");
+    assert_eq!(sha256(&manifest), server.manifest_digest());
+}
+
+/// The architecture of this machine, in Go's terms.
+fn goarch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}

@@ -1,0 +1,302 @@
+//! The server as a process: its command line, its sockets, its signals and its log.
+
+mod common;
+
+use std::net::{TcpListener, TcpStream};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use common::{Client, Server, eventually, has_tool, lossy, request, run, sha256};
+
+fn quinistry() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_quinistry"));
+    command.env_remove("QUINISTRY_LISTEN");
+    command
+}
+
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().expect("it starts");
+    (status.code(), lossy(&stdout).into_owned(), lossy(&stderr).into_owned())
+}
+
+fn layer_of(server: &Server) -> (String, usize) {
+    let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]).json();
+    let layer = &manifest["layers"][0];
+    let digest = layer["digest"].as_str().expect("a digest");
+    (digest.to_owned(), layer["size"].as_u64().expect("a size") as usize)
+}
+
+#[test]
+fn the_command_line_explains_itself_and_its_errors() {
+    let (code, stdout, _) = output(quinistry().arg("--help"));
+    assert_eq!(code, Some(0));
+    for word in ["--listen", "QUINISTRY_LISTEN", "--quiet", "--version", "healthcheck"] {
+        assert!(stdout.contains(word), "{word}");
+    }
+    let (code, stdout, _) = output(quinistry().arg("--version"));
+    assert_eq!((code, stdout), (Some(0), format!("quinistry {}\n", env!("CARGO_PKG_VERSION"))));
+
+    for arguments in [
+        &["--nonesuch"][..],
+        &["serve"],
+        &["--listen"],
+        &["--listen", "8080"],
+        &["--listen=nowhere"],
+        &["--quiet=1"],
+        &[""],
+    ] {
+        let (code, stdout, stderr) = output(quinistry().args(arguments));
+        assert_eq!((code, &*stdout), (Some(2), ""), "{arguments:?}");
+        assert!(stderr.starts_with("quinistry: ") && stderr.contains("--help"), "{stderr}");
+    }
+    let (code, _, stderr) = output(quinistry().env("QUINISTRY_LISTEN", "nonsense"));
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("QUINISTRY_LISTEN is \"nonsense\""), "{stderr}");
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("an address").to_string();
+    let (code, _, stderr) = output(quinistry().args(["--listen", &address]));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains(&address) && stderr.contains("in use"), "{stderr}");
+}
+
+#[test]
+fn the_address_comes_from_the_option_or_else_the_variable() {
+    let server = Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0"));
+    assert_eq!(server.address.ip().to_string(), "127.0.0.2");
+    let server =
+        Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0").arg("--listen=127.0.0.3:0"));
+    assert_eq!(server.address.ip().to_string(), "127.0.0.3");
+}
+
+#[test]
+fn a_wildcard_takes_both_families() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return; // This machine has no IPv6.
+    }
+    let server = Server::start_as(quinistry().args(["--listen", "[::]:0"]));
+    for host in ["127.0.0.1", "[::1]"] {
+        let address = format!("{host}:{}", server.address.port()).parse().expect("an address");
+        let mut client = Client::connect(address);
+        client.send_request("GET /v2/", &[]);
+        assert_eq!(client.answer_to("GET /v2/").status, 200);
+    }
+    // An IPv4 peer is shown as one.
+    assert!(server.wait_for_log(" [::1]:").contains(" 127.0.0.1:"));
+}
+
+#[test]
+fn the_start_says_what_is_served_and_how_to_get_it() {
+    let server = Server::start();
+    let log = server.wait_for_log("docker pull");
+    assert!(log.contains(concat!("quinistry ", env!("CARGO_PKG_VERSION"), ": packing")));
+    assert!(log.contains(&format!("docker pull localhost:{}/quinistry", server.address.port())));
+    let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]);
+    let (layer, size) = layer_of(&server);
+    for text in [&sha256(&manifest.content), &layer, &size.to_string()] {
+        assert!(log.contains(text), "{text}");
+    }
+}
+
+#[test]
+fn every_answer_is_a_line_of_the_log() {
+    let server = Server::start();
+    server.ask("GET /v2/quinistry/manifests/latest", &["User-Agent: tester/1 \"q\""]);
+    server.ask("DELETE /v2/quinistry/manifests/latest", &[]);
+    let log = server.wait_for_log("DELETE");
+    let line = log.lines().find(|line| line.contains("GET")).expect("a line for the GET");
+    let (time, rest) = line.split_once(' ').expect("a time first");
+    assert!(time.len() == 20 && time.ends_with('Z'), "{time}");
+    assert!(rest.starts_with("Serving manifest: GET /v2/quinistry/manifests/latest 200 "), "{rest}");
+    assert!(rest.contains(" 127.0.0.1:") && rest.ends_with(r#" "tester/1 \"q\"""#), "{rest}");
+    assert!(log.contains("Refusing: DELETE /v2/quinistry/manifests/latest 405 "));
+
+    let quiet = Server::start_as(quinistry().args(["--quiet", "--listen", "127.0.0.1:0"]));
+    quiet.ask("GET /v2/", &[]);
+    quiet.signal("-TERM");
+    assert!(!quiet.wait_for_log("Stopping").contains("GET /v2/"));
+}
+
+#[test]
+fn nobody_at_the_other_end_of_the_log_does_not_matter() {
+    // `head` reads the start and goes: from then on, writing to stderr is a broken pipe.
+    if !has_tool("bash", &["--version"]) {
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let script =
+        format!("exec {} --listen 127.0.0.1:{port} 2> >(head -n 1)", env!("CARGO_BIN_EXE_quinistry"));
+    let mut child = Command::new("bash").args(["-c", &script]).spawn().expect("bash starts");
+    let address = ([127, 0, 0, 1], port).into();
+    eventually("it listens", || TcpStream::connect(address).ok());
+    for _ in 0..100 {
+        let mut client = Client::connect(address);
+        client.send_request("GET /v2/", &[]);
+        assert_eq!(client.answer_to("GET /v2/").status, 200);
+    }
+    run(Command::new("kill").arg(child.id().to_string()));
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+}
+
+#[test]
+fn requests_may_come_in_any_pieces() {
+    let server = Server::start();
+    let line = "GET /v2/quinistry/manifests/latest";
+    let whole = server.ask(line, &[]).content;
+    let bytes = request(line, &["User-Agent: slow"]);
+
+    let mut client = server.connect();
+    for byte in bytes.bytes() {
+        client.send([byte]);
+    }
+    assert_eq!(client.answer_to(line).content, whole);
+
+    // By the hundred in one write, cut anywhere, and finished after the last.
+    let many = bytes.repeat(300);
+    for piece in many.as_bytes().chunks(1021) {
+        client.send(piece);
+    }
+    client.finish();
+    for _ in 0..300 {
+        assert_eq!(client.answer_to(line).content, whole);
+    }
+    client.expect_end();
+}
+
+#[test]
+fn head_leaves_the_connection_in_step() {
+    let server = Server::start();
+    let mut client = server.connect();
+    for line in [
+        "HEAD /v2/quinistry/manifests/latest",
+        "GET /v2/",
+        "HEAD /nonesuch",
+        "GET /v2/quinistry/manifests/latest",
+    ] {
+        client.send_request(line, &[]);
+        let answer = client.answer_to(line);
+        assert_eq!(answer.content.is_empty(), line.starts_with("HEAD"), "{line}");
+    }
+}
+
+#[test]
+fn ten_ranges_and_a_reader_that_stalls() {
+    let server = Server::start();
+    let (digest, size) = layer_of(&server);
+    let line = format!("GET /v2/quinistry/blobs/{digest}");
+    let mut stalled = server.connect();
+    for _ in 0..20 {
+        stalled.send_request(&line, &[]);
+    }
+    let clients: Vec<_> = (0..10)
+        .map(|part| {
+            let mut client = server.connect();
+            let (start, end) = (part * size / 10, (part + 1) * size / 10 - 1);
+            client.send_request(&line, &[&format!("Range: bytes={start}-{end}")]);
+            client
+        })
+        .collect();
+    let mut layer = Vec::new();
+    for mut client in clients {
+        let answer = client.answer_to(&line);
+        assert_eq!(answer.status, 206);
+        layer.extend(answer.content);
+    }
+    assert_eq!(sha256(&layer), digest);
+    // The one that stalled gets everything, once it reads.
+    for _ in 0..20 {
+        assert_eq!(sha256(&stalled.answer_to(&line).content), digest);
+    }
+}
+
+#[test]
+fn a_write_with_content_is_refused_before_the_content_is_read_and_the_client_hears_it() {
+    let server = Server::start();
+    let line = "PUT /v2/quinistry/blobs/uploads/1";
+    // The client waits to be told to go on, and is told not to.
+    let mut client = server.connect();
+    client.send_request(line, &["Content-Length: 1000000", "Expect: 100-continue"]);
+    assert_eq!(client.answer_to(line).status, 405);
+    client.expect_end();
+    // The client sends all it has before it listens.
+    for field in ["Content-Length: 200000", "Transfer-Encoding: chunked"] {
+        let mut client = server.connect();
+        client.send_request(line, &[field]);
+        client.send(vec![b'x'; 200_000]);
+        let answer = client.answer_to(line);
+        assert_eq!((answer.status, answer.field("connection")), (405, Some("close")));
+        client.expect_end();
+    }
+}
+
+#[test]
+fn both_signals_end_it_with_success_and_free_the_port() {
+    for signal in ["-TERM", "-INT"] {
+        let mut server = Server::start();
+        let idle = server.connect();
+        server.ask("GET /v2/", &[]);
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0), "{signal}");
+        idle.expect_end();
+        // Connections of the past do not keep the port.
+        let again = Server::start_as(quinistry().args(["--listen", &server.address.to_string()]));
+        assert_eq!(again.ask("GET /v2/", &[]).status, 200);
+    }
+}
+
+#[test]
+fn downloads_in_flight_are_finished_and_a_second_signal_does_not_wait() {
+    let mut server = Server::start();
+    let (digest, _) = layer_of(&server);
+    let line = format!("GET /v2/quinistry/blobs/{digest}");
+    // More than fits the sockets' buffers, so that it is in flight.
+    let mut slow = server.connect();
+    for _ in 0..20 {
+        slow.send_request(&line, &[]);
+    }
+    slow.answer_to(&line);
+    server.signal("-TERM");
+    server.wait_for_log("Stopping");
+    assert!(TcpStream::connect(server.address).is_err(), "new connections are refused");
+    // The answer that was begun comes whole, and says nothing of those that never will.
+    let answer = slow.answer_to(&line);
+    assert_eq!(sha256(&answer.content), digest);
+    server.signal("-INT");
+    assert_eq!(server.wait().code(), Some(130));
+}
+
+#[test]
+fn the_health_check_tells_well_from_unwell() {
+    let server = Server::start();
+    let check = |address: &str| output(quinistry().args(["healthcheck", "--listen", address]));
+    let (code, stdout, stderr) = check(&server.address.to_string());
+    assert_eq!((code, &*stdout, &*stderr), (Some(0), "", ""));
+    let (code, ..) =
+        output(quinistry().arg("healthcheck").env("QUINISTRY_LISTEN", server.address.to_string()));
+    assert_eq!(code, Some(0));
+    // A wildcard is asked on loopback.
+    let wildcard = Server::start_as(quinistry().args(["--listen", "0.0.0.0:0"]));
+    assert_eq!(check(&wildcard.address.to_string()).0, Some(0));
+
+    // Somebody who accepts and says nothing, or something else, or nobody.
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let mute_address = mute.local_addr().expect("an address");
+    let (code, _, stderr) = check(&mute_address.to_string());
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains(&mute_address.to_string()), "{stderr}");
+    drop(mute);
+    assert_eq!(check(&mute_address.to_string()).0, Some(1));
+    let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = other.local_addr().expect("an address");
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = other.accept().expect("the check connects");
+        std::io::Write::write_all(&mut stream, b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+            .expect("it reads");
+        std::thread::sleep(Duration::from_millis(100));
+    });
+    assert_eq!(check(&address.to_string()).0, Some(1));
+    answering.join().expect("it answered");
+}
