@@ -1,0 +1,59 @@
+//! Any request to the registry: a 200's content has the digest that it says, every answer has the
+//! length that it says, and nothing that a client sends becomes a line of the head.
+#![no_main]
+
+mod served;
+
+use libfuzzer_sys::fuzz_target;
+use quinistry::digest::Digest;
+use quinistry::request::{Method, parse};
+use quinistry::response::{Content, Persistence, Status};
+use served::SERVED;
+
+/// The fields that an answer may have.
+const NAMES: [&str; 13] = [
+    "Date",
+    "Docker-Distribution-Api-Version",
+    "Content-Type",
+    "Content-Length",
+    "Content-Range",
+    "Docker-Content-Digest",
+    "ETag",
+    "Accept-Ranges",
+    "Vary",
+    "Allow",
+    "Link",
+    "OCI-Filters-Applied",
+    "Connection",
+];
+
+fuzz_target!(|bytes: &[u8]| {
+    let bytes = SERVED.with_digests(bytes);
+    let Ok(Some((request, _))) = parse(&bytes, 0) else { return };
+    let response = SERVED.registry.answer(&request);
+    let mut head = Vec::new();
+    response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);
+    let content = match &response.content {
+        Content::Bytes(bytes) => bytes,
+        Content::Layer(part) => SERVED.layer(part.clone()),
+    };
+
+    let head = str::from_utf8(&head).expect("ASCII").strip_suffix("\r\n\r\n").expect("a complete head");
+    assert!(head.is_ascii() && head.starts_with(&format!("HTTP/1.1 {} ", response.status.code())));
+    let mut fields: Vec<(&str, &str)> =
+        head.split("\r\n").skip(1).map(|line| line.split_once(": ").expect("a field line")).collect();
+    let field = |name| fields.iter().find(|field| field.0 == name).map(|field| field.1);
+    if request.method == Method::Head {
+        assert!(content.is_empty());
+    } else if response.status != Status::NotModified {
+        assert_eq!(field("Content-Length").map(str::parse), Some(Ok(content.len())));
+        if let (Status::Ok, Some(digest)) = (response.status, field("Docker-Content-Digest")) {
+            assert_eq!(Digest::of(content).as_str(), digest);
+        }
+    }
+    assert!(fields.iter().all(|(name, _)| NAMES.contains(name)), "a field of the client's making: {head}");
+    let count = fields.len();
+    fields.sort_unstable();
+    fields.dedup_by_key(|field| field.0);
+    assert_eq!(fields.len(), count, "a field twice: {head}");
+});

@@ -1,0 +1,32 @@
+//! Any bytes to the request parser: it never panics, and where packets end changes nothing.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use quinistry::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
+
+fuzz_target!(|bytes: &[u8]| {
+    let whole = parse(bytes, 0);
+    // All that a connection would do with the bytes one by one.
+    let mut seen = 0;
+    let step = (bytes.len() / 64).max(1);
+    let mut in_pieces = parse(&[], 0);
+    for end in (0..bytes.len()).step_by(step).skip(1).chain([bytes.len()]) {
+        in_pieces = parse(&bytes[..end], seen);
+        if !matches!(in_pieces, Ok(None)) {
+            break;
+        }
+        seen = end;
+    }
+    match (whole, in_pieces) {
+        (Ok(None), Ok(None)) => assert!(bytes.len() < MAX_HEAD + 2, "a head without an end is refused"),
+        (Err(one), Err(other)) => assert_eq!(one, other),
+        (Ok(Some((one, length))), Ok(Some((other, other_length)))) => {
+            assert_eq!(length, other_length);
+            assert_eq!(format!("{one:?}"), format!("{other:?}"));
+            assert!(length <= MAX_HEAD + 2 && one.target.len() <= MAX_REQUEST_LINE);
+            assert!(one.field_lines("accept").count() <= MAX_FIELDS);
+            assert!(one.target.is_ascii() && one.path.is_ascii(), "a target is ASCII");
+        }
+        (one, other) => panic!("whole: {one:?}\nin pieces: {other:?}"),
+    }
+});
