@@ -47,6 +47,9 @@ pub const IDLE_PATIENCE: Duration = Duration::from_secs(60);
 /// that has stopped is closed after between one and two of these. A slow one may take hours.
 pub const STALL_PATIENCE: Duration = Duration::from_secs(60);
 
+/// After how long a reader that takes nothing has to make room, if a new client finds none.
+pub const STALL_NOTICED: Duration = Duration::from_secs(1);
+
 /// How long a lingering connection waits for a sign of life.
 pub const LINGER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -297,11 +300,13 @@ impl Connection {
         }
     }
 
-    /// Since when nothing has been achieved here, if the connection may be closed in favour of a new
-    /// one: it has no complete request.
+    /// Whether, and how soon, the connection may be closed in favour of a new one: the smallest goes
+    /// first. That is who has waited longest without a complete request; after all of those, a
+    /// reader that has stalled.
     #[must_use]
-    pub fn waiting_since(&self) -> Option<Instant> {
-        (!matches!(self.state, State::Writing(_))).then_some(self.since)
+    pub fn expendability(&self, now: Instant) -> Option<(bool, Instant)> {
+        let is_writing = matches!(self.state, State::Writing(_));
+        (!is_writing || now >= self.since + STALL_NOTICED).then_some((is_writing, self.since))
     }
 
     /// How many bytes the connection keeps for itself.

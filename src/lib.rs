@@ -29,7 +29,6 @@
 //! what no document says and real clients need.
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
-#![allow(clippy::cast_possible_truncation, reason = "offsets and sizes are bounded by what fits in memory")]
 
 pub mod clock;
 pub mod connection;

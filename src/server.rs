@@ -240,9 +240,10 @@ impl Server {
         self.enqueue(token);
     }
 
-    /// Closes the connection that has waited longest without a complete request, if there is any.
+    /// Closes the connection that has waited longest without a complete request, or else the one
+    /// that has stalled longest, if there is any.
     fn make_room(&mut self) -> bool {
-        match self.clients.longest_waiting() {
+        match self.clients.most_expendable(self.clock.now) {
             Some(token) => {
                 self.clients.remove(token);
                 true
@@ -252,6 +253,9 @@ impl Server {
     }
 
     fn turn(&mut self, token: Token) {
+        if let Some(client) = self.clients.find(token) {
+            client.is_queued = false;
+        }
         self.with_client(token, |connection, socket, context| connection.turn(socket, context));
         while self.clients.held > MAX_HELD && self.make_room() {}
     }
@@ -263,7 +267,6 @@ impl Server {
         happen: impl FnOnce(&mut Connection, &mut LayerSocket<'_>, &mut Context<'_>) -> Next,
     ) {
         let Some(client) = self.clients.find(token) else { return };
-        client.is_queued = false;
         let mut socket = LayerSocket { socket: &mut client.socket, layer: &self.layer };
         let mut context = Context {
             registry: &self.registry,
@@ -292,7 +295,8 @@ impl Server {
     /// Lets every deadline that has passed take effect, and plans the next sweep.
     fn sweep(&mut self) {
         self.sweep_at = None;
-        for token in self.clients.tokens() {
+        for place in self.clients.places() {
+            let token = self.clients.token(place);
             self.with_client(token, |connection, socket, context| connection.expire(socket, context));
         }
     }
@@ -303,7 +307,8 @@ impl Server {
         self.listener = None;
         let event = format!("Stopping: {} connections are open", self.clients.count);
         self.log.event(self.clock.rfc3339(), &event);
-        for token in self.clients.tokens() {
+        for place in self.clients.places() {
+            let token = self.clients.token(place);
             self.with_client(token, |connection, socket, context| {
                 // What has arrived before the signal is answered.
                 match connection.turn(socket, context) {
@@ -336,9 +341,9 @@ struct Clients {
     limit: usize,
     /// What all connections together keep in memory.
     held: usize,
-    /// Connections that have waited longest when last looked, the longest last. One that has since
-    /// been served has waited from then on, and is found by its time to be out of place.
-    longest: Vec<(Instant, Token)>,
+    /// The most expendable connections when last looked, the first to go last. One that has been
+    /// served since is out of place here, and its time shows that.
+    expendable: Vec<((bool, Instant), Token)>,
 }
 
 struct Slot {
@@ -346,13 +351,13 @@ struct Slot {
     client: Option<Client>,
 }
 
-/// How many of the longest waiting are looked up at a time, so that a crowd at the door costs a
-/// look at all clients only so often.
+/// How many expendable connections are looked up at a time, so that a crowd at the door costs a look
+/// at all clients only so often.
 const LOOKED_UP: usize = 64;
 
 impl Clients {
     fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), count: 0, limit, held: 0, longest: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), count: 0, limit, held: 0, expendable: Vec::new() }
     }
 
     fn next_token(&self) -> Token {
@@ -367,12 +372,14 @@ impl Clients {
         Token(uses.wrapping_mul(MAX_CONNECTIONS).wrapping_add(place) & (usize::MAX >> 1))
     }
 
-    fn find(&mut self, token: Token) -> Option<&mut Client> {
+    fn slot(&self, token: Token) -> Option<usize> {
         let place = token.0 % MAX_CONNECTIONS;
-        if self.token(place) != token {
-            return None;
-        }
-        self.slots.get_mut(place)?.client.as_mut()
+        (self.token(place) == token && place < self.slots.len()).then_some(place)
+    }
+
+    fn find(&mut self, token: Token) -> Option<&mut Client> {
+        let place = self.slot(token)?;
+        self.slots[place].client.as_mut()
     }
 
     /// Puts a client where [`Clients::next_token`] said.
@@ -398,31 +405,33 @@ impl Clients {
         }
     }
 
-    fn tokens(&self) -> Vec<Token> {
-        let places = 0..self.slots.len();
-        places.filter(|&place| self.slots[place].client.is_some()).map(|place| self.token(place)).collect()
+    /// The places where there may be a client.
+    fn places(&self) -> Range<usize> {
+        0..self.slots.len()
     }
 
-    fn longest_waiting(&mut self) -> Option<Token> {
+    fn expendability(&self, token: Token, now: Instant) -> Option<(bool, Instant)> {
+        let client = self.slots[self.slot(token)?].client.as_ref()?;
+        client.connection.expendability(now)
+    }
+
+    /// Who is to be closed if there has to be room.
+    fn most_expendable(&mut self, now: Instant) -> Option<Token> {
         loop {
-            while let Some((since, token)) = self.longest.pop() {
-                if self.find(token).and_then(|client| client.connection.waiting_since()) == Some(since) {
+            while let Some((found, token)) = self.expendable.pop() {
+                if self.expendability(token, now) == Some(found) {
                     return Some(token);
                 }
             }
-            let waiting = |token: Token| {
-                Some((
-                    self.slots[token.0 % MAX_CONNECTIONS].client.as_ref()?.connection.waiting_since()?,
-                    token,
-                ))
-            };
-            let mut longest: Vec<_> = self.tokens().into_iter().filter_map(waiting).collect();
-            if longest.is_empty() {
+            let tokens = self.places().map(|place| self.token(place));
+            let mut found: Vec<_> =
+                tokens.filter_map(|token| Some((self.expendability(token, now)?, token))).collect();
+            if found.is_empty() {
                 return None;
             }
-            longest.sort_unstable_by(|a, b| b.cmp(a));
-            longest.drain(..longest.len().saturating_sub(LOOKED_UP));
-            self.longest = longest;
+            found.sort_unstable_by(|one, other| other.cmp(one));
+            found.drain(..found.len().saturating_sub(LOOKED_UP));
+            self.expendable = found;
         }
     }
 }

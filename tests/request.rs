@@ -27,7 +27,7 @@ fn outcome(bytes: &[u8]) -> Option<Outcome> {
     });
     assert_eq!(by_bytes, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
     if whole.is_some() {
-        for more in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &[b'x'; 2 * MAX_HEAD]] {
+        for more in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &vec![b'x'; 2 * MAX_HEAD]] {
             let with_more = describe(parse(&[bytes, more].concat(), 0));
             assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
         }

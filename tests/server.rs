@@ -19,13 +19,6 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
     (status.code(), lossy(&stdout).into_owned(), lossy(&stderr).into_owned())
 }
 
-fn layer_of(server: &Server) -> (String, usize) {
-    let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]).json();
-    let layer = &manifest["layers"][0];
-    let digest = layer["digest"].as_str().expect("a digest");
-    (digest.to_owned(), layer["size"].as_u64().expect("a size") as usize)
-}
-
 #[test]
 fn the_command_line_explains_itself_and_its_errors() {
     let (code, stdout, _) = output(quinistry().arg("--help"));
@@ -95,7 +88,7 @@ fn the_start_says_what_is_served_and_how_to_get_it() {
     assert!(log.contains(concat!("quinistry ", env!("CARGO_PKG_VERSION"), ": packing")));
     assert!(log.contains(&format!("docker pull localhost:{}/quinistry", server.address.port())));
     let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]);
-    let (layer, size) = layer_of(&server);
+    let (layer, size) = server.layer();
     for text in [&sha256(&manifest.content), &layer, &size.to_string()] {
         assert!(log.contains(text), "{text}");
     }
@@ -185,7 +178,7 @@ fn head_leaves_the_connection_in_step() {
 #[test]
 fn ten_ranges_and_a_reader_that_stalls() {
     let server = Server::start();
-    let (digest, size) = layer_of(&server);
+    let (digest, size) = server.layer();
     let line = format!("GET /v2/quinistry/blobs/{digest}");
     let mut stalled = server.connect();
     for _ in 0..20 {
@@ -250,7 +243,7 @@ fn both_signals_end_it_with_success_and_free_the_port() {
 #[test]
 fn downloads_in_flight_are_finished_and_a_second_signal_does_not_wait() {
     let mut server = Server::start();
-    let (digest, _) = layer_of(&server);
+    let (digest, _) = server.layer();
     let line = format!("GET /v2/quinistry/blobs/{digest}");
     // More than fits the sockets' buffers, so that it is in flight.
     let mut slow = server.connect();

@@ -84,6 +84,14 @@ impl Server {
         line.split_whitespace().nth(1).expect("a digest").to_owned()
     }
 
+    /// The digest and size of the layer, as the manifest has them.
+    pub fn layer(&self) -> (String, usize) {
+        let manifest = self.ask("GET /v2/quinistry/manifests/latest", &[]).json();
+        let layer = &manifest["layers"][0];
+        let size = layer["size"].as_u64().and_then(|size| size.try_into().ok());
+        (layer["digest"].as_str().expect("a digest").to_owned(), size.expect("a size"))
+    }
+
     pub fn signal(&self, signal: &str) {
         let status = Command::new("kill").args([signal, &self.pid().to_string()]).status();
         assert!(status.expect("kill starts").success());
@@ -180,7 +188,7 @@ impl Client {
     }
 
     fn read_more(&mut self) -> bool {
-        let mut bytes = [0; 64 * 1024];
+        let mut bytes = [0; 16 * 1024];
         let count = self.stream.read(&mut bytes).expect("an answer, or the end");
         self.unread.extend_from_slice(&bytes[..count]);
         count > 0
@@ -204,8 +212,8 @@ impl Client {
 
 /// A request in HTTP/1.1, with a Host.
 pub fn request(request_line: &str, fields: &[&str]) -> String {
-    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
-    format!("{request_line} HTTP/1.1\r\nHost: localhost:8080\r\n{fields}\r\n")
+    let head = format!("{request_line} HTTP/1.1\r\nHost: localhost:8080\r\n");
+    fields.iter().fold(head, |head, field| head + field + "\r\n") + "\r\n"
 }
 
 /// An answer.

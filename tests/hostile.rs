@@ -1,0 +1,398 @@
+//! What must not stop the server: a fault at a time, with an honest client served during each.
+//!
+//! Everything happens over real sockets, with real signals and real limits of the system. Where a
+//! deadline is long, `tests/connection.rs` holds it with a clock that is told the time.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{Answer, Client, Server, eventually, has_tool, request, run, sha256};
+
+const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
+
+/// What an honest client gets, learned before there is any trouble.
+struct Honest {
+    manifest: Answer,
+    layer_line: String,
+    layer: Vec<u8>,
+}
+
+impl Honest {
+    fn learn(server: &Server) -> Self {
+        let (digest, _) = server.layer();
+        let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
+        let layer = server.ask(&layer_line, &[]).content;
+        assert_eq!(sha256(&layer), digest);
+        Self { manifest: server.ask(MANIFEST, &[]), layer_line, layer }
+    }
+
+    /// A new connection gets the same bytes as ever.
+    fn is_served(&self, server: &Server) {
+        let mut client = server.connect();
+        client.send_request(MANIFEST, &[]);
+        let manifest = client.answer_to(MANIFEST);
+        assert_eq!((manifest.status, &manifest.content), (200, &self.manifest.content));
+        client.send_request(&self.layer_line, &[]);
+        assert!(client.answer_to(&self.layer_line).content == self.layer, "the layer's bytes");
+    }
+}
+
+fn with_limit(descriptors: usize) -> Server {
+    let script = format!("ulimit -n {descriptors} && exec \"$0\" --listen 127.0.0.1:0");
+    Server::start_as(Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_quinistry")]))
+}
+
+#[test]
+fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() {
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    let long = "a".repeat(9000);
+    let after = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n";
+    for (bytes, status) in [
+        // A TLS ClientHello, of which no more will come before there is an answer.
+        (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], 400),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", 400),
+        (b"\x00\x01\x02", 400),
+        (b"GET /v2/\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\n\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x y\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost : x\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\n Host: x\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: a\r\n b\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nX: a\rb\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
+        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
+        (b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/2.0\r\nHost: x\r\n\r\n", 505),
+        (b"GET /v2/ HTTP/9.9\r\nHost: x\r\n\r\n", 505),
+        (b"GET /v2/ HTTP/1.10\r\nHost: x\r\n\r\n", 400),
+        (b"POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n", 405),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
+        (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(), 414),
+        (long.as_bytes(), 414),
+        (format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {long}\r\nY: {long}\r\n\r\n").as_bytes(), 431),
+        (format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(100)).as_bytes(), 431),
+    ] {
+        let mut client = server.connect();
+        client.send(bytes);
+        let answer = client.answer_to("GET");
+        assert_eq!(answer.status, status, "{}", common::lossy(bytes));
+        answer.error_code();
+        assert_eq!(answer.field("connection"), Some("close"));
+        // What comes now is discarded, and the end is an orderly one: a reset would make this fail.
+        client.send(after);
+        client.expect_end();
+        honest.is_served(&server);
+    }
+}
+
+#[test]
+fn bytes_within_content_are_never_answered() {
+    let server = Server::start();
+    let smuggled = request("GET /v2/_catalog", &[]);
+    for head in [
+        format!("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", smuggled.len()),
+        format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", smuggled.len()),
+        "PATCH /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+    ] {
+        let mut client = server.connect();
+        client.send(head + &smuggled);
+        client.finish();
+        client.answer_to("GET");
+        client.expect_end();
+    }
+}
+
+#[test]
+fn silent_and_slow_clients_run_out_of_time() {
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    let silent = server.connect();
+    let mut slow = server.connect();
+    slow.send("GET /v2/ HTTP/1.1\r\nX: ");
+    let mut idle = server.connect();
+    idle.send_request(MANIFEST, &[]);
+    idle.answer_to(MANIFEST);
+    honest.is_served(&server);
+    // One has said nothing, and hears nothing; the other is told.
+    assert_eq!(slow.answer_to("GET").status, 408);
+    slow.expect_end();
+    silent.expect_end();
+    // Who has been answered before may take longer for the next.
+    idle.send_request(MANIFEST, &[]);
+    assert_eq!(idle.answer_to(MANIFEST).content, honest.manifest.content);
+}
+
+#[test]
+fn ten_thousand_idle_connections_cost_little_memory_and_no_time() {
+    let limit = quinistry::system::raise_descriptor_limit();
+    let count = 10_000.min(limit.saturating_sub(200));
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    let before = server.status("VmRSS");
+    let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
+    for client in &mut clients {
+        client.send_request("GET /v2/", &[]);
+        assert_eq!(client.answer_to("GET /v2/").status, 200);
+    }
+    let added = server.status("VmRSS").saturating_sub(before);
+    assert!(added * 10 <= count as u64 * 6, "{added} KiB for {count} connections");
+    honest.is_served(&server);
+    std::thread::sleep(Duration::from_millis(500)); // What was begun is done, the log is written.
+    let ticks = server.cpu_ticks();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(server.cpu_ticks(), ticks, "a server that nobody asks does nothing");
+    drop(clients);
+    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+}
+
+#[test]
+fn thousands_who_say_nothing_do_not_keep_out_one_who_does() {
+    let server = with_limit(64);
+    let honest = Honest::learn(&server);
+    let mut crowd: Vec<Client> = Vec::new();
+    for round in 0..2000 {
+        let mut client = server.connect();
+        // Some say nothing, some begin, some have been served before.
+        match round % 3 {
+            0 => {}
+            1 => drop(client.stream.write_all(b"GET /v2/ HTTP/1.1\r\n")),
+            _ => drop(client.stream.write_all(request("GET /v2/", &[]).as_bytes())),
+        }
+        crowd.push(client);
+        if round % 100 == 99 {
+            honest.is_served(&server);
+            assert!(server.open_descriptors() <= 64);
+        }
+    }
+    // The oldest had to go first, and the newest is still there.
+    assert!(crowd[0].is_closed());
+    let last = crowd.last_mut().expect("a crowd");
+    last.send_request(MANIFEST, &[]);
+    drop(crowd);
+    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+}
+
+#[test]
+fn readers_that_stall_do_not_keep_out_one_who_reads() {
+    let server = with_limit(64);
+    let honest = Honest::learn(&server);
+    let stalled: Vec<Client> = (0..64)
+        .map(|_| {
+            let mut client = server.connect();
+            // More than the sockets take: each is an answer that waits for its reader.
+            let lines = request(&honest.layer_line, &[]).repeat(30);
+            let _ = client.stream.write_all(lines.as_bytes());
+            client
+        })
+        .collect();
+    for _ in 0..5 {
+        honest.is_served(&server);
+    }
+    drop(stalled);
+}
+
+#[test]
+fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
+    if !has_tool("prlimit", &["--version"]) {
+        return;
+    }
+    let server = Server::start();
+    let own = server.open_descriptors();
+    let honest = Honest::learn(&server);
+    eventually("no connection is open", || (server.open_descriptors() == own).then_some(()));
+    let mut before = server.connect();
+    before.send_request(MANIFEST, &[]);
+    before.answer_to(MANIFEST);
+    let limit = |descriptors: usize| {
+        let (pid, limit) = (server.pid().to_string(), format!("--nofile={descriptors}:"));
+        run(Command::new("prlimit").args(["--pid", &pid, &limit]));
+    };
+    let hard_limit = quinistry::system::raise_descriptor_limit();
+    limit(own + 1);
+    // The oldest idle connection gives its place to the newcomer: even now one can be served.
+    let mut newcomer = server.connect();
+    newcomer.send_request(MANIFEST, &[]);
+    assert_eq!(newcomer.answer_to(MANIFEST).content, honest.manifest.content);
+    assert!(before.is_closed());
+    drop(newcomer);
+
+    // With no place at all, it waits.
+    eventually("no connection is open", || (server.open_descriptors() == own).then_some(()));
+    limit(3);
+    let mut waiting = server.connect();
+    waiting.send_request(MANIFEST, &[]);
+    server.wait_for_log("Cannot accept connections");
+    let ticks = server.cpu_ticks();
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(server.cpu_ticks() - ticks < 20, "it spins");
+    limit(hard_limit);
+    assert_eq!(waiting.answer_to(MANIFEST).content, honest.manifest.content);
+    honest.is_served(&server);
+}
+
+#[test]
+fn two_hundred_readers_and_two_hundred_that_do_not_read() {
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    let before = server.status("VmRSS");
+    let lines = request(&honest.layer_line, &[]).repeat(200);
+    let stalled: Vec<Client> = (0..200)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send(&lines);
+            client
+        })
+        .collect();
+    // The readers take what comes, as fast as it comes, until they are told to stop.
+    let readers: Vec<_> = (0..200)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send(&lines);
+            let stream = client.stream.try_clone().expect("a descriptor");
+            let reading = std::thread::spawn(move || {
+                let mut buffer = [0; 16 * 1024];
+                while client.stream.read(&mut buffer).is_ok_and(|count| count > 0) {}
+            });
+            (stream, reading)
+        })
+        .collect();
+    for _ in 0..10 {
+        honest.is_served(&server);
+    }
+    let added = server.status("VmRSS").saturating_sub(before);
+    assert!(added < 8 * 1024, "{added} KiB");
+    for (stream, reading) in readers {
+        let _ = stream.shutdown(Shutdown::Both);
+        reading.join().expect("a reader");
+    }
+    drop(stalled);
+    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+}
+
+#[test]
+fn half_heads_do_not_fill_the_memory() {
+    let limit = quinistry::system::raise_descriptor_limit();
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    let before = server.status("VmRSS");
+    let half = format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(15_000));
+    let crowd: Vec<Client> = (0..3000.min(limit - 200))
+        .map(|_| {
+            let mut client = server.connect();
+            // Who is closed for want of memory may find that out here.
+            let _ = client.stream.write_all(half.as_bytes());
+            client
+        })
+        .collect();
+    honest.is_served(&server);
+    let added = server.status("VmRSS").saturating_sub(before);
+    assert!(added < 16 * 1024, "{added} KiB for {} half heads", crowd.len());
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
+    // Not the common server, whose log is read.
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_quinistry"))
+        .args(["--listen", &format!("127.0.0.1:{port}")])
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the server starts");
+    let address = ([127, 0, 0, 1], port).into();
+    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    // A pipe holds 64 KiB; this is ten times that.
+    let mut client = Client::connect(address);
+    for _ in 0..6000 {
+        client.send_request(MANIFEST, &["User-Agent: somebody who has a long name for himself"]);
+        assert_eq!(client.answer_to(MANIFEST).status, 200);
+    }
+    // Now somebody reads. A last request is served, and the loss is told.
+    let mut stderr = child.stderr.take().expect("it is piped");
+    let mut log = String::new();
+    let mut bytes = [0; 4096];
+    while !log.contains("Dropped") {
+        let count = stderr.read(&mut bytes).expect("the log");
+        assert!(count > 0, "the log ended: {log}");
+        log += &common::lossy(&bytes[..count]);
+    }
+    let told = log.lines().find(|line| line.contains("Dropped")).expect("just seen");
+    let told: usize = told.split_whitespace().find_map(|word| word.parse().ok()).expect("a number");
+    let kept = log.lines().filter(|line| line.contains(MANIFEST)).count();
+    assert_eq!(kept + told, 6000, "every line was written or counted");
+    assert!(log.lines().all(|line| !line.contains(MANIFEST) || line.ends_with('"')), "no line is cut");
+    child.kill().expect("our child");
+    child.wait().expect("our child");
+}
+
+#[test]
+fn a_hundred_downloads_in_flight_complete_after_the_signal() {
+    let mut server = Server::start();
+    let honest = Honest::learn(&server);
+    let idle = server.connect();
+    let downloads: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send_request(&honest.layer_line, &[]);
+            client
+        })
+        .collect();
+    eventually("all have begun", || (server.log().matches(&*honest.layer_line).count() >= 101).then_some(()));
+    server.signal("-TERM");
+    server.wait_for_log("Stopping");
+    idle.expect_end();
+    assert!(std::net::TcpStream::connect(server.address).is_err(), "new connections are refused");
+    for mut download in downloads {
+        assert!(download.answer_to(&honest.layer_line).content == honest.layer);
+        download.expect_end();
+    }
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_grace_ends_and_so_does_the_server() {
+    let mut server = Server::start();
+    let honest = Honest::learn(&server);
+    let mut stalled = server.connect();
+    for _ in 0..30 {
+        stalled.send_request(&honest.layer_line, &[]);
+    }
+    eventually("it has begun", || (server.log().matches(&*honest.layer_line).count() >= 2).then_some(()));
+    server.signal("-TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_kill_leaves_nothing_in_the_way_of_the_next() {
+    let mut server = Server::start();
+    let honest = Honest::learn(&server);
+    let mut download = server.connect();
+    download.send_request(&honest.layer_line, &[]);
+    server.signal("-KILL");
+    server.wait();
+    let next = Server::start_as(
+        Command::new(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", &server.address.to_string()]),
+    );
+    honest.is_served(&next);
+}
+
+#[test]
+fn signals_of_no_concern_are_of_none() {
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    for signal in ["-PIPE", "-STOP", "-CONT", "-WINCH", "-URG"] {
+        server.signal(signal);
+    }
+    honest.is_served(&server);
+}
