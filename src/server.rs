@@ -213,7 +213,11 @@ impl Server {
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(stream, peer),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_accept_owed = false,
-                // EMFILE, ENFILE, ENOMEM, ENOBUFS. The event will not come again, so it stays owed.
+                // Linux looks for a free descriptor before it looks for a connection.
+                Err(error) if is_shortage(&error) && !system::is_acceptable(listener.as_fd()) => {
+                    self.is_accept_owed = false;
+                }
+                // The event will not come again, so accepting stays owed.
                 Err(error) if is_shortage(&error) => {
                     self.make_room();
                     self.accept_pause = self.clock.now + ACCEPT_PAUSE;

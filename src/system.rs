@@ -6,7 +6,7 @@
 //! [`io::Error`]: nothing that calls them has to know that they are unsafe inside.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_short};
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem::{size_of, zeroed};
@@ -201,14 +201,23 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Whether a write to `descriptor` would not block now.
+/// Whether a write to `descriptor` would not block now. A pipe without a reader counts: writing to
+/// it brings the error to light at once.
 #[must_use]
 pub fn is_writable(descriptor: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    is_ready(descriptor, libc::POLLOUT)
+}
+
+/// Whether there is a connection to accept.
+#[must_use]
+pub fn is_acceptable(listener: BorrowedFd<'_>) -> bool {
+    is_ready(listener, libc::POLLIN)
+}
+
+fn is_ready(descriptor: BorrowedFd<'_>, events: c_short) -> bool {
+    let mut poll = libc::pollfd { fd: descriptor.as_raw_fd(), events, revents: 0 };
     // SAFETY: the pointer is to one pollfd, as the count says, that outlives the call.
-    let ready = unsafe { libc::poll(&raw mut poll, 1, 0) };
-    // A pipe without a reader is an error, which writing to it will bring to light at once.
-    ready == 1
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
 }
 
 /// Raises the limit of open descriptors as far as this process may, and gives it.

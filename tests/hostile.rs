@@ -210,8 +210,12 @@ fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
     }
     let server = Server::start();
     let own = server.open_descriptors();
+    let is_open = |descriptor: &usize| {
+        std::fs::exists(format!("/proc/{}/fd/{descriptor}", server.pid())).is_ok_and(|is| is)
+    };
     let honest = Honest::learn(&server);
     eventually("no connection is open", || (server.open_descriptors() == own).then_some(()));
+    let free = (0..1000).find(|descriptor| !is_open(descriptor)).expect("a free descriptor");
     let mut before = server.connect();
     before.send_request(MANIFEST, &[]);
     before.answer_to(MANIFEST);
@@ -220,12 +224,16 @@ fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
         run(Command::new("prlimit").args(["--pid", &pid, &limit]));
     };
     let hard_limit = quinistry::system::raise_descriptor_limit();
-    limit(own + 1);
+    limit(free + 1);
     // The oldest idle connection gives its place to the newcomer: even now one can be served.
     let mut newcomer = server.connect();
     newcomer.send_request(MANIFEST, &[]);
     assert_eq!(newcomer.answer_to(MANIFEST).content, honest.manifest.content);
     assert!(before.is_closed());
+    // While nobody else comes, it keeps that place.
+    std::thread::sleep(Duration::from_millis(300));
+    newcomer.send_request(MANIFEST, &[]);
+    assert_eq!(newcomer.answer_to(MANIFEST).content, honest.manifest.content);
     drop(newcomer);
 
     // With no place at all, it waits.
