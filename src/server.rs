@@ -35,15 +35,15 @@ use crate::registry::Registry;
 use crate::system::{self, SealedFile, Signals};
 
 /// The most connections, however many descriptors there are: at 600 bytes each, 10 MB.
-const MAX_CONNECTIONS: usize = 16 * 1024;
+pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
 /// Descriptors that are not connections': the standard three, epoll's, the listener's, the
 /// signals', the layer's, and as many again to be safe.
-const RESERVED_DESCRIPTORS: usize = 16;
+pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// The most bytes that all connections together keep of incomplete heads and unsent answers. An
 /// honest client needs some only while its packets are on their way.
-const MAX_HELD: usize = 8 * 1024 * 1024;
+pub const MAX_HELD: usize = 8 * 1024 * 1024;
 
 /// How many connections are accepted before those that exist have their turn.
 const ACCEPTS_PER_TURN: usize = 64;
