@@ -1,0 +1,198 @@
+//! A hot request allocates nothing, and that for the layer no more than once: proof by counting.
+//!
+//! The test drives a connection over a transport that lives in memory, as the event loop would over
+//! a socket, with an allocator that counts. Requests that clients repeat have to be answered
+//! without it; the first allocation there is shows where, by a backtrace.
+//!
+//! Deliberately absent: errors, ranges and conditional requests, which are rare and may format what
+//! they need; and answers that do not fit the socket, of which the rest has to be kept.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::backtrace::Backtrace;
+use std::cell::Cell;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+
+use quinistry::clock::Clock;
+use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
+use quinistry::log::{Log, Sink};
+use quinistry::registry::Registry;
+
+#[path = "common/sample.rs"]
+mod sample;
+
+const REQUESTS: usize = 10_000;
+
+/// The system's allocator, but it counts for the thread that wants it to.
+struct Counting;
+
+thread_local! {
+    static IS_COUNTING: Cell<bool> = const { Cell::new(false) };
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() {
+    // A thread that is ending has no such variables any more, and does not count.
+    if IS_COUNTING.try_with(|counting| counting.replace(false)) == Ok(true) {
+        if COUNT.get() == 0 {
+            eprintln!("The first allocation:\n{}", Backtrace::force_capture());
+        }
+        COUNT.set(COUNT.get() + 1);
+        IS_COUNTING.set(true);
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[allow(unsafe_code, reason = "there is no other way to count allocations")]
+// SAFETY: every call goes to the system's allocator as it came. What happens before it unwinds
+// nowhere, and allocates only while it does not count, which ends the recursion.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count();
+        // SAFETY: the caller has promised us what the system's allocator wants to be promised.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count();
+        // SAFETY: as above; and the pointer came from the system's allocator through us.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+/// Brings the same requests again and again, and takes whatever is answered.
+struct Script<'a> {
+    requests: &'a [u8],
+    /// Whether the requests have not been read in this turn.
+    is_ready: bool,
+    written: u64,
+}
+
+impl Transport for Script<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !std::mem::take(&mut self.is_ready) {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        buffer[..self.requests.len()].copy_from_slice(self.requests);
+        Ok(self.requests.len())
+    }
+
+    fn write(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
+        self.written += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize> {
+        self.written += part.end - part.start;
+        Ok(usize::try_from(part.end - part.start).expect("the sample is small"))
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        0
+    }
+}
+
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn is_ready(&mut self) -> bool {
+        true
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        Ok(bytes.len())
+    }
+}
+
+/// Has a connection answer `REQUESTS` turns of these requests, and gives the bytes of the answers
+/// and the number of allocations, neither with those of the turns that warm it up.
+fn serve(requests: &str) -> (u64, usize) {
+    let (image, _) = sample::packed();
+    let registry = Registry::new(image);
+    let (clock, mut log, mut buffers) = (Clock::start(), Log::new(true), Buffers::default());
+    let mut connection = Connection::new(([127, 0, 0, 1], 50514).into(), clock.now);
+    let mut script = Script { requests: requests.as_bytes(), is_ready: true, written: 0 };
+    let mut turn = |script: &mut Script<'_>| {
+        script.is_ready = true;
+        let mut context = Context {
+            registry: &registry,
+            clock: &clock,
+            log: &mut log,
+            buffers: &mut buffers,
+            stopping: false,
+        };
+        assert!(connection.turn(script, &mut context) == Next::Wait, "the connection goes on");
+        log.flush(clock.rfc3339(), &mut Nowhere);
+    };
+    for _ in 0..10 {
+        turn(&mut script);
+    }
+    script.written = 0;
+    COUNT.set(0);
+    IS_COUNTING.set(true);
+    for _ in 0..REQUESTS {
+        turn(&mut script);
+    }
+    IS_COUNTING.set(false);
+    (script.written, COUNT.get())
+}
+
+/// A request as docker sends it.
+fn get(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: docker/28.2.2 go/go1.24.3\r\n\
+         Accept: application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, \
+         application/vnd.docker.distribution.manifest.v2+json, */*\r\nAccept-Encoding: gzip\r\n\r\n"
+    )
+}
+
+/// Asserts what one turn with these requests allocates, and that they are answered with that content.
+fn assert_allocates_at_most(limit: usize, requests: &str, content: u64) {
+    let (written, allocations) = serve(requests);
+    assert!(written > REQUESTS as u64 * content, "these are not the answers: {written} bytes");
+    assert!(
+        allocations <= limit * REQUESTS,
+        "{allocations} allocations in {REQUESTS} turns, the first of which is shown above"
+    );
+}
+
+#[test]
+fn the_manifest_by_tag_and_by_digest_allocates_nothing() {
+    let manifest = sample::packed().0.manifest.descriptor;
+    for reference in ["latest", manifest.digest.as_str()] {
+        assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{reference}")), manifest.size);
+    }
+}
+
+#[test]
+fn pipelined_requests_allocate_nothing() {
+    let manifest = sample::packed().0.manifest.descriptor;
+    let requests = get("/v2/quinistry/manifests/latest").repeat(16);
+    assert_allocates_at_most(0, &requests, 16 * manifest.size);
+}
+
+#[test]
+fn the_config_and_the_base_allocate_nothing() {
+    let config = sample::packed().0.config.descriptor;
+    assert_allocates_at_most(0, &get(&format!("/v2/quinistry/blobs/{}", config.digest)), config.size);
+    assert_allocates_at_most(0, &get("/v2/"), 2);
+}
+
+/// A connection that sends the layer keeps what is left of it on the heap, lest every idle one have
+/// room for that. One allocation is nothing next to hundreds of kilobytes; a copy of them would be.
+#[test]
+fn the_layer_allocates_the_state_of_its_transfer() {
+    let layer = sample::packed().0.layer;
+    assert_allocates_at_most(1, &get(&format!("/v2/quinistry/blobs/{}", layer.digest)), layer.size);
+}

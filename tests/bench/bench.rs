@@ -1,0 +1,290 @@
+//! How fast the server is and what it costs: `cargo bench`, or `cargo bench -- --quick`.
+//!
+//! ```text
+//!     bench.rs       what is measured, in order, and the report
+//!     scenario.rs    what is asked of the servers, and what is to come out of it
+//!     load.rs        our own client: rates, latencies, and every answer checked
+//!     compare.rs     nginx, quinistry and the limit side by side, under wrk
+//!     limit.rs       the limit: a server that makes the system calls and nothing else
+//!     process.rs     starting servers on a core of their own, reading what they cost
+//!     chart.rs       the comparison as a picture
+//! ```
+//!
+//! Everything happens on the loopback interface: the server on one core, one client on another. So
+//! the figures say what the program costs, not what a network would make of it. What is not
+//! installed (wrk, nginx, strace, taskset) is said to be missing, and the rest is measured.
+//!
+//! Deliberately absent: a verdict. A missed target is marked and fails nothing, for a machine with
+//! other work to do misses any.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "figures are for people; none has more than a few digits that matter"
+)]
+
+mod chart;
+mod compare;
+mod limit;
+mod load;
+mod process;
+mod scenario;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use quinistry::system;
+use serde_json::{Map, Value, json};
+
+use compare::Comparison;
+use process::{Outcome, Server, find, median};
+use scenario::{SCENARIOS, Subject, start_quinistry};
+
+/// What the command line asks for.
+#[derive(Default)]
+struct Options {
+    is_quick: bool,
+    json: Option<PathBuf>,
+    svg: Option<PathBuf>,
+    /// Whether cargo wants figures. Under `cargo test --benches` it only wants to know that this
+    /// runs.
+    is_bench: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let plan = |text: &str| serde_json::from_str::<Value>(text).map_err(Into::into);
+    let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["--load", text] => plan(text).and_then(|plan| load::load(&plan)).map(|found| println!("{found}")),
+        ["--limit", text] => plan(text).and_then(|plan| limit::serve(&plan)),
+        _ => Options::parse(arguments.into_iter()).and_then(|options| bench(&options)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Options {
+    fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
+        let mut options = Self::default();
+        while let Some(argument) = arguments.next() {
+            let mut file = || arguments.next().map(PathBuf::from).ok_or(format!("{argument} needs a file"));
+            match argument.as_str() {
+                "--quick" => options.is_quick = true,
+                "--json" => options.json = Some(file()?),
+                "--svg" => options.svg = Some(file()?),
+                "--bench" => options.is_bench = true,
+                // cargo passes flags of its harness, such as a filter.
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+
+    /// How long the load client, and wrk, have for one measurement; and how many rounds wrk makes.
+    fn times(&self) -> (u64, Duration, usize) {
+        if self.is_quick { (250, Duration::from_millis(400), 1) } else { (2000, Duration::from_secs(1), 8) }
+    }
+}
+
+fn bench(options: &Options) -> Outcome<()> {
+    if !options.is_bench {
+        println!("No figures: this is for `cargo bench`.");
+        return Ok(());
+    }
+    if !process::can_pin() {
+        println!("Server and client share cores: there is no taskset, or but one core.");
+    }
+    // For the many connections that this process holds, and for those that its children will.
+    let _ = system::raise_descriptor_limit();
+    let (milliseconds, slice, rounds) = options.times();
+    let mut report = Map::new();
+    report.insert("version".into(), env!("CARGO_PKG_VERSION").into());
+    report.insert("start".into(), start(if options.is_quick { 3 } else { 15 })?);
+    let server = start_quinistry()?;
+    let subject = Subject::of(&server)?;
+    report.insert("load".into(), scenarios(&subject, &server, milliseconds)?);
+    report.insert("crowd".into(), crowd(&subject, &server, milliseconds)?);
+    report.insert("system_calls_per_request".into(), system_calls(&subject, &server)?);
+    println!("\nPeak resident memory after all that: {} KiB.", server.status("VmHWM")?);
+    report.insert("peak_after_load_kib".into(), server.status("VmHWM")?.into());
+    if find("wrk").is_none() {
+        println!("\nSkipped the comparison: wrk is not installed.");
+    } else {
+        let comparisons = comparison(&subject, &server, rounds, slice)?;
+        let all: Vec<_> = comparisons.iter().map(Comparison::to_json).collect();
+        report.insert("comparison".into(), all.into());
+        if let Some(file) = &options.svg {
+            process::write(file, chart::draw(&comparisons))?;
+        }
+    }
+    if let Some(file) = &options.json {
+        process::write(file, format!("{:#}\n", Value::from(report)))?;
+    }
+    Ok(())
+}
+
+/// How soon a start is answered, and how much memory the server has then and with a thousand
+/// connections that say nothing.
+fn start(times: usize) -> Outcome<Value> {
+    const CONNECTIONS: u64 = 1000;
+    let path = "/v2/quinistry/manifests/latest";
+    let mut seconds = Vec::new();
+    for _ in 0..times {
+        // Not pinned, for taskset takes its time, too.
+        let address = process::free_address()?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_quinistry"));
+        command.args(["--listen", &address.to_string()]);
+        let start = Instant::now();
+        let server = Server::start(command, address)?;
+        process::ask(server.address, path, "")?;
+        seconds.push(start.elapsed().as_secs_f64());
+    }
+    let server = start_quinistry()?;
+    process::ask(server.address, path, "")?;
+    let (peak, idle) = (server.status("VmHWM")?, server.status("VmRSS")?);
+    let connections: Outcome<Vec<_>> =
+        (0..CONNECTIONS).map(|_| process::ask(server.address, path, "")).collect();
+    let added = (server.status("VmRSS")? - idle) * 1024 / CONNECTIONS;
+    drop(connections?);
+    let milliseconds = median(seconds) * 1e3;
+    println!("Start to first answer: {milliseconds:.1} ms (median of {times}).");
+    println!("Resident memory: {peak} KiB at the most, {idle} KiB idle.");
+    println!("Each of {CONNECTIONS} idle connections adds {added} bytes.");
+    Ok(json!({
+        "milliseconds": milliseconds,
+        "peak_kib": peak,
+        "idle_kib": idle,
+        "bytes_per_idle_connection": added,
+    }))
+}
+
+/// Rates and latencies of all scenarios, by our own client.
+fn scenarios(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<Value> {
+    println!(
+        "\n{:<28} {:>14} {:>9} {:>9} {:>9} {:>9} {:>12}",
+        "", "rate", "p50 µs", "p99", "p99.9", "max", "CPU µs/req"
+    );
+    let mut all = Vec::new();
+    for scenario in &SCENARIOS {
+        let mut found = load::drive(&subject.plan(scenario, server, milliseconds))?;
+        let key = if scenario.is_bulk() { "megabytes_per_second" } else { "requests_per_second" };
+        let figure = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+        let [p50, p99, p999, max] =
+            ["p50", "p99", "p99_9", "max"].map(|part| figure(&found["latency_microseconds"][part]));
+        let cpu = figure(&found["cpu_microseconds_per_request"]);
+        println!(
+            "{:<28} {:>8.0} {:<5} {p50:>9.0} {p99:>9.0} {p999:>9.0} {max:>9.0} {cpu:>12.2}",
+            scenario.name,
+            figure(&found[key]),
+            scenario.unit()
+        );
+        found["scenario"] = scenario.name.into();
+        all.push(found);
+    }
+    Ok(all.into())
+}
+
+/// What a request costs among thousands of busy connections, against the cost among 32.
+fn crowd(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<Value> {
+    let connections = 5000.min(system::raise_descriptor_limit().saturating_sub(100));
+    let cost = |connections: usize| -> Outcome<f64> {
+        let mut plan = subject.plan(&SCENARIOS[0], server, milliseconds);
+        plan["connections"] = connections.into();
+        let found = load::drive(&plan)?;
+        Ok(found["cpu_microseconds_per_request"].as_f64().ok_or("no CPU time")?)
+    };
+    // The two are measured in turn, as the machine may change its mind in between.
+    let ratios: Outcome<Vec<_>> = (0..3).map(|_| Ok(cost(connections)? / cost(32)?)).collect();
+    let ratio = median(ratios?);
+    println!("\nCPU per request at {connections} connections against 32: {ratio:.2}.");
+    Ok(json!({ "connections": connections, "cpu_against_32": ratio }))
+}
+
+/// Counts the server's system calls per request, if strace can be had: for the manifest, on
+/// connections that persist and on others, and for the layer.
+fn system_calls(subject: &Subject, server: &Server) -> Outcome<Value> {
+    let Some(strace) = find("strace") else {
+        println!("\nSkipped the count of system calls: strace is not installed.");
+        return Ok(Value::Null);
+    };
+    let mut report = Map::new();
+    for scenario in [&SCENARIOS[0], &SCENARIOS[3], &SCENARIOS[5]] {
+        let counts = count_calls(&strace, &subject.plan(scenario, server, 300), server)?;
+        println!("\nSystem calls per request: {}", scenario.name);
+        for (name, count) in &counts {
+            println!("  {name:<12} {count:.3}");
+        }
+        report.insert(scenario.name.into(), counts.into_iter().collect());
+    }
+    Ok(report.into())
+}
+
+/// The server is slower under strace, and so finds more to do whenever it wakes: of what it does
+/// once per turn of its loop, there is less than there would be.
+fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(String, f64)>> {
+    let mut command = Command::new(strace);
+    command.args(["-f", "-c", "-p", &server.pid().to_string()]).stderr(Stdio::piped());
+    let mut child = command.spawn()?;
+    while server.status("TracerPid")? == 0 {
+        if child.try_wait()?.is_some() {
+            println!("\nstrace may not trace here.");
+            return Ok(Vec::new());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let found = load::drive(plan);
+    process::interrupt(&child)?;
+    let table = child.wait_with_output()?.stderr;
+    let requests = found?["requests"].as_f64().ok_or("no count of requests")?;
+    // The columns: % of time, seconds, µs per call, calls, perhaps errors, name.
+    let row = |line: &str| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let calls: f64 = columns.get(3)?.parse().ok()?;
+        Some((columns.last().copied()?.to_owned(), calls / requests))
+    };
+    let rows = String::from_utf8_lossy(&table).lines().filter_map(row).collect::<Vec<_>>();
+    Ok(rows.into_iter().filter(|(name, calls)| name != "total" && *calls >= 0.001).collect())
+}
+
+/// The table of the comparison. What misses its target has a mark.
+fn comparison(
+    subject: &Subject,
+    server: &Server,
+    rounds: usize,
+    slice: Duration,
+) -> Outcome<Vec<Comparison>> {
+    if find("nginx").is_none() {
+        println!("\nSkipped the comparison with nginx, which is not installed.");
+    }
+    println!(
+        "\nMedians of {rounds} rounds with wrk; targets in parentheses, * where missed.\n{:<28} {:>14} {:>15} {:>15} {:>15}",
+        "", "rate", "against nginx", "against limit", "CPU/nginx"
+    );
+    compare::compare(subject, server, rounds, slice, |comparison| {
+        let Comparison { scenario, rate, nginx, limit, cpu } = comparison;
+        let targets = scenario.targets.expect("only scenarios with targets are compared");
+        let least = |ratio: Option<f64>, target: Option<f64>| {
+            cell(ratio, target, "≥", ratio.zip(target).is_some_and(|(ratio, target)| ratio < target))
+        };
+        println!(
+            "{:<28} {rate:>8.0} {:<5} {:>15} {:>15} {:>15}",
+            scenario.name,
+            scenario.unit(),
+            least(*nginx, Some(targets.nginx)),
+            least(Some(*limit), targets.limit),
+            cell(*cpu, Some(targets.cpu), "≤", cpu.is_some_and(|cpu| cpu > targets.cpu)),
+        );
+    })
+}
+
+fn cell(ratio: Option<f64>, target: Option<f64>, relation: &str, is_missed: bool) -> String {
+    let ratio = ratio.map_or("-".into(), |ratio| format!("{ratio:.2}"));
+    let target = target.map_or(String::new(), |target| format!(" ({relation} {target:.2})"));
+    format!("{ratio}{target}{}", if is_missed { "*" } else { " " })
+}

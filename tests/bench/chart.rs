@@ -1,0 +1,62 @@
+//! Ratios to a bar chart: a small SVG with no script and no font of its own.
+//!
+//! It is shown as an image on pages that may be light or dark. Such an image is told which by the
+//! reader's system alone, so its colours are ones that can be read on both.
+
+use std::fmt::Write;
+
+use crate::compare::Comparison;
+
+const LABELS: f64 = 190.0;
+const WIDTH: f64 = 640.0;
+const ROW: f64 = 36.0;
+const TOP: f64 = 28.0;
+const BAR: f64 = 13.0;
+
+/// Draws the rates of quinistry against nginx's and the limit's.
+pub fn draw(comparisons: &[Comparison]) -> String {
+    let ratios = comparisons.iter().flat_map(|comparison| [comparison.nginx, Some(comparison.limit)]);
+    let longest = ratios.flatten().fold(1.0, f64::max);
+    // Room for a figure to the right of the longest bar.
+    let scale = (WIDTH - LABELS - 40.0) / longest;
+    let height = TOP + ROW * comparisons.len() as f64 + 24.0;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
+         font-family=\"sans-serif\" font-size=\"12\" fill=\"#808890\" role=\"img\" \
+         aria-label=\"Rate of quinistry against nginx and against the limit\">\n\
+         <style>.n{{fill:#2f81f7}}.l{{fill:#d29922}}</style>\n\
+         <rect class=\"n\" x=\"{LABELS}\" y=\"6\" width=\"12\" height=\"12\"/>\
+         <text x=\"{}\" y=\"16\">rate against nginx</text>\n\
+         <rect class=\"l\" x=\"{}\" y=\"6\" width=\"12\" height=\"12\"/>\
+         <text x=\"{}\" y=\"16\">against a server that parses nothing</text>\n",
+        LABELS + 18.0,
+        LABELS + 150.0,
+        LABELS + 168.0,
+    );
+    let mut put = |line: String| writeln!(svg, "{line}").expect("a String takes everything");
+    for (row, comparison) in comparisons.iter().enumerate() {
+        let top = TOP + ROW * row as f64;
+        let (x, y) = (LABELS - 8.0, top + BAR + 4.0);
+        put(format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{}</text>", comparison.scenario.name));
+        for (bar, (class, ratio)) in
+            [("n", comparison.nginx), ("l", Some(comparison.limit))].into_iter().enumerate()
+        {
+            let Some(ratio) = ratio else { continue };
+            let (y, width) = (top + BAR * bar as f64, ratio * scale);
+            let (text_x, text_y) = (LABELS + width + 5.0, y + 10.5);
+            put(format!(
+                "<rect class=\"{class}\" x=\"{LABELS}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\"/>\
+                 <text x=\"{text_x:.1}\" y=\"{text_y}\" font-size=\"11\">{ratio:.2}</text>",
+                BAR - 1.0
+            ));
+        }
+    }
+    let (x, bottom) = (LABELS + scale, height - 20.0);
+    put(format!(
+        "<path d=\"M{x:.1} {}V{bottom}\" stroke=\"#808890\" stroke-dasharray=\"3 3\"/>\
+         <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">1.0</text>\n</svg>",
+        TOP - 4.0,
+        height - 6.0
+    ));
+    svg
+}

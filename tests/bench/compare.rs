@@ -1,0 +1,215 @@
+//! quinistry, nginx and the limit side by side, under wrk's load.
+//!
+//! Machines have moods, so rounds are interleaved: one slice of time for each server in turn, again
+//! and again, and what is reported is the median of the ratios within a round. One server at a time
+//! is under load; all run on the same core, wrk on another, and all serve the same bytes.
+//!
+//! nginx is set up as it is fastest here: one process, open files cached, no log (quinistry keeps
+//! its own on), `sendfile` and `tcp_nopush` for the layer. For the manifest it reads the file
+//! instead: that makes one packet of head and content, where `tcp_nopush` makes one, too, but lets
+//! pipelined answers wait 40 ms for an acknowledgement. Its heads are as long as quinistry's.
+//!
+//! Documents: the nginx manual, modules core and `ngx_http_core_module`; wrk's SCRIPTING.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::limit;
+use crate::process::{self, CLIENT_CORE, Outcome, SERVER_CORE, Server, median};
+use crate::scenario::{Asked, SCENARIOS, Scenario, Subject};
+
+/// The length of a head of nginx's own, with a field for padding that is empty.
+const NGINX_HEAD: usize = 292;
+
+/// What quinistry's figures are next to the others', in one scenario.
+pub struct Comparison {
+    pub scenario: &'static Scenario,
+    /// In the scenario's unit.
+    pub rate: f64,
+    pub nginx: Option<f64>,
+    pub limit: f64,
+    /// CPU time per request, or byte, against nginx.
+    pub cpu: Option<f64>,
+}
+
+impl Comparison {
+    pub fn to_json(&self) -> Value {
+        let targets = self
+            .scenario
+            .targets
+            .map(|targets| json!({ "nginx": targets.nginx, "limit": targets.limit, "cpu": targets.cpu }));
+        json!({
+            "scenario": self.scenario.name,
+            "unit": self.scenario.unit(),
+            "rate": self.rate,
+            "rate_against_nginx": self.nginx,
+            "rate_against_limit": self.limit,
+            "cpu_against_nginx": self.cpu,
+            "targets": targets,
+        })
+    }
+}
+
+/// What came of a slice of load on one server.
+struct Sample {
+    rate: f64,
+    /// CPU seconds of the server per unit of work.
+    cost: f64,
+}
+
+/// Compares in all scenarios that have targets, and tells of each when it is done.
+pub fn compare(
+    subject: &Subject,
+    quinistry: &Server,
+    rounds: usize,
+    slice: Duration,
+    mut tell: impl FnMut(&Comparison),
+) -> Outcome<Vec<Comparison>> {
+    let nginx = process::find("nginx").map(|nginx| start_nginx(&nginx, subject)).transpose()?;
+    let directory = &subject.directory;
+    let [manifest, closing, layer] = ["manifest", "closing", "layer"].map(|name| directory.join(name));
+    process::write(&manifest, [&subject.heads[0][..], &subject.manifest].concat())?;
+    process::write(&closing, [&subject.heads[1][..], &subject.manifest].concat())?;
+    process::write(&layer, &subject.heads[2])?;
+    let limits = [
+        limit::start(&manifest, None, false)?,
+        limit::start(&closing, None, true)?,
+        limit::start(&layer, Some(&directory.join(&subject.layer_path[1..])), false)?,
+    ];
+    let mut comparisons = Vec::new();
+    for scenario in SCENARIOS.iter().filter(|scenario| scenario.targets.is_some()) {
+        let limit = match scenario.asked {
+            Asked::Manifest => &limits[usize::from(scenario.is_closing)],
+            _ => &limits[2],
+        };
+        let wrk = Wrk::new(scenario, subject)?;
+        let mut samples = Vec::new();
+        for _ in 0..rounds {
+            let quinistry = wrk.load(quinistry, slice)?;
+            let nginx = nginx.as_ref().map(|nginx| wrk.load(nginx, slice)).transpose()?;
+            samples.push((quinistry, nginx, wrk.load(limit, slice)?));
+        }
+        let against_nginx = |ratio: fn(&Sample, &Sample) -> f64| {
+            let ratios = samples.iter().map(|(ours, theirs, _)| Some(ratio(ours, theirs.as_ref()?)));
+            ratios.collect::<Option<Vec<_>>>().map(median)
+        };
+        let comparison = Comparison {
+            scenario,
+            rate: median(samples.iter().map(|(quinistry, ..)| quinistry.rate)),
+            nginx: against_nginx(|ours, theirs| ours.rate / theirs.rate),
+            limit: median(samples.iter().map(|(ours, _, limit)| ours.rate / limit.rate)),
+            cpu: against_nginx(|ours, theirs| ours.cost / theirs.cost),
+        };
+        tell(&comparison);
+        comparisons.push(comparison);
+    }
+    Ok(comparisons)
+}
+
+/// Starts nginx with the manifest and the layer as files at the paths that quinistry has them at.
+fn start_nginx(nginx: &Path, subject: &Subject) -> Outcome<Server> {
+    let address = process::free_address()?;
+    let directory = subject.directory.to_str().ok_or("a directory whose name is no text")?;
+    process::write(&subject.directory.join(&subject.manifest_path[1..]), &subject.manifest)?;
+    process::write(&subject.directory.join(&subject.layer_path[1..]), &subject.layer)?;
+    // One more field makes up for what nginx's own take less than quinistry's.
+    let padding = "x".repeat(subject.heads[0].len().saturating_sub(NGINX_HEAD));
+    let configuration = format!(
+        "daemon off; master_process off; pid nginx.pid; error_log error.log;
+         events {{ worker_connections 8192; }}
+         http {{
+             client_body_temp_path temporary; proxy_temp_path temporary; fastcgi_temp_path temporary;
+             uwsgi_temp_path temporary; scgi_temp_path temporary;
+             access_log off; sendfile on; tcp_nopush on; keepalive_requests 1000000000;
+             open_file_cache max=100 inactive=1h; open_file_cache_valid 1h;
+             default_type application/vnd.docker.distribution.manifest.v2+json;
+             add_header Padding {padding};
+             server {{
+                 listen {address} backlog=4096; root {directory};
+                 location /v2/quinistry/manifests/ {{ sendfile off; }}
+             }}
+         }}"
+    );
+    let file = subject.directory.join("nginx.conf");
+    process::write(&file, configuration)?;
+    let mut command = process::pinned(SERVER_CORE, nginx);
+    command.args(["-p", directory, "-e", "error.log", "-c"]).arg(file);
+    let server = Server::start(command, address)?;
+    for (path, content) in
+        [(subject.manifest_path, &subject.manifest), (&*subject.layer_path, &subject.layer)]
+    {
+        let ((head, file), _) = process::ask(address, path, "")?;
+        if file != *content {
+            return Err(format!("nginx serves something else: {}", String::from_utf8_lossy(&head)).into());
+        }
+    }
+    Ok(server)
+}
+
+/// What wrk is to do in a scenario.
+struct Wrk {
+    arguments: Vec<String>,
+    path: String,
+    /// The length of an answer's content if it is the measure of work, else 1.
+    work_per_request: f64,
+}
+
+impl Wrk {
+    /// wrk prints figures for people; a script prints them exactly, and makes requests pipelined.
+    fn new(scenario: &Scenario, subject: &Subject) -> Outcome<Self> {
+        let done = "done = function(summary)
+            local e = summary.errors
+            local failed = e.connect + e.read + e.write + e.status + e.timeout
+            io.write(string.format('\\n{ \"requests\": %d, \"microseconds\": %d, \"failed\": %d }\\n',
+                summary.requests, summary.duration, failed))
+        end\n";
+        let pipelined = "init = function()
+            pipelined = string.rep(wrk.format(), DEPTH)
+        end
+        request = function()
+            return pipelined
+        end\n";
+        let script = match scenario.depth {
+            1 => done.to_owned(),
+            depth => done.to_owned() + &pipelined.replace("DEPTH", &depth.to_string()),
+        };
+        let file = subject.directory.join(format!("depth-{}.lua", scenario.depth));
+        process::write(&file, script)?;
+        let connections = format!("-c{}", scenario.connections);
+        let mut arguments: Vec<_> = ["-t1", &connections, "-d1m", "-s"].map(str::to_owned).into();
+        arguments.push(file.to_string_lossy().into_owned());
+        if scenario.is_closing {
+            arguments.extend(["-H", "Connection: close"].map(str::to_owned));
+        }
+        let length = subject.content_length(scenario) as f64;
+        let work_per_request = if scenario.is_bulk() { length / 1e6 } else { 1.0 };
+        Ok(Self { arguments, path: subject.path(scenario).to_owned(), work_per_request })
+    }
+
+    /// Puts a server under load. wrk counts time in seconds, but stops when interrupted.
+    fn load(&self, server: &Server, slice: Duration) -> Outcome<Sample> {
+        let mut command: Command = process::pinned(CLIENT_CORE, "wrk");
+        command.args(&self.arguments).arg(format!("http://{}{}", server.address, self.path));
+        let before = server.cpu()?;
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        std::thread::sleep(slice);
+        process::interrupt(&child)?;
+        let output = child.wait_with_output()?;
+        let cpu = server.cpu()?.saturating_sub(before);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let figures: Value = text
+            .lines()
+            .find(|line| line.starts_with('{'))
+            .and_then(|line| serde_json::from_str(line).ok())
+            .ok_or_else(|| format!("{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
+        let figure = |key: &str| figures[key].as_f64().ok_or(format!("wrk does not tell {key}"));
+        if figure("failed")? > 0.0 || figure("requests")? == 0.0 {
+            return Err(format!("{command:?}: {text}").into());
+        }
+        let work = figure("requests")? * self.work_per_request;
+        Ok(Sample { rate: work / (figure("microseconds")? / 1e6), cost: cpu.as_secs_f64() / work })
+    }
+}

@@ -1,0 +1,189 @@
+//! The load client: many connections, one thread, and every answer checked.
+//!
+//! It is a process of its own, on a core of its own, so that its work is not the server's. All
+//! connections stand before the clock starts; each then asks again as soon as it is answered
+//! (a closed loop), so that a rate here is what the server can do, and a latency what it does then.
+//!
+//! Deliberately absent: being a general HTTP client. It knows what the answer has to be, and
+//! any other is an error that ends the measurement.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use mio::net::TcpStream;
+use mio::{Events, Interest, Poll, Registry, Token};
+use quinistry::system;
+use serde_json::{Value, json};
+
+use crate::process::{self, CLIENT_CORE, Outcome};
+
+/// Let a process of its own be the client, as `plan` says, and gives what it has measured.
+pub fn drive(plan: &Value) -> Outcome<Value> {
+    let mut command = process::pinned(CLIENT_CORE, std::env::current_exe()?);
+    let output = command.args(["--load", &plan.to_string()]).output()?;
+    if !output.status.success() {
+        return Err(format!("{plan}: {}", String::from_utf8_lossy(&output.stderr)).into());
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// What to ask, and what the answer has to be.
+struct Plan {
+    address: SocketAddr,
+    /// All requests that a connection sends before it waits for their answers.
+    requests: Vec<u8>,
+    depth: usize,
+    status_line: String,
+    content_length: usize,
+    is_closing: bool,
+}
+
+/// A connection, and what it still expects.
+struct Client {
+    stream: TcpStream,
+    asked: Instant,
+    unanswered: usize,
+    /// The start of a head whose end has not come yet.
+    head: Vec<u8>,
+    /// What is to come of the content of an answer.
+    content_left: usize,
+}
+
+/// Be the load client.
+pub fn load(plan: &Value) -> Outcome<Value> {
+    let number = |key: &str| plan[key].as_u64().ok_or(format!("no {key}"));
+    let text = |key: &str| plan[key].as_str().ok_or(format!("no {key}"));
+    let address: SocketAddr = text("address")?.parse()?;
+    let (depth, connections) = (number("depth")? as usize, number("connections")? as usize);
+    let (pid, time) = (number("pid")? as u32, Duration::from_millis(number("milliseconds")?));
+    let request = process::request(address, text("path")?, text("fields")?);
+    let plan = Plan {
+        address,
+        requests: request.repeat(depth).into_bytes(),
+        depth,
+        status_line: format!("HTTP/1.1 {} ", number("status")?),
+        content_length: number("content_length")? as usize,
+        is_closing: plan["is_closing"] == true,
+    };
+    let _ = system::raise_descriptor_limit();
+    let mut poll = Poll::new()?;
+    let mut clients = Vec::new();
+    for place in 0..connections {
+        clients.push(plan.connect(Token(place), poll.registry())?);
+    }
+    let (start, cpu) = (Instant::now(), process::cpu(pid)?);
+    for client in &mut clients {
+        client.ask(&plan, start)?;
+    }
+    let latencies = run(&plan, &mut poll, &mut clients, start + time)?;
+    let (elapsed, cpu) = (start.elapsed(), process::cpu(pid)?.saturating_sub(cpu));
+    Ok(summary(latencies, elapsed, cpu, plan.content_length))
+}
+
+/// Keeps all connections busy until then, and gives the latency of every answer in nanoseconds.
+fn run(plan: &Plan, poll: &mut Poll, clients: &mut [Client], end: Instant) -> Outcome<Vec<u64>> {
+    let mut latencies = Vec::with_capacity(1 << 20);
+    let mut buffer = vec![0; 256 * 1024];
+    let mut events = Events::with_capacity(1024);
+    while Instant::now() < end {
+        poll.poll(&mut events, Some(end.saturating_duration_since(Instant::now())))?;
+        for event in events.iter().filter(|event| event.is_readable()) {
+            let client = &mut clients[event.token().0];
+            loop {
+                let count = match client.stream.read(&mut buffer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    count => count?,
+                };
+                let now = Instant::now();
+                if count == 0 {
+                    if !plan.is_closing || client.unanswered > 0 {
+                        return Err("the server closed a connection before its time".into());
+                    }
+                    *client = plan.connect(event.token(), poll.registry())?;
+                    client.ask(plan, now)?;
+                    break;
+                }
+                let answered = client.take(&buffer[..count], plan)?;
+                let latency = now.duration_since(client.asked).as_nanos() as u64;
+                latencies.extend(std::iter::repeat_n(latency, answered));
+                if client.unanswered == 0 && !plan.is_closing {
+                    client.ask(plan, now)?;
+                }
+            }
+        }
+    }
+    Ok(latencies)
+}
+
+fn summary(mut latencies: Vec<u64>, elapsed: Duration, cpu: Duration, content_length: usize) -> Value {
+    latencies.sort_unstable();
+    let requests = latencies.len();
+    let microseconds = |part: f64| {
+        let at = (requests as f64 * part) as usize;
+        latencies.get(at.min(requests.saturating_sub(1))).map_or(f64::NAN, |&latency| latency as f64 / 1e3)
+    };
+    let seconds = elapsed.as_secs_f64();
+    json!({
+        "requests": requests,
+        "requests_per_second": requests as f64 / seconds,
+        "megabytes_per_second": (requests * content_length) as f64 / seconds / 1e6,
+        "cpu_microseconds_per_request": cpu.as_secs_f64() * 1e6 / requests as f64,
+        "latency_microseconds": {
+            "p50": microseconds(0.5), "p99": microseconds(0.99), "p99_9": microseconds(0.999),
+            "max": microseconds(1.0),
+        },
+    })
+}
+
+impl Plan {
+    fn connect(&self, token: Token, registry: &Registry) -> Outcome<Client> {
+        // On the loopback interface this waits for nobody but the kernel.
+        let stream = std::net::TcpStream::connect(self.address)?;
+        stream.set_nonblocking(true)?;
+        stream.set_nodelay(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        registry.register(&mut stream, token, Interest::READABLE)?;
+        Ok(Client { stream, asked: Instant::now(), unanswered: 0, head: Vec::new(), content_left: 0 })
+    }
+}
+
+impl Client {
+    /// Sends the next requests. There is room: all there was before has been answered.
+    fn ask(&mut self, plan: &Plan, now: Instant) -> Outcome<()> {
+        self.stream.write_all(&plan.requests)?;
+        (self.asked, self.unanswered) = (now, plan.depth);
+        Ok(())
+    }
+
+    /// Takes what has come, and gives how many answers are complete with it.
+    fn take(&mut self, mut bytes: &[u8], plan: &Plan) -> Outcome<usize> {
+        const END: &[u8] = b"\r\n\r\n";
+        let before = self.unanswered;
+        while !bytes.is_empty() {
+            if self.content_left == 0 {
+                let kept = self.head.len();
+                self.head.extend_from_slice(&bytes[..bytes.len().min(1024)]);
+                let Some(end) = self.head.windows(END.len()).position(|window| window == END) else {
+                    bytes = &bytes[self.head.len() - kept..];
+                    continue;
+                };
+                let head = &self.head[..end + END.len()];
+                let length = process::content_length(head);
+                if !head.starts_with(plan.status_line.as_bytes()) || length != Some(plan.content_length) {
+                    return Err(format!("not what was expected: {}", String::from_utf8_lossy(head)).into());
+                }
+                bytes = &bytes[head.len() - kept..];
+                self.head.clear();
+                self.content_left = plan.content_length;
+            }
+            let content = bytes.len().min(self.content_left);
+            bytes = &bytes[content..];
+            self.content_left -= content;
+            if self.content_left == 0 {
+                self.unanswered = self.unanswered.checked_sub(1).ok_or("an answer that nobody asked for")?;
+            }
+        }
+        Ok(before - self.unanswered)
+    }
+}

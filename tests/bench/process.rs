@@ -1,0 +1,161 @@
+//! Processes to measure: start one on a core of its own, read what it has cost so far, end it.
+//!
+//! Document: proc(5).
+//!
+//! Every server listens on a loopback port that was free a moment before. Nothing is ever stopped
+//! but children of this process.
+//!
+//! Deliberately absent: setting affinity by a call of our own, which would need `unsafe`. The
+//! program `taskset` sets it and becomes what it was to start, so that the child's id stays.
+
+use std::error::Error;
+use std::ffi::OsStr;
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// The core of whatever server is measured, and that of the client.
+pub const SERVER_CORE: usize = 0;
+pub const CLIENT_CORE: usize = 1;
+
+/// How long anything but a measurement may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Where a program is, if it is installed. Servers may be out of an ordinary user's way.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
+    directories.map(|directory| directory.join(program)).find(|file| file.is_file())
+}
+
+/// Whether server and client can have a core each.
+pub fn can_pin() -> bool {
+    find("taskset").is_some() && std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
+}
+
+/// A command that runs on one core, if that can be had.
+pub fn pinned(core: usize, program: impl AsRef<OsStr>) -> Command {
+    if !can_pin() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("taskset");
+    command.args(["-c", &core.to_string()]).arg(program);
+    command
+}
+
+/// An address that nobody listens on. Nothing but luck keeps it free, but nothing else here asks.
+pub fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind(("127.0.0.1", 0))?.local_addr()
+}
+
+/// A server under measurement, stopped when it is dropped.
+pub struct Server {
+    child: Child,
+    pub address: SocketAddr,
+}
+
+impl Server {
+    /// Starts a server and waits until it listens on that address.
+    pub fn start(mut command: Command, address: SocketAddr) -> Outcome<Self> {
+        // A helper notices by the end of its input that we are gone.
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
+        let mut server = Self { child, address };
+        let start = Instant::now();
+        while let Err(error) = TcpStream::connect(address) {
+            if server.child.try_wait()?.is_some() || start.elapsed() > PATIENCE {
+                return Err(format!("{command:?} does not listen on {address}: {error}").into());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Ok(server)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    pub fn cpu(&self) -> Outcome<Duration> {
+        cpu(self.pid())
+    }
+
+    /// A number from /proc/PID/status, such as `VmRSS` in KiB.
+    pub fn status(&self, key: &str) -> Outcome<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+        let number = line.and_then(|line| line.split_whitespace().next()).ok_or("no such key")?;
+        Ok(number.parse()?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The CPU time of a process with one thread, user and system. `stat` counts it in ticks of 10 ms;
+/// the scheduler's own account is in nanoseconds, and at most one tick of its clock late.
+pub fn cpu(pid: u32) -> Outcome<Duration> {
+    let account = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))
+        .map_err(|error| format!("the kernel tells no CPU time in /proc/PID/schedstat: {error}"))?;
+    Ok(Duration::from_nanos(account.split(' ').next().unwrap_or_default().parse()?))
+}
+
+/// Asks a program to finish and say what it has found.
+pub fn interrupt(child: &Child) -> io::Result<()> {
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().map(|_| ())
+}
+
+/// The head and the content of an answer.
+pub type Answer = (Vec<u8>, Vec<u8>);
+
+/// Sends a request, with `fields` as whole lines, and gives the answer and the connection.
+pub fn ask(address: SocketAddr, path: &str, fields: &str) -> Outcome<(Answer, TcpStream)> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(request(address, path, fields).as_bytes())?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.extend(byte);
+    }
+    let mut content = vec![0; content_length(&head).ok_or("an answer without a length")?];
+    stream.read_exact(&mut content)?;
+    Ok(((head, content), stream))
+}
+
+/// A request like wrk's own, so that all clients here ask the same.
+pub fn request(address: SocketAddr, path: &str, fields: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n")
+}
+
+pub fn content_length(head: &[u8]) -> Option<usize> {
+    const NAME: &[u8] = b"\r\nContent-Length: ";
+    let start = head.windows(NAME.len()).position(|window| window.eq_ignore_ascii_case(NAME))? + NAME.len();
+    let digits = head[start..].iter().take_while(|byte| byte.is_ascii_digit());
+    Some(digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
+}
+
+/// Writes a file for a server to read, with the directories above it.
+pub fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Outcome<()> {
+    let directory = file.parent().ok_or(io::Error::from(ErrorKind::InvalidInput))?;
+    std::fs::create_dir_all(directory)?;
+    Ok(std::fs::write(file, bytes)?)
+}
+
+/// The middle of some figures: one bad round on a busy machine leaves it where it is.
+pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<_> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    match figures.len() {
+        0 => f64::NAN,
+        count => f64::midpoint(figures[(count - 1) / 2], figures[count / 2]),
+    }
+}

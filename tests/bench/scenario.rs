@@ -1,0 +1,166 @@
+//! What is asked of the servers, and what is to come out of it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::process::{self, Outcome, SERVER_CORE, Server};
+
+/// What is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    Manifest,
+    Layer,
+    /// The second quarter of the layer.
+    Range,
+}
+
+/// One way to put a server under load.
+pub struct Scenario {
+    pub name: &'static str,
+    pub asked: Asked,
+    pub connections: usize,
+    /// How many requests are sent at once.
+    pub depth: usize,
+    /// Whether each request has a connection of its own.
+    pub is_closing: bool,
+    /// `None` if it is not for comparison.
+    pub targets: Option<Targets>,
+}
+
+/// How quinistry is to compare: rates at least, cost at most.
+#[derive(Clone, Copy)]
+pub struct Targets {
+    pub nginx: f64,
+    pub limit: Option<f64>,
+    pub cpu: f64,
+}
+
+const fn targets(nginx: f64, limit: Option<f64>, cpu: f64) -> Targets {
+    Targets { nginx, limit, cpu }
+}
+
+const MANIFEST: Scenario = Scenario {
+    name: "manifest, 32 connections",
+    asked: Asked::Manifest,
+    connections: 32,
+    depth: 1,
+    is_closing: false,
+    targets: Some(targets(1.25, Some(0.95), 0.80)),
+};
+
+const LAYER: Scenario = Scenario {
+    name: "layer, 32 connections",
+    asked: Asked::Layer,
+    targets: Some(targets(1.1, Some(0.95), 0.95)),
+    ..MANIFEST
+};
+
+pub const SCENARIOS: [Scenario; 7] = [
+    MANIFEST,
+    Scenario { name: "manifest, 512 connections", connections: 512, ..MANIFEST },
+    Scenario {
+        name: "manifest, 16 pipelined",
+        depth: 16,
+        targets: Some(targets(1.5, Some(0.8), 0.7)),
+        ..MANIFEST
+    },
+    Scenario {
+        name: "manifest, a connection each",
+        is_closing: true,
+        targets: Some(targets(1.1, None, 0.9)),
+        ..MANIFEST
+    },
+    LAYER,
+    Scenario {
+        name: "layer, 1 connection",
+        connections: 1,
+        targets: Some(targets(1.0, Some(0.95), 1.0)),
+        ..LAYER
+    },
+    Scenario { name: "ranges, 32 connections", asked: Asked::Range, targets: None, ..LAYER },
+];
+
+impl Scenario {
+    /// Whether bytes are what matters, and not requests.
+    pub fn is_bulk(&self) -> bool {
+        self.asked != Asked::Manifest
+    }
+
+    /// The rate of a bulk scenario is in MB/s, that of any other in requests/s.
+    pub fn unit(&self) -> &'static str {
+        if self.is_bulk() { "MB/s" } else { "req/s" }
+    }
+}
+
+/// What quinistry serves, as it is told over the wire.
+pub struct Subject {
+    pub manifest_path: &'static str,
+    pub manifest: Vec<u8>,
+    pub layer_path: String,
+    pub layer: Vec<u8>,
+    /// The heads of the answers: the manifest's, the one that closes its connection, the layer's.
+    pub heads: [Vec<u8>; 3],
+    /// Where files for other servers can be.
+    pub directory: PathBuf,
+}
+
+impl Subject {
+    pub fn of(server: &Server) -> Outcome<Self> {
+        let manifest_path = "/v2/quinistry/manifests/latest";
+        let ((manifest_head, manifest), _) = process::ask(server.address, manifest_path, "")?;
+        let ((closing_head, _), _) = process::ask(server.address, manifest_path, "Connection: close\r\n")?;
+        let json: Value = serde_json::from_slice(&manifest)?;
+        let digest = json["layers"][0]["digest"].as_str().ok_or("a manifest without a layer")?;
+        let layer_path = format!("/v2/quinistry/blobs/{digest}");
+        let ((layer_head, layer), _) = process::ask(server.address, &layer_path, "")?;
+        let heads = [manifest_head, closing_head, layer_head];
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
+        Ok(Self { manifest_path, manifest, layer_path, layer, heads, directory })
+    }
+
+    pub fn path(&self, scenario: &Scenario) -> &str {
+        if scenario.is_bulk() { &self.layer_path } else { self.manifest_path }
+    }
+
+    /// The length of the content of each answer.
+    pub fn content_length(&self, scenario: &Scenario) -> usize {
+        match scenario.asked {
+            Asked::Manifest => self.manifest.len(),
+            Asked::Layer => self.layer.len(),
+            Asked::Range => self.layer.len() / 4,
+        }
+    }
+
+    /// The scenario as a plan for the load client.
+    pub fn plan(&self, scenario: &Scenario, server: &Server, milliseconds: u64) -> Value {
+        let fields = match scenario.asked {
+            Asked::Range => {
+                let length = self.content_length(scenario);
+                format!("Range: bytes={length}-{}\r\n", 2 * length - 1)
+            }
+            _ if scenario.is_closing => "Connection: close\r\n".into(),
+            _ => String::new(),
+        };
+        json!({
+            "address": server.address.to_string(),
+            "pid": server.pid(),
+            "path": self.path(scenario),
+            "fields": fields,
+            "status": if scenario.asked == Asked::Range { 206 } else { 200 },
+            "content_length": self.content_length(scenario),
+            "connections": scenario.connections,
+            "depth": scenario.depth,
+            "is_closing": scenario.is_closing,
+            "milliseconds": milliseconds,
+        })
+    }
+}
+
+/// Starts quinistry as it is shipped, with its log of requests, on the servers' core.
+pub fn start_quinistry() -> Outcome<Server> {
+    let address = process::free_address()?;
+    let mut command = process::pinned(SERVER_CORE, env!("CARGO_BIN_EXE_quinistry"));
+    command.args(["--listen", &address.to_string()]);
+    Server::start(command, address)
+}
