@@ -32,7 +32,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::log::{Entry, Log};
 use crate::registry::Registry;
-use crate::request::{self, MAX_HEAD};
+use crate::request::{self, Lines, MAX_HEAD};
 use crate::response::{Content, ErrorCode, Persistence, Response, Status};
 
 /// How long a connection may take to its first byte, and then again to the end of the head. h2o
@@ -366,10 +366,10 @@ impl Connection {
         allowance: &mut Allowance,
     ) -> io::Result<Step> {
         let registry = context.registry;
-        let mut rest = input;
+        let (mut rest, mut lines) = (input, Lines::default());
         context.buffers.output.clear();
         loop {
-            let (request, length) = match request::parse(rest, seen) {
+            let (request, length) = match request::parse(rest, seen, &mut lines) {
                 Ok(Some(parsed)) => parsed,
                 Ok(None) if rest.len() == input.len() => {
                     self.state = State::Reading { head: rest.to_vec(), seen: rest.len(), began };

@@ -144,7 +144,11 @@ fn push_escaped(line: &mut String, text: &str) {
         Some(start) if text.len() > MAX_SHOWN => (start, "..."),
         _ => (text.as_bytes(), ""),
     };
-    for &byte in shown {
+    // All of it is harmless, as a rule.
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
+    let plain = shown.iter().position(|byte| !is_plain(byte)).unwrap_or(shown.len());
+    line.push_str(str::from_utf8(&shown[..plain]).expect("printable ASCII"));
+    for &byte in &shown[plain..] {
         match byte {
             b'"' | b'\\' => line.extend(['\\', byte.into()]),
             b' '..=b'~' => line.push(byte.into()),

@@ -107,7 +107,7 @@ const fn bad(reason: &'static str) -> Rejection {
 }
 
 /// Parses the request at the start of `bytes`, of which the first `seen` have been searched for
-/// the end of the head before, in vain.
+/// the end of the head before, in vain. The request's field lines are put into `lines`.
 ///
 /// Gives the request and the number of bytes its head takes, or `None` if the head is not yet
 /// complete.
@@ -116,7 +116,11 @@ const fn bad(reason: &'static str) -> Rejection {
 ///
 /// As soon as it is certain that the bytes cannot become an acceptable request, which may be
 /// before the head is complete.
-pub fn parse(bytes: &[u8], seen: usize) -> Result<Option<(Request<'_>, usize)>, Rejection> {
+pub fn parse<'h, 'b>(
+    bytes: &'b [u8],
+    seen: usize,
+    lines: &'h mut Lines<'b>,
+) -> Result<Option<(Request<'h>, usize)>, Rejection> {
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the
     // request-line". One it is: a client that sends nothing but empty lines meets the grammar.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
@@ -125,7 +129,7 @@ pub fn parse(bytes: &[u8], seen: usize) -> Result<Option<(Request<'_>, usize)>, 
     let Some(length) = find_end(bytes, seen.saturating_sub(skipped))? else {
         return Ok(None);
     };
-    Ok(Some((parse_head(&bytes[..length])?, skipped + length)))
+    Ok(Some((parse_head(&bytes[..length], lines)?, skipped + length)))
 }
 
 /// Recognises a peer that speaks another protocol from what it says first.
@@ -174,10 +178,10 @@ const HEAD_TOO_LONG: Rejection =
 const LINE_TOO_LONG: Rejection =
     Rejection { status: Status::UriTooLong, reason: "the request line has at most 8 KiB" };
 
-fn parse_head(head: &[u8]) -> Result<Request<'_>, Rejection> {
+fn parse_head<'h, 'b>(head: &'b [u8], lines: &'h mut Lines<'b>) -> Result<Request<'h>, Rejection> {
     let (line, fields) = split_line(head);
     let line = RequestLine::parse(line)?;
-    let fields = Fields::parse(fields)?;
+    let fields = Fields::parse(fields, lines)?;
     let host = fields.host(line.is_http_1_0)?;
     let body = fields.body(line.is_http_1_0)?;
     let method = method(line.method);
@@ -255,22 +259,24 @@ fn method(name: &str) -> Method {
     }
 }
 
-#[derive(Debug)]
-struct Fields<'b> {
-    lines: [httparse::Header<'b>; MAX_FIELDS],
-    count: usize,
+/// Room for the field lines of a request: 3 KiB that one request after the other can use.
+pub struct Lines<'b>([httparse::Header<'b>; MAX_FIELDS]);
+
+impl Default for Lines<'_> {
+    fn default() -> Self {
+        Self([httparse::EMPTY_HEADER; MAX_FIELDS])
+    }
 }
 
-impl<'b> Fields<'b> {
-    fn parse(bytes: &'b [u8]) -> Result<Self, Rejection> {
-        let mut lines = [httparse::EMPTY_HEADER; MAX_FIELDS];
+#[derive(Clone, Copy, Debug)]
+struct Fields<'h>(&'h [httparse::Header<'h>]);
+
+impl<'h> Fields<'h> {
+    fn parse<'b: 'h>(bytes: &'b [u8], lines: &'h mut Lines<'b>) -> Result<Self, Rejection> {
         // `httparse` refuses, as RFC 9112 sections 2.2, 5.1 and 5.2 demand or allow: a bare CR, a
         // space before the colon, a line that begins with white space, control characters.
-        match httparse::parse_headers(bytes, &mut lines) {
-            Ok(httparse::Status::Complete((_, parsed))) => {
-                let count = parsed.len();
-                Ok(Self { lines, count })
-            }
+        match httparse::parse_headers(bytes, &mut lines.0) {
+            Ok(httparse::Status::Complete((_, parsed))) => Ok(Self(parsed)),
             Err(httparse::Error::TooManyHeaders) => {
                 let status = Status::FieldsTooLarge;
                 Err(Rejection { status, reason: "a request has at most 100 field lines" })
@@ -283,8 +289,8 @@ impl<'b> Fields<'b> {
 
     /// The values of all lines with that name. One that is not UTF-8 becomes a text that is valid
     /// in no field that matters here.
-    fn lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
-        self.lines[..self.count]
+    fn lines(&self, name: &str) -> impl Iterator<Item = &'h str> {
+        self.0
             .iter()
             .filter(move |line| line.name.eq_ignore_ascii_case(name))
             .map(|line| trim(str::from_utf8(line.value).unwrap_or("\u{fffd}")))
@@ -292,7 +298,7 @@ impl<'b> Fields<'b> {
 
     /// The one Host. RFC 9112 section 3.2: a server MUST answer 400 if HTTP/1.1 has none, and to
     /// more than one, and to an invalid one.
-    fn host(&self, is_http_1_0: bool) -> Result<Option<&'b str>, Rejection> {
+    fn host(&self, is_http_1_0: bool) -> Result<Option<&'h str>, Rejection> {
         let mut hosts = self.lines("host");
         match (hosts.next(), hosts.next()) {
             (None, _) if is_http_1_0 => Ok(None),

@@ -137,6 +137,7 @@ impl Server {
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_TURN);
         loop {
+            let mut is_signalled = false;
             match self.poll.poll(&mut events, self.patience()) {
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
                 _ => {}
@@ -145,11 +146,11 @@ impl Server {
             for event in &events {
                 match event.token() {
                     LISTENER => self.is_accept_owed = true,
-                    SIGNALS => {}
+                    SIGNALS => is_signalled = true,
                     token => self.wake(token, event.is_readable(), event.is_read_closed()),
                 }
             }
-            while let Some(signal) = self.signals.take() {
+            while is_signalled && let Some(signal) = self.signals.take() {
                 if self.grace_ends.is_some() {
                     return Ok(Some(signal));
                 }
@@ -231,17 +232,18 @@ impl Server {
         }
     }
 
-    fn admit(&mut self, mut stream: TcpStream, peer: SocketAddr) {
-        let token = self.clients.next_token();
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        if self.poll.registry().register(&mut stream, token, interest).is_err() {
-            return; // No memory for it in the kernel; the client sees the connection closed.
-        }
+    fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
-        self.look_after(connection.deadline());
-        self.clients.insert(Client { socket: Socket::new(stream), connection, is_queued: false });
-        // The request often comes with the connection: looking at once saves a wait.
-        self.enqueue(token);
+        let token = self.clients.insert(Client { socket: Socket::new(stream), connection, is_queued: false });
+        // The request often comes with the connection: looking at once saves a wait. A client that
+        // wants one answer and no more is then never registered.
+        self.turn(token);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        if let Some(client) = self.clients.find(token)
+            && self.poll.registry().register(&mut client.socket.stream, token, interest).is_err()
+        {
+            self.clients.remove(token); // The kernel has no memory for it.
+        }
     }
 
     /// Closes the connection that has waited longest without a complete request, or else the one
@@ -364,11 +366,6 @@ impl Clients {
         Self { slots: Vec::new(), free: Vec::new(), count: 0, limit, held: 0, expendable: Vec::new() }
     }
 
-    fn next_token(&self) -> Token {
-        let place = self.free.last().copied().unwrap_or(self.slots.len());
-        self.token(place)
-    }
-
     /// The token of whoever is, or comes next, at a place.
     fn token(&self, place: usize) -> Token {
         let uses = self.slots.get(place).map_or(0, |slot| slot.uses);
@@ -386,13 +383,14 @@ impl Clients {
         self.slots[place].client.as_mut()
     }
 
-    /// Puts a client where [`Clients::next_token`] said.
-    fn insert(&mut self, client: Client) {
+    fn insert(&mut self, client: Client) -> Token {
         self.count += 1;
-        match self.free.pop() {
-            Some(place) => self.slots[place].client = Some(client),
-            None => self.slots.push(Slot { uses: 0, client: Some(client) }),
+        let place = self.free.pop().unwrap_or(self.slots.len());
+        if place == self.slots.len() {
+            self.slots.push(Slot { uses: 0, client: None });
         }
+        self.slots[place].client = Some(client);
+        self.token(place)
     }
 
     /// Closes a client's connection.

@@ -8,7 +8,7 @@ mod common;
 use common::{Answer, request, sample, sha256};
 use quinistry::image::{Image, VERSION};
 use quinistry::registry::Registry;
-use quinistry::request;
+use quinistry::request::{self, Lines};
 use quinistry::response::{Content, Persistence};
 
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
@@ -52,7 +52,8 @@ impl World {
 
     fn ask_once(&self, line: &str, fields: &[&str]) -> Answer {
         let bytes = request(line, fields);
-        let parsed = request::parse(bytes.as_bytes(), 0).expect("a valid request");
+        let mut lines = Lines::default();
+        let parsed = request::parse(bytes.as_bytes(), 0, &mut lines).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
         let response = self.registry.answer(&request);

@@ -6,7 +6,7 @@ mod served;
 
 use libfuzzer_sys::fuzz_target;
 use quinistry::digest::Digest;
-use quinistry::request::{Method, parse};
+use quinistry::request::{Lines, Method, parse};
 use quinistry::response::{Content, Persistence, Status};
 use served::SERVED;
 
@@ -29,7 +29,8 @@ const NAMES: [&str; 13] = [
 
 fuzz_target!(|bytes: &[u8]| {
     let bytes = SERVED.with_digests(bytes);
-    let Ok(Some((request, _))) = parse(&bytes, 0) else { return };
+    let mut lines = Lines::default();
+    let Ok(Some((request, _))) = parse(&bytes, 0, &mut lines) else { return };
     let response = SERVED.registry.answer(&request);
     let mut head = Vec::new();
     response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);

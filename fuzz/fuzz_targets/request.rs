@@ -2,21 +2,20 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
+use quinistry::request::{Lines, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
 
 fuzz_target!(|bytes: &[u8]| {
-    let whole = parse(bytes, 0);
+    let (mut lines, mut other_lines) = (Lines::default(), Lines::default());
+    let whole = parse(bytes, 0, &mut lines);
     // All that a connection would do with the bytes one by one.
     let mut seen = 0;
     let step = (bytes.len() / 64).max(1);
-    let mut in_pieces = parse(&[], 0);
-    for end in (0..bytes.len()).step_by(step).skip(1).chain([bytes.len()]) {
-        in_pieces = parse(&bytes[..end], seen);
-        if !matches!(in_pieces, Ok(None)) {
-            break;
-        }
+    let mut end = 0;
+    while end < bytes.len() && matches!(parse(&bytes[..end], seen, &mut Lines::default()), Ok(None)) {
         seen = end;
+        end = (end + step).min(bytes.len());
     }
+    let in_pieces = parse(&bytes[..end], seen, &mut other_lines);
     match (whole, in_pieces) {
         (Ok(None), Ok(None)) => assert!(bytes.len() < MAX_HEAD + 2, "a head without an end is refused"),
         (Err(one), Err(other)) => assert_eq!(one, other),
