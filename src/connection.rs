@@ -62,9 +62,9 @@ pub const MAX_DISCARDED: usize = 256 * 1024;
 /// How many requests a connection may have answered before it is the next one's turn.
 pub const REQUESTS_PER_TURN: usize = 32;
 
-/// How many bytes of the layer a connection may send before it is the next one's turn: a quarter
-/// of a millisecond or less on a local network's fastest link.
-pub const BYTES_PER_TURN: u64 = 256 * 1024;
+/// How many bytes of the layer a connection may send before it is the next one's turn: all of it,
+/// as a rule, which takes a fraction of a millisecond. nginx's `sendfile_max_chunk` is 2 MiB.
+pub const BYTES_PER_TURN: u64 = 1024 * 1024;
 
 /// When so much output has been gathered, it is sent before more requests are looked at.
 const MAX_GATHERED: usize = 16 * 1024;

@@ -18,9 +18,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 /// for a second, until their SYN is repeated; the system cuts this to `net.core.somaxconn`.
 const BACKLOG: c_int = 4096;
 
-/// How many bytes the kernel takes of a connection before it sends them: enough to keep a fast
-/// link busy, and a bound to what a thousand stalled readers cost.
-const UNSENT: c_int = 256 * 1024;
+/// How many bytes the kernel takes of a connection before it sends them: a whole layer, so that one
+/// call hands it over, and no more, which bounds what a thousand stalled readers cost.
+const UNSENT: c_int = 1024 * 1024;
 
 /// Gives the result of a call that reports failure as -1.
 fn check(result: c_int) -> io::Result<c_int> {
