@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 /// How long anything may take before a test calls it hung. No test measures time with it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// How much of a server's log is kept; more is read and forgotten.
+const MAX_LOG: usize = 16 * 1024 * 1024;
+
 /// The program under test, listening on a loopback port of its own.
 pub struct Server {
     child: Child,
@@ -35,8 +38,11 @@ impl Server {
         std::thread::spawn(move || {
             for line in BufReader::new(stderr).lines().map_while(Result::ok) {
                 let (text, changed) = &*writer;
-                *text.lock().expect("no panic while held") += &(line + "\n");
-                changed.notify_all();
+                let mut text = text.lock().expect("no panic while held");
+                if text.len() < MAX_LOG {
+                    *text += &(line + "\n");
+                    changed.notify_all();
+                }
             }
         });
         let mut server = Self { child, address: ([127, 0, 0, 1], 0).into(), log };

@@ -1,0 +1,122 @@
+//! Ten minutes of full load from good and bad clients at once, on request:
+//!
+//! ```text
+//!     cargo test --release --test soak -- --ignored --nocapture
+//! ```
+//!
+//! `QUINISTRY_SOAK_SECONDS` makes it longer or shorter. The good clients check every byte; the bad do
+//! what `hostile.rs` does a fault at a time, all at once and in no order. Memory must be flat, and
+//! every descriptor must come back.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::{Client, Server, eventually, request, sha256};
+
+const GOOD: usize = 4;
+const BAD: usize = 8;
+
+/// What the server may grow by, in KiB, after it has once been through everything.
+const ALLOWED_GROWTH: u64 = 512;
+
+struct World {
+    address: std::net::SocketAddr,
+    layer_line: String,
+    digest: String,
+    is_over: AtomicBool,
+    good: AtomicU64,
+    bad: AtomicU64,
+}
+
+#[test]
+#[ignore = "it takes ten minutes"]
+fn memory_is_flat_and_descriptors_come_back() {
+    let seconds =
+        std::env::var("QUINISTRY_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
+    let server = Server::start();
+    let descriptors = server.open_descriptors();
+    let (digest, _) = server.layer();
+    let world = Arc::new(World {
+        address: server.address,
+        layer_line: format!("GET /v2/quinistry/blobs/{digest}"),
+        digest,
+        is_over: AtomicBool::new(false),
+        good: AtomicU64::new(0),
+        bad: AtomicU64::new(0),
+    });
+    let mut clients = Vec::new();
+    for number in 0..GOOD + BAD {
+        let world = Arc::clone(&world);
+        clients.push(thread::spawn(move || {
+            let mut seed = number as u64 + 1;
+            while !world.is_over.load(Ordering::Relaxed) {
+                if number < GOOD { be_good(&world) } else { be_bad(&world, &mut seed) }
+            }
+        }));
+    }
+
+    let start = Instant::now();
+    let mut settled = 0;
+    while start.elapsed() < Duration::from_secs(seconds) {
+        thread::sleep(Duration::from_secs((seconds / 60).max(1)));
+        let (resident, elapsed) = (server.status("VmRSS"), start.elapsed().as_secs());
+        let (good, bad) = (world.good.load(Ordering::Relaxed), world.bad.load(Ordering::Relaxed));
+        println!(
+            "{elapsed} s: {resident} KiB, {} descriptors, {good} good answers, {bad} faults",
+            server.open_descriptors()
+        );
+        // The first fifth is for every buffer to reach the size that it has to have.
+        if elapsed <= seconds / 5 {
+            settled = settled.max(resident);
+        }
+        assert!(resident <= settled + ALLOWED_GROWTH, "{resident} KiB, from {settled} KiB");
+    }
+    world.is_over.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.join().expect("no good client was let down");
+    }
+    eventually("every descriptor comes back", || (server.open_descriptors() == descriptors).then_some(()));
+}
+
+/// A connection with ten requests, all of which have to be answered to the byte.
+fn be_good(world: &World) {
+    let mut client = Client::connect(world.address);
+    for _ in 0..5 {
+        client.send_request("GET /v2/quinistry/manifests/latest", &[]);
+        assert_eq!(client.answer_to("GET").status, 200);
+        client.send_request(&world.layer_line, &[]);
+        assert_eq!(sha256(&client.answer_to("GET").content), world.digest);
+        world.good.fetch_add(2, Ordering::Relaxed);
+    }
+}
+
+/// One fault. Whatever the server does about it is right, as long as the good are served.
+fn be_bad(world: &World, seed: &mut u64) {
+    *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+    let random = (*seed >> 33) as usize;
+    let mut client = Client::connect(world.address);
+    let layer = request(&world.layer_line, &[]);
+    let mut say = |bytes: &[u8]| drop(client.stream.write_all(bytes));
+    match random % 9 {
+        0 => {}
+        1 => say(&layer.as_bytes()[..random % layer.len()]),
+        2 => say(&[0x16, 3, 1, 2, 0]),
+        3 => say(&vec![b'x'; random % 40_000]),
+        4 => say(layer.repeat(20).as_bytes()),
+        5 => say(request("PUT /v2/x", &["Content-Length: 100000"]).repeat(50).as_bytes()),
+        6 => say(b"GET / HTTP/1.1\n\n"),
+        7 => say(request("GET /v2/", &[]).repeat(random % 500).as_bytes()),
+        _ => layer.bytes().take(random % 100).for_each(|byte| say(&[byte])),
+    }
+    // Read a little, or nothing, and go: what is unread makes it a reset.
+    if random.is_multiple_of(2) {
+        let _ = client.stream.set_read_timeout(Some(Duration::from_millis(5)));
+        let _ = client.stream.read(&mut [0; 1000]);
+    }
+    world.bad.fetch_add(1, Ordering::Relaxed);
+}
