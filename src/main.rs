@@ -1,10 +1,11 @@
 //! The command line to what is to be done. The only place that exits.
+#![no_main]
 
 use std::env;
+use std::ffi::OsString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::process::ExitCode;
 
 use quinistry::health;
 use quinistry::image::{self, Image, NAME, PORT, VERSION};
@@ -42,12 +43,19 @@ enum Command {
     Print(String),
 }
 
-fn main() -> ExitCode {
-    let options = match Options::parse(env::args_os().skip(1), env::var_os("QUINISTRY_LISTEN")) {
+/// Exit codes: what was asked for was done; it could not be; it was not understood.
+const DONE: i32 = 0;
+const FAILED: i32 = 1;
+const MISUSED: i32 = 2;
+
+quinistry::entry!(run);
+
+fn run(arguments: Vec<OsString>) -> i32 {
+    let options = match Options::parse(arguments, env::var_os("QUINISTRY_LISTEN")) {
         Ok(options) => options,
         Err(error) => {
             say(&format!("quinistry: {error}\nTry `quinistry --help`.\n"));
-            return ExitCode::from(2);
+            return MISUSED;
         }
     };
     let outcome = match options.command {
@@ -59,18 +67,15 @@ fn main() -> ExitCode {
         Command::Print(text) => print(&text).map_err(|error| format!("standard output: {error}")),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => DONE,
         Err(error) => fail(&error),
     }
 }
 
 impl Options {
-    fn parse(
-        arguments: impl Iterator<Item = std::ffi::OsString>,
-        variable: Option<std::ffi::OsString>,
-    ) -> Result<Self, String> {
+    fn parse(arguments: Vec<OsString>, variable: Option<OsString>) -> Result<Self, String> {
         let mut options = Self { command: Command::Serve, listen: None, quiet: false };
-        let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+        let mut arguments = arguments.into_iter().map(|argument| argument.to_string_lossy().into_owned());
         while let Some(argument) = arguments.next() {
             match argument.as_str() {
                 "healthcheck" if matches!(options.command, Command::Serve) => {
@@ -103,7 +108,7 @@ fn parse_address(origin: &str, value: &str) -> Result<SocketAddr, String> {
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(options: &Options) -> ExitCode {
+fn serve(options: &Options) -> i32 {
     // Listening first brings a port in use to light at once; clients wait until we are ready.
     let listener = match listen(options.listen) {
         Ok(listener) => listener,
@@ -123,9 +128,9 @@ fn serve(options: &Options) -> ExitCode {
         Server::new(listener, signals, Registry::new(image), layer, Log::new(!options.quiet))
     });
     match server.and_then(|mut server| server.run()) {
-        Ok(None) => ExitCode::SUCCESS,
+        Ok(None) => DONE,
         // As a shell would report it.
-        Ok(Some(signal)) => ExitCode::from(128 | (signal & 0x7f) as u8),
+        Ok(Some(signal)) => 128 + signal.cast_signed(),
         Err(error) => fail(&error.to_string()),
     }
 }
@@ -160,7 +165,8 @@ fn pack() -> Result<(SealedFile, Image), String> {
 /// What is served, and how to get it.
 fn describe(image: &Image, address: SocketAddr) -> String {
     let host = match address.ip() {
-        ip if ip.is_unspecified() || ip.is_loopback() => format!("localhost:{}", address.port()),
+        // Docker, too, takes these for a registry that may speak plain HTTP.
+        ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("localhost:{}", address.port()),
         _ => address.to_string(),
     };
     let Image { manifest, config, layer, .. } = image;
@@ -176,15 +182,17 @@ fn describe(image: &Image, address: SocketAddr) -> String {
 }
 
 fn print(text: &str) -> io::Result<()> {
-    io::Write::write_all(&mut io::stdout(), text.as_bytes())
+    let mut stdout = io::stdout();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
 }
 
 /// Writes to standard error. Nobody may be there to read it, which `eprint!` would panic about.
 fn say(text: &str) {
-    let _ = io::Write::write_all(&mut io::stderr(), text.as_bytes());
+    let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn fail(error: &str) -> ExitCode {
+fn fail(error: &str) -> i32 {
     say(&format!("quinistry: {error}\n"));
-    ExitCode::FAILURE
+    FAILED
 }

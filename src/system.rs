@@ -1,4 +1,5 @@
-//! The system calls that neither std nor mio has, and every `unsafe` block there is.
+//! The system calls that std and mio lack, or have without what is needed of them, and every
+//! `unsafe` block there is.
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
@@ -6,13 +7,14 @@
 //! [`io::Error`]: nothing that calls them has to know that they are unsafe inside.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
-use std::ffi::{c_int, c_short};
+use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_short};
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem::{size_of, zeroed};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 
 /// The most connections that wait to be accepted. std's and mio's 128 would let a crowd of 200 wait
 /// for a second, until their SYN is repeated; the system cuts this to `net.core.somaxconn`.
@@ -21,6 +23,54 @@ const BACKLOG: c_int = 4096;
 /// How many bytes the kernel takes of a connection before it sends them: a whole layer, so that one
 /// call hands it over, and no more, which bounds what a thousand stalled readers cost.
 const UNSENT: c_int = 1024 * 1024;
+
+/// Defines `main`, from a function that takes the arguments and gives the exit code, without std's
+/// own start.
+///
+/// That start installs a handler which tells a stack overflow by its name. For want of a better way,
+/// glibc finds the end of the stack by `sscanf`, which brings along all there is to reading and
+/// printing floating-point numbers and wide characters: 140 KB, a tenth of the binary and of every
+/// pull. The rest of what that start does is in [`start`].
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        // SAFETY: the crate is `no_main`, so that nothing else of this name is linked.
+        #[unsafe(no_mangle)]
+        extern "C" fn main(
+            count: core::ffi::c_int,
+            arguments: *const *const core::ffi::c_char,
+        ) -> core::ffi::c_int {
+            // SAFETY: these are what C passes to `main`.
+            $main(unsafe { $crate::system::start(count, arguments) })
+        }
+    };
+}
+
+/// Does what has to be done before anything else, and gives the arguments behind the program's name.
+///
+/// # Safety
+///
+/// `arguments` points to `count` C strings that are never freed or changed.
+#[must_use]
+pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<OsString> {
+    for descriptor in 0..3 {
+        // SAFETY: neither call has a pointer to anything but a constant C string.
+        unsafe {
+            // Were one of the standard three closed, a client's socket would get its number, and
+            // the log with it. The lowest number that is free is the one that was found to be.
+            if libc::fcntl(descriptor, libc::F_GETFD) == -1 {
+                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            }
+        }
+    }
+    // A client that is gone is an error of `sendfile`, a closed pipe one of `write`: not a death.
+    // SAFETY: to ignore a signal takes no function.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    let count = usize::try_from(count).unwrap_or(0);
+    // SAFETY: the caller's promise.
+    let argument = |index| unsafe { CStr::from_ptr(*arguments.add(index)) };
+    (1..count).map(|index| OsStr::from_bytes(argument(index).to_bytes()).to_owned()).collect()
+}
 
 /// Gives the result of a call that reports failure as -1.
 fn check(result: c_int) -> io::Result<c_int> {
