@@ -19,20 +19,21 @@
 //! fuzzed. It works until the transport would block or its turn is over.
 //!
 //! A connection that waits holds no buffer: bytes are read into one that all share, and only the
-//! start of a head that is not complete, or the rest of an answer that did not fit, is kept.
+//! start of a head that is not complete, requests that came before their turn, and the rest of an
+//! answer that did not fit, are kept.
 //!
 //! Deliberately absent: reading content (see `request`), and 100 Continue: a request that expects
 //! it has content that we will not read, and gets its final answer at once (RFC 9110 section 10.1.1).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::log::{Entry, Log};
 use crate::registry::Registry;
-use crate::request::{self, Lines, MAX_HEAD};
+use crate::request::{self, Lines, MAX_INPUT, Rejection};
 use crate::response::{Content, ErrorCode, Persistence, Response, Status};
 
 /// How long a connection may take to its first byte, and then again to the end of the head. h2o
@@ -56,17 +57,20 @@ pub const LINGER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection lingers at most, once its answer has arrived. nginx: 30 s.
 pub const MAX_LINGER: Duration = Duration::from_secs(5);
 
-/// How many bytes a lingering connection discards. More, and the client is not listening anyway.
+/// How many bytes a lingering connection discards. Who sends more before listening loses the answer;
+/// who is refused a blob with `Expect: 100-continue`, or listens meanwhile, does not.
 pub const MAX_DISCARDED: usize = 256 * 1024;
 
-/// How many requests a connection may have answered before it is the next one's turn.
+/// How many requests a connection may have answered before it is the next one's turn. wrk and
+/// others that pipeline send 16 at once.
 pub const REQUESTS_PER_TURN: usize = 32;
 
 /// How many bytes of the layer a connection may send before it is the next one's turn: all of it,
 /// as a rule, which takes a fraction of a millisecond. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const BYTES_PER_TURN: u64 = 1024 * 1024;
 
-/// When so much output has been gathered, it is sent before more requests are looked at.
+/// When so much output has been gathered, it is sent before more requests are looked at: a good
+/// dozen of manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
 const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
@@ -114,7 +118,7 @@ pub struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: vec![0; MAX_HEAD].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
+        Self { input: vec![0; MAX_INPUT].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
     }
 }
 
@@ -182,16 +186,13 @@ struct Writing {
 /// What happens when an answer has been sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
-    Next,
+    Persist,
     Close,
     Linger,
 }
 
-/// Whether to go on within a turn.
-enum Step {
-    On,
-    Stop(Next),
-}
+/// Whether to go on within a turn, or what the connection wants after it.
+type Step = ControlFlow<Next>;
 
 /// What is left of a turn.
 struct Allowance {
@@ -220,8 +221,8 @@ impl Connection {
                 State::Lingering { .. } => self.discard(transport, context),
             };
             match step {
-                Ok(Step::On) => {}
-                Ok(Step::Stop(next)) => return next,
+                Ok(Step::Continue(())) => {}
+                Ok(Step::Break(next)) => return next,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 // The client is gone, or the network is. There is nobody to tell.
@@ -250,13 +251,12 @@ impl Connection {
         }
         match &mut self.state {
             State::Fresh | State::Idle => Next::Close,
-            State::Reading { .. } => {
-                let (status, code) = (Status::RequestTimeout, ErrorCode::Unsupported);
-                let message = "the head of the request took too long";
-                let response = Response::error(status, code, message, "");
+            State::Reading { head, .. } => {
+                let status = Status::RequestTimeout;
+                let rejection = Rejection { status, reason: "the head of the request took too long" };
+                let head = std::mem::take(head);
                 context.buffers.output.clear();
-                self.answer(["-", "-"], "", &response, Persistence::Close, context);
-                match self.flush(0..0, &[], Then::Linger, transport, context) {
+                match self.refuse(rejection, &head, transport, context) {
                     Ok(_) => self.turn(transport, context),
                     Err(_) => Next::Close,
                 }
@@ -327,7 +327,7 @@ impl Connection {
         allowance: &mut Allowance,
     ) -> io::Result<Step> {
         if allowance.requests == 0 {
-            return Ok(Step::Stop(Next::Again));
+            return Ok(Step::Break(Next::Again));
         }
         let now = context.clock.now;
         // The shared buffer is taken, not borrowed, while the context is passed on.
@@ -347,8 +347,8 @@ impl Connection {
             Ok(length) if length > seen => {
                 self.respond(&input[..length], seen, began, transport, context, allowance)
             }
-            // RFC 9112 section 8: a message cut short can be answered or not; nobody is listening.
-            Ok(_) => Ok(Step::Stop(Next::Close)),
+            // RFC 9112 section 8: a message that is cut short need not be answered.
+            Ok(_) => Ok(Step::Break(Next::Close)),
             Err(error) => Err(error),
         };
         context.buffers.input = input;
@@ -373,18 +373,10 @@ impl Connection {
                 Ok(Some(parsed)) => parsed,
                 Ok(None) if rest.len() == input.len() => {
                     self.state = State::Reading { head: rest.to_vec(), seen: rest.len(), began };
-                    return Ok(Step::On);
+                    return Ok(Step::Continue(()));
                 }
-                Ok(None) => return self.flush(0..0, rest, Then::Next, transport, context),
-                Err(rejection) => {
-                    let (status, code) = (rejection.status, ErrorCode::Unsupported);
-                    let mut response = Response::error(status, code, rejection.reason, "");
-                    if rest.starts_with(b"HEAD ") {
-                        response.content = Content::NONE;
-                    }
-                    self.answer(["-", "-"], "", &response, Persistence::Close, context);
-                    return self.flush(0..0, &[], Then::Linger, transport, context);
-                }
+                Ok(None) => return self.flush(0..0, rest, Then::Persist, transport, context),
+                Err(rejection) => return self.refuse(rejection, rest, transport, context),
             };
             rest = &rest[length..];
             seen = 0;
@@ -397,7 +389,7 @@ impl Connection {
             };
             let user_agent = request.field_lines("user-agent").next().unwrap_or_default();
             let shown = [request.method_name, request.target];
-            let layer = self.answer(shown, user_agent, &response, persistence, context);
+            let layer = self.gather(shown, user_agent, &response, persistence, context);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows. If nothing can follow, and the
                 // answer is sure to fit the client's buffers, closing at once is safe.
@@ -407,13 +399,31 @@ impl Connection {
             }
             let is_enough = context.buffers.output.len() >= MAX_GATHERED || allowance.requests == 0;
             if rest.is_empty() || !layer.is_empty() || is_enough {
-                return self.flush(layer, rest, Then::Next, transport, context);
+                return self.flush(layer, rest, Then::Persist, transport, context);
             }
         }
     }
 
+    /// Answers `input`, which begins with what is no request, and then listens no more.
+    fn refuse(
+        &mut self,
+        rejection: Rejection,
+        input: &[u8],
+        transport: &mut impl Transport,
+        context: &mut Context<'_>,
+    ) -> io::Result<Step> {
+        let Rejection { status, reason } = rejection;
+        let mut response = Response::error(status, ErrorCode::Unsupported, reason, "");
+        // RFC 9110 section 9.3.2: no content in answer to HEAD, as far as it can be told.
+        if input.strip_prefix(b"\r\n").unwrap_or(input).starts_with(b"HEAD ") {
+            response.content = Content::NONE;
+        }
+        self.gather(["-", reason], "", &response, Persistence::Close, context);
+        self.flush(0..0, &[], Then::Linger, transport, context)
+    }
+
     /// Gathers one answer, tells the log, and gives the part of the layer that is to follow.
-    fn answer(
+    fn gather(
         &self,
         request: [&str; 2],
         user_agent: &str,
@@ -461,7 +471,7 @@ impl Connection {
             then,
             unacknowledged: u64::MAX,
         }));
-        Ok(Step::On)
+        Ok(Step::Continue(()))
     }
 
     /// Goes on sending an answer.
@@ -472,7 +482,7 @@ impl Connection {
         allowance: &mut Allowance,
     ) -> io::Result<Step> {
         let State::Writing(writing) = &mut self.state else {
-            return Ok(Step::On);
+            return Ok(Step::Continue(()));
         };
         let now = context.clock.now;
         while !writing.bytes.is_empty() {
@@ -482,7 +492,7 @@ impl Connection {
         }
         while !writing.layer.is_empty() {
             if allowance.bytes == 0 {
-                return Ok(Step::Stop(Next::Again));
+                return Ok(Step::Break(Next::Again));
             }
             let start = writing.layer.start;
             let count = transport.write_layer(start..writing.layer.end.min(start + allowance.bytes))? as u64;
@@ -508,13 +518,13 @@ impl Connection {
         let now = context.clock.now;
         self.since = now;
         match then {
-            Then::Next if context.stopping => self.linger(transport, now)?,
-            Then::Next if input.is_empty() => self.state = State::Idle,
-            Then::Next => self.state = State::Reading { head: input.to_vec(), seen: 0, began: now },
-            Then::Close => return Ok(Step::Stop(Next::Close)),
+            Then::Persist if context.stopping => self.linger(transport, now)?,
+            Then::Persist if input.is_empty() => self.state = State::Idle,
+            Then::Persist => self.state = State::Reading { head: input.to_vec(), seen: 0, began: now },
+            Then::Close => return Ok(Step::Break(Next::Close)),
             Then::Linger => self.linger(transport, now)?,
         }
-        Ok(Step::On)
+        Ok(Step::Continue(()))
     }
 
     fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> io::Result<()> {
@@ -527,13 +537,13 @@ impl Connection {
 
     fn discard(&mut self, transport: &mut impl Transport, context: &mut Context<'_>) -> io::Result<Step> {
         let State::Lingering { discarded, .. } = &mut self.state else {
-            return Ok(Step::On);
+            return Ok(Step::Continue(()));
         };
         let count = transport.read(&mut context.buffers.input)?;
         *discarded += count;
         self.since = context.clock.now;
         let is_over = count == 0 || *discarded > MAX_DISCARDED;
-        Ok(if is_over { Step::Stop(Next::Close) } else { Step::On })
+        Ok(if is_over { Step::Break(Next::Close) } else { Step::Continue(()) })
     }
 }
 

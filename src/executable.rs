@@ -1,6 +1,16 @@
-//! The first bytes of an executable to the platform it runs on, or the reason it cannot be an image.
+//! The first bytes of an executable to the processor it runs on, or the reason it cannot be an image.
 //!
 //! Document: System V ABI (gABI), chapters 4 "Object Files" and 5 "Program Loading".
+//!
+//! ```text
+//!     offset, 32 / 64 bits wide
+//!          0   e_ident: 7f 45 4c 46, class, data encoding, version, OS ABI
+//!         16   e_type: ET_EXEC, or ET_DYN for what can be loaded anywhere
+//!         18   e_machine
+//!      28/32   e_phoff: where the program headers are
+//!      42/54   e_phentsize: how large each is;  their first word is p_type
+//!      44/56   e_phnum: how many there are
+//! ```
 //!
 //! An image `FROM scratch` has nothing but our file. A dynamically linked program names its loader
 //! in a program header of type `PT_INTERP`; started in such an image, it would fail with a bare
@@ -8,16 +18,9 @@
 
 use std::fmt;
 
-/// How much of the file [`platform`] wants to see. Linkers put the program headers right behind
+/// How much of the file [`architecture`] wants to see. Linkers put the program headers right behind
 /// the 64 bytes of the file header; a dozen of 56 bytes each is common.
 pub const ENOUGH: usize = 4096;
-
-/// What an image says about where it runs, in Go's terms (`GOOS` is always `linux` here).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Platform {
-    /// The processor, as `GOARCH` names it.
-    pub architecture: &'static str,
-}
 
 /// Why a file cannot be the content of an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,17 +52,18 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Reads the platform from the first [`ENOUGH`] bytes of an executable, or all there are.
+/// Reads the architecture, as `GOARCH` names it, from the first [`ENOUGH`] bytes of an executable, or
+/// all there are. The operating system is always Linux.
 ///
 /// # Errors
 ///
 /// When the file could not run in an image of its own.
-pub fn platform(start: &[u8]) -> Result<Platform, Error> {
+pub fn architecture(start: &[u8]) -> Result<&'static str, Error> {
     let elf = Elf::new(start).ok_or(Error::NotLinuxElf)?;
     if elf.has_interpreter().ok_or(Error::NotLinuxElf)? {
         return Err(Error::DynamicallyLinked);
     }
-    Ok(Platform { architecture: elf.architecture()? })
+    elf.architecture()
 }
 
 struct Elf<'a> {
@@ -83,14 +87,14 @@ impl<'a> Elf<'a> {
 
     fn architecture(&self) -> Result<&'static str, Error> {
         Ok(match (self.half(18).ok_or(Error::NotLinuxElf)?, self.wide, self.little_endian) {
-            (3, ..) => "386",
-            (21, true, true) => "ppc64le",
-            (22, true, false) => "s390x",
-            (40, ..) => "arm",
-            (62, true, _) => "amd64",
-            (183, _, true) => "arm64",
-            (243, true, _) => "riscv64",
-            (258, true, _) => "loong64",
+            (3, ..) => "386",              // EM_386
+            (21, true, true) => "ppc64le", // EM_PPC64
+            (22, true, false) => "s390x",  // EM_S390
+            (40, ..) => "arm",             // EM_ARM
+            (62, true, _) => "amd64",      // EM_X86_64
+            (183, _, true) => "arm64",     // EM_AARCH64
+            (243, true, _) => "riscv64",   // EM_RISCV
+            (258, true, _) => "loong64",   // EM_LOONGARCH
             (machine, ..) => return Err(Error::UnknownMachine(machine)),
         })
     }
@@ -152,11 +156,11 @@ mod tests {
     }
 
     #[test]
-    fn static_executables_have_a_platform_in_go_terms() {
+    fn static_executables_have_an_architecture_in_go_terms() {
         for (machine, architecture) in [(62, "amd64"), (183, "arm64"), (243, "riscv64")] {
-            assert_eq!(platform(&elf(machine, 1)), Ok(Platform { architecture }));
+            assert_eq!(super::architecture(&elf(machine, 1)), Ok(architecture));
         }
-        assert_eq!(platform(&elf(2, 1)), Err(Error::UnknownMachine(2)));
+        assert_eq!(architecture(&elf(2, 1)), Err(Error::UnknownMachine(2)));
     }
 
     #[test]
@@ -166,14 +170,14 @@ mod tests {
         for (at, byte) in [(17, 2), (19, 22), (39, 64), (55, 56), (57, 1), (67, 1)] {
             file[at] = byte;
         }
-        assert_eq!(platform(&file), Ok(Platform { architecture: "s390x" }));
+        assert_eq!(architecture(&file), Ok("s390x"));
         file[67] = 3;
-        assert_eq!(platform(&file), Err(Error::DynamicallyLinked));
+        assert_eq!(architecture(&file), Err(Error::DynamicallyLinked));
     }
 
     #[test]
     fn a_loader_is_refused_with_the_way_to_build_without() {
-        let error = platform(&elf(62, 3)).expect_err("PT_INTERP");
+        let error = architecture(&elf(62, 3)).expect_err("PT_INTERP");
         assert_eq!(error, Error::DynamicallyLinked);
         assert!(error.to_string().contains("+crt-static"));
     }
@@ -182,11 +186,11 @@ mod tests {
     fn anything_else_is_not_an_executable_however_it_is_cut() {
         let whole = elf(62, 1);
         for end in 0..68 {
-            assert_eq!(platform(&whole[..end]), Err(Error::NotLinuxElf), "cut at {end}");
+            assert_eq!(architecture(&whole[..end]), Err(Error::NotLinuxElf), "cut at {end}");
         }
-        assert_eq!(platform(b"#!/bin/sh\n"), Err(Error::NotLinuxElf));
+        assert_eq!(architecture(b"#!/bin/sh\n"), Err(Error::NotLinuxElf));
         let mut wild = whole;
         wild[32..40].fill(0xff);
-        assert_eq!(platform(&wild), Err(Error::NotLinuxElf));
+        assert_eq!(architecture(&wild), Err(Error::NotLinuxElf));
     }
 }

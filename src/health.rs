@@ -1,14 +1,20 @@
 //! An address to whether a registry answers there: what the image's health check runs.
+//!
+//! Document: distribution-spec, "Determining Support".
+//!
+//! Deliberately absent: doubt. Who is asked is the same program, on the same machine.
 
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::time::{Duration, Instant};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::time::Duration;
 
-/// How long the whole check may take. The image allows its health check 3 s.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long connecting may take, and then the answer: 2 s in all, of the 3 that the image allows.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 const REQUEST: &[u8] =
     b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nUser-Agent: quinistry healthcheck\r\nConnection: close\r\n\r\n";
+
+const EXPECTED: &[u8; 13] = b"HTTP/1.1 200 ";
 
 /// Asks the server that listens on `address` for `/v2/`.
 ///
@@ -16,41 +22,22 @@ const REQUEST: &[u8] =
 ///
 /// When it can't be reached, or doesn't answer 200 within 2 s.
 pub fn check(address: SocketAddr) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    let left = || match deadline.saturating_duration_since(Instant::now()) {
-        Duration::ZERO => Err(io::Error::from(io::ErrorKind::TimedOut)),
-        left => Ok(Some(left)),
-    };
     let mut stream = TcpStream::connect_timeout(&reachable(address), PATIENCE)?;
-    stream.set_write_timeout(left()?)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(REQUEST)?;
-    let expected = b"HTTP/1.1 200 ";
-    let mut answer = Vec::new();
-    while answer.len() < expected.len() {
-        let mut bytes = [0; 64];
-        stream.set_read_timeout(left()?)?;
-        match stream.read(&mut bytes) {
-            Ok(0) => break,
-            Ok(count) => answer.extend_from_slice(&bytes[..count]),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            Err(error) => return Err(error),
-        }
-    }
-    if answer.starts_with(expected) {
-        Ok(())
-    } else {
-        Err(io::Error::other("it answers something else than 200"))
+    let mut start = [0; EXPECTED.len()];
+    match stream.read_exact(&mut start) {
+        Ok(()) if start == *EXPECTED => Ok(()),
+        Ok(()) => Err(io::Error::other("it answers something else than 200")),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::ErrorKind::TimedOut.into()),
+        Err(error) => Err(error),
     }
 }
 
 /// Where a server that listens on `address` can be reached from this machine.
 fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
+    // A wildcard of either family takes IPv4. Field note: a container on a network without IPv6 has
+    // no `::1` to ask, from Docker 17.04 to 25.
+    let ip = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
     SocketAddr::new(ip, address.port())
 }

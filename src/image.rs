@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 
 use crate::clock;
 use crate::digest::{DiffId, Digest, Hashing};
-use crate::executable::{self, Platform};
+use crate::executable;
 use crate::gzip::Gzip;
 use crate::tar;
 
@@ -52,9 +52,15 @@ pub const PORT: u16 = 8080;
 /// images made the custom.
 const USER: &str = "65532:65532";
 
-/// When the image says it was made: a time that the builder may fix for all builds, or none.
-/// See <https://reproducible-builds.org/specs/source-date-epoch/>.
-const SOURCE_DATE_EPOCH: Option<&str> = option_env!("SOURCE_DATE_EPOCH");
+/// When the image says it was made, in seconds since the epoch: a time that the builder may fix for
+/// all builds, or none. See <https://reproducible-builds.org/specs/source-date-epoch/>.
+const CREATED: u64 = match option_env!("SOURCE_DATE_EPOCH") {
+    None => 0,
+    Some(text) => match u64::from_str_radix(text, 10) {
+        Ok(seconds) => seconds,
+        Err(_) => panic!("SOURCE_DATE_EPOCH has to be a number of seconds"),
+    },
+};
 
 /// The media types of one image format.
 struct Format {
@@ -90,8 +96,9 @@ const BLOB: &str = "application/octet-stream";
 /// What there is to know of some content without having it (image-spec, `descriptor.md`).
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor {
-    /// The media type with which the registry serves the content.
-    pub media_type: &'static str,
+    /// The Content-Type with which the registry serves the content. In a manifest a blob has a media
+    /// type besides, which depends on the manifest's format.
+    pub content_type: &'static str,
     /// The digest of the content.
     pub digest: Digest,
     /// The length of the content in bytes.
@@ -114,10 +121,11 @@ pub struct Document {
 }
 
 impl Document {
-    fn new(media_type: &'static str, json: &Value) -> Self {
+    fn new(content_type: &'static str, json: &Value) -> Self {
         // Indented, because people look at it with curl; bytes are what counts to a digest.
         let content = serde_json::to_vec_pretty(json).expect("a Value has string keys only");
-        let descriptor = Descriptor { media_type, digest: Digest::of(&content), size: content.len() as u64 };
+        let descriptor =
+            Descriptor { content_type, digest: Digest::of(&content), size: content.len() as u64 };
         Self { descriptor, content }
     }
 }
@@ -132,10 +140,6 @@ pub struct Image {
     pub config: Document,
     /// The layer; the caller has its content.
     pub layer: Descriptor,
-    /// The digest of the layer's uncompressed tar.
-    pub diff_id: DiffId,
-    /// What the image runs on.
-    pub platform: Platform,
 }
 
 /// Why an executable could not be packed.
@@ -188,7 +192,7 @@ impl From<io::Error> for Error {
 pub fn pack(mut executable: impl Read, size: u64, layer: impl Write) -> Result<Image, Error> {
     let mut start = Vec::new();
     executable.by_ref().take(executable::ENOUGH as u64).read_to_end(&mut start)?;
-    let platform = executable::platform(&start)?;
+    let architecture = executable::architecture(&start)?;
 
     // Read from the bottom: what the tar writer writes is hashed for the diff ID, then compressed,
     // and what comes out is hashed again for the blob's digest.
@@ -197,28 +201,31 @@ pub fn pack(mut executable: impl Read, size: u64, layer: impl Write) -> Result<I
     tar::append(&mut archive, NAME, 0o755, size, &mut start.chain(executable))?;
     archive.write_all(&tar::END)?;
     let (gzip, diff_id, _) = archive.finish();
-    let (_, digest, size) = gzip.finish()?.finish();
+    let (_, digest, layer_size) = gzip.finish()?.finish();
 
     let diff_id = DiffId(diff_id);
-    let layer = Descriptor { media_type: BLOB, digest, size };
-    let config = Document::new(BLOB, &config(platform, diff_id));
-    let manifest = manifest(&DOCKER, &config, layer);
-    let oci_manifest = self::manifest(&OCI, &config, layer);
-    Ok(Image { manifest, oci_manifest, config, layer, diff_id, platform })
+    let layer = Descriptor { content_type: BLOB, digest, size: layer_size };
+    let config = Document::new(BLOB, &config(architecture, diff_id));
+    Ok(Image {
+        manifest: manifest(&DOCKER, &config, layer),
+        oci_manifest: manifest(&OCI, &config, layer),
+        config,
+        layer,
+    })
 }
 
 /// The config: what the runtime is told, and what people see with `docker inspect`.
-fn config(platform: Platform, diff_id: DiffId) -> Value {
-    let epoch = SOURCE_DATE_EPOCH.and_then(|seconds| seconds.parse().ok()).unwrap_or(0);
-    let created = clock::rfc3339(epoch);
+fn config(architecture: &str, diff_id: DiffId) -> Value {
+    let created = clock::rfc3339(CREATED);
     let program = format!("/{NAME}");
     let seconds = |s: u64| s * 1_000_000_000; // Docker counts in nanoseconds.
     json!({
-        "architecture": platform.architecture,
+        "architecture": architecture,
         "os": "linux",
         "created": created,
         "config": {
             "Entrypoint": [program],
+            // So that `docker exec CONTAINER quinistry ...` finds it.
             "Env": ["PATH=/"],
             "ExposedPorts": { format!("{PORT}/tcp"): {} },
             // Field note: not in the OCI's list but in Docker's. Podman 4.3 honours it only in an

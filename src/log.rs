@@ -6,7 +6,8 @@
 //!                                                                          status   bytes of content
 //! ```
 //!
-//! Lines are gathered and written once per turn of the event loop. They must never stop it: where
+//! Lines are gathered and written once per turn of the event loop, or when there are many. They must
+//! never stop it: where
 //! they go may be a pipe that nobody reads. So a write happens only if it cannot block, what
 //! cannot be written waits in a bounded buffer, and what does not fit there is dropped and counted.
 //!
@@ -19,9 +20,12 @@ use std::net::SocketAddr;
 
 use crate::response::Status;
 
-/// The lines of one busy turn: 256 connections, 32 requests each, would be 1.5 MB; a quarter of
-/// a second's worth at full speed is dropped only if the reader is slower than that.
-const MAX_BUFFERED: usize = 64 * 1024;
+/// What waits for a reader: some 800 lines, a hundredth of a second at full speed. A pipe holds
+/// half as much besides.
+const MAX_BUFFERED: usize = 128 * 1024;
+
+/// With so much to write it is time to write it, even within a turn.
+const AMPLE: usize = MAX_BUFFERED / 4;
 
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
 /// (POSIX `PIPE_BUF` on Linux); more might block.
@@ -30,8 +34,8 @@ const MAX_WRITE: usize = 4096;
 /// How much of a target or user agent is shown.
 const MAX_SHOWN: usize = 256;
 
-// Even if every byte has to be escaped, a line is written in one piece.
-const _: () = assert!(2 * MAX_SHOWN * "\\xff".len() + 256 < MAX_WRITE);
+// Even if every byte of method, target and user agent has to be escaped, a line goes out in one piece.
+const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 < MAX_WRITE);
 
 /// Where lines go.
 pub trait Sink {
@@ -113,6 +117,12 @@ impl Log {
         }
     }
 
+    /// Whether there is so much to write that it should not wait for the end of the turn.
+    #[must_use]
+    pub fn is_ample(&self) -> bool {
+        self.buffer.len() > AMPLE
+    }
+
     /// Whether there is anything that could not be written so far.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
@@ -124,6 +134,7 @@ impl Log {
         let mut written = 0;
         while written < self.buffer.len() && sink.is_ready() {
             let end = self.buffer.len().min(written + MAX_WRITE);
+            let end = self.buffer[..end].rfind('\n').map_or(end, |line_feed| line_feed + 1);
             match sink.write(&self.buffer.as_bytes()[written..end]) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

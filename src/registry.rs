@@ -23,7 +23,8 @@
 //! Dependabot, older watchtower) take no other, and podman honours a health check only from it. Who
 //! asks for the OCI's by tag and takes *only* that gets it. Who asks by digest gets those bytes.
 //!
-//! Deliberately absent: writing anything, authentication, and compression on the way.
+//! Deliberately absent: writing anything, authentication, compression on the way, and Last-Modified
+//! with the conditions that go with it: a digest says more than any date.
 
 use std::ops::Range;
 
@@ -77,8 +78,8 @@ impl Registry {
                 refuse(Status::LengthRequired, "a GET request has no use for chunked content", request)
             }
             Method::Get | Method::Head => self.route(request),
-            // RFC 9110 section 15.5.6: MUST send Allow. distribution-spec: a registry that has no
-            // pushing answers with UNSUPPORTED.
+            // RFC 9110 section 15.5.6: MUST send Allow. Of the specification's codes, UNSUPPORTED is
+            // the one that says it.
             Method::Known => refuse(
                 Status::MethodNotAllowed,
                 "this registry is read-only: it serves one image, itself, and takes none",
@@ -193,7 +194,8 @@ fn refuse_name(name: &str) -> Option<Response<'static>> {
 fn is_name_component(component: &str) -> bool {
     let is_alphanumeric = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9');
     let mut separators = component.split(|c: char| c.is_ascii() && is_alphanumeric(c as u8));
-    // What is left between letters and digits are separators, with nothing at either end.
+    // What is left between letters and digits are separators, with nothing at either end. Of an
+    // empty component there is but one piece, so that it has a first and no last.
     let (first, last) = (separators.next(), separators.next_back());
     let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
     first == Some("") && last == Some("") && separators.all(is_separator)
@@ -203,7 +205,7 @@ fn find<'a>(resources: [&'a Resource; 2], digest: &str) -> Option<&'a Resource> 
     resources.into_iter().find(|resource| resource.descriptor.digest.as_str() == digest)
 }
 
-/// Whether the client asks for the OCI manifest in such a way that it cannot take the other.
+/// Whether the client names the OCI manifest, and neither the other nor everything.
 fn takes_only_oci(request: &Request<'_>) -> bool {
     let (mut oci, mut docker) = (false, false);
     for range in request.field_lines("accept").flat_map(request::list_members) {
@@ -236,9 +238,10 @@ impl Resource {
             return refuse(Status::PreconditionFailed, "the content has another entity tag", request);
         }
         if self.matches("if-none-match", request) {
-            // Section 15.4.5: MUST send the ETag; SHOULD NOT send what describes the content.
-            let fields = format!("ETag: {}\r\n", self.entity_tag());
-            return Response::new(Status::NotModified, self.label, fields.into_bytes(), Content::NONE);
+            // RFC 9110 section 15.4.5: MUST send the ETag and the Vary of the 200; SHOULD NOT send
+            // what describes the content.
+            let fields = validators(&self.descriptor).into_bytes();
+            return Response::new(Status::NotModified, self.label, fields, Content::NONE);
         }
         match self.range(request) {
             Part::Whole => {
@@ -292,7 +295,7 @@ impl Resource {
         let (Method::Get, Some(range), None) = (request.method, ranges.next(), ranges.next()) else {
             return Part::Whole;
         };
-        // Section 13.1.5: with If-Range only if the tag matches, and a date never does.
+        // RFC 9110 section 13.1.5: with If-Range only if the tag matches, and a date never does.
         if request.field_lines("if-range").any(|tag| tag != self.entity_tag()) {
             return Part::Whole;
         }
@@ -300,15 +303,23 @@ impl Resource {
     }
 }
 
+/// The fields of a 200 or 206 with `length` bytes; `more` are those of the one and not of the other.
 fn fields(descriptor: &Descriptor, length: u64, more: &str) -> Vec<u8> {
-    let Descriptor { media_type, digest, .. } = descriptor;
-    // Section 12.5.5: what a tag stands for depends on Accept; a cache has to know.
-    let vary = if media_type.contains("manifest") { "Vary: Accept\r\n" } else { "" };
+    let Descriptor { content_type, digest, .. } = descriptor;
+    let validators = validators(descriptor);
     format!(
-        "Content-Type: {media_type}\r\nContent-Length: {length}\r\n{more}\
-         Docker-Content-Digest: {digest}\r\nETag: \"{digest}\"\r\nAccept-Ranges: bytes\r\n{vary}"
+        "Content-Type: {content_type}\r\nContent-Length: {length}\r\n{more}\
+         Docker-Content-Digest: {digest}\r\nAccept-Ranges: bytes\r\n{validators}"
     )
     .into_bytes()
+}
+
+/// What a cache needs to know, of a 304 as well.
+fn validators(descriptor: &Descriptor) -> String {
+    // RFC 9110 section 12.5.5: what a tag stands for depends on Accept.
+    let is_negotiated = [DOCKER_MANIFEST, OCI_MANIFEST].contains(&descriptor.content_type);
+    let vary = if is_negotiated { "Vary: Accept\r\n" } else { "" };
+    format!("ETag: \"{}\"\r\n{vary}", descriptor.digest)
 }
 
 #[derive(PartialEq, Eq, Debug)]
@@ -326,7 +337,7 @@ fn parse_range(value: &str, size: u64) -> Part {
     let Some((unit, range)) = value.split_once('=') else {
         return Part::Whole;
     };
-    // Section 14.2: MUST ignore a unit it does not understand.
+    // RFC 9110 section 14.2: MUST ignore a unit it does not understand.
     let Some((first, last)) = range.split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes")) else {
         return Part::Whole;
     };
@@ -375,7 +386,7 @@ fn list(
     }
     let response = Response::json(Status::Ok, label, JSON, &content);
     match page.last() {
-        // "a Link header ... as long as there are more"; with n=0 there must be none.
+        // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; the page has no last.
         Some(last) if page.len() < rest.len() => {
             let link = format!("<{}?n={number}&last={last}>; rel=\"next\"", request.path);
             response.with("Link", &link)

@@ -10,14 +10,15 @@
 //! ```
 //!
 //! A message is judged in this order: length and grammar of the request line, fields, Host,
-//! framing, target. The first fault decides. Every fault found here makes it doubtful where the
-//! next request begins, so each is answered once and the connection then closed.
+//! framing, target. The first fault decides. Some faults make it doubtful where the next request
+//! begins, and whoever makes another is better off with a new connection: each is answered once, and
+//! the connection then closed.
 //!
 //! `httparse` reads the field lines. The request line is read here, because `httparse` is more
 //! lenient with it than the RFCs allow (it takes `"<>\^{|}` and UTF-8 in targets) and reports
 //! HTTP/1.2, which is to be treated as 1.1, and HTTP/2.0, which is not, as the same error. The end
-//! of the head is found before either runs, so that a head that comes byte by byte costs time in
-//! proportion to its length, not to its square.
+//! of the head is found before either runs, so that nothing is parsed twice, however many pieces it
+//! comes in.
 //!
 //! Deliberately absent: content. No request that this registry fulfils has any, and skipping it
 //! safely needs all of chunked coding; a connection that carries some is closed after the answer.
@@ -29,6 +30,9 @@ use crate::response::Status;
 /// The longest head, with its empty line. Real clients send 200 bytes to 2 KiB; a bearer token or
 /// a proxy's fields can add several more. nginx takes 33 KiB, haproxy 15 KiB.
 pub const MAX_HEAD: usize = 16 * 1024;
+
+/// The most bytes that it can take to judge a request: a head, and the empty line before it.
+pub const MAX_INPUT: usize = MAX_HEAD + "\r\n".len();
 
 /// The longest request line, without its CRLF. RFC 9112 section 3 recommends at least 8000 octets.
 pub const MAX_REQUEST_LINE: usize = 8 * 1024;
@@ -316,8 +320,8 @@ impl<'h> Fields<'h> {
         let mut codings = self.lines("transfer-encoding").flat_map(list_members).peekable();
         // A field that is there but empty has no members, and is no better for it.
         if self.lines("transfer-encoding").next().is_some() {
-            // Section 6.1: such a message "ought to be handled as an error", for one of the two
-            // readers that see it may believe the length and the other the coding.
+            // Section 6.3: such a message "ought to be handled as an error", for of two readers that
+            // see it, one may believe the length and the other the coding.
             if length.is_some() {
                 return Err(bad("Content-Length and Transfer-Encoding exclude each other"));
             }

@@ -180,8 +180,8 @@ impl<'a> Response<'a> {
         Self::generated(status, label, media_type, json.to_string().into_bytes())
     }
 
-    /// An error as the distribution-spec wants it: "the response body MUST be in JSON" if it is to
-    /// be understood, and of just this shape. Other paths than those of /v2 get the same.
+    /// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
+    /// MUST be of this shape. Other paths than those of /v2 get the same.
     #[must_use]
     pub fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Self {
         let error = json!({ "code": code.name(), "message": message, "detail": detail });

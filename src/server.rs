@@ -15,7 +15,8 @@
 //! without a complete request is closed, so that thousands who say nothing cannot keep out one who
 //! does. See `connection` for the limits of each.
 //!
-//! Deliberately absent: threads. Answers are copied from memory; one core fills a 10 Gbit/s link.
+//! Deliberately absent: threads. Everything is sent from memory, which one core does at the speed of
+//! memory: `cargo bench` tells.
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read, Write};
@@ -41,11 +42,12 @@ pub const MAX_CONNECTIONS: usize = 16 * 1024;
 /// signals', the layer's, and as many again to be safe.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// The most bytes that all connections together keep of incomplete heads and unsent answers. An
-/// honest client needs some only while its packets are on their way.
+/// When all connections together keep more than this of incomplete heads and unsent answers, those
+/// that do are closed, as if there were no room for them. An honest client needs some only while its
+/// packets are on their way.
 pub const MAX_HELD: usize = 8 * 1024 * 1024;
 
-/// How many connections are accepted before those that exist have their turn.
+/// How many connections are accepted before those that exist have their turn: a millisecond's work.
 const ACCEPTS_PER_TURN: usize = 64;
 
 /// How long no connection is accepted after the system had no room for one. Go begins with 5 ms
@@ -55,13 +57,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Deadlines are looked after this often at most, which is as late as one can be missed.
 const SWEEP_PAUSE: Duration = Duration::from_millis(250);
 
-/// How long the log waits to try again if nobody reads it.
+/// How long the log waits to try again if nobody reads it. Any other event makes it try as well.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long transfers may go on after the first signal. Docker kills after 10 s.
 pub const GRACE: Duration = Duration::from_secs(8);
 
+/// How many events are taken from the kernel at a time. Those beyond come with the next turn.
 const EVENTS_PER_TURN: usize = 256;
+
+/// How many connections that might be closed are looked up at a time, so that a crowd at the door
+/// costs a look at all clients only so often.
+const LOOKED_UP: usize = 64;
 
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -80,10 +87,10 @@ pub struct Server {
     buffers: Buffers,
     clock: Clock,
     log: Log,
-    /// Whether the listener may have a connection: it was said so, once, and not yet disproved.
-    is_accept_owed: bool,
-    /// Before when no connection is accepted.
-    accept_pause: Instant,
+    /// Set by the listener's event, which comes once; cleared when there is nothing to accept.
+    may_accept: bool,
+    /// No connection is accepted before this moment.
+    accept_from: Instant,
     /// When deadlines are looked after next.
     sweep_at: Option<Instant>,
     /// When the grace ends, if the server is stopping.
@@ -91,7 +98,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Puts a server together. Signals are `system`'s from here on.
+    /// Puts a server together.
     ///
     /// # Errors
     ///
@@ -119,17 +126,17 @@ impl Server {
             clients: Clients::new(limit),
             queue: VecDeque::new(),
             buffers: Buffers::default(),
-            accept_pause: clock.now,
+            accept_from: clock.now,
             clock,
             log,
-            is_accept_owed: true,
+            may_accept: true,
             sweep_at: None,
             grace_ends: None,
         })
     }
 
-    /// Serves until a signal comes. The first lets what is in flight finish; the second ends it,
-    /// and is given back.
+    /// Serves until a signal comes. The first lets transfers finish. Gives nothing when they have, or
+    /// when the grace is over, and the number of the second signal if that ends it.
     ///
     /// # Errors
     ///
@@ -145,7 +152,7 @@ impl Server {
             self.clock.tick();
             for event in &events {
                 match event.token() {
-                    LISTENER => self.is_accept_owed = true,
+                    LISTENER => self.may_accept = true,
                     SIGNALS => is_signalled = true,
                     token => self.wake(token, event.is_readable(), event.is_read_closed()),
                 }
@@ -161,12 +168,16 @@ impl Server {
                 if let Some(token) = self.queue.pop_front() {
                     self.turn(token);
                 }
+                if self.log.is_ample() {
+                    self.log.flush(self.clock.rfc3339(), &mut Stderr);
+                }
             }
+            while self.clients.held > MAX_HELD && self.make_room(Shortage::Memory) {}
             if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
                 self.sweep();
             }
             self.log.flush(self.clock.rfc3339(), &mut Stderr);
-            if self.grace_ends.is_some_and(|end| self.clients.count == 0 || end <= self.clock.now) {
+            if self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now) {
                 return Ok(None);
             }
         }
@@ -175,7 +186,7 @@ impl Server {
     /// How long to wait for events: not at all while there is something to do.
     fn patience(&self) -> Option<Duration> {
         let now = self.clock.now;
-        let accept_at = (self.is_accept_owed && self.listener.is_some()).then_some(self.accept_pause);
+        let accept_at = (self.may_accept && self.listener.is_some()).then_some(self.accept_from);
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
         let work_at = (!self.queue.is_empty()).then_some(now);
         let at = [accept_at, log_at, work_at, self.sweep_at, self.grace_ends].into_iter().flatten().min()?;
@@ -202,26 +213,34 @@ impl Server {
 
     fn accept(&mut self) {
         for _ in 0..ACCEPTS_PER_TURN {
-            if !self.is_accept_owed || self.clock.now < self.accept_pause {
+            if !self.may_accept || self.clock.now < self.accept_from {
                 return;
             }
-            if self.clients.count >= self.clients.limit && !self.make_room() {
-                // Everyone is being answered. There will be room when the first has been.
-                self.accept_pause = self.clock.now + ACCEPT_PAUSE;
-                return;
+            let Some(listener) = &self.listener else { return };
+            if self.clients.count() >= self.clients.limit {
+                // Nobody is to make room for nobody.
+                if !system::is_acceptable(listener.as_fd()) {
+                    self.may_accept = false;
+                    return;
+                }
+                if !self.make_room(Shortage::Places) {
+                    // Everyone is being answered. There will be room when the first has been.
+                    self.accept_from = self.clock.now + ACCEPT_PAUSE;
+                    return;
+                }
             }
             let Some(listener) = &self.listener else { return };
             match listener.accept() {
                 Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.is_accept_owed = false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_accept = false,
                 // Linux looks for a free descriptor before it looks for a connection.
                 Err(error) if is_shortage(&error) && !system::is_acceptable(listener.as_fd()) => {
-                    self.is_accept_owed = false;
+                    self.may_accept = false;
                 }
-                // The event will not come again, so accepting stays owed.
+                // The event will not come again, so `may_accept` stays.
                 Err(error) if is_shortage(&error) => {
-                    self.make_room();
-                    self.accept_pause = self.clock.now + ACCEPT_PAUSE;
+                    self.make_room(Shortage::Places);
+                    self.accept_from = self.clock.now + ACCEPT_PAUSE;
                     let event = format!("Cannot accept connections for now: {error}");
                     self.log.event(self.clock.rfc3339(), &event);
                 }
@@ -248,8 +267,8 @@ impl Server {
 
     /// Closes the connection that has waited longest without a complete request, or else the one
     /// that has stalled longest, if there is any.
-    fn make_room(&mut self) -> bool {
-        match self.clients.most_expendable(self.clock.now) {
+    fn make_room(&mut self, shortage: Shortage) -> bool {
+        match self.clients.most_expendable(shortage, self.clock.now) {
             Some(token) => {
                 self.clients.remove(token);
                 true
@@ -263,7 +282,6 @@ impl Server {
             client.is_queued = false;
         }
         self.with_client(token, |connection, socket, context| connection.turn(socket, context));
-        while self.clients.held > MAX_HELD && self.make_room() {}
     }
 
     /// Lets something happen to a client, and deals with what it wants next.
@@ -311,7 +329,7 @@ impl Server {
     fn stop(&mut self) {
         self.grace_ends = Some(self.clock.now + GRACE);
         self.listener = None;
-        let event = format!("Stopping: {} connections are open", self.clients.count);
+        let event = format!("Stopping: {} connections are open", self.clients.count());
         self.log.event(self.clock.rfc3339(), &event);
         for place in self.clients.places() {
             let token = self.clients.token(place);
@@ -338,18 +356,24 @@ struct Client {
     is_queued: bool,
 }
 
+/// What there is not enough of.
+#[derive(Clone, Copy)]
+enum Shortage {
+    Places,
+    Memory,
+}
+
 /// All clients, by token. A token is a place and the number of its use, so that an event for a
 /// connection that is closed does not reach the one that has its place now.
 struct Clients {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    count: usize,
     limit: usize,
     /// What all connections together keep in memory.
     held: usize,
-    /// The most expendable connections when last looked, the first to go last. One that has been
-    /// served since is out of place here, and its time shows that.
-    expendable: Vec<((bool, Instant), Token)>,
+    /// The most expendable connections when last looked, the first to go last, for each shortage. One
+    /// that has been served since is out of place here, and its time shows that.
+    expendable: [Vec<((bool, Instant), Token)>; 2],
 }
 
 struct Slot {
@@ -357,34 +381,39 @@ struct Slot {
     client: Option<Client>,
 }
 
-/// How many expendable connections are looked up at a time, so that a crowd at the door costs a look
-/// at all clients only so often.
-const LOOKED_UP: usize = 64;
+const _: () = assert!(MAX_CONNECTIONS.is_power_of_two(), "or a token that wraps around changes its place");
 
 impl Clients {
     fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), count: 0, limit, held: 0, expendable: Vec::new() }
+        Self { slots: Vec::new(), free: Vec::new(), limit, held: 0, expendable: [Vec::new(), Vec::new()] }
+    }
+
+    fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
+    /// The places where there may be a client.
+    fn places(&self) -> Range<usize> {
+        0..self.slots.len()
     }
 
     /// The token of whoever is, or comes next, at a place.
     fn token(&self, place: usize) -> Token {
-        let uses = self.slots.get(place).map_or(0, |slot| slot.uses);
         // The topmost bit stays clear of the tokens that are no client's.
-        Token(uses.wrapping_mul(MAX_CONNECTIONS).wrapping_add(place) & (usize::MAX >> 1))
+        Token(self.slots[place].uses.wrapping_mul(MAX_CONNECTIONS).wrapping_add(place) & (usize::MAX >> 1))
     }
 
-    fn slot(&self, token: Token) -> Option<usize> {
+    fn place(&self, token: Token) -> Option<usize> {
         let place = token.0 % MAX_CONNECTIONS;
-        (self.token(place) == token && place < self.slots.len()).then_some(place)
+        (place < self.slots.len() && self.token(place) == token).then_some(place)
     }
 
     fn find(&mut self, token: Token) -> Option<&mut Client> {
-        let place = self.slot(token)?;
+        let place = self.place(token)?;
         self.slots[place].client.as_mut()
     }
 
     fn insert(&mut self, client: Client) -> Token {
-        self.count += 1;
         let place = self.free.pop().unwrap_or(self.slots.len());
         if place == self.slots.len() {
             self.slots.push(Slot { uses: 0, client: None });
@@ -395,45 +424,40 @@ impl Clients {
 
     /// Closes a client's connection.
     fn remove(&mut self, token: Token) {
-        let place = token.0 % MAX_CONNECTIONS;
-        if let Some(client) = self.find(token) {
-            let held = client.connection.held();
-            let slot = &mut self.slots[place];
-            slot.client = None;
+        let Some(place) = self.place(token) else { return };
+        let slot = &mut self.slots[place];
+        if let Some(client) = slot.client.take() {
             slot.uses = slot.uses.wrapping_add(1);
-            self.held -= held;
-            self.count -= 1;
+            self.held -= client.connection.held();
             self.free.push(place);
         }
     }
 
-    /// The places where there may be a client.
-    fn places(&self) -> Range<usize> {
-        0..self.slots.len()
-    }
-
-    fn expendability(&self, token: Token, now: Instant) -> Option<(bool, Instant)> {
-        let client = self.slots[self.slot(token)?].client.as_ref()?;
-        client.connection.expendability(now)
-    }
-
-    /// Who is to be closed if there has to be room.
-    fn most_expendable(&mut self, now: Instant) -> Option<Token> {
+    /// Who is to be closed if there is not enough of something.
+    fn most_expendable(&mut self, shortage: Shortage, now: Instant) -> Option<Token> {
         loop {
-            while let Some((found, token)) = self.expendable.pop() {
-                if self.expendability(token, now) == Some(found) {
+            while let Some((found, token)) = self.expendable[shortage as usize].pop() {
+                if self.expendability(token, shortage, now) == Some(found) {
                     return Some(token);
                 }
             }
             let tokens = self.places().map(|place| self.token(place));
             let mut found: Vec<_> =
-                tokens.filter_map(|token| Some((self.expendability(token, now)?, token))).collect();
+                tokens.filter_map(|token| Some((self.expendability(token, shortage, now)?, token))).collect();
             if found.is_empty() {
                 return None;
             }
             found.sort_unstable_by(|one, other| other.cmp(one));
             found.drain(..found.len().saturating_sub(LOOKED_UP));
-            self.expendable = found;
+            self.expendable[shortage as usize] = found;
+        }
+    }
+
+    fn expendability(&self, token: Token, shortage: Shortage, now: Instant) -> Option<(bool, Instant)> {
+        let connection = &self.slots[self.place(token)?].client.as_ref()?.connection;
+        match shortage {
+            Shortage::Memory if connection.held() == 0 => None,
+            Shortage::Places | Shortage::Memory => connection.expendability(now),
         }
     }
 }

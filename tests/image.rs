@@ -23,10 +23,11 @@ fn the_config_says_all_that_a_runtime_wants_to_know() {
     flate2::read::GzDecoder::new(&layer[..]).read_to_end(&mut archive).expect("a gzip member");
     assert_eq!(config["architecture"], "amd64");
     assert_eq!(config["os"], "linux");
-    assert_eq!(config["created"], "1970-01-01T00:00:00Z");
+    if option_env!("SOURCE_DATE_EPOCH").is_none() {
+        assert_eq!(config["created"], "1970-01-01T00:00:00Z");
+    }
     assert_eq!(config["rootfs"], json!({ "type": "layers", "diff_ids": [sha256(&archive)] }));
     assert_eq!(config["history"].as_array().map(Vec::len), Some(1), "one line per layer");
-    assert_eq!(image.diff_id.0.as_str(), sha256(&archive));
 
     let config = &config["config"];
     assert_eq!(config["Entrypoint"], json!(["/quinistry"]));
@@ -69,7 +70,7 @@ fn the_two_manifests_describe_the_same_config_and_layer() {
         assert_eq!(document.descriptor.size, document.content.len() as u64);
         let expected = json!({
             "schemaVersion": 2,
-            "mediaType": document.descriptor.media_type,
+            "mediaType": document.descriptor.content_type,
             "config": { "mediaType": config_type, "digest": sha256(&config.content), "size": config.content.len() },
             "layers": [{ "mediaType": layer_type, "digest": sha256(&bytes), "size": bytes.len() }],
         });
@@ -94,7 +95,7 @@ fn the_same_executable_gives_the_same_bytes_and_another_one_others() {
 #[test]
 fn the_layer_is_one_gzip_member_without_name_or_time() {
     let (_, layer) = sample::packed();
-    assert_eq!(layer[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 2, 0xff]);
+    assert_eq!(layer[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff]);
     let mut decoder = flate2::bufread::GzDecoder::new(&layer[..]);
     std::io::copy(&mut decoder, &mut std::io::sink()).expect("valid");
     assert!(decoder.into_inner().is_empty(), "nothing follows the member");

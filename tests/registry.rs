@@ -389,6 +389,7 @@ fn who_has_the_content_is_told_that_it_is_the_same() {
                 assert!(answer.content.is_empty());
                 assert_eq!(answer.field("etag"), Some(&*format!("\"{digest}\"")));
                 assert_eq!(answer.field("content-length").or(answer.field("content-type")), None);
+                assert_eq!(answer.field("vary"), world.ask(&line, &[]).field("vary"));
             }
         }
         for field in [

@@ -7,7 +7,7 @@ use quinistry::request::{Lines, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
 fuzz_target!(|bytes: &[u8]| {
     let (mut lines, mut other_lines) = (Lines::default(), Lines::default());
     let whole = parse(bytes, 0, &mut lines);
-    // All that a connection would do with the bytes one by one.
+    // All that a connection would do with the bytes in some 64 pieces.
     let mut seen = 0;
     let step = (bytes.len() / 64).max(1);
     let mut end = 0;

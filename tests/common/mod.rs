@@ -286,22 +286,22 @@ pub fn sha256(bytes: &[u8]) -> String {
     hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Whether a tool can be used. Where `CI` is set a missing one fails the test; elsewhere the test is
-/// skipped, and says so loudly.
+/// Whether a tool can be used. If not, the test is skipped.
 pub fn has_tool(tool: &str, arguments: &[&str]) -> bool {
     let works = Command::new(tool).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let works = works.is_ok_and(|status| status.success());
     if !works {
-        assert!(std::env::var_os("CI").is_none(), "under CI, {tool} has to be there and to work");
-        let test = std::thread::current().name().unwrap_or("a test").to_owned();
-        // Past the capture of the test harness, which would hide it.
-        let _ = writeln!(
-            io::stderr().lock(),
-            "\n*** SKIPPED {test}: `{tool} {}` does not work here ***",
-            arguments.join(" ")
-        );
+        skip(&format!("`{tool} {}` does not work here", arguments.join(" ")));
     }
     works
+}
+
+/// Says loudly that a test is skipped. Where `CI` is set, it fails instead.
+pub fn skip(reason: &str) {
+    assert!(std::env::var_os("CI").is_none(), "nothing is to be skipped under CI, but {reason}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Past the capture of the test harness, which would hide it.
+    let _ = writeln!(io::stderr().lock(), "\n*** SKIPPED {test}: {reason} ***");
 }
 
 /// Runs a command to its end and gives its standard output; it has to succeed.
