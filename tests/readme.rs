@@ -106,7 +106,7 @@ fn the_limits_are_the_constants() {
         ("time to the next request", seconds(IDLE_PATIENCE)),
         ("time in which a reader takes nothing", seconds(STALL_PATIENCE)),
         (
-            "after a fault: silence; time; bytes discarded",
+            "after the last answer, while the client still sends: silence; time; bytes",
             format!("{}; {}; {MAX_DISCARDED} bytes", seconds(LINGER_PATIENCE), seconds(MAX_LINGER)),
         ),
         (
