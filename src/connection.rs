@@ -48,9 +48,6 @@ pub const IDLE_PATIENCE: Duration = Duration::from_secs(60);
 /// that has stopped is closed after between one and two of these. A slow one may take hours.
 pub const STALL_PATIENCE: Duration = Duration::from_secs(60);
 
-/// After how long a reader that takes nothing has to make room, if a new client finds none.
-pub const STALL_NOTICED: Duration = Duration::from_secs(1);
-
 /// How long a lingering connection waits for a sign of life.
 pub const LINGER_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -150,7 +147,6 @@ pub enum Next {
 /// One client's connection.
 pub struct Connection {
     peer: SocketAddr,
-    /// When something was last achieved: it was accepted, an answer or a part of one was sent.
     since: Instant,
     state: State,
 }
@@ -179,7 +175,8 @@ struct Writing {
     /// Input that came with the request and was not looked at.
     input: Vec<u8>,
     then: Then,
-    /// What the client had not acknowledged when last looked at.
+    /// What the client had not acknowledged when last looked at; all there is, if more has been sent
+    /// since then.
     unacknowledged: u64,
 }
 
@@ -274,7 +271,7 @@ impl Connection {
             }
             State::Lingering { began, unacknowledged, .. } => {
                 let left = transport.unacknowledged();
-                if left < std::mem::replace(unacknowledged, left) {
+                if left > 0 && left < std::mem::replace(unacknowledged, left) {
                     (self.since, *began) = (now, now);
                     Next::Wait
                 } else {
@@ -296,17 +293,21 @@ impl Connection {
                 Ok(()) => Next::Wait,
                 Err(_) => Next::Close,
             },
+            State::Lingering { .. } if transport.unacknowledged() == 0 => Next::Close,
             State::Writing(_) | State::Lingering { .. } => Next::Wait,
         }
     }
 
-    /// Whether, and how soon, the connection may be closed in favour of a new one: the smallest goes
-    /// first. That is who has waited longest without a complete request; after all of those, a
-    /// reader that has stalled.
+    /// When something was last achieved: it was accepted, an answer or a part of one was sent.
     #[must_use]
-    pub fn expendability(&self, now: Instant) -> Option<(bool, Instant)> {
-        let is_writing = matches!(self.state, State::Writing(_));
-        (!is_writing || now >= self.since + STALL_NOTICED).then_some((is_writing, self.since))
+    pub fn since(&self) -> Instant {
+        self.since
+    }
+
+    /// Whether an answer is on its way, and the client so to speak served.
+    #[must_use]
+    pub fn is_writing(&self) -> bool {
+        matches!(self.state, State::Writing(_))
     }
 
     /// How many bytes the connection keeps for itself.
@@ -488,6 +489,7 @@ impl Connection {
         while !writing.bytes.is_empty() {
             let count = transport.write(&writing.bytes, !writing.layer.is_empty())?;
             writing.bytes.drain(..count);
+            writing.unacknowledged = u64::MAX;
             self.since = now;
         }
         while !writing.layer.is_empty() {
@@ -500,6 +502,7 @@ impl Connection {
                 return Err(ErrorKind::UnexpectedEof.into());
             }
             writing.layer.start += count;
+            writing.unacknowledged = u64::MAX;
             allowance.bytes -= count;
             self.since = now;
         }

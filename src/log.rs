@@ -15,10 +15,14 @@
 //! must not be a way to write to somebody's terminal.
 
 use std::fmt::Write as _;
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal, Write as _};
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 
 use crate::response::Status;
+use crate::system;
 
 /// What waits for a reader: some 800 lines, a hundredth of a second at full speed. A pipe holds
 /// half as much besides.
@@ -48,6 +52,45 @@ pub trait Sink {
     ///
     /// When nobody will ever read them.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+}
+
+/// Standard error, in a way that never blocks. Its descriptor may be shared with other processes, so
+/// it is not ours to make it non-blocking.
+pub enum Stderr {
+    /// A pipe, a file or /dev/null: it tells whether there is room.
+    Shared,
+    /// A terminal says that it is ready when it has room for a byte, and then blocks (after Ctrl-S,
+    /// or with nobody at the other end). Opened anew, it can be made non-blocking for us alone;
+    /// where that is not allowed, it is never ready.
+    Terminal(Option<File>),
+}
+
+impl Stderr {
+    /// Looks what standard error is.
+    #[must_use]
+    pub fn open() -> Self {
+        if !io::stderr().is_terminal() {
+            return Self::Shared;
+        }
+        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+        Self::Terminal(OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/2").ok())
+    }
+}
+
+impl Sink for Stderr {
+    fn is_ready(&mut self) -> bool {
+        match self {
+            Self::Shared => system::is_writable(io::stderr().as_fd()),
+            Self::Terminal(terminal) => terminal.is_some(),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Terminal(Some(terminal)) => terminal.write(bytes),
+            Self::Terminal(None) | Self::Shared => io::stderr().write(bytes),
+        }
+    }
 }
 
 /// An answered request.
@@ -138,6 +181,7 @@ impl Log {
             match sink.write(&self.buffer.as_bytes()[written..end]) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => written = self.buffer.len(),
             }
         }

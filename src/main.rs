@@ -109,6 +109,11 @@ fn parse_address(origin: &str, value: &str) -> Result<SocketAddr, String> {
 
 /// Packs, listens and serves until a signal comes.
 fn serve(options: &Options) -> i32 {
+    // From here on a signal waits until it can be obeyed; as process 1 it would else be lost.
+    let signals = match Signals::new() {
+        Ok(signals) => signals,
+        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
+    };
     // Listening first brings a port in use to light at once; clients wait until we are ready.
     let listener = match listen(options.listen) {
         Ok(listener) => listener,
@@ -124,9 +129,7 @@ fn serve(options: &Options) -> i32 {
         Err(error) => return fail(&error),
     };
     say(&describe(&image, address));
-    let server = Signals::new().and_then(|signals| {
-        Server::new(listener, signals, Registry::new(image), layer, Log::new(!options.quiet))
-    });
+    let server = Server::new(listener, signals, Registry::new(image), layer, Log::new(!options.quiet));
     match server.and_then(|mut server| server.run()) {
         Ok(None) => DONE,
         // As a shell would report it.

@@ -278,12 +278,13 @@ impl Resource {
         format!("\"{}\"", self.descriptor.digest)
     }
 
-    /// Whether a list of entity tags names this content. Comparing weakly where the strong way is
-    /// asked (If-Match) makes no difference: no weak tag was ever given out.
+    /// Whether a list of entity tags names this content.
     fn matches(&self, field: &str, request: &Request<'_>) -> bool {
         let digest = self.descriptor.digest.as_str();
         request.field_lines(field).flat_map(request::list_members).any(|tag| {
-            let opaque = tag.strip_prefix("W/").unwrap_or(tag);
+            // RFC 9110 section 13.1: If-None-Match compares weakly, If-Match MUST compare strongly.
+            let weak = tag.strip_prefix("W/").filter(|_| field == "if-none-match");
+            let opaque = weak.unwrap_or(tag);
             tag == "*" || opaque.strip_prefix('"').and_then(|o| o.strip_suffix('"')) == Some(digest)
         })
     }

@@ -128,12 +128,17 @@ pub fn parse<'h, 'b>(
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the
     // request-line". One it is: a client that sends nothing but empty lines meets the grammar.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
-    let bytes = &bytes[skipped..];
+    let (bytes, seen) = (&bytes[skipped..], seen.saturating_sub(skipped));
     check_first_bytes(bytes)?;
-    let Some(length) = find_end(bytes, seen.saturating_sub(skipped))? else {
-        return Ok(None);
-    };
-    Ok(Some((parse_head(&bytes[..length], lines)?, skipped + length)))
+    // Never looking past the limit makes the answer independent of how the bytes arrived.
+    let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
+    let Some(line_end) = find_line_end(bytes)? else { return Ok(None) };
+    let (line, fields) = bytes.split_at(line_end);
+    // The line is judged as soon as it is there: the `GET /` of HTTP/0.9 has no more to come.
+    let line = if line_end > seen { Some(RequestLine::parse(line)?) } else { None };
+    let Some(end) = find_end(bytes, seen.max(line_end))? else { return Ok(None) };
+    let line = line.map_or_else(|| RequestLine::parse(&bytes[..line_end]), Ok)?;
+    Ok(Some((parse_head(&line, &fields[..end - line_end], lines)?, skipped + end)))
 }
 
 /// Recognises a peer that speaks another protocol from what it says first.
@@ -153,28 +158,35 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     }
 }
 
-/// Finds the length of the head, and refuses what is too long or has a line that ends in LF alone.
-///
-/// RFC 9112 section 2.2 allows to take a bare LF for a line's end. We refuse: two readers that
-/// disagree about it are how requests are smuggled. It must be at once, or a client that
-/// ends its head with two of them waits until its time is over.
-fn find_end(bytes: &[u8], seen: usize) -> Result<Option<usize>, Rejection> {
-    // Never looking past the limit makes the answer independent of how the bytes arrived.
-    let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
-    if bytes.get(..MAX_REQUEST_LINE + 2).is_some_and(|line| !line.contains(&b'\n')) {
-        return Err(LINE_TOO_LONG);
+/// Finds the end of the request line.
+fn find_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
+    let longest = &bytes[..bytes.len().min(MAX_REQUEST_LINE + "\r\n".len())];
+    match longest.iter().position(|&byte| byte == b'\n') {
+        Some(line_feed) if longest[..line_feed].ends_with(b"\r") => Ok(Some(line_feed + 1)),
+        Some(_) => Err(BARE_LINE_FEED),
+        None if longest.len() < bytes.len() => Err(LINE_TOO_LONG),
+        None => Ok(None),
     }
-    let mut at = seen.min(bytes.len());
+}
+
+/// Finds the end of the head, of which the first `seen` bytes have been searched before.
+fn find_end(bytes: &[u8], seen: usize) -> Result<Option<usize>, Rejection> {
+    let mut at = seen;
     while let Some(next) = bytes[at..].iter().position(|&byte| byte == b'\n') {
         at += next + 1;
         match bytes[..at] {
             [.., b'\r', b'\n', b'\r', b'\n'] => return Ok(Some(at)),
             [.., b'\r', b'\n'] => {}
-            _ => return Err(bad("a line ends with CR LF")),
+            _ => return Err(BARE_LINE_FEED),
         }
     }
     if bytes.len() == MAX_HEAD { Err(HEAD_TOO_LONG) } else { Ok(None) }
 }
+
+/// RFC 9112 section 2.2 allows to take a bare LF for a line's end. We refuse: two readers that
+/// disagree about it are how requests are smuggled. It must be at once, or a client that ends its
+/// head with two of them waits until its time is over.
+const BARE_LINE_FEED: Rejection = bad("a line ends with CR LF");
 
 const HEAD_TOO_LONG: Rejection =
     Rejection { status: Status::FieldsTooLarge, reason: "the head of a request has at most 16 KiB" };
@@ -182,9 +194,11 @@ const HEAD_TOO_LONG: Rejection =
 const LINE_TOO_LONG: Rejection =
     Rejection { status: Status::UriTooLong, reason: "the request line has at most 8 KiB" };
 
-fn parse_head<'h, 'b>(head: &'b [u8], lines: &'h mut Lines<'b>) -> Result<Request<'h>, Rejection> {
-    let (line, fields) = split_line(head);
-    let line = RequestLine::parse(line)?;
+fn parse_head<'h, 'b: 'h>(
+    line: &RequestLine<'b>,
+    fields: &'b [u8],
+    lines: &'h mut Lines<'b>,
+) -> Result<Request<'h>, Rejection> {
     let fields = Fields::parse(fields, lines)?;
     let host = fields.host(line.is_http_1_0)?;
     let body = fields.body(line.is_http_1_0)?;
@@ -199,17 +213,11 @@ fn parse_head<'h, 'b>(head: &'b [u8], lines: &'h mut Lines<'b>) -> Result<Reques
         // RFC 9112 section 3.2.2: the authority of an absolute target replaces the Host's.
         authority: target.authority.or(host).filter(|host| !host.is_empty()),
         body,
-        persistent: fields.persistent(line.is_http_1_0) && body == Body::None,
+        // After CONNECT, the client may send what is no request (RFC 9110 section 9.3.6).
+        persistent: fields.persistent(line.is_http_1_0) && body == Body::None && line.method != "CONNECT",
         is_http_1_0: line.is_http_1_0,
         fields,
     })
-}
-
-/// Splits a head behind its first line. [`find_end`] has seen to it that lines end with CR LF.
-fn split_line(head: &[u8]) -> (&[u8], &[u8]) {
-    let end = head.iter().position(|&byte| byte == b'\n').map_or(head.len(), |lf| lf + 1);
-    let (line, fields) = head.split_at(end);
-    (line.strip_suffix(b"\r\n").unwrap_or(line), fields)
 }
 
 struct RequestLine<'b> {
@@ -219,12 +227,10 @@ struct RequestLine<'b> {
 }
 
 impl<'b> RequestLine<'b> {
-    /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`.
+    /// RFC 9112 section 3: `request-line = method SP request-target SP HTTP-version`, and CRLF.
     fn parse(line: &'b [u8]) -> Result<Self, Rejection> {
         const GRAMMAR: Rejection = bad("a request line is a method, a target and a version, one space apart");
-        if line.len() > MAX_REQUEST_LINE {
-            return Err(LINE_TOO_LONG);
-        }
+        let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         let line = str::from_utf8(line).map_err(|_| GRAMMAR)?;
         let mut parts = line.split(' ');
         let (Some(method), Some(target), Some(version), None) =
@@ -235,7 +241,7 @@ impl<'b> RequestLine<'b> {
         if method.is_empty() || !method.bytes().all(is_token_byte) {
             return Err(bad("the method has a character that methods cannot have"));
         }
-        // RFC 9112 section 3.2: "SHOULD respond with a 400 (Bad Request)"; no attempt to repair.
+        // RFC 9112 section 3.2: SHOULD be answered with 400; no attempt to repair it.
         if target.is_empty() || !target.bytes().all(is_target_byte) {
             return Err(bad("the target has a character that must be percent-encoded"));
         }
@@ -244,7 +250,7 @@ impl<'b> RequestLine<'b> {
             b"HTTP/1.0" => true,
             // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
             [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => false,
-            [b'H', b'T', b'T', b'P', b'/', b'0'..=b'9', b'.', b'0'..=b'9'] => {
+            [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
                 let status = Status::VersionNotSupported;
                 return Err(Rejection { status, reason: "this server speaks HTTP/1.1 and HTTP/1.0" });
             }

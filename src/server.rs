@@ -19,7 +19,7 @@
 //! memory: `cargo bench` tells.
 
 use std::collections::VecDeque;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd};
@@ -31,7 +31,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::clock::Clock;
 use crate::connection::{Buffers, Connection, Context, Next, Transport};
-use crate::log::{Log, Sink};
+use crate::log::{Log, Stderr};
 use crate::registry::Registry;
 use crate::system::{self, SealedFile, Signals};
 
@@ -56,6 +56,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Deadlines are looked after this often at most, which is as late as one can be missed.
 const SWEEP_PAUSE: Duration = Duration::from_millis(250);
+
+/// After how long a reader that takes nothing may have to make room.
+pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
 /// How long the log waits to try again if nobody reads it. Any other event makes it try as well.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
@@ -87,6 +90,7 @@ pub struct Server {
     buffers: Buffers,
     clock: Clock,
     log: Log,
+    stderr: Stderr,
     /// Set by the listener's event, which comes once; cleared when there is nothing to accept.
     may_accept: bool,
     /// No connection is accepted before this moment.
@@ -129,6 +133,7 @@ impl Server {
             accept_from: clock.now,
             clock,
             log,
+            stderr: Stderr::open(),
             may_accept: true,
             sweep_at: None,
             grace_ends: None,
@@ -169,14 +174,14 @@ impl Server {
                     self.turn(token);
                 }
                 if self.log.is_ample() {
-                    self.log.flush(self.clock.rfc3339(), &mut Stderr);
+                    self.log.flush(self.clock.rfc3339(), &mut self.stderr);
                 }
             }
             while self.clients.held > MAX_HELD && self.make_room(Shortage::Memory) {}
             if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
                 self.sweep();
             }
-            self.log.flush(self.clock.rfc3339(), &mut Stderr);
+            self.log.flush(self.clock.rfc3339(), &mut self.stderr);
             if self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now) {
                 return Ok(None);
             }
@@ -212,6 +217,7 @@ impl Server {
     }
 
     fn accept(&mut self) {
+        let mut errors = 0;
         for _ in 0..ACCEPTS_PER_TURN {
             if !self.may_accept || self.clock.now < self.accept_from {
                 return;
@@ -246,8 +252,12 @@ impl Server {
                 }
                 // accept(2): errors of the connection that was to be accepted, such as ECONNABORTED
                 // and EHOSTUNREACH, are to be treated like none. EINTR likewise.
-                Err(_) => {}
+                Err(_) => errors += 1,
             }
+        }
+        // An error that persists is of another kind, whatever it is.
+        if errors == ACCEPTS_PER_TURN {
+            self.accept_from = self.clock.now + ACCEPT_PAUSE;
         }
     }
 
@@ -327,6 +337,11 @@ impl Server {
 
     /// Refuses new connections, lets go of idle ones, and gives the others their time.
     fn stop(&mut self) {
+        // Who is at the door was let in by the kernel, and would be thrown out by it.
+        self.may_accept = true;
+        for _ in 0..self.clients.limit / ACCEPTS_PER_TURN {
+            self.accept();
+        }
         self.grace_ends = Some(self.clock.now + GRACE);
         self.listener = None;
         let event = format!("Stopping: {} connections are open", self.clients.count());
@@ -360,6 +375,7 @@ struct Client {
 #[derive(Clone, Copy)]
 enum Shortage {
     Places,
+    /// Only closing a connection that holds some helps then.
     Memory,
 }
 
@@ -453,12 +469,17 @@ impl Clients {
         }
     }
 
+    /// Whether, and how soon, a connection may be closed for want of something: the smallest goes
+    /// first. That is who has waited longest without a complete request, and after all of those,
+    /// who has taken nothing of an answer for longest.
     fn expendability(&self, token: Token, shortage: Shortage, now: Instant) -> Option<(bool, Instant)> {
         let connection = &self.slots[self.place(token)?].client.as_ref()?.connection;
-        match shortage {
-            Shortage::Memory if connection.held() == 0 => None,
-            Shortage::Places | Shortage::Memory => connection.expendability(now),
-        }
+        let (is_writing, since) = (connection.is_writing(), connection.since());
+        let is_expendable = match shortage {
+            Shortage::Places => !is_writing || now >= since + STALL_NOTICED,
+            Shortage::Memory => connection.held() > 0,
+        };
+        is_expendable.then_some((is_writing, since))
     }
 }
 
@@ -513,18 +534,5 @@ impl Transport for LayerSocket<'_> {
 
     fn unacknowledged(&self) -> u64 {
         system::unacknowledged(self.socket.stream.as_fd())
-    }
-}
-
-/// Standard error, as the log wants it.
-struct Stderr;
-
-impl Sink for Stderr {
-    fn is_ready(&mut self) -> bool {
-        system::is_writable(io::stderr().as_fd())
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write(bytes)
     }
 }

@@ -20,9 +20,10 @@ use std::os::unix::ffi::OsStrExt;
 /// for a second, until their SYN is repeated; the system cuts this to `net.core.somaxconn`.
 const BACKLOG: c_int = 4096;
 
-/// How many bytes the kernel takes of a connection before it sends them: a whole layer, so that one
-/// call hands it over, and no more, which bounds what a thousand stalled readers cost.
-const UNSENT: c_int = 1024 * 1024;
+/// How many bytes the kernel takes of a connection before it can send them. Enough to keep a link
+/// busy while we are called; more would only be what a thousand stalled readers cost, in memory that
+/// counts for a container as well.
+const UNSENT: c_int = 128 * 1024;
 
 /// Defines `main`, from a function that takes the arguments and gives the exit code, without std's
 /// own start.
@@ -54,12 +55,14 @@ macro_rules! entry {
 #[must_use]
 pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<OsString> {
     for descriptor in 0..3 {
-        // SAFETY: neither call has a pointer to anything but a constant C string.
+        // SAFETY: none of the calls has a pointer to anything but a constant C string.
         unsafe {
             // Were one of the standard three closed, a client's socket would get its number, and
             // the log with it. The lowest number that is free is the one that was found to be.
-            if libc::fcntl(descriptor, libc::F_GETFD) == -1 {
-                libc::open(c"/dev/null".as_ptr(), libc::O_RDWR);
+            if libc::fcntl(descriptor, libc::F_GETFD) == -1
+                && libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) != descriptor
+            {
+                libc::abort();
             }
         }
     }
@@ -106,8 +109,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
     }
     // Every answer is handed over as a whole; waiting for more to fill a packet would only delay it.
-    set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1)?;
-    set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT)?;
+    // Where these two are not known, it works as well, if not as well as it could.
+    let _ = set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NODELAY, 1);
+    let _ = set_option(socket.as_fd(), libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT);
     bind(socket.as_fd(), address)?;
     // SAFETY: listen(2) takes no pointers.
     check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;

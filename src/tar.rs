@@ -117,7 +117,7 @@ fn header(path: &str, mode: u32, size: u64) -> Result<[u8; BLOCK], Error> {
     octal(&mut header[329..337], 0); // devmajor
     octal(&mut header[337..345], 0); // devminor
 
-    // "all bytes of the header as if the chksum field were all <space>s"
+    // The checksum is the sum of all bytes, with those of its own field taken for spaces.
     header[148..156].fill(b' ');
     let checksum = header.iter().map(|&byte| u64::from(byte)).sum();
     octal(&mut header[148..156], checksum);

@@ -382,14 +382,36 @@ fn a_slow_reader_lives_and_a_stopped_one_does_not() {
         assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait, "{left}");
     }
     assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Close);
+    // Who takes all there is and gets more has made progress, though more is left than was.
+    let mut world = World::new("");
+    world.transport.acts =
+        [Act::Bytes(1000), Act::Bytes(100), Act::Block, Act::Bytes(400), Act::Block].into();
+    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
+    assert_eq!(world.turn(), Next::Wait);
+    world.transport.unacknowledged = 100;
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    assert_eq!(world.turn(), Next::Wait);
+    world.transport.unacknowledged = 200;
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
 }
 
 #[test]
 fn lingering_ends() {
     let malformed = "GET / HTTP/1.1\r\nHost : x\r\n\r\n";
-    // In silence,
+    // In silence, whether or not the answer had arrived when it began,
+    for unacknowledged in [0, 300] {
+        let mut world = World::new(malformed);
+        world.transport.unacknowledged = unacknowledged;
+        assert_eq!(world.run(), Next::Wait);
+        world.transport.unacknowledged = 0;
+        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Close);
+    }
+    // but not while the answer is still being taken,
     let mut world = World::new(malformed);
+    world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
+    world.transport.unacknowledged = 200;
+    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Wait);
     assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Close);
     // in spite of a trickle,
     let mut world = World::new(malformed);
@@ -421,6 +443,9 @@ fn a_server_that_stops_closes_who_waits_and_finishes_what_it_began() {
     world.transport.unacknowledged = 500;
     assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Wait);
     assert!(world.transport.finished);
+    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Wait);
+    world.transport.unacknowledged = 0;
+    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Close);
     // A download is completed, and is then the last.
     let mut world = World::new("");
     world.transport.input =
@@ -514,7 +539,8 @@ proptest! {
         let planned = acts.len();
         world.transport.acts = acts.into();
         if world.run() == Next::Wait {
-            prop_assert!(world.transport.input.is_empty(), "all was said before the break");
+            let is_break = |act: &Act| matches!(act, Act::Break);
+            prop_assert!(world.transport.acts.iter().any(is_break), "it has been broken, and goes on");
         } else {
             let performed = planned - world.transport.acts.len();
             prop_assert_eq!(world.transport.calls, performed, "nothing is called after the break");

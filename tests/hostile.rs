@@ -57,7 +57,8 @@ fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() 
         (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", 400),
         (b"\x00\x01\x02", 400),
-        (b"GET /v2/\r\n\r\n", 400),
+        (b"GET /v2/\r\n", 400),
+        (b"GET /v2/ HTTP/0.9\r\n\r\n", 400),
         (b"GET /v2/ HTTP/1.1\n\n", 400),
         (b"GET /v2/ HTTP/1.1\r\n\r\n", 400),
         (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nHost: x\r\n\r\n", 400),
@@ -78,7 +79,7 @@ fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() 
         (b"GET /v2/ HTTP/9.9\r\nHost: x\r\n\r\n", 505),
         (b"GET /v2/ HTTP/1.10\r\nHost: x\r\n\r\n", 400),
         (b"POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n", 405),
-        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 405),
+        (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(), 414),
         (long.as_bytes(), 414),
         (format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {long}\r\nY: {long}\r\n\r\n").as_bytes(), 431),
@@ -152,7 +153,8 @@ fn ten_thousand_idle_connections_cost_little_memory_and_no_time() {
     std::thread::sleep(Duration::from_millis(500)); // What was begun is done, the log is written.
     let ticks = server.cpu_ticks();
     std::thread::sleep(Duration::from_secs(2));
-    assert_eq!(server.cpu_ticks(), ticks, "a server that nobody asks does nothing");
+    // A tick is 10 ms, and deadlines may be looked after once in the while.
+    assert!(server.cpu_ticks() <= ticks + 1, "a server that nobody asks does nothing");
     drop(clients);
     eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
 }
@@ -179,7 +181,10 @@ fn thousands_who_say_nothing_do_not_keep_out_one_who_does() {
     // The oldest had to go first, and the newest is still there.
     assert!(crowd[0].is_closed());
     let last = crowd.last_mut().expect("a crowd");
-    last.send_request(MANIFEST, &[]);
+    // It has been asked for, or has begun with, another request before.
+    last.send("\r\n");
+    last.stream.set_read_timeout(Some(Duration::from_millis(200))).expect("a valid time");
+    assert!(!last.is_closed());
     drop(crowd);
     eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
 }
@@ -209,12 +214,12 @@ fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
         return;
     }
     let server = Server::start();
-    let own = server.open_descriptors();
     let is_open = |descriptor: &usize| {
         std::fs::exists(format!("/proc/{}/fd/{descriptor}", server.pid())).is_ok_and(|is| is)
     };
     let honest = Honest::learn(&server);
-    eventually("no connection is open", || (server.open_descriptors() == own).then_some(()));
+    std::thread::sleep(Duration::from_millis(200)); // Until it has closed what is closed.
+    let own = server.open_descriptors();
     let free = (0..1000).find(|descriptor| !is_open(descriptor)).expect("a free descriptor");
     let mut before = server.connect();
     before.send_request(MANIFEST, &[]);
@@ -310,6 +315,57 @@ fn half_heads_do_not_fill_the_memory() {
 }
 
 #[test]
+fn answers_that_nobody_reads_do_not_fill_the_memory() {
+    let limit = quinistry::system::raise_descriptor_limit();
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    let before = server.status("VmRSS");
+    let many = request(MANIFEST, &[]).repeat(4000);
+    let crowd: Vec<Client> = (0..1000.min(limit - 200))
+        .map(|_| {
+            let mut client = server.connect();
+            client.stream.set_write_timeout(Some(Duration::from_millis(1))).expect("a valid time");
+            let _ = client.stream.write_all(many.as_bytes());
+            client
+        })
+        .collect();
+    honest.is_served(&server);
+    let added = server.status("VmRSS").saturating_sub(before);
+    assert!(added < 16 * 1024, "{added} KiB for {} who do not read", crowd.len());
+}
+
+#[test]
+fn a_terminal_that_nobody_reads_stops_nothing_either() {
+    // `script` gives the server a terminal, and stops reading it when it is stopped itself.
+    if !has_tool("script", &["--version"]) {
+        return;
+    }
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let command = format!("exec {} --listen 127.0.0.1:{port}", env!("CARGO_BIN_EXE_quinistry"));
+    let mut script = Command::new("script")
+        .args(["--quiet", "--command", &command, "/dev/null"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("script starts");
+    let address = ([127, 0, 0, 1], port).into();
+    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    let mut client = Client::connect(address);
+    client.send_request(MANIFEST, &[]);
+    client.answer_to(MANIFEST);
+    let script_pid = script.id().to_string();
+    let children = run(Command::new("pgrep").args(["--parent", &script_pid]));
+    run(Command::new("kill").args(["-STOP", &script_pid]));
+    for _ in 0..2000 {
+        client.send_request(MANIFEST, &[]);
+        assert_eq!(client.answer_to(MANIFEST).status, 200);
+    }
+    run(Command::new("kill").args(["-KILL", children.trim()]));
+    run(Command::new("kill").args(["-KILL", &script_pid]));
+    script.wait().expect("our child");
+}
+
+#[test]
 fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
     // Not the common server, whose log is read.
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
@@ -373,7 +429,7 @@ fn the_grace_ends_and_so_does_the_server() {
     let mut server = Server::start();
     let honest = Honest::learn(&server);
     let mut stalled = server.connect();
-    for _ in 0..30 {
+    for _ in 0..100 {
         stalled.send_request(&honest.layer_line, &[]);
     }
     eventually("it has begun", || (server.log().matches(&*honest.layer_line).count() >= 2).then_some(()));

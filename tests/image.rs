@@ -37,6 +37,8 @@ fn the_config_says_all_that_a_runtime_wants_to_know() {
     assert!(config["Env"][0].as_str().expect("a variable").starts_with("PATH="));
     assert_eq!(config["StopSignal"], "SIGTERM");
     assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/quinistry", "healthcheck"]));
+    // In nanoseconds; the check itself takes 2 s at most.
+    assert_eq!(config["Healthcheck"]["Timeout"], 3_000_000_000_u64);
     for (label, value) in [
         ("title", Some("quinistry")),
         ("description", None),
@@ -126,6 +128,12 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_of_root() {
         fs::write(&archive, &layer).expect("room for it");
         let listed = run(Command::new(tool).arg("-tvzf").arg(&archive));
         assert!(listed.starts_with("-rwxr-xr-x") && listed.contains("1970"), "{listed}");
+        let owners = run(Command::new(tool).arg("--numeric-owner").arg("-tvzf").arg(&archive));
+        assert!(
+            owners.contains(" 0/0 ")
+                || owners.split_whitespace().collect::<Vec<_>>()[1..4] == ["0", "0", "0"],
+            "{owners}"
+        );
         run(Command::new(tool).arg("-xzf").arg(&archive).arg("-C").arg(&folder.0));
         let unpacked = folder.0.join("quinistry");
         assert_eq!(fs::read(&unpacked).expect("it was unpacked"), sample::executable());

@@ -204,6 +204,13 @@ fn any_namespace_and_any_unknown_query_lead_to_the_same_image() {
         for query in ["", "?ns=docker.io", "?ns=docker.io&x=%2F", "?"] {
             let line = format!("GET /v2/{name}/manifests/latest{query}");
             assert_eq!(world.content(&line, &[]).field("docker-content-digest"), Some(&*world.manifest));
+            assert_eq!(
+                world.content(&format!("GET /v2/{name}/blobs/{}{query}", world.blob), &[]).content,
+                world.layer
+            );
+            for path in ["tags/list".to_owned(), format!("referrers/{}", world.manifest)] {
+                assert_eq!(world.ask(&format!("GET /v2/{name}/{path}{query}"), &[]).status, 200);
+            }
         }
     }
 }
@@ -402,7 +409,9 @@ fn who_has_the_content_is_told_that_it_is_the_same() {
         ] {
             assert_eq!(world.ask(&line, &[field]).status, 200, "{field}");
         }
-        assert_eq!(world.ask(&line, &["If-Match: \"sha256:0\""]).status, 412);
+        for other in ["\"sha256:0\"", &format!("W/\"{digest}\"")] {
+            assert_eq!(world.ask(&line, &[&format!("If-Match: {other}")]).status, 412, "{other}");
+        }
     }
     // Where the answer would not be a success, the condition has nothing to say.
     assert_eq!(world.ask("GET /v2/quinistry/manifests/nonesuch", &["If-None-Match: *"]).status, 404);
@@ -459,6 +468,8 @@ fn the_catalog_has_one_repository() {
     assert_eq!(repositories(""), serde_json::json!({ "repositories": ["quinistry"] }));
     assert_eq!(repositories("?n=100"), serde_json::json!({ "repositories": ["quinistry"] }));
     assert_eq!(repositories("?last=quinistry"), serde_json::json!({ "repositories": [] }));
+    assert_eq!(repositories("?n=0"), serde_json::json!({ "repositories": [] }));
+    assert_eq!(world.ask("GET /v2/_catalog?n=abc", &[]).status, 400);
 }
 
 #[test]

@@ -119,6 +119,7 @@ fn the_request_line_has_one_grammar() {
         "GET /a b HTTP/1.1",
         "GET / http/1.1",
         "GET / HTTP/1.10",
+        "GET / HTTP/0.9",
         "GET / HTTP/1",
         "GET / HTTP/1.",
         "GET / HTTP/.1",
@@ -155,8 +156,17 @@ fn the_request_line_has_one_grammar() {
 }
 
 #[test]
+fn a_request_line_is_judged_when_it_ends() {
+    // The client of HTTP/0.9 has nothing more to say.
+    for line in ["GET /v2/\r\n", "GET / HTTP/1.10\r\n", "SSH-2.0-OpenSSH_9\r\n"] {
+        assert_eq!(status(line), 400, "{line:?}");
+    }
+    assert_eq!(status("GET / HTTP/2.0\r\n"), 505);
+}
+
+#[test]
 fn versions_are_1_x_or_refused() {
-    for version in ["2.0", "9.9", "0.9", "3.0"] {
+    for version in ["2.0", "9.9", "3.0"] {
         assert_eq!(status(format!("GET / HTTP/{version}\r\nHost: x\r\n\r\n")), 505, "{version}");
     }
     for version in ["1.2", "1.9"] {
@@ -345,7 +355,8 @@ fn methods_are_told_apart_by_case_and_never_refused_here() {
         assert_eq!(accepted(format!("{name} / HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).method, method);
     }
     assert_eq!(accepted(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").path, "*");
-    assert_eq!(accepted(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n").path, "x:1");
+    let connect = accepted(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!((&*connect.path, connect.persistent), ("x:1", false));
 }
 
 #[test]

@@ -2,8 +2,9 @@
 
 mod common;
 
+use std::io::Read;
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{Client, Server, eventually, has_tool, lossy, request, run, sha256};
@@ -253,18 +254,48 @@ fn downloads_in_flight_are_finished_and_a_second_signal_does_not_wait() {
     let line = format!("GET /v2/quinistry/blobs/{digest}");
     // More than fits the sockets' buffers, so that it is in flight.
     let mut slow = server.connect();
-    for _ in 0..20 {
+    for _ in 0..100 {
         slow.send_request(&line, &[]);
     }
     slow.answer_to(&line);
+    let idle = server.connect();
     server.signal("-TERM");
     server.wait_for_log("Stopping");
+    idle.expect_end();
     assert!(TcpStream::connect(server.address).is_err(), "new connections are refused");
     // The answer that was begun comes whole, and says nothing of those that never will.
     let answer = slow.answer_to(&line);
     assert_eq!(sha256(&answer.content), digest);
     server.signal("-INT");
     assert_eq!(server.wait().code(), Some(130));
+}
+
+#[test]
+fn a_signal_counts_from_the_first_moment_on() {
+    let mut child =
+        quinistry().args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut stderr = child.stderr.take().expect("it is piped");
+    // It is still packing.
+    let mut bytes = [0; 10];
+    stderr.read_exact(&mut bytes).expect("its first words");
+    run(Command::new("kill").arg(child.id().to_string()));
+    std::io::copy(&mut stderr, &mut std::io::sink()).expect("its other words");
+    assert_eq!(child.wait().expect("our child").code(), Some(0));
+}
+
+#[test]
+fn who_is_at_the_door_when_it_stops_is_answered() {
+    let mut server = Server::start();
+    let line = "GET /v2/quinistry/manifests/latest";
+    let manifest = server.ask(line, &[]).content;
+    server.signal("-STOP");
+    let mut client = server.connect();
+    client.send_request(line, &[]);
+    server.signal("-TERM");
+    server.signal("-CONT");
+    assert_eq!(client.answer_to(line).content, manifest);
+    client.expect_end();
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]

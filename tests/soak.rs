@@ -39,8 +39,9 @@ fn memory_is_flat_and_descriptors_come_back() {
     let seconds =
         std::env::var("QUINISTRY_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
     let server = Server::start();
-    let descriptors = server.open_descriptors();
     let (digest, _) = server.layer();
+    thread::sleep(Duration::from_secs(1)); // Until that connection is closed.
+    let descriptors = server.open_descriptors();
     let world = Arc::new(World {
         address: server.address,
         layer_line: format!("GET /v2/quinistry/blobs/{digest}"),
