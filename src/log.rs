@@ -17,7 +17,7 @@
 use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -136,8 +136,13 @@ impl Log {
         push_escaped(line, entry.request[0]);
         line.push(' ');
         push_escaped(line, entry.request[1]);
-        let (status, length, peer) = (entry.status.code(), entry.length, entry.peer);
-        write!(line, " {status} {length} {peer} \"").expect("a String takes everything");
+        line.push(' ');
+        push_number(line, entry.status.code().into());
+        line.push(' ');
+        push_number(line, entry.length);
+        line.push(' ');
+        push_address(line, entry.peer);
+        line.push_str(" \"");
         push_escaped(line, entry.user_agent);
         line.push_str("\"\n");
         self.bound(start);
@@ -191,6 +196,29 @@ impl Log {
             self.event(time, &format!("Dropped {dropped} lines of this log, which nobody was reading"));
         }
     }
+}
+
+/// Appends a number, in a fraction of the time that `write!` takes: the log is a good part of what is
+/// done for a request besides system calls.
+fn push_number(line: &mut String, number: u64) {
+    if number >= 10 {
+        push_number(line, number / 10);
+    }
+    line.push((b'0' + (number % 10) as u8).into());
+}
+
+fn push_address(line: &mut String, address: SocketAddr) {
+    match address.ip() {
+        IpAddr::V4(ip) => {
+            for (index, octet) in ip.octets().into_iter().enumerate() {
+                line.push_str(if index == 0 { "" } else { "." });
+                push_number(line, octet.into());
+            }
+        }
+        IpAddr::V6(ip) => write!(line, "[{ip}]").expect("a String takes everything"),
+    }
+    line.push(':');
+    push_number(line, address.port().into());
 }
 
 /// Appends what a stranger wrote. Every escape is ASCII, so `text` may be cut anywhere.
@@ -275,6 +303,15 @@ mod tests {
             lines[0]
         );
         assert!(lines[1].ends_with("\\xa9...\"") && lines[1].len() < MAX_WRITE);
+    }
+
+    #[test]
+    fn peers_are_written_as_std_writes_them() {
+        for address in ["127.0.0.1:8080", "255.10.0.9:65535", "[::1]:0", "[2001:db8::ff]:443"] {
+            let mut line = String::new();
+            push_address(&mut line, address.parse().expect("an address"));
+            assert_eq!(line, address);
+        }
     }
 
     #[test]

@@ -145,12 +145,12 @@ pub fn parse<'h, 'b>(
 fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
-        // Field note: containerd's CRI and Docker's containerd store try HTTPS first, even on
-        // localhost. They fall back to HTTP at once if the reply begins with `HTTP/`, and only
+        // Field note: Docker (20.10, seen), its containerd store and containerd's CRI try HTTPS first,
+        // even on localhost. They fall back to HTTP at once if the reply begins with `HTTP/`, and only
         // then: silence costs them a time-out of 10 s, a reset fails the pull.
         [TLS_HANDSHAKE, ..] => Err(bad("this port speaks plain HTTP, not TLS")),
         [b'\r'] => Ok(()), // Perhaps half of the empty line above.
-        [first, ..] if !is_token_byte(*first) => Err(bad("a request begins with its method")),
+        [first, ..] if !TOKEN.has(*first) => Err(bad("a request begins with its method")),
         // RFC 9113 section 3.4: the preface is such that an HTTP/1.1 server refuses it. Its
         // version, 2.0, would bring it a 505; but it is not a request, and 400 says so.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
@@ -160,11 +160,12 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
 
 /// Finds the end of the request line.
 fn find_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
-    let longest = &bytes[..bytes.len().min(MAX_REQUEST_LINE + "\r\n".len())];
-    match longest.iter().position(|&byte| byte == b'\n') {
-        Some(line_feed) if longest[..line_feed].ends_with(b"\r") => Ok(Some(line_feed + 1)),
+    const LONGEST: usize = MAX_REQUEST_LINE + "\r\n".len();
+    let bytes = &bytes[..bytes.len().min(LONGEST)];
+    match bytes.iter().position(|&byte| byte == b'\n') {
+        Some(line_feed) if bytes[..line_feed].ends_with(b"\r") => Ok(Some(line_feed + 1)),
         Some(_) => Err(BARE_LINE_FEED),
-        None if longest.len() < bytes.len() => Err(LINE_TOO_LONG),
+        None if bytes.len() == LONGEST => Err(LINE_TOO_LONG),
         None => Ok(None),
     }
 }
@@ -231,22 +232,18 @@ impl<'b> RequestLine<'b> {
     fn parse(line: &'b [u8]) -> Result<Self, Rejection> {
         const GRAMMAR: Rejection = bad("a request line is a method, a target and a version, one space apart");
         let line = line.strip_suffix(b"\r\n").unwrap_or(line);
-        let line = str::from_utf8(line).map_err(|_| GRAMMAR)?;
-        let mut parts = line.split(' ');
+        let mut parts = line.split(|&byte| byte == b' ');
         let (Some(method), Some(target), Some(version), None) =
             (parts.next(), parts.next(), parts.next(), parts.next())
         else {
             return Err(GRAMMAR);
         };
-        if method.is_empty() || !method.bytes().all(is_token_byte) {
-            return Err(bad("the method has a character that methods cannot have"));
-        }
+        let method = TOKEN.text(method).ok_or(bad("the method has a character that methods cannot have"))?;
         // RFC 9112 section 3.2: SHOULD be answered with 400; no attempt to repair it.
-        if target.is_empty() || !target.bytes().all(is_target_byte) {
-            return Err(bad("the target has a character that must be percent-encoded"));
-        }
+        let target =
+            TARGET.text(target).ok_or(bad("the target has a character that must be percent-encoded"))?;
         // RFC 9112 section 2.3: `HTTP-version = HTTP-name "/" DIGIT "." DIGIT`, case-sensitive.
-        let is_http_1_0 = match version.as_bytes() {
+        let is_http_1_0 = match version {
             b"HTTP/1.0" => true,
             // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
             [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => false,
@@ -387,8 +384,9 @@ impl<'b> Target<'b> {
         if matches!(method, Method::Known | Method::Unknown) && !text.starts_with('/') {
             return Ok(Self { authority: None, path: text.into(), query: None });
         }
-        let (authority, path_and_query) = match text.split_once("://") {
-            _ if text.starts_with('/') => (None, text),
+        let scheme_and_rest = if text.starts_with('/') { None } else { text.split_once("://") };
+        let (authority, path_and_query) = match scheme_and_rest {
+            None if text.starts_with('/') => (None, text),
             // Section 3.2.2: a server MUST accept the absolute form.
             Some((scheme, rest)) if is_http(scheme) => {
                 let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
@@ -424,19 +422,17 @@ fn is_authority(text: &str) -> bool {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (text, ""),
     };
-    let is_host_byte = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=".contains(&b);
     let is_host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-        Some(Some(literal)) => !literal.is_empty() && literal.bytes().all(|b| is_host_byte(b) || b == b':'),
+        Some(Some(literal)) => !literal.is_empty() && literal.bytes().all(|b| HOST.has(b) || b == b':'),
         Some(None) => false,
-        None => host.bytes().all(is_host_byte),
+        None => host.bytes().all(|b| HOST.has(b)),
     };
     is_host && port.bytes().all(|b| b.is_ascii_digit()) && !(host.is_empty() && text.contains(':'))
 }
 
 fn is_percent_encoded(text: &str) -> bool {
-    let hex = |b: Option<&u8>| b.is_some_and(u8::is_ascii_hexdigit);
-    let bytes = text.as_bytes();
-    (0..bytes.len()).all(|i| bytes[i] != b'%' || hex(bytes.get(i + 1)) && hex(bytes.get(i + 2)))
+    let is_octet = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    text.split('%').skip(1).all(is_octet)
 }
 
 /// Undoes percent-encoding that was not needed, and keeps what was: `%3A` is the colon of a digest,
@@ -485,13 +481,42 @@ pub fn parse_number(text: &str) -> Option<u64> {
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
+/// A set of characters of ASCII: letters, digits and some others.
+struct Characters([bool; 256]);
+
 /// RFC 9110 section 5.6.2: `tchar`.
-fn is_token_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
-}
+static TOKEN: Characters = Characters::new(b"!#$%&'*+-.^_`|~");
 
 /// RFC 3986: unreserved and reserved characters but `#`, which begins a fragment, and `%`. Square
 /// brackets belong to an IPv6 authority; in a path or query we do not insist on their encoding.
-fn is_target_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~:/?[]@!$&'()*+,;=%".contains(&byte)
+static TARGET: Characters = Characters::new(b"-._~:/?[]@!$&'()*+,;=%");
+
+/// RFC 3986 section 3.2.2: what can stand in a `reg-name`, or in an IPv4 address.
+static HOST: Characters = Characters::new(b"-._~%!$&'()*+,;=");
+
+impl Characters {
+    const fn new(others: &[u8]) -> Self {
+        let mut set = [false; 256];
+        let mut index = 0;
+        while index < 256 {
+            set[index] = (index as u8).is_ascii_alphanumeric();
+            index += 1;
+        }
+        let mut index = 0;
+        while index < others.len() {
+            set[others[index] as usize] = true;
+            index += 1;
+        }
+        Self(set)
+    }
+
+    fn has(&self, byte: u8) -> bool {
+        self.0[usize::from(byte)]
+    }
+
+    /// The bytes as text, if there are any and all are in the set.
+    fn text<'b>(&self, bytes: &'b [u8]) -> Option<&'b str> {
+        let is_text = !bytes.is_empty() && bytes.iter().all(|&byte| self.has(byte));
+        str::from_utf8(bytes).ok().filter(|_| is_text)
+    }
 }

@@ -5,21 +5,20 @@
 //! ```text
 //!     archive = entry* END             entry = header, content, zeros to a multiple of 512
 //!
-//!     header, 512 bytes; numbers are octal digits in ASCII, closed by a NUL
+//!     header, 512 bytes: the offset, length and name of each field. Numbers are octal digits in
+//!     ASCII, closed by a NUL
 //!
-//!       0          100     108     116     124         136         148     156 157
-//!       | path     | mode  | uid   | gid   | size      | mtime     | check | 0 | link name …
-//!       | 100      | 8     | 8     | 8     | 12        | 12        | sum 8 |   | 100
-//!
-//!       257     263 265     297     329     337     345            500
-//!       | ustar\0 |00| user  | group | major | minor | path prefix  | zeros
-//!       | 6       | 2| 32    | 32    | 8     | 8     | 155          | 12
+//!         0 100 name        136  12 mtime       257  6 magic       329   8 devmajor
+//!       100   8 mode        148   8 chksum      263  2 version     337   8 devminor
+//!       108   8 uid         156   1 typeflag    265 32 uname       345 155 prefix
+//!       116   8 gid         157 100 linkname    297 32 gname       500  12 zeros
+//!       124  12 size
 //! ```
 //!
 //! Every entry is a regular file of user and group 0, modified at time 0: an archive says what
 //! it holds and nothing about where and when it was made.
 //!
-//! Deliberately absent: directories, links, long paths, and the extensions (pax, GNU) that those
+//! Deliberately absent: directories, links, long names, and the extensions (pax, GNU) that those
 //! and sizes of 8 GiB and more would need. Such an entry is an error, never a wrong header.
 
 use std::fmt;
@@ -34,14 +33,14 @@ pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 /// Eleven octal digits are what the size field holds: 8 GiB less one byte.
 const MAX_SIZE: u64 = 0o777_7777_7777;
 
-/// The path field holds 100 bytes; a longer path would need the prefix field.
-const MAX_PATH: usize = 100;
+/// The name field holds 100 bytes; a longer path would need the prefix field.
+const MAX_NAME: usize = 100;
 
 /// Why an entry cannot be written.
 #[derive(Debug)]
 pub enum Error {
     /// The path has more than 100 bytes.
-    PathTooLong,
+    NameTooLong,
     /// The content has more than the 8 GiB less one byte that the size field can express.
     TooLarge(u64),
     /// The content ended before the size that the header announced, or went on after it.
@@ -56,7 +55,7 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::PathTooLong => write!(f, "a path has more than the {MAX_PATH} bytes that ustar holds"),
+            Self::NameTooLong => write!(f, "a path has more than the {MAX_NAME} bytes that ustar holds"),
             Self::TooLarge(size) => {
                 write!(f, "a file has {size} bytes, more than the {MAX_SIZE} that ustar can express")
             }
@@ -99,8 +98,8 @@ pub fn append(
 }
 
 fn header(path: &str, mode: u32, size: u64) -> Result<[u8; BLOCK], Error> {
-    if path.len() > MAX_PATH {
-        return Err(Error::PathTooLong);
+    if path.len() > MAX_NAME {
+        return Err(Error::NameTooLong);
     }
     if size > MAX_SIZE {
         return Err(Error::TooLarge(size));
@@ -173,7 +172,7 @@ mod tests {
         assert!(header("x", 0o644, MAX_SIZE).is_ok());
         assert!(matches!(header("x", 0o644, MAX_SIZE + 1), Err(Error::TooLarge(_))));
         assert!(header(&"x".repeat(100), 0o644, 0).is_ok());
-        assert!(matches!(header(&"x".repeat(101), 0o644, 0), Err(Error::PathTooLong)));
+        assert!(matches!(header(&"x".repeat(101), 0o644, 0), Err(Error::NameTooLong)));
     }
 
     #[test]
