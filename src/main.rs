@@ -43,7 +43,7 @@ enum Command {
     Print(String),
 }
 
-/// Exit codes: what was asked for was done; it could not be; it was not understood.
+// Exit codes: what was asked for was done; it could not be; it was not understood.
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
 const MISUSED: i32 = 2;
@@ -58,18 +58,15 @@ fn run(arguments: Vec<OsString>) -> i32 {
             return MISUSED;
         }
     };
-    let outcome = match options.command {
-        Command::Serve => return serve(&options),
-        Command::Healthcheck => {
-            let address = options.listen.unwrap_or((Ipv4Addr::LOCALHOST, PORT).into());
-            health::check(address).map_err(|error| format!("unhealthy, {address}: {error}"))
-        }
-        Command::Print(text) => print(&text).map_err(|error| format!("standard output: {error}")),
+    let outcome = match &options.command {
+        Command::Serve => serve(&options),
+        Command::Healthcheck => check_health(&options),
+        Command::Print(text) => print(text),
     };
-    match outcome {
-        Ok(()) => DONE,
-        Err(error) => fail(&error),
-    }
+    outcome.unwrap_or_else(|error| {
+        say(&format!("quinistry: {error}\n"));
+        FAILED
+    })
 }
 
 impl Options {
@@ -108,33 +105,22 @@ fn parse_address(origin: &str, value: &str) -> Result<SocketAddr, String> {
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(options: &Options) -> i32 {
+fn serve(options: &Options) -> Result<i32, String> {
     // From here on a signal waits until it can be obeyed; as process 1 it would else be lost.
-    let signals = match Signals::new() {
-        Ok(signals) => signals,
-        Err(error) => return fail(&format!("cannot wait for signals: {error}")),
-    };
+    let signals = Signals::new().map_err(|error| format!("cannot wait for signals: {error}"))?;
     // Listening first brings a port in use to light at once; clients wait until we are ready.
-    let listener = match listen(options.listen) {
-        Ok(listener) => listener,
-        Err(error) => return fail(&error),
-    };
-    let address = match listener.local_addr() {
-        Ok(address) => address,
-        Err(error) => return fail(&format!("cannot tell the address that it listens on: {error}")),
-    };
+    let listener = listen(options.listen)?;
+    let address = listener.local_addr().map_err(|error| format!("cannot tell our own address: {error}"))?;
     say(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
-    let (layer, image) = match pack() {
-        Ok(packed) => packed,
-        Err(error) => return fail(&error),
-    };
+    let (layer, image) = pack()?;
     say(&describe(&image, address));
-    let server = Server::new(listener, signals, Registry::new(image), layer, Log::new(!options.quiet));
-    match server.and_then(|mut server| server.run()) {
-        Ok(None) => DONE,
+    let log = Log::new(!options.quiet);
+    let ended =
+        Server::new(listener, signals, Registry::new(image), layer, log).and_then(|mut server| server.run());
+    match ended.map_err(|error| error.to_string())? {
+        None => Ok(DONE),
         // As a shell would report it.
-        Ok(Some(signal)) => 128 + signal.cast_signed(),
-        Err(error) => fail(&error.to_string()),
+        Some(signal) => Ok(128 + signal.cast_signed()),
     }
 }
 
@@ -184,18 +170,20 @@ fn describe(image: &Image, address: SocketAddr) -> String {
     )
 }
 
-fn print(text: &str) -> io::Result<()> {
+fn check_health(options: &Options) -> Result<i32, String> {
+    let address = options.listen.unwrap_or((Ipv4Addr::LOCALHOST, PORT).into());
+    health::check(address).map_err(|error| format!("unhealthy, {address}: {error}"))?;
+    Ok(DONE)
+}
+
+fn print(text: &str) -> Result<i32, String> {
     let mut stdout = io::stdout();
-    stdout.write_all(text.as_bytes())?;
-    stdout.flush()
+    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    written.map_err(|error| format!("cannot write to standard output: {error}"))?;
+    Ok(DONE)
 }
 
 /// Writes to standard error. Nobody may be there to read it, which `eprint!` would panic about.
 fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
-}
-
-fn fail(error: &str) -> i32 {
-    say(&format!("quinistry: {error}\n"));
-    FAILED
 }

@@ -13,12 +13,13 @@ const ROW: f64 = 36.0;
 const TOP: f64 = 28.0;
 const BAR: f64 = 13.0;
 
+/// A bar ends here, whatever its figure: the ratios that matter are those near 1.
+const LONGEST: f64 = 2.0;
+
 /// Draws the rates of quinistry against nginx's and the limit's.
 pub fn draw(comparisons: &[Comparison]) -> String {
-    let ratios = comparisons.iter().flat_map(|comparison| [comparison.nginx, Some(comparison.limit)]);
-    let longest = ratios.flatten().fold(1.0, f64::max);
     // Room for a figure to the right of the longest bar.
-    let scale = (WIDTH - LABELS - 40.0) / longest;
+    let scale = (WIDTH - LABELS - 40.0) / LONGEST;
     let height = TOP + ROW * comparisons.len() as f64 + 24.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
@@ -42,7 +43,7 @@ pub fn draw(comparisons: &[Comparison]) -> String {
             [("n", comparison.nginx), ("l", Some(comparison.limit))].into_iter().enumerate()
         {
             let Some(ratio) = ratio else { continue };
-            let (y, width) = (top + BAR * bar as f64, ratio * scale);
+            let (y, width) = (top + BAR * bar as f64, ratio.min(LONGEST) * scale);
             let (text_x, text_y) = (LABELS + width + 5.0, y + 10.5);
             put(format!(
                 "<rect class=\"{class}\" x=\"{LABELS}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\"/>\
