@@ -21,6 +21,7 @@
 //!     response.rs     answer -> the bytes of its head
 //!
 //!     once, at start:   image.rs, what an image is  ->  executable.rs, tar.rs, gzip.rs, digest.rs
+//!     for `save`:        archive.rs, an image as one file
 //!     at the edges:     system.rs (every unsafe block), log.rs, clock.rs, health.rs
 //! ```
 //!
@@ -30,6 +31,7 @@
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
 
+pub mod archive;
 pub mod clock;
 pub mod connection;
 pub mod digest;

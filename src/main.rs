@@ -4,21 +4,26 @@
 use std::env;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
+use quinistry::archive;
 use quinistry::health;
 use quinistry::image::{self, Image, NAME, PORT, VERSION};
 use quinistry::log::Log;
 use quinistry::registry::Registry;
 use quinistry::server::Server;
 use quinistry::system::{self, SealedFile, Signals};
+use quinistry::tar;
 
 const HELP: &str = "\
 quinistry: a Docker registry that serves one image, which holds this very program
 
 Usage: quinistry [OPTIONS]              serve
        quinistry healthcheck [OPTIONS]  ask the server on this machine whether it is well
+       quinistry save                   write the image to standard output, for `docker load`
+       quinistry digest                 print the image's name and digest
 
 Options:
   --listen ADDR:PORT  the address to serve on [default: every address, port 8080]
@@ -40,6 +45,8 @@ struct Options {
 enum Command {
     Serve,
     Healthcheck,
+    Save,
+    Digest,
     Print(String),
 }
 
@@ -61,6 +68,8 @@ fn run(arguments: Vec<OsString>) -> i32 {
     let outcome = match &options.command {
         Command::Serve => serve(&options),
         Command::Healthcheck => check_health(&options),
+        Command::Save => save(),
+        Command::Digest => pack().and_then(|(_, image)| print(&digest_line(&image))),
         Command::Print(text) => print(text),
     };
     outcome.unwrap_or_else(|error| {
@@ -78,6 +87,8 @@ impl Options {
                 "healthcheck" if matches!(options.command, Command::Serve) => {
                     options.command = Command::Healthcheck;
                 }
+                "save" if matches!(options.command, Command::Serve) => options.command = Command::Save,
+                "digest" if matches!(options.command, Command::Serve) => options.command = Command::Digest,
                 "--listen" => {
                     let value =
                         arguments.next().ok_or("--listen needs an address, such as 127.0.0.1:8080")?;
@@ -168,6 +179,31 @@ fn describe(image: &Image, address: SocketAddr) -> String {
         line("config", &config.descriptor),
         line("layer", layer),
     )
+}
+
+/// Writes the image to standard output, as an archive that other tools load.
+fn save() -> Result<i32, String> {
+    if io::stdout().is_terminal() {
+        return Err("an archive is nothing for a terminal; try `quinistry save | docker load`".into());
+    }
+    let (layer, image) = pack()?;
+    let write = || -> Result<(), tar::Error> {
+        // Not by `Stdout`, which looks for the ends of lines.
+        let mut stdout = BufWriter::new(File::from(io::stdout().as_fd().try_clone_to_owned()?));
+        archive::write(&image, &mut layer.content()?, &mut stdout)?;
+        Ok(stdout.flush()?)
+    };
+    match write() {
+        Ok(()) => Ok(DONE),
+        // Whoever read it has seen enough. As a shell reports one who is told so by a signal.
+        Err(tar::Error::Io(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(128 + 13),
+        Err(error) => Err(format!("cannot write the archive: {error}")),
+    }
+}
+
+/// The image by its digest, as `docker pull` takes it behind a registry's address.
+fn digest_line(image: &Image) -> String {
+    format!("{NAME}@{}\n", image.manifest.descriptor.digest)
 }
 
 fn check_health(options: &Options) -> Result<i32, String> {

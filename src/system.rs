@@ -9,7 +9,7 @@
 
 use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_short};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Seek, Write};
 use std::mem::{size_of, zeroed};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
@@ -198,6 +198,17 @@ impl SealedFile {
         check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
         let size = file.metadata()?.len();
         Ok((Self { file, size }, result))
+    }
+
+    /// The content, from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// Never, as far as is known.
+    pub fn content(&self) -> io::Result<impl Read> {
+        let mut file = &self.file;
+        file.rewind()?;
+        Ok(file)
     }
 
     /// Sends bytes of a part of the file, which the kernel takes from its pages without a copy.

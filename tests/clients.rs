@@ -143,6 +143,46 @@ fn docker_push_fails_at_once_and_says_why() {
 }
 
 #[test]
+fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
+    if !has_docker() {
+        return;
+    }
+    let folder = Folder::new("saved");
+    let (first, second) = (folder.path("first.tar"), folder.path("second.tar"));
+    let save = |mut command: Command, path: &str| {
+        let file = std::fs::File::create(path).expect("room for it");
+        assert!(command.stdout(file).status().expect("it starts").success());
+    };
+    let mut saving = Command::new(env!("CARGO_BIN_EXE_quinistry"));
+    saving.arg("save");
+    save(saving, &first);
+    assert!(docker(&["load", "--input", &first]).contains("quinistry:latest"));
+    let mut saving = Command::new("docker");
+    saving.args(["run", "--rm", "quinistry:latest", "save"]);
+    save(saving, &second);
+    docker(&["rmi", "-f", "quinistry:latest"]);
+    assert!(std::fs::read(first).expect("it was saved") == std::fs::read(second).expect("it was saved"));
+}
+
+#[test]
+fn skopeo_takes_the_archive_for_one_and_for_the_other() {
+    if !has_tool("skopeo", &["--version"]) {
+        return;
+    }
+    let folder = Folder::new("archive");
+    let archive = folder.path("image.tar");
+    let file = std::fs::File::create(&archive).expect("room for it");
+    let saved = Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file).status();
+    assert!(saved.expect("it starts").success());
+    for source in
+        [format!("oci-archive:{archive}:latest"), format!("docker-archive:{archive}:quinistry:latest")]
+    {
+        let inspected = run(Command::new("skopeo").args(["inspect", "--config", &source]));
+        assert!(inspected.contains("/quinistry"), "{inspected}");
+    }
+}
+
+#[test]
 fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     if !has_tool("skopeo", &["--version"]) {
         return;

@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -114,6 +115,47 @@ fn what_cannot_be_an_image_is_refused() {
     // Eleven octal digits are what tar has for a size.
     let error = pack(&executable, 1 << 33).expect_err("too large");
     assert!(error.to_string().contains("8589934592"), "{error}");
+}
+
+#[test]
+fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
+    let (image, layer) = sample::packed();
+    let mut archive = Vec::new();
+    quinistry::archive::write(&image, &mut &layer[..], &mut archive).expect("a Vec takes everything");
+    let mut files = HashMap::new();
+    for entry in tar::Archive::new(&archive[..]).entries().expect("a tar archive") {
+        let mut entry = entry.expect("a header");
+        let path = entry.path().expect("a path").display().to_string();
+        let mut content = Vec::new();
+        entry.read_to_end(&mut content).expect("content");
+        if let Some(encoded) = path.strip_prefix("blobs/sha256/") {
+            assert_eq!(sha256(&content), format!("sha256:{encoded}"));
+        }
+        assert!(files.insert(path, content).is_none(), "no file twice");
+    }
+    assert_eq!(json(&files["oci-layout"]), json!({ "imageLayoutVersion": "1.0.0" }));
+    let blob =
+        |digest: &Value| &files[&format!("blobs/{}", digest.as_str().expect("a digest").replace(':', "/"))];
+
+    // The OCI's way: the tag leads to the OCI manifest, containerd's name to the canonical one.
+    let index = json(&files["index.json"]);
+    let manifests = index["manifests"].as_array().expect("a list");
+    assert_eq!(manifests.len(), 2);
+    for (manifest, annotation, value, document) in [
+        (&manifests[0], "io.containerd.image.name", "docker.io/library/quinistry:latest", &image.manifest),
+        (&manifests[1], "org.opencontainers.image.ref.name", "latest", &image.oci_manifest),
+    ] {
+        assert_eq!(manifest["annotations"], json!({ annotation: value }));
+        assert_eq!(manifest["mediaType"], document.descriptor.content_type);
+        assert_eq!(manifest["size"], document.content.len());
+        assert_eq!(blob(&manifest["digest"]), &document.content);
+    }
+    // Docker's way.
+    let images = json(&files["manifest.json"]);
+    assert_eq!(images[0]["RepoTags"], json!(["quinistry:latest"]));
+    assert_eq!(files[images[0]["Config"].as_str().expect("a path")], image.config.content);
+    assert_eq!(files[images[0]["Layers"][0].as_str().expect("a path")], layer);
+    assert_eq!(files.len(), 3 + 4);
 }
 
 #[test]

@@ -24,7 +24,7 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
 fn the_command_line_explains_itself_and_its_errors() {
     let (code, stdout, _) = output(quinistry().arg("--help"));
     assert_eq!(code, Some(0));
-    for word in ["--listen", "QUINISTRY_LISTEN", "--quiet", "--version", "healthcheck"] {
+    for word in ["--listen", "QUINISTRY_LISTEN", "--quiet", "--version", "healthcheck", "save", "digest"] {
         assert!(stdout.contains(word), "{word}");
     }
     let (code, stdout, _) = output(quinistry().arg("--version"));
@@ -46,6 +46,27 @@ fn the_command_line_explains_itself_and_its_errors() {
     let (code, _, stderr) = output(quinistry().env("QUINISTRY_LISTEN", "nonsense"));
     assert_eq!(code, Some(2));
     assert!(stderr.contains("QUINISTRY_LISTEN is \"nonsense\""), "{stderr}");
+}
+
+#[test]
+fn the_digest_is_that_of_the_image_that_is_served() {
+    let server = Server::start();
+    let (code, stdout, _) = output(quinistry().arg("digest"));
+    assert_eq!((code, stdout), (Some(0), format!("quinistry@{}\n", server.manifest_digest())));
+}
+
+#[test]
+fn an_archive_that_cannot_be_written_is_an_error_and_one_that_nobody_wants_is_not() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
+    let (code, _, stderr) = output(quinistry().arg("save").stdout(full));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("No space left"), "{stderr}");
+
+    let mut child =
+        quinistry().arg("save").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    drop(child.stdout.take());
+    let Output { status, stderr, .. } = child.wait_with_output().expect("our child");
+    assert_eq!((status.code(), &*lossy(&stderr)), (Some(141), ""));
 }
 
 #[test]
