@@ -22,7 +22,7 @@
 //!
 //!     once, at start:   image.rs, what an image is  ->  executable.rs, tar.rs, gzip.rs, digest.rs
 //!     for `save`:        archive.rs, an image as one file
-//!     at the edges:     system.rs (every unsafe block), log.rs, clock.rs, health.rs
+//!     at the edges:     system.rs (system calls), log.rs, clock.rs, health.rs
 //! ```
 //!
 //! To learn the registry protocol, read `registry.rs`; to learn what an image is, `image.rs`. Each
