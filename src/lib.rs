@@ -21,7 +21,7 @@
 //!     response.rs     answer -> the bytes of its head
 //!
 //!     once, at start:   image.rs, what an image is  ->  executable.rs, tar.rs, gzip.rs, digest.rs
-//!     for `save`:        archive.rs, an image as one file
+//!     for save:         archive.rs, an image as one file
 //!     at the edges:     system.rs (system calls), log.rs, clock.rs, health.rs
 //! ```
 //!
