@@ -147,6 +147,7 @@ pub enum Next {
 /// One client's connection.
 pub struct Connection {
     peer: SocketAddr,
+    /// See [`Connection::since`].
     since: Instant,
     state: State,
 }

@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Lines are gathered and written once per turn of the event loop, or when there are many. They must
-//! never stop it: where
-//! they go may be a pipe that nobody reads. So a write happens only if it cannot block, what
-//! cannot be written waits in a bounded buffer, and what does not fit there is dropped and counted.
+//! never stop it: where they go may be a pipe that nobody reads. So a write happens only if it cannot
+//! block, what cannot be written waits in a bounded buffer, and what does not fit there is dropped
+//! and counted.
 //!
 //! What a client sent is shown with everything but printable ASCII escaped, and cut short: a log
 //! must not be a way to write to somebody's terminal.

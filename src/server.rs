@@ -339,7 +339,7 @@ impl Server {
     fn stop(&mut self) {
         // Who is at the door was let in by the kernel, and would be thrown out by it.
         self.may_accept = true;
-        for _ in 0..self.clients.limit / ACCEPTS_PER_TURN {
+        for _ in 0..=self.clients.limit / ACCEPTS_PER_TURN {
             self.accept();
         }
         self.grace_ends = Some(self.clock.now + GRACE);

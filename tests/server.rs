@@ -306,7 +306,10 @@ fn a_signal_counts_from_the_first_moment_on() {
 
 #[test]
 fn who_is_at_the_door_when_it_stops_is_answered() {
-    let mut server = Server::start();
+    // However few places there are.
+    let script = "ulimit -n 40 && exec \"$0\" --listen 127.0.0.1:0";
+    let mut server =
+        Server::start_as(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]));
     let line = "GET /v2/quinistry/manifests/latest";
     let manifest = server.ask(line, &[]).content;
     server.signal("-STOP");
