@@ -6,17 +6,16 @@
 //!                                                                          status   bytes of content
 //! ```
 //!
-//! Lines are gathered and written once per turn of the event loop, or when there are many. They must
-//! never stop it: where they go may be a pipe that nobody reads. So a write happens only if it cannot
-//! block, what cannot be written waits in a bounded buffer, and what does not fit there is dropped
-//! and counted.
+//! Lines are gathered and written when there is nothing else to do, or when there are many. They must
+//! never stop the event loop: where they go may be a pipe that nobody reads. So a write happens only
+//! if it cannot block, what cannot be written waits in a bounded buffer, and what does not fit there
+//! is dropped and counted.
 //!
 //! What a client sent is shown with everything but printable ASCII escaped, and cut short: a log
 //! must not be a way to write to somebody's terminal.
 
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -28,12 +27,12 @@ use crate::system;
 /// half as much besides.
 const MAX_BUFFERED: usize = 128 * 1024;
 
-/// With so much to write it is time to write it, even within a turn.
-const AMPLE: usize = MAX_BUFFERED / 4;
-
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
 /// (POSIX `PIPE_BUF` on Linux); more might block.
 const MAX_WRITE: usize = 4096;
+
+/// With so much to write it is time to write it: with a few lines more, it is still one write.
+const AMPLE: usize = MAX_WRITE * 3 / 4;
 
 /// How much of a target or user agent is shown.
 const MAX_SHOWN: usize = 256;
@@ -112,7 +111,9 @@ pub struct Entry<'a> {
 /// Lines on their way out.
 pub struct Log {
     wants_requests: bool,
-    buffer: String,
+    buffer: Vec<u8>,
+    /// Whether there are lines that nobody has tried to write.
+    is_new: bool,
     dropped: u64,
 }
 
@@ -120,7 +121,7 @@ impl Log {
     /// An empty log. Without `wants_requests`, only other events are logged.
     #[must_use]
     pub fn new(wants_requests: bool) -> Self {
-        Self { wants_requests, buffer: String::new(), dropped: 0 }
+        Self { wants_requests, buffer: Vec::new(), is_new: false, dropped: 0 }
     }
 
     /// Adds the line of one answer. `time` is for the reader, as RFC 3339 has it.
@@ -131,20 +132,20 @@ impl Log {
         let start = self.buffer.len();
         let line = &mut self.buffer;
         for text in [time, " ", entry.label, ": "] {
-            line.push_str(text);
+            line.extend_from_slice(text.as_bytes());
         }
         push_escaped(line, entry.request[0]);
-        line.push(' ');
+        line.push(b' ');
         push_escaped(line, entry.request[1]);
-        line.push(' ');
+        line.push(b' ');
         push_number(line, entry.status.code().into());
-        line.push(' ');
+        line.push(b' ');
         push_number(line, entry.length);
-        line.push(' ');
+        line.push(b' ');
         push_address(line, entry.peer);
-        line.push_str(" \"");
+        line.extend_from_slice(b" \"");
         push_escaped(line, entry.user_agent);
-        line.push_str("\"\n");
+        line.extend_from_slice(b"\"\n");
         self.bound(start);
     }
 
@@ -152,23 +153,30 @@ impl Log {
     pub fn event(&mut self, time: &str, event: &str) {
         let start = self.buffer.len();
         for text in [time, " ", event, "\n"] {
-            self.buffer.push_str(text);
+            self.buffer.extend_from_slice(text.as_bytes());
         }
         self.bound(start);
     }
 
     /// Takes the line that begins at `start` back if the buffer has become too long.
     fn bound(&mut self, start: usize) {
+        self.is_new = true;
         if self.buffer.len() > MAX_BUFFERED {
             self.buffer.truncate(start);
             self.dropped += 1;
         }
     }
 
-    /// Whether there is so much to write that it should not wait for the end of the turn.
+    /// Whether there is something that nobody has tried to write.
+    #[must_use]
+    pub fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// Whether there is so much of that that it should not wait.
     #[must_use]
     pub fn is_ample(&self) -> bool {
-        self.buffer.len() > AMPLE
+        self.is_new && self.buffer.len() > AMPLE
     }
 
     /// Whether there is anything that could not be written so far.
@@ -181,15 +189,20 @@ impl Log {
     pub fn flush(&mut self, time: &str, sink: &mut impl Sink) {
         let mut written = 0;
         while written < self.buffer.len() && sink.is_ready() {
-            let end = self.buffer.len().min(written + MAX_WRITE);
-            let end = self.buffer[..end].rfind('\n').map_or(end, |line_feed| line_feed + 1);
-            match sink.write(&self.buffer.as_bytes()[written..end]) {
+            let rest = &self.buffer[written..];
+            let lines = match rest.get(..MAX_WRITE) {
+                // Lines that are written as a whole stay whole among those of other processes.
+                Some(piece) => piece.iter().rposition(|&b| b == b'\n').map_or(piece, |at| &piece[..=at]),
+                None => rest,
+            };
+            match sink.write(lines) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => written = self.buffer.len(),
             }
         }
+        self.is_new = false;
         self.buffer.drain(..written);
         if self.buffer.is_empty() && self.dropped > 0 {
             let dropped = std::mem::take(&mut self.dropped);
@@ -200,45 +213,45 @@ impl Log {
 
 /// Appends a number, in a fraction of the time that `write!` takes: the log is a good part of what is
 /// done for a request besides system calls.
-fn push_number(line: &mut String, number: u64) {
+fn push_number(line: &mut Vec<u8>, number: u64) {
     if number >= 10 {
         push_number(line, number / 10);
     }
-    line.push((b'0' + (number % 10) as u8).into());
+    line.push(b'0' + (number % 10) as u8);
 }
 
-fn push_address(line: &mut String, address: SocketAddr) {
+fn push_address(line: &mut Vec<u8>, address: SocketAddr) {
     match address.ip() {
         IpAddr::V4(ip) => {
             for (index, octet) in ip.octets().into_iter().enumerate() {
-                line.push_str(if index == 0 { "" } else { "." });
+                line.extend_from_slice(if index == 0 { b"" } else { b"." });
                 push_number(line, octet.into());
             }
         }
-        IpAddr::V6(ip) => write!(line, "[{ip}]").expect("a String takes everything"),
+        IpAddr::V6(ip) => write!(line, "[{ip}]").expect("a Vec takes everything"),
     }
-    line.push(':');
+    line.push(b':');
     push_number(line, address.port().into());
 }
 
 /// Appends what a stranger wrote. Every escape is ASCII, so `text` may be cut anywhere.
-fn push_escaped(line: &mut String, text: &str) {
+fn push_escaped(line: &mut Vec<u8>, text: &str) {
     let (shown, cut) = match text.as_bytes().get(..MAX_SHOWN) {
         Some(start) if text.len() > MAX_SHOWN => (start, "..."),
         _ => (text.as_bytes(), ""),
     };
     // All of it is harmless, as a rule.
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
-    let plain = shown.iter().position(|byte| !is_plain(byte)).unwrap_or(shown.len());
-    line.push_str(str::from_utf8(&shown[..plain]).expect("printable ASCII"));
-    for &byte in &shown[plain..] {
+    let (plain, rest) = shown.split_at(shown.iter().position(|byte| !is_plain(byte)).unwrap_or(shown.len()));
+    line.extend_from_slice(plain);
+    for &byte in rest {
         match byte {
-            b'"' | b'\\' => line.extend(['\\', byte.into()]),
-            b' '..=b'~' => line.push(byte.into()),
-            _ => write!(line, "\\x{byte:02x}").expect("a String takes everything"),
+            b'"' | b'\\' => line.extend([b'\\', byte]),
+            b' '..=b'~' => line.push(byte),
+            _ => write!(line, "\\x{byte:02x}").expect("a Vec takes everything"),
         }
     }
-    line.push_str(cut);
+    line.extend_from_slice(cut.as_bytes());
 }
 
 #[cfg(test)]
@@ -308,9 +321,9 @@ mod tests {
     #[test]
     fn peers_are_written_as_std_writes_them() {
         for address in ["127.0.0.1:8080", "255.10.0.9:65535", "[::1]:0", "[2001:db8::ff]:443"] {
-            let mut line = String::new();
+            let mut line = Vec::new();
             push_address(&mut line, address.parse().expect("an address"));
-            assert_eq!(line, address);
+            assert_eq!(str::from_utf8(&line), Ok(address));
         }
     }
 

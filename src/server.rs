@@ -3,8 +3,8 @@
 //! Documents: epoll(7), accept(2), RFC 9112 section 9 as far as it is about sockets.
 //!
 //! One turn of the loop: wait until something can be done or is due; accept some connections; give
-//! every connection that can do something one bounded turn; close what has run out of time; write
-//! the log. Nothing but the wait blocks.
+//! every connection that can do something one bounded turn; close what has run out of time. When
+//! there is nothing to do, write the log. Nothing but the wait blocks.
 //!
 //! Sockets are registered once, for reading and writing, and edge-triggered: the kernel says when
 //! a socket *becomes* ready, and not again until it has been worked until it would block. Hence the
@@ -60,7 +60,10 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(250);
 /// After how long a reader that takes nothing may have to make room.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
-/// How long the log waits to try again if nobody reads it. Any other event makes it try as well.
+/// How long a line of the log waits at most while there are other things to do.
+const LOG_DELAY: Duration = Duration::from_millis(10);
+
+/// How long the log waits to try again if nobody reads it.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long transfers may go on after the first signal. Docker kills after 10 s.
@@ -91,6 +94,8 @@ pub struct Server {
     clock: Clock,
     log: Log,
     stderr: Stderr,
+    /// When the log was last written.
+    logged_at: Instant,
     /// Set by the listener's event, which comes once; cleared when there is nothing to accept.
     may_accept: bool,
     /// No connection is accepted before this moment.
@@ -131,6 +136,7 @@ impl Server {
             queue: VecDeque::new(),
             buffers: Buffers::default(),
             accept_from: clock.now,
+            logged_at: clock.now,
             clock,
             log,
             stderr: Stderr::open(),
@@ -164,6 +170,7 @@ impl Server {
             }
             while is_signalled && let Some(signal) = self.signals.take() {
                 if self.grace_ends.is_some() {
+                    self.write_log();
                     return Ok(Some(signal));
                 }
                 self.stop();
@@ -174,26 +181,35 @@ impl Server {
                     self.turn(token);
                 }
                 if self.log.is_ample() {
-                    self.log.flush(self.clock.rfc3339(), &mut self.stderr);
+                    self.write_log();
                 }
             }
             while self.clients.held > MAX_HELD && self.make_room(Shortage::Memory) {}
             if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
                 self.sweep();
             }
-            self.log.flush(self.clock.rfc3339(), &mut self.stderr);
-            if self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now) {
+            let is_over = self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
+            if events.is_empty() || is_over || self.clock.now >= self.logged_at + LOG_DELAY {
+                self.write_log();
+            }
+            if is_over {
                 return Ok(None);
             }
         }
     }
 
-    /// How long to wait for events: not at all while there is something to do.
+    fn write_log(&mut self) {
+        self.log.flush(self.clock.rfc3339(), &mut self.stderr);
+        self.logged_at = self.clock.now;
+    }
+
+    /// How long to wait for events: not at all while there is something to do, if only to log. So a
+    /// busy server writes many lines at once, and looks once more before it goes to sleep.
     fn patience(&self) -> Option<Duration> {
         let now = self.clock.now;
         let accept_at = (self.may_accept && self.listener.is_some()).then_some(self.accept_from);
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
-        let work_at = (!self.queue.is_empty()).then_some(now);
+        let work_at = (!self.queue.is_empty() || self.log.is_new()).then_some(now);
         let at = [accept_at, log_at, work_at, self.sweep_at, self.grace_ends].into_iter().flatten().min()?;
         Some(at.saturating_duration_since(now))
     }

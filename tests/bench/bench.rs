@@ -263,22 +263,23 @@ fn comparison(
         println!("\nSkipped the comparison with nginx, which is not installed.");
     }
     println!(
-        "\nMedians of {rounds} rounds with wrk; targets in parentheses, * where missed.\n{:<28} {:>14} {:>15} {:>15} {:>15}",
-        "", "rate", "against nginx", "against limit", "CPU/nginx"
+        "\nMedians of {rounds} rounds with wrk; targets in parentheses, * where missed.\n{:<28} {:>14} {:>15} {:>15} {:>15} {:>9} {:>5}",
+        "", "rate", "against nginx", "against limit", "CPU/nginx", "CPU/limit", "busy"
     );
     compare::compare(subject, server, rounds, slice, |comparison| {
-        let Comparison { scenario, rate, nginx, limit, cpu } = comparison;
+        let Comparison { scenario, rate, nginx, limit, cpu, cpu_limit, busy } = comparison;
         let targets = scenario.targets.expect("only scenarios with targets are compared");
         let least = |ratio: Option<f64>, target: Option<f64>| {
             cell(ratio, target, "≥", ratio.zip(target).is_some_and(|(ratio, target)| ratio < target))
         };
         println!(
-            "{:<28} {rate:>8.0} {:<5} {:>15} {:>15} {:>15}",
+            "{:<28} {rate:>8.0} {:<5} {:>15} {:>15} {:>15} {cpu_limit:>9.2} {:>4.0}%",
             scenario.name,
             scenario.unit(),
             least(*nginx, Some(targets.nginx)),
             least(Some(*limit), targets.limit),
             cell(*cpu, Some(targets.cpu), "≤", cpu.is_some_and(|cpu| cpu > targets.cpu)),
+            busy * 100.0,
         );
     })
 }

@@ -31,8 +31,12 @@ pub struct Comparison {
     pub rate: f64,
     pub nginx: Option<f64>,
     pub limit: f64,
-    /// CPU time per request, or byte, against nginx.
+    /// CPU time per request, or byte, against nginx, and against the limit.
     pub cpu: Option<f64>,
+    pub cpu_limit: f64,
+    /// The share of its core that quinistry used. Where that is not all, wrk was the slower one, and
+    /// rates say what wrk can do.
+    pub busy: f64,
 }
 
 impl Comparison {
@@ -48,6 +52,8 @@ impl Comparison {
             "rate_against_nginx": self.nginx,
             "rate_against_limit": self.limit,
             "cpu_against_nginx": self.cpu,
+            "cpu_against_limit": self.cpu_limit,
+            "share_of_core": self.busy,
             "targets": targets,
         })
     }
@@ -102,6 +108,8 @@ pub fn compare(
             nginx: against_nginx(|ours, theirs| ours.rate / theirs.rate),
             limit: median(samples.iter().map(|(ours, _, limit)| ours.rate / limit.rate)),
             cpu: against_nginx(|ours, theirs| ours.cost / theirs.cost),
+            cpu_limit: median(samples.iter().map(|(ours, _, limit)| ours.cost / limit.cost)),
+            busy: median(samples.iter().map(|(ours, ..)| ours.cost * ours.rate)),
         };
         tell(&comparison);
         comparisons.push(comparison);
