@@ -280,8 +280,8 @@ impl Server {
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
         let token = self.clients.insert(Client { socket: Socket::new(stream), connection, is_queued: false });
-        // The request often comes with the connection: looking at once saves a wait. A client that
-        // wants one answer and no more is then never registered.
+        // The request is there with the connection, as a rule. A client that wants one answer and no
+        // more is never registered.
         self.turn(token);
         let interest = Interest::READABLE | Interest::WRITABLE;
         if let Some(client) = self.clients.find(token)

@@ -88,7 +88,7 @@ impl Options {
 
     /// How long the load client, and wrk, have for one measurement; and how many rounds wrk makes.
     fn times(&self) -> (u64, Duration, usize) {
-        if self.is_quick { (250, Duration::from_millis(400), 1) } else { (2000, Duration::from_secs(1), 8) }
+        if self.is_quick { (250, Duration::from_millis(400), 1) } else { (2000, Duration::from_millis(500), 16) }
     }
 }
 
