@@ -188,7 +188,8 @@ impl Server {
             if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
                 self.sweep();
             }
-            let is_over = self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
+            let is_over =
+                self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
             if events.is_empty() || is_over || self.clock.now >= self.logged_at + LOG_DELAY {
                 self.write_log();
             }

@@ -88,7 +88,11 @@ impl Options {
 
     /// How long the load client, and wrk, have for one measurement; and how many rounds wrk makes.
     fn times(&self) -> (u64, Duration, usize) {
-        if self.is_quick { (250, Duration::from_millis(400), 1) } else { (2000, Duration::from_millis(500), 16) }
+        if self.is_quick {
+            (250, Duration::from_millis(400), 1)
+        } else {
+            (2000, Duration::from_millis(500), 16)
+        }
     }
 }
 
@@ -263,18 +267,18 @@ fn comparison(
         println!("\nSkipped the comparison with nginx, which is not installed.");
     }
     println!(
-        "\nMedians of {rounds} rounds with wrk; targets in parentheses, * where missed.\n{:<28} {:>14} {:>15} {:>15} {:>15} {:>9} {:>5}",
+        "\nMedians of {rounds} rounds; targets in parentheses, * where missed.\n{:<37} {:>14} {:>15} {:>15} {:>15} {:>9} {:>5}",
         "", "rate", "against nginx", "against limit", "CPU/nginx", "CPU/limit", "busy"
     );
     compare::compare(subject, server, rounds, slice, |comparison| {
-        let Comparison { scenario, rate, nginx, limit, cpu, cpu_limit, busy } = comparison;
+        let Comparison { scenario, rate, nginx, limit, cpu, cpu_limit, busy, .. } = comparison;
         let targets = scenario.targets.expect("only scenarios with targets are compared");
         let least = |ratio: Option<f64>, target: Option<f64>| {
             cell(ratio, target, "≥", ratio.zip(target).is_some_and(|(ratio, target)| ratio < target))
         };
         println!(
-            "{:<28} {rate:>8.0} {:<5} {:>15} {:>15} {:>15} {cpu_limit:>9.2} {:>4.0}%",
-            scenario.name,
+            "{:<37} {rate:>8.0} {:<5} {:>15} {:>15} {:>15} {cpu_limit:>9.2} {:>4.0}%",
+            comparison.name(),
             scenario.unit(),
             least(*nginx, Some(targets.nginx)),
             least(Some(*limit), targets.limit),

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use crate::compare::Comparison;
 
-const LABELS: f64 = 190.0;
+const LABELS: f64 = 250.0;
 const WIDTH: f64 = 640.0;
 const ROW: f64 = 36.0;
 const TOP: f64 = 28.0;
@@ -38,7 +38,7 @@ pub fn draw(comparisons: &[Comparison]) -> String {
     for (row, comparison) in comparisons.iter().enumerate() {
         let top = TOP + ROW * row as f64;
         let (x, y) = (LABELS - 8.0, top + BAR + 4.0);
-        put(format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{}</text>", comparison.scenario.name));
+        put(format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{}</text>", comparison.name()));
         for (bar, (class, ratio)) in
             [("n", comparison.nginx), ("l", Some(comparison.limit))].into_iter().enumerate()
         {

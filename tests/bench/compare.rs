@@ -1,4 +1,4 @@
-//! quinistry, nginx and the limit side by side, under wrk's load.
+//! quinistry, nginx and the limit side by side, under the same load.
 //!
 //! Machines have moods, so rounds are interleaved: one slice of time for each server in turn, again
 //! and again, and what is reported is the median of the ratios within a round. One server at a time
@@ -10,6 +10,9 @@
 //! 40 ms for an acknowledgement. Its heads are as long as quinistry's. `deferred` is off, as it is by
 //! default: with it, nginx would win as much for a connection each as quinistry does, which has it.
 //!
+//! The load is wrk's. Where wrk is likely to be slower than the servers, so that rates would be its
+//! own, what our client makes of them is told as well.
+//!
 //! Documents: the nginx manual, modules core and `ngx_http_core_module`; wrk's SCRIPTING.
 
 use std::path::Path;
@@ -18,9 +21,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::limit;
 use crate::process::{self, CLIENT_CORE, Outcome, SERVER_CORE, Server, median};
 use crate::scenario::{Asked, SCENARIOS, Scenario, Subject};
+use crate::{limit, load};
 
 /// The length of a head of nginx's own, with a field for padding that is empty.
 const NGINX_HEAD: usize = 292;
@@ -28,6 +31,7 @@ const NGINX_HEAD: usize = 292;
 /// What quinistry's figures are next to the others', in one scenario.
 pub struct Comparison {
     pub scenario: &'static Scenario,
+    pub client: Client,
     /// In the scenario's unit.
     pub rate: f64,
     pub nginx: Option<f64>,
@@ -35,19 +39,33 @@ pub struct Comparison {
     /// CPU time per request, or byte, against nginx, and against the limit.
     pub cpu: Option<f64>,
     pub cpu_limit: f64,
-    /// The share of its core that quinistry used. Where that is not all, wrk was the slower one, and
-    /// rates say what wrk can do.
+    /// The share of its core that quinistry used. Where that is not all, the client was the slower
+    /// one, and rates say what the client can do.
     pub busy: f64,
 }
 
+/// Whose load it is.
+#[derive(Clone, Copy)]
+pub enum Client {
+    Wrk,
+    Own,
+}
+
 impl Comparison {
+    pub fn name(&self) -> String {
+        match self.client {
+            Client::Wrk => self.scenario.name.into(),
+            Client::Own => format!("{}, own client", self.scenario.name),
+        }
+    }
+
     pub fn to_json(&self) -> Value {
         let targets = self
             .scenario
             .targets
             .map(|targets| json!({ "nginx": targets.nginx, "limit": targets.limit, "cpu": targets.cpu }));
         json!({
-            "scenario": self.scenario.name,
+            "scenario": self.name(),
             "unit": self.scenario.unit(),
             "rate": self.rate,
             "rate_against_nginx": self.nginx,
@@ -87,17 +105,25 @@ pub fn compare(
         limit::start(&layer, Some(&directory.join(&subject.layer_path[1..])), false)?,
     ];
     let mut comparisons = Vec::new();
-    for scenario in SCENARIOS.iter().filter(|scenario| scenario.targets.is_some()) {
+    let both = [Client::Wrk, Client::Own];
+    let compared = SCENARIOS.iter().filter(|scenario| scenario.targets.is_some());
+    let compared = compared.flat_map(|scenario| {
+        let is_hard_on_wrk = scenario.asked == Asked::Manifest && scenario.depth == 1 && !scenario.is_closing;
+        both[..if is_hard_on_wrk { 2 } else { 1 }].iter().map(move |client| (scenario, *client))
+    });
+    for (scenario, client) in compared {
         let limit = match scenario.asked {
             Asked::Manifest => &limits[usize::from(scenario.is_closing)],
             _ => &limits[2],
         };
         let wrk = Wrk::new(scenario, subject)?;
+        let load = |server: &Server| match client {
+            Client::Wrk => wrk.load(server, slice),
+            Client::Own => own_load(&subject.plan(scenario, server, slice.as_millis() as u64)),
+        };
         let mut samples = Vec::new();
         for _ in 0..rounds {
-            let quinistry = wrk.load(quinistry, slice)?;
-            let nginx = nginx.as_ref().map(|nginx| wrk.load(nginx, slice)).transpose()?;
-            samples.push((quinistry, nginx, wrk.load(limit, slice)?));
+            samples.push((load(quinistry)?, nginx.as_ref().map(load).transpose()?, load(limit)?));
         }
         let against_nginx = |ratio: fn(&Sample, &Sample) -> f64| {
             let ratios = samples.iter().map(|(ours, theirs, _)| Some(ratio(ours, theirs.as_ref()?)));
@@ -105,6 +131,7 @@ pub fn compare(
         };
         let comparison = Comparison {
             scenario,
+            client,
             rate: median(samples.iter().map(|(quinistry, ..)| quinistry.rate)),
             nginx: against_nginx(|ours, theirs| ours.rate / theirs.rate),
             limit: median(samples.iter().map(|(ours, _, limit)| ours.rate / limit.rate)),
@@ -156,6 +183,13 @@ fn start_nginx(nginx: &Path, subject: &Subject) -> Outcome<Server> {
         }
     }
     Ok(server)
+}
+
+/// Puts a server under our own client's load.
+fn own_load(plan: &Value) -> Outcome<Sample> {
+    let found = load::drive(plan)?;
+    let figure = |key: &str| found[key].as_f64().ok_or(format!("the client does not tell {key}"));
+    Ok(Sample { rate: figure("requests_per_second")?, cost: figure("cpu_microseconds_per_request")? / 1e6 })
 }
 
 /// What wrk is to do in a scenario.
