@@ -30,7 +30,7 @@ const MODE: u32 = 0o644;
 ///
 /// When reading or writing fails. The archive is then useless.
 pub fn write(image: &Image, layer: &mut impl Read, archive: &mut impl Write) -> Result<(), Error> {
-    let Image { manifest, oci_manifest, config, layer: descriptor } = image;
+    let Image { manifest, oci_manifest, config, layer: descriptor, .. } = image;
     let documents = [
         ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" })),
         ("index.json", index(image)),

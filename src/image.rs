@@ -140,6 +140,8 @@ pub struct Image {
     pub config: Document,
     /// The layer; the caller has its content.
     pub layer: Descriptor,
+    /// What it runs on, as `GOARCH` names it.
+    pub architecture: &'static str,
 }
 
 /// Why an executable could not be packed.
@@ -211,6 +213,7 @@ pub fn pack(mut executable: impl Read, size: u64, layer: impl Write) -> Result<I
         oci_manifest: manifest(&OCI, &config, layer),
         config,
         layer,
+        architecture,
     })
 }
 

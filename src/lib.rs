@@ -21,7 +21,7 @@
 //!     response.rs     answer -> the bytes of its head
 //!
 //!     once, at start:   image.rs, what an image is  ->  executable.rs, tar.rs, gzip.rs, digest.rs
-//!     for save:         archive.rs, an image as one file
+//!     for others:       archive.rs, an image as one file; kubernetes.rs, manifests that name it
 //!     at the edges:     system.rs (system calls), log.rs, clock.rs, health.rs
 //! ```
 //!
@@ -39,6 +39,7 @@ pub mod executable;
 pub mod gzip;
 pub mod health;
 pub mod image;
+pub mod kubernetes;
 pub mod log;
 pub mod registry;
 pub mod request;

@@ -11,6 +11,7 @@ use std::os::fd::AsFd;
 use quinistry::archive;
 use quinistry::health;
 use quinistry::image::{self, Image, NAME, PORT, VERSION};
+use quinistry::kubernetes;
 use quinistry::log::Log;
 use quinistry::registry::Registry;
 use quinistry::server::Server;
@@ -24,6 +25,7 @@ Usage: quinistry [OPTIONS]              serve
        quinistry healthcheck [OPTIONS]  ask the server on this machine whether it is well
        quinistry save                   write the image to standard output, for `docker load`
        quinistry digest                 print the image's name and digest
+       quinistry k8s parent|child       print a Kubernetes manifest that runs this very image
 
 Options:
   --listen ADDR:PORT  the address to serve on [default: every address, port 8080]
@@ -47,6 +49,8 @@ enum Command {
     Healthcheck,
     Save,
     Digest,
+    /// A manifest that is to be pinned.
+    Kubernetes(&'static str),
     Print(String),
 }
 
@@ -70,6 +74,9 @@ fn run(arguments: Vec<OsString>) -> i32 {
         Command::Healthcheck => check_health(&options),
         Command::Save => save(),
         Command::Digest => pack().and_then(|(_, image)| print(&digest_line(&image))),
+        Command::Kubernetes(manifest) => {
+            pack().and_then(|(_, image)| print(&kubernetes::pin(manifest, &image)))
+        }
         Command::Print(text) => print(text),
     };
     outcome.unwrap_or_else(|error| {
@@ -89,6 +96,13 @@ impl Options {
                 }
                 "save" if matches!(options.command, Command::Serve) => options.command = Command::Save,
                 "digest" if matches!(options.command, Command::Serve) => options.command = Command::Digest,
+                "k8s" if matches!(options.command, Command::Serve) => {
+                    options.command = Command::Kubernetes(match arguments.next().as_deref() {
+                        Some("parent") => kubernetes::PARENT,
+                        Some("child") => kubernetes::CHILD,
+                        _ => return Err("k8s needs one of parent and child".into()),
+                    });
+                }
                 "--listen" => {
                     let value =
                         arguments.next().ok_or("--listen needs an address, such as 127.0.0.1:8080")?;

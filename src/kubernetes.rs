@@ -1,0 +1,35 @@
+//! The manifests in `k8s/`, as they are or pinned to one image.
+//!
+//! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec,
+//! "Pulling manifests".
+//!
+//! A tag may come to mean another image; a digest cannot. A node that runs a pinned pod runs this
+//! program and no other, whoever its image came from.
+
+use crate::image::Image;
+
+/// Runs the image that is on the node already, and serves it on port 5000.
+pub const PARENT: &str = include_str!("../k8s/parent.yaml");
+
+/// Runs the image that the parent on the same node serves, and serves it on port 5001.
+pub const CHILD: &str = include_str!("../k8s/child.yaml");
+
+/// Pins a manifest to an image: to its digest, and to nodes of its architecture.
+#[must_use]
+pub fn pin(manifest: &str, image: &Image) -> String {
+    let digest = image.manifest.descriptor.digest;
+    let mut pinned = String::new();
+    for line in manifest.lines() {
+        pinned += line;
+        match line.trim_start().split_once(": ") {
+            Some(("image", _)) => pinned += &format!("@{digest}"),
+            Some(("kubernetes.io/arch", architecture)) => {
+                pinned.truncate(pinned.len() - architecture.len());
+                pinned += image.architecture;
+            }
+            _ => {}
+        }
+        pinned.push('\n');
+    }
+    pinned
+}
