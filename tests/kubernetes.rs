@@ -1,0 +1,118 @@
+//! The manifests in `k8s/`: valid to Kubernetes, alike where they have to be, pinned on demand.
+//!
+//! `data/daemonset-apps-v1.json` is the strict schema (every property that is not known is an error)
+//! of Kubernetes 1.32, made from its OpenAPI document (Apache-2.0) by openapi2jsonschema, without
+//! the descriptions.
+
+mod common;
+
+use std::process::Command;
+
+use common::{has_tool, run, sample};
+use quinistry::kubernetes::{CHILD, PARENT, pin};
+use quinistry::server::GRACE;
+use serde_json::Value;
+
+fn parse(manifest: &str) -> Value {
+    serde_norway::from_str(manifest).expect("the manifest is YAML")
+}
+
+/// What a strict validator says against a manifest: nothing, if it is good.
+fn faults(manifest: &Value) -> Vec<String> {
+    let schema = serde_json::from_str(include_str!("data/daemonset-apps-v1.json")).expect("JSON");
+    let draft = Some(jsonschema_valid::schemas::Draft::Draft7);
+    let config = jsonschema_valid::Config::from_schema(&schema, draft).expect("a schema");
+    match config.validate(manifest) {
+        Ok(()) => Vec::new(),
+        Err(errors) => errors.map(|error| error.to_string()).collect(),
+    }
+}
+
+#[test]
+fn the_manifests_are_valid_as_they_are_and_pinned() {
+    let (image, _) = sample::packed();
+    for manifest in [PARENT, CHILD] {
+        assert_eq!(faults(&parse(manifest)), [""; 0]);
+        assert_eq!(faults(&parse(&pin(manifest, &image))), [""; 0]);
+        // The validator is strict: a typing error does not get past it.
+        for (name, wrong) in [("hostPort", "hostport"), ("8080", "eighty"), ("maxUnavailable", "maxSurges")] {
+            assert_ne!(faults(&parse(&manifest.replacen(name, wrong, 1))), [""; 0], "{wrong}");
+        }
+    }
+}
+
+#[test]
+fn pinning_adds_the_digest_and_changes_nothing_else() {
+    let (image, _) = sample::packed();
+    let at = format!("@{}", image.manifest.descriptor.digest);
+    for (manifest, name) in
+        [(PARENT, "docker.io/library/quinistry:latest"), (CHILD, "localhost:5000/quinistry")]
+    {
+        let line = format!("image: {name}\n");
+        assert_eq!(manifest.matches(&line).count(), 1);
+        assert_eq!(pin(manifest, &image), manifest.replace(&line, &format!("image: {name}{at}\n")));
+    }
+    let (mut image, _) = sample::packed();
+    image.architecture = "arm64";
+    assert_eq!(
+        parse(&pin(CHILD, &image))["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/arch"],
+        "arm64"
+    );
+}
+
+#[test]
+fn parent_and_child_differ_where_they_must_and_nowhere_else() {
+    let [mut parent, mut child] = [PARENT, CHILD].map(parse);
+    for pointer in [
+        "/metadata/name",
+        "/metadata/labels/quinistry~1role",
+        "/metadata/labels/quinistry~1generation",
+        "/spec/selector/matchLabels/quinistry~1role",
+        "/spec/template/metadata/labels/quinistry~1role",
+        "/spec/template/metadata/labels/quinistry~1generation",
+        "/spec/template/spec/containers/0/image",
+        "/spec/template/spec/containers/0/imagePullPolicy",
+        "/spec/template/spec/containers/0/ports/0/hostPort",
+    ] {
+        let [parent, child] = [&mut parent, &mut child]
+            .map(|manifest| manifest.pointer_mut(pointer).expect("it is there").take());
+        assert_ne!(parent, child, "{pointer}");
+    }
+    assert_eq!(parent, child);
+}
+
+#[test]
+fn a_selector_chooses_its_own_pods_and_grace_outlasts_the_servers() {
+    for manifest in [PARENT, CHILD].map(parse) {
+        let template = &manifest["spec"]["template"];
+        let wanted = manifest["spec"]["selector"]["matchLabels"].as_object().expect("labels");
+        for (label, value) in wanted {
+            assert_eq!(template["metadata"]["labels"][label], *value);
+        }
+        let grace = template["spec"]["terminationGracePeriodSeconds"].as_u64().expect("seconds");
+        assert!(grace > GRACE.as_secs());
+    }
+}
+
+/// kubectl reads a manifest into the types that it was built with, which have no room for what it does
+/// not know, changes it, and writes it back.
+#[test]
+fn kubectl_reads_the_manifests_and_loses_nothing() {
+    if !has_tool("kubectl", &["version", "--client"]) {
+        return;
+    }
+    for (file, manifest) in [("k8s/parent.yaml", PARENT), ("k8s/child.yaml", CHILD)] {
+        let arguments = ["set", "env", "--local", "--output", "json", "--filename", file, "READ=back"];
+        let mut read: Value =
+            serde_json::from_str(&run(Command::new("kubectl").args(arguments))).expect("JSON");
+        for (pointer, added) in [
+            ("/spec/template/spec/containers/0", "env"),
+            ("/metadata", "creationTimestamp"),
+            ("/spec/template/metadata", "creationTimestamp"),
+            ("", "status"),
+        ] {
+            read.pointer_mut(pointer).and_then(Value::as_object_mut).expect("an object").remove(added);
+        }
+        assert_eq!(read, parse(manifest));
+    }
+}
