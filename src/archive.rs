@@ -59,15 +59,19 @@ fn path(descriptor: &Descriptor) -> String {
 /// The index of the layout.
 ///
 /// Field note: umoci 0.4 and skopeo 1.9 (`oci-archive:`) look for a tag, and want it to lead to an OCI
-/// manifest. containerd 1.6 looks for its own annotation first, and takes either manifest: so the
-/// canonical one has that, and no tag. (To the other it gives a name of its own making.)
+/// manifest. containerd 1.6 to 2.1 looks for its own annotation first, and takes either manifest: so
+/// the canonical one has that, and no tag. (To the other it gives a name of its own making.) A kubelet
+/// finds a pinned image only if containerd has it under a name with the digest, too.
 fn index(image: &Image) -> Value {
-    let name = format!("docker.io/library/{NAME}:latest");
+    const CONTAINERD_NAME: &str = "io.containerd.image.name";
+    let name = format!("docker.io/library/{NAME}");
+    let pinned = format!("{name}@{}", image.manifest.descriptor.digest);
     json!({
         "schemaVersion": 2,
         "mediaType": OCI_INDEX,
         "manifests": [
-            descriptor(&image.manifest, "io.containerd.image.name", &name),
+            descriptor(&image.manifest, CONTAINERD_NAME, &(name + ":latest")),
+            descriptor(&image.manifest, CONTAINERD_NAME, &pinned),
             descriptor(&image.oci_manifest, "org.opencontainers.image.ref.name", "latest"),
         ],
     })

@@ -6,6 +6,8 @@
 //! A tag may come to mean another image; a digest cannot. A node that runs a pinned pod runs this
 //! program and no other, whoever its image came from.
 
+use std::fmt::Write;
+
 use crate::image::Image;
 
 /// Runs the image that is on the node already, and serves it on port 5000.
@@ -20,16 +22,14 @@ pub fn pin(manifest: &str, image: &Image) -> String {
     let digest = image.manifest.descriptor.digest;
     let mut pinned = String::new();
     for line in manifest.lines() {
-        pinned += line;
-        match line.trim_start().split_once(": ") {
-            Some(("image", _)) => pinned += &format!("@{digest}"),
-            Some(("kubernetes.io/arch", architecture)) => {
-                pinned.truncate(pinned.len() - architecture.len());
-                pinned += image.architecture;
+        let written = match line.split_once(": ") {
+            Some((key, _)) if key.ends_with(" image") => writeln!(pinned, "{line}@{digest}"),
+            Some((key, _)) if key.ends_with(" kubernetes.io/arch") => {
+                writeln!(pinned, "{key}: {}", image.architecture)
             }
-            _ => {}
-        }
-        pinned.push('\n');
+            _ => writeln!(pinned, "{line}"),
+        };
+        written.expect("a String takes everything");
     }
     pinned
 }

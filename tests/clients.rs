@@ -7,6 +7,7 @@ mod common;
 
 use std::process::Command;
 
+use common::node::{Network, Node};
 use common::{Folder, Server, eventually, has_tool, lossy, run, sha256};
 
 fn docker(arguments: &[&str]) -> String {
@@ -213,6 +214,118 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     skopeo(&["copy", "--insecure-policy", "--src-tls-verify=false", "--preserve-digests", &remote, &kept]);
     let manifest = std::fs::read(folder.0.join("kept/manifest.json")).expect("a manifest");
     assert_eq!(sha256(&manifest), server.manifest_digest());
+}
+
+#[test]
+fn podman_loads_the_archive_and_umoci_unpacks_it() {
+    let folder = Folder::new("loaded");
+    let archive = folder.path("image.tar");
+    let file = std::fs::File::create(&archive).expect("room for it");
+    run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file));
+    if has_tool("podman", &["--version"]) {
+        let podman =
+            |arguments: &[&str]| run(podman(&folder.path("podman"), Command::new("podman")).args(arguments));
+        podman(&["load", "--input", &archive]);
+        let entry = podman(&[
+            "inspect",
+            "--format",
+            "{{.Config.Entrypoint}} {{.User}}",
+            "localhost/quinistry:latest",
+        ]);
+        assert_eq!(entry.trim(), "[/quinistry] 65532:65532");
+    }
+    if has_tool("umoci", &["--version"]) {
+        let (layout, bundle) = (folder.path("layout"), folder.path("bundle"));
+        std::fs::create_dir(&layout).expect("a new folder");
+        run(Command::new("tar").args(["-xf", &archive, "-C", &layout]));
+        run(Command::new("umoci").args([
+            "unpack",
+            "--rootless",
+            "--image",
+            &format!("{layout}:latest"),
+            &bundle,
+        ]));
+        let unpacked = std::fs::read(format!("{bundle}/rootfs/quinistry")).expect("the executable");
+        assert!(unpacked == std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable"));
+    }
+}
+
+/// podman, with all that it stores in one folder.
+fn podman(folder: &str, mut command: Command) -> Command {
+    command.args(["--storage-driver", "vfs", "--root", &format!("{folder}/root")]);
+    command.args(["--runroot", &format!("{folder}/run"), "--tmpdir", &format!("{folder}/tmp")]);
+    command
+}
+
+/// A file that the README has, made for another registry than the one it speaks of.
+fn readme_file(path: &str, registry: &str) -> String {
+    let text = include_str!("../README.md").split_once(&format!("# {path}\n")).expect("the README has it").1;
+    text.split("```").next().expect("a block ends").replace("node1.example:5000", registry)
+}
+
+/// Writes a file for some host into a `--hosts-dir` of a node's.
+fn hosts_file(node: &Node, host: &str, text: &str) {
+    let folder = format!("{}/hosts/{host}", node.folder);
+    std::fs::create_dir_all(&folder).expect("a new folder");
+    std::fs::write(format!("{folder}/hosts.toml"), text).expect("room for it");
+}
+
+#[test]
+fn containerd_takes_the_archive_under_names_that_a_kubelet_looks_for() {
+    let Some(network) = Network::new("import") else { return };
+    let node = network.node(1);
+    let digest = node.digest(&node.load());
+    let line = run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("digest"));
+    assert_eq!(line, format!("quinistry@{digest}\n"));
+    assert_eq!(node.digest(&format!("docker.io/library/quinistry@{digest}")), digest);
+}
+
+#[test]
+fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
+    let Some(network) = Network::new("hosts") else { return };
+    let (holder, puller) = (network.node(1), network.node(2));
+    let (digest, registry) = (holder.run(&holder.load()), holder.registry());
+    let named = readme_file("/etc/containerd/certs.d/node1.example:5000/hosts.toml", &registry);
+    // Whoever has to try HTTPS first is refused at once, and goes on.
+    let secure_first = format!("[host.\"https://{registry}\"]\nskip_verify = true\n{named}");
+    let mirror = readme_file("/etc/containerd/certs.d/docker.io/hosts.toml", &registry);
+    for (host, text, image, logged) in [
+        (&*registry, named, format!("{registry}/quinistry:latest"), "GET /v2/quinistry/blobs/"),
+        (
+            &*registry,
+            secure_first,
+            format!("{registry}/quinistry:{}", env!("CARGO_PKG_VERSION")),
+            "this port speaks plain HTTP, not TLS",
+        ),
+        ("docker.io", mirror, "docker.io/library/quinistry:latest".into(), "manifests/latest?ns=docker.io"),
+    ] {
+        hosts_file(&puller, host, &text);
+        let hosts = format!("{}/hosts", puller.folder);
+        run(&mut puller.ctr(&["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts, &image]));
+        assert_eq!(puller.digest(&image), digest);
+        assert!(holder.log().contains(logged), "{logged}: {}", holder.log());
+    }
+}
+
+#[test]
+fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
+    let Some(network) = Network::new("podman") else { return };
+    if !has_tool("podman", &["--version"]) {
+        return;
+    }
+    let (holder, puller) = (network.node(1), network.node(2));
+    let (digest, registry) = (holder.run(&holder.load()), holder.registry());
+    let file = format!("{}/registries.conf", puller.folder);
+    let text = readme_file("/etc/containers/registries.conf.d/50-quinistry.conf", &registry);
+    std::fs::write(&file, text).expect("room for it");
+    for image in [format!("{registry}/quinistry"), "docker.io/library/quinistry".into()] {
+        let podman = |arguments: &[&str]| {
+            let mut command = podman(&puller.folder, puller.command("podman"));
+            run(command.env("CONTAINERS_REGISTRIES_CONF", &file).args(arguments))
+        };
+        podman(&["pull", &image]);
+        assert_eq!(podman(&["inspect", "--format", "{{.Digest}}", &image]).trim(), digest);
+    }
 }
 
 /// The architecture of this machine, in Go's terms.

@@ -137,13 +137,16 @@ fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
     let blob =
         |digest: &Value| &files[&format!("blobs/{}", digest.as_str().expect("a digest").replace(':', "/"))];
 
-    // The OCI's way: the tag leads to the OCI manifest, containerd's name to the canonical one.
+    // The OCI's way: the tag leads to the OCI manifest, containerd's names to the canonical one.
     let index = json(&files["index.json"]);
     let manifests = index["manifests"].as_array().expect("a list");
-    assert_eq!(manifests.len(), 2);
+    assert_eq!(manifests.len(), 3);
+    let name = "docker.io/library/quinistry";
+    let pinned = format!("{name}@{}", image.manifest.descriptor.digest);
     for (manifest, annotation, value, document) in [
-        (&manifests[0], "io.containerd.image.name", "docker.io/library/quinistry:latest", &image.manifest),
-        (&manifests[1], "org.opencontainers.image.ref.name", "latest", &image.oci_manifest),
+        (&manifests[0], "io.containerd.image.name", &*format!("{name}:latest"), &image.manifest),
+        (&manifests[1], "io.containerd.image.name", &pinned, &image.manifest),
+        (&manifests[2], "org.opencontainers.image.ref.name", "latest", &image.oci_manifest),
     ] {
         assert_eq!(manifest["annotations"], json!({ annotation: value }));
         assert_eq!(manifest["mediaType"], document.descriptor.content_type);

@@ -1,7 +1,7 @@
 //! The manifests in `k8s/`: valid to Kubernetes, alike where they have to be, pinned on demand.
 //!
 //! `data/daemonset-apps-v1.json` is the strict schema (every property that is not known is an error)
-//! of Kubernetes 1.32, made from its OpenAPI document (Apache-2.0) by openapi2jsonschema, without
+//! of Kubernetes 1.32, made from its `OpenAPI` document (Apache-2.0) by `openapi2jsonschema`, without
 //! the descriptions.
 
 mod common;
@@ -115,4 +115,22 @@ fn kubectl_reads_the_manifests_and_loses_nothing() {
         }
         assert_eq!(read, parse(manifest));
     }
+}
+
+#[test]
+fn on_the_hosts_network_it_listens_where_it_is_looked_for() {
+    if !has_tool("kubectl", &["version", "--client"]) {
+        return;
+    }
+    let readme = include_str!("../README.md");
+    let command = readme.split("```sh\n").find(|block| block.starts_with("kubectl patch")).expect("a block");
+    let command = command.split("```").next().expect("its end");
+    let patched = parse(&run(Command::new("bash").args(["-c", command])));
+    assert_eq!(faults(&patched), [""; 0]);
+    let pod = &patched["spec"]["template"]["spec"];
+    let port = &pod["containers"][0]["ports"][0];
+    assert_eq!(pod["hostNetwork"], true);
+    // On the host's network, Kubernetes takes no other host port.
+    assert_eq!(port["containerPort"], port["hostPort"]);
+    assert_eq!(pod["containers"][0]["env"][0]["value"], format!("[::]:{}", port["hostPort"]));
 }

@@ -1,6 +1,7 @@
 //! What the tests share: a server of their own, a client that reads answers strictly, a small image.
 #![allow(dead_code, reason = "no test needs all of it")]
 
+pub mod node;
 pub mod sample;
 
 use std::collections::HashMap;
