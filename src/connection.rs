@@ -36,8 +36,8 @@ use crate::registry::Registry;
 use crate::request::{self, Lines, MAX_INPUT, Rejection};
 use crate::response::{Content, ErrorCode, Persistence, Response, Status};
 
-/// How long a connection may take to its first byte, and then again to the end of the head. h2o
-/// gives 10 s, hyper 30 s, nginx 60 s; a head is one packet, or a few.
+/// How long a connection may take to its first byte, once the kernel has handed it over, and then
+/// again to the end of the head. h2o gives 10 s, hyper 30 s, nginx 60 s; a head is one packet, or a few.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a persistent connection may wait for its next request. Less than nginx's 75 s; docker

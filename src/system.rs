@@ -28,7 +28,8 @@ const UNSENT: c_int = 128 * 1024;
 /// For how many seconds the kernel keeps a connection to itself on which nothing has come. The request
 /// of an honest client follows at once, and a server that was woken before it is here looks in vain:
 /// that is a third of the time that a connection with one request takes. Apache httpd has it so, too.
-/// If very many say nothing, the kernel turns to SYN cookies, and hands them over at once.
+/// If very many say nothing, the kernel turns to SYN cookies, and hands them over at once. (A client that says
+/// nothing in that second while the server ends is not told, until it speaks.)
 const SILENCE: c_int = 1;
 
 /// Defines `main`, from a function that takes the arguments and gives the exit code, without std's

@@ -142,11 +142,7 @@ fn ten_thousand_idle_connections_cost_little_memory_and_no_time() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let before = server.status("VmRSS");
-    let mut clients: Vec<Client> = (0..count).map(|_| server.connect()).collect();
-    for client in &mut clients {
-        client.send_request("GET /v2/", &[]);
-        assert_eq!(client.answer_to("GET /v2/").status, 200);
-    }
+    let clients: Vec<Client> = (0..count).map(|_| server.connect_idle()).collect();
     let added = server.status("VmRSS").saturating_sub(before);
     assert!(added * 10 <= count as u64 * 6, "{added} KiB for {count} connections");
     honest.is_served(&server);
@@ -402,9 +398,7 @@ fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
 fn a_hundred_downloads_in_flight_complete_after_the_signal() {
     let mut server = Server::start();
     let honest = Honest::learn(&server);
-    let mut idle = server.connect();
-    idle.send_request("GET /v2/", &[]);
-    assert_eq!(idle.answer_to("GET /v2/").status, 200);
+    let idle = server.connect_idle();
     let downloads: Vec<Client> = (0..100)
         .map(|_| {
             let mut client = server.connect();

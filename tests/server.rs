@@ -257,8 +257,7 @@ fn a_write_with_content_is_refused_before_the_content_is_read_and_the_client_hea
 fn both_signals_end_it_with_success_and_free_the_port() {
     for signal in ["-TERM", "-INT"] {
         let mut server = Server::start();
-        let idle = server.connect();
-        server.ask("GET /v2/", &[]);
+        let idle = server.connect_idle();
         server.signal(signal);
         assert_eq!(server.wait().code(), Some(0), "{signal}");
         idle.expect_end();
@@ -279,7 +278,7 @@ fn downloads_in_flight_are_finished_and_a_second_signal_does_not_wait() {
         slow.send_request(&line, &[]);
     }
     slow.answer_to(&line);
-    let idle = server.connect();
+    let idle = server.connect_idle();
     server.signal("-TERM");
     server.wait_for_log("Stopping");
     idle.expect_end();

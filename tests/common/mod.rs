@@ -61,6 +61,15 @@ impl Server {
         Client::connect(self.address)
     }
 
+    /// A connection that has been answered once. One that has said nothing yet is the kernel's for a
+    /// second: the server would not know of it.
+    pub fn connect_idle(&self) -> Client {
+        let mut client = self.connect();
+        client.send_request("GET /v2/", &[]);
+        assert_eq!(client.answer_to("GET /v2/").status, 200);
+        client
+    }
+
     /// Sends one request on a connection of its own and gives the answer.
     pub fn ask(&self, request_line: &str, fields: &[&str]) -> Answer {
         let mut client = self.connect();
