@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use crate::image::Image;
 
-/// Runs the image that is on the node already, and serves it on port 5000.
+/// Runs the image that the node has, or gets from a mirror, and serves it on port 5000.
 pub const PARENT: &str = include_str!("../k8s/parent.yaml");
 
 /// Runs the image that the parent on the same node serves, and serves it on port 5001.

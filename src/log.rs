@@ -6,8 +6,8 @@
 //!                                                                          status   bytes of content
 //! ```
 //!
-//! Lines are gathered and written when there is nothing else to do, or when there are many. They must
-//! never stop the event loop: where they go may be a pipe that nobody reads. So a write happens only
+//! Lines are gathered, and written when there is nothing else to do, when there are many, or after
+//! 10 ms. They must never stop the event loop: where they go may be a pipe that nobody reads. So a write happens only
 //! if it cannot block, what cannot be written waits in a bounded buffer, and what does not fit there
 //! is dropped and counted.
 //!
@@ -23,8 +23,8 @@ use std::os::unix::fs::OpenOptionsExt;
 use crate::response::Status;
 use crate::system;
 
-/// What waits for a reader: some 800 lines, a hundredth of a second at full speed. A pipe holds
-/// half as much besides.
+/// What waits for a reader: some 800 lines, a few milliseconds at full speed. A pipe holds half as
+/// much besides.
 const MAX_BUFFERED: usize = 128 * 1024;
 
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
@@ -173,7 +173,7 @@ impl Log {
         self.is_new
     }
 
-    /// Whether there is so much of that that it should not wait.
+    /// Whether there is enough of it to be worth a write now.
     #[must_use]
     pub fn is_ample(&self) -> bool {
         self.is_new && self.buffer.len() > AMPLE
@@ -206,7 +206,7 @@ impl Log {
         self.buffer.drain(..written);
         if self.buffer.is_empty() && self.dropped > 0 {
             let dropped = std::mem::take(&mut self.dropped);
-            self.event(time, &format!("Dropped {dropped} lines of this log, which nobody was reading"));
+            self.event(time, &format!("Dropped {dropped} lines of this log, which were not read in time"));
         }
     }
 }

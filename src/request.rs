@@ -185,7 +185,7 @@ fn find_end(bytes: &[u8], seen: usize) -> Result<Option<usize>, Rejection> {
     if bytes.len() == MAX_HEAD { Err(HEAD_TOO_LONG) } else { Ok(None) }
 }
 
-/// `memchr`, in the one place where std lends it: half a head's time is spent here otherwise.
+/// `memchr`, which std lends to its readers only; byte by byte, this would be a tenth of all parsing.
 fn find_line_feed(mut bytes: &[u8]) -> Option<usize> {
     let all = bytes;
     let count = bytes.skip_until(b'\n').expect("a slice can be read");
@@ -274,7 +274,7 @@ fn method(name: &str) -> Method {
     }
 }
 
-/// How many field lines there is always room for: nobody who is in a hurry sends more.
+/// How many field lines there is always room for: clients of registries send fewer.
 const FEW_FIELDS: usize = 16;
 
 /// Room for the field lines of a request, which one request after the other can use.
@@ -488,8 +488,8 @@ pub fn list_members(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(trim).filter(|member| !member.is_empty())
 }
 
-/// Takes optional white space off both ends (RFC 9110 section 5.6.3): of what std takes for white
-/// space, a field's value has none but spaces and tabs.
+/// Takes optional white space, which is spaces and tabs (RFC 9110 section 5.6.3), off both ends.
+/// `httparse` lets no other white space of ASCII's into a field's value.
 #[must_use]
 pub fn trim(value: &str) -> &str {
     value.trim_ascii()

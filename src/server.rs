@@ -170,7 +170,7 @@ impl Server {
             }
             while is_signalled && let Some(signal) = self.signals.take() {
                 if self.grace_ends.is_some() {
-                    self.write_log();
+                    self.write_last_of_log();
                     return Ok(Some(signal));
                 }
                 self.stop();
@@ -180,9 +180,6 @@ impl Server {
                 if let Some(token) = self.queue.pop_front() {
                     self.turn(token);
                 }
-                if self.log.is_ample() {
-                    self.write_log();
-                }
             }
             while self.clients.held > MAX_HELD && self.make_room(Shortage::Memory) {}
             if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
@@ -190,11 +187,13 @@ impl Server {
             }
             let is_over =
                 self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
-            if events.is_empty() || is_over || self.clock.now >= self.logged_at + LOG_DELAY {
-                self.write_log();
-            }
             if is_over {
+                self.write_last_of_log();
                 return Ok(None);
+            }
+            let is_idle = events.is_empty() && self.queue.is_empty();
+            if is_idle || self.clock.now >= self.logged_at + LOG_DELAY {
+                self.write_log();
             }
         }
     }
@@ -202,6 +201,17 @@ impl Server {
     fn write_log(&mut self) {
         self.log.flush(self.clock.rfc3339(), &mut self.stderr);
         self.logged_at = self.clock.now;
+    }
+
+    /// Gives whoever reads the log a moment to make room for the rest of it.
+    fn write_last_of_log(&mut self) {
+        for _ in 0..10 {
+            self.write_log();
+            if !self.log.is_waiting() {
+                break;
+            }
+            std::thread::sleep(LOG_DELAY);
+        }
     }
 
     /// How long to wait for events: not at all while there is something to do, if only to log. So a
@@ -334,6 +344,9 @@ impl Server {
             Next::Wait => self.look_after(deadline),
             Next::Again => self.enqueue(token),
             Next::Close => self.clients.remove(token),
+        }
+        if self.log.is_ample() {
+            self.write_log();
         }
     }
 

@@ -25,11 +25,11 @@ const BACKLOG: c_int = 4096;
 /// counts for a container as well.
 const UNSENT: c_int = 128 * 1024;
 
-/// For how many seconds the kernel keeps a connection to itself on which nothing has come. The request
-/// of an honest client follows at once, and a server that was woken before it is here looks in vain:
-/// that is a third of the time that a connection with one request takes. Apache httpd has it so, too.
-/// If very many say nothing, the kernel turns to SYN cookies, and hands them over at once. (A client that says
-/// nothing in that second while the server ends is not told, until it speaks.)
+/// For how many seconds the kernel keeps a connection to itself on which nothing has come. An honest
+/// client's request follows at once, and a server that is woken before it is there looks in vain: a
+/// third of the time that a connection with one request takes. Apache httpd has it so, too. If very
+/// many say nothing, the kernel turns to SYN cookies, and hands them over at once. (A client that is
+/// silent in that second while the server ends hears of it when it speaks.)
 const SILENCE: c_int = 1;
 
 /// Defines `main`, from a function that takes the arguments and gives the exit code, without std's

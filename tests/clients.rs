@@ -223,8 +223,9 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
     let file = std::fs::File::create(&archive).expect("room for it");
     run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file));
     if has_tool("podman", &["--version"]) {
-        let podman =
-            |arguments: &[&str]| run(podman(&folder.path("podman"), Command::new("podman")).args(arguments));
+        let podman = |arguments: &[&str]| {
+            run(podman_in(&folder.path("podman"), Command::new("podman")).args(arguments))
+        };
         podman(&["load", "--input", &archive]);
         let entry = podman(&[
             "inspect",
@@ -251,7 +252,7 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
 }
 
 /// podman, with all that it stores in one folder.
-fn podman(folder: &str, mut command: Command) -> Command {
+fn podman_in(folder: &str, mut command: Command) -> Command {
     command.args(["--storage-driver", "vfs", "--root", &format!("{folder}/root")]);
     command.args(["--runroot", &format!("{folder}/run"), "--tmpdir", &format!("{folder}/tmp")]);
     command
@@ -303,7 +304,7 @@ fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_ha
         let hosts = format!("{}/hosts", puller.folder);
         run(&mut puller.ctr(&["images", "pull", "--snapshotter", "native", "--hosts-dir", &hosts, &image]));
         assert_eq!(puller.digest(&image), digest);
-        assert!(holder.log().contains(logged), "{logged}: {}", holder.log());
+        eventually(logged, || holder.log().contains(logged).then_some(()));
     }
 }
 
@@ -320,7 +321,7 @@ fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
     std::fs::write(&file, text).expect("room for it");
     for image in [format!("{registry}/quinistry"), "docker.io/library/quinistry".into()] {
         let podman = |arguments: &[&str]| {
-            let mut command = podman(&puller.folder, puller.command("podman"));
+            let mut command = podman_in(&puller.folder, puller.command("podman"));
             run(command.env("CONTAINERS_REGISTRIES_CONF", &file).args(arguments))
         };
         podman(&["pull", &image]);

@@ -122,9 +122,7 @@ fn silent_and_slow_clients_run_out_of_time() {
     let silent = server.connect();
     let mut slow = server.connect();
     slow.send("GET /v2/ HTTP/1.1\r\nX: ");
-    let mut idle = server.connect();
-    idle.send_request(MANIFEST, &[]);
-    idle.answer_to(MANIFEST);
+    let mut idle = server.connect_idle();
     honest.is_served(&server);
     // One has said nothing, and hears nothing; the other is told.
     assert_eq!(slow.answer_to("GET").status, 408);
@@ -174,11 +172,12 @@ fn thousands_who_say_nothing_do_not_keep_out_one_who_does() {
             assert!(server.open_descriptors() <= 64);
         }
     }
-    // The oldest had to go, and the newest is still there.
-    assert!(crowd[0].is_closed());
-    let newest = &mut crowd[1998];
-    newest.send_request("GET /v2/", &[]);
+    // Of those who had begun, the newest may go on; the oldest had to go without a word (later, it would
+    // be told that its time is over).
+    let newest = &mut crowd[1999];
+    newest.send("Host: x\r\n\r\n");
     assert_eq!(newest.answer_to("GET /v2/").status, 200);
+    assert!(crowd[1].is_closed());
     drop(crowd);
     eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
 }
@@ -215,9 +214,7 @@ fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
     std::thread::sleep(Duration::from_millis(200)); // Until it has closed what is closed.
     let own = server.open_descriptors();
     let free = (0..1000).find(|descriptor| !is_open(descriptor)).expect("a free descriptor");
-    let mut before = server.connect();
-    before.send_request(MANIFEST, &[]);
-    before.answer_to(MANIFEST);
+    let mut before = server.connect_idle();
     let limit = |descriptors: usize| {
         let (pid, limit) = (server.pid().to_string(), format!("--nofile={descriptors}:"));
         run(Command::new("prlimit").args(["--pid", &pid, &limit]));
@@ -360,6 +357,30 @@ fn a_terminal_that_nobody_reads_stops_nothing_either() {
 }
 
 #[test]
+fn a_log_that_is_read_is_complete_whatever_comes_at_once() {
+    // More than the server keeps, if less than it keeps and a pipe besides.
+    const REQUESTS: usize = 26;
+    let server = Server::start();
+    // All of it waits at the door when the server comes to.
+    server.signal("-STOP");
+    let requests = request("GET /v2/", &["User-Agent: at the door"]).repeat(REQUESTS);
+    let clients: Vec<Client> = (0..64)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send(&requests);
+            client
+        })
+        .collect();
+    server.signal("-CONT");
+    eventually("every request is in the log", || {
+        (server.log().matches("at the door").count() == 64 * REQUESTS).then_some(())
+    });
+    drop(clients);
+    server.signal("-TERM");
+    server.wait_for_log("Stopping");
+}
+
+#[test]
 fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
     // Not the common server, whose log is read.
     let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
@@ -376,7 +397,7 @@ fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
         client.send_request(MANIFEST, &["User-Agent: somebody who has a long name for himself"]);
         assert_eq!(client.answer_to(MANIFEST).status, 200);
     }
-    // Now somebody reads. A last request is served, and the loss is told.
+    // Now somebody reads, and is told of the loss.
     let mut stderr = child.stderr.take().expect("it is piped");
     let mut log = String::new();
     let mut bytes = [0; 4096];

@@ -8,7 +8,7 @@ mod common;
 
 use std::process::Command;
 
-use common::{has_tool, run, sample};
+use common::{has_tool, lossy, run, sample};
 use quinistry::kubernetes::{CHILD, PARENT, pin};
 use quinistry::server::GRACE;
 use serde_json::Value;
@@ -58,6 +58,27 @@ fn pinning_adds_the_digest_and_changes_nothing_else() {
         parse(&pin(CHILD, &image))["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/arch"],
         "arm64"
     );
+}
+
+#[test]
+fn the_command_prints_them_pinned_to_its_own_program() {
+    let quinistry = |arguments: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_quinistry")).args(arguments).output().expect("it starts");
+        (output.status.code(), lossy(&output.stdout).into_owned())
+    };
+    let (_, digest) = quinistry(&["digest"]);
+    let digest = digest.trim().strip_prefix("quinistry").expect("@ and the digest");
+    for (name, manifest) in [("parent", PARENT), ("child", CHILD)] {
+        let (code, printed) = quinistry(&["k8s", name]);
+        assert_eq!(code, Some(0));
+        assert_eq!(parse(&printed)["metadata"]["name"], parse(manifest)["metadata"]["name"]);
+        let image = parse(&printed)["spec"]["template"]["spec"]["containers"][0]["image"].to_string();
+        assert!(image.contains(digest), "{image}");
+    }
+    for wrong in [&["k8s"][..], &["k8s", "other"], &["save", "k8s", "child"]] {
+        assert_eq!(quinistry(wrong), (Some(2), String::new()), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ mod common;
 
 use std::fmt::Write as _;
 
+use common::eventually;
 use common::node::{Network, Node};
 
 /// Random enough, and the same every time (`SplitMix64`).
@@ -70,7 +71,7 @@ fn rounds_grow_with_the_logarithm_of_the_nodes() {
             write!(table, " {alone} | {rounds} | {megabytes:.1} MB |").expect(ROOM);
             // Nothing is faster than to have every holder busy all the time; chance costs little more.
             let fewest = (0..20).find(|rounds| (1 + uploads).pow(*rounds) >= nodes).expect("few") as usize;
-            assert!((fewest..=fewest + 6).contains(&rounds), "{nodes} nodes, {uploads} uploads: {rounds}");
+            assert!((fewest..=fewest + 3).contains(&rounds), "{nodes} nodes, {uploads} uploads: {rounds}");
         }
         table.push('\n');
     }
@@ -90,8 +91,10 @@ fn five_generations_on_five_nodes_have_one_digest() {
         assert_eq!(node.run(&image), digest, "generation {number}");
         chain.push(node);
     }
-    let sent: Vec<_> = chain.iter().map(Node::sent).collect();
-    assert_eq!(sent, [1, 1, 1, 1, 0]);
+    eventually("each has sent it to the next", || {
+        let sent: Vec<_> = chain.iter().map(Node::sent).collect();
+        (sent == [1, 1, 1, 1, 0]).then_some(())
+    });
 }
 
 #[test]
@@ -116,6 +119,7 @@ fn eight_nodes_have_it_after_three_rounds() {
         holders.extend(newcomers);
         assert_eq!(holders.len(), 1 << round);
     }
-    assert_eq!(holders.iter().map(Node::sent).sum::<usize>(), 7);
-    assert!(holders.iter().all(|holder| holder.sent() <= 3));
+    eventually("each was sent it once", || {
+        (holders.iter().map(Node::sent).sum::<usize>() == 7).then_some(())
+    });
 }

@@ -8,43 +8,71 @@ use super::{Folder, eventually, has_tool, run, skip};
 
 /// Some nodes on a network of their own, which leads nowhere else.
 pub struct Network {
-    switch: String,
+    /// Where they are all plugged in.
+    switch: Namespace,
     folder: Folder,
+}
+
+/// A network namespace.
+struct Namespace(String);
+
+impl Namespace {
+    fn new(name: String) -> Option<Self> {
+        let made = Command::new("ip").args(["netns", "add", &name]).status();
+        made.is_ok_and(|status| status.success()).then_some(Self(name))
+    }
+
+    /// Runs `ip` there.
+    fn ip(&self, line: &str) {
+        run(Command::new("ip").args(["-n", &self.0]).args(line.split(' ')));
+    }
+
+    /// A command there. Not by `ip netns exec`, which hides the control groups.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.0)).arg(program);
+        command
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
 }
 
 impl Network {
     /// `None`, said loudly, where there can be none.
     pub fn new(name: &str) -> Option<Self> {
-        let tools =
-            [("containerd", "--version"), ("ctr", "--version"), ("nsenter", "--version"), ("ip", "-V")];
+        let tools = [
+            ("containerd", "--version"),
+            ("ctr", "--version"),
+            ("runc", "--version"),
+            ("nsenter", "--version"),
+            ("ip", "-V"),
+        ];
         if !tools.into_iter().all(|(tool, argument)| has_tool(tool, &[argument])) {
             return None;
         }
-        let switch = format!("quinistry-{name}-{}", std::process::id());
-        if !Command::new("ip").args(["netns", "add", &switch]).status().is_ok_and(|status| status.success()) {
+        let Some(switch) = Namespace::new(format!("quinistry-{name}-{}", std::process::id())) else {
             skip("network namespaces cannot be made here");
             return None;
-        }
-        let network = Self { switch, folder: Folder::new(name) };
-        ip(&["-n", &network.switch, "link", "add", "bridge", "type", "bridge"]);
-        ip(&["-n", &network.switch, "link", "set", "bridge", "up"]);
-        Some(network)
+        };
+        switch.ip("link add bridge type bridge");
+        switch.ip("link set bridge up");
+        Some(Self { switch, folder: Folder::new(name) })
     }
 
     /// A new node with nothing but a containerd.
     pub fn node(&self, number: usize) -> Node {
-        let namespace = format!("{}-{number}", self.switch);
+        let Network { switch, .. } = self;
+        let namespace = Namespace::new(format!("{}-{number}", switch.0)).expect("one more namespace");
         let (address, port) = (format!("10.0.0.{number}"), format!("port{number}"));
-        ip(&["netns", "add", &namespace]);
-        for line in [
-            format!("-n {namespace} link add eth0 type veth peer name {port} netns {}", self.switch),
-            format!("-n {namespace} address add {address}/24 dev eth0"),
-            format!("-n {namespace} link set lo up"),
-            format!("-n {namespace} link set eth0 up"),
-            format!("-n {} link set {port} master bridge up", self.switch),
-        ] {
-            ip(&line.split(' ').collect::<Vec<_>>());
-        }
+        namespace.ip(&format!("link add eth0 type veth peer name {port} netns {}", switch.0));
+        namespace.ip(&format!("address add {address}/24 dev eth0"));
+        namespace.ip("link set lo up");
+        namespace.ip("link set eth0 up");
+        switch.ip(&format!("link set {port} master bridge up"));
         let folder = self.folder.path(&number.to_string());
         std::fs::create_dir(&folder).expect("a new folder");
         let configuration = format!(
@@ -53,7 +81,8 @@ impl Network {
              [grpc]\naddress = '{folder}/socket'\n[ttrpc]\naddress = '{folder}/ttrpc'\n"
         );
         std::fs::write(format!("{folder}/config.toml"), configuration).expect("room for it");
-        let containerd = inside(&namespace, "containerd")
+        let containerd = namespace
+            .command("containerd")
             .args(["--config", &format!("{folder}/config.toml")])
             .stderr(Stdio::null())
             .spawn()
@@ -66,26 +95,9 @@ impl Network {
     }
 }
 
-impl Drop for Network {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.switch]).status();
-    }
-}
-
-fn ip(arguments: &[&str]) {
-    run(Command::new("ip").args(arguments));
-}
-
-/// A command on a node's network. Not by `ip netns exec`, which hides the control groups.
-fn inside(namespace: &str, program: &str) -> Command {
-    let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
-    command
-}
-
 /// A node: a network, a folder, a containerd.
 pub struct Node {
-    namespace: String,
+    namespace: Namespace,
     pub address: String,
     pub folder: String,
     containerd: Child,
@@ -128,14 +140,14 @@ impl Node {
 
     /// A command on this node's network.
     pub fn command(&self, program: &str) -> Command {
-        inside(&self.namespace, program)
+        self.namespace.command(program)
     }
 
     /// Runs an image until it serves, and gives its digest.
     pub fn run(&self, image: &str) -> String {
         let log = format!("file://{}/log", self.folder);
         // runc keeps what runs on one machine in one place, so it must have no other node's name.
-        let name = &self.namespace;
+        let name = &self.namespace.0;
         let how =
             ["run", "--detach", "--net-host", "--snapshotter", "native", "--log-uri", &log, image, name];
         run(&mut self.ctr(&how));
@@ -145,7 +157,7 @@ impl Node {
             output.status.success().then_some(())
         });
         let digest = self.digest(image);
-        assert!(self.log().contains(&digest), "what runs serves what it was run from");
+        eventually("what runs serves what it was run from", || self.log().contains(&digest).then_some(()));
         digest
     }
 
@@ -161,9 +173,8 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let _ = self.ctr(&["task", "delete", "--force", &self.namespace]).output();
-        let _ = self.containerd.kill();
+        let _ = self.ctr(&["task", "delete", "--force", &self.namespace.0]).output();
+        let _ = Command::new("kill").arg(self.containerd.id().to_string()).status();
         let _ = self.containerd.wait();
-        let _ = Command::new("ip").args(["netns", "delete", &self.namespace]).status();
     }
 }
