@@ -7,8 +7,8 @@
 //! nginx is set up for speed: one process, open files cached, no log (quinistry keeps its own on),
 //! `sendfile` and `tcp_nopush` for the layer. For the manifest it reads the file instead: that makes
 //! one packet of head and content, where `tcp_nopush` makes one, too, but lets pipelined answers wait
-//! 40 ms for an acknowledgement. Its heads are as long as quinistry's. `deferred` is off, as it is by
-//! default: with it, nginx would win as much for a connection each as quinistry does, which has it.
+//! 40 ms for an acknowledgement. Its heads are as long as quinistry's. What else it could be told to do,
+//! such as `deferred`, it does as it does by default.
 //!
 //! The load is wrk's. Where wrk is likely to be slower than the servers, so that rates would be its
 //! own, what our client makes of them is told as well.
