@@ -198,7 +198,6 @@ impl Server {
         }
     }
 
-    #[inline(never)] // It is called in several places, and seldom.
     fn write_log(&mut self) {
         self.log.flush(self.clock.rfc3339(), &mut self.stderr);
         self.logged_at = self.clock.now;
