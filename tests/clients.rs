@@ -309,6 +309,54 @@ fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_ha
 }
 
 #[test]
+fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
+    let Some(network) = Network::new("docker") else { return };
+    if !has_tool("dockerd", &["--version"]) || !has_tool("docker", &["--version"]) {
+        return;
+    }
+    let (holder, puller) = (network.node(1), network.node(2));
+    let (digest, registry) = (holder.run(&holder.load()), holder.registry());
+    let text =
+        include_str!("../README.md").split("```json\n").find(|block| block.contains("insecure-registries"));
+    let text = text.and_then(|block| block.split("```").next()).expect("the README has it");
+    let [file, data, state, pid_file, socket] =
+        ["daemon.json", "data", "exec", "pid", "docker.sock"].map(|name| format!("{}/{name}", puller.folder));
+    std::fs::write(&file, text.replace("node1.example:5000", &registry)).expect("room for it");
+    let socket = format!("unix://{socket}");
+    let mut command = puller.command("dockerd");
+    command.args([
+        "--config-file",
+        &file,
+        "--data-root",
+        &data,
+        "--exec-root",
+        &state,
+        "--pidfile",
+        &pid_file,
+    ]);
+    // On a network of its own: elsewhere, it would take away the bridge of another one.
+    command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
+    command.args(["--containerd", &format!("{}/socket", puller.folder), "--host", &socket]);
+    let mut daemon = command.stderr(std::process::Stdio::null()).spawn().expect("dockerd starts");
+    let docker =
+        |arguments: &[&str]| Command::new("docker").args(["--host", &socket]).args(arguments).output();
+    let answers = std::panic::catch_unwind(|| {
+        eventually("dockerd answers", || {
+            docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(())
+        });
+        [format!("{registry}/quinistry"), "quinistry".into()]
+            .map(|image| docker(&["pull", &image]).expect("docker starts"))
+    });
+    let _ = Command::new("kill").arg(daemon.id().to_string()).status();
+    let _ = daemon.wait();
+    for output in answers.expect("dockerd answers") {
+        let said = lossy(&output.stdout) + lossy(&output.stderr);
+        assert!(said.contains(&format!("Digest: {digest}")), "{said}");
+    }
+    assert!(holder.log().contains("HEAD /v2/library/quinistry/manifests/latest"));
+}
+
+#[test]
 fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
     let Some(network) = Network::new("podman") else { return };
     if !has_tool("podman", &["--version"]) {
