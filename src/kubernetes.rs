@@ -16,7 +16,8 @@ pub const PARENT: &str = include_str!("../k8s/parent.yaml");
 /// Runs the image that the parent on the same node serves, and serves it on port 5001.
 pub const CHILD: &str = include_str!("../k8s/child.yaml");
 
-/// Pins a manifest to an image: to its digest, and to nodes of its architecture.
+/// Pins a manifest to an image: to its digest, and to nodes of its architecture. All other lines,
+/// comments included, stay as they are.
 #[must_use]
 pub fn pin(manifest: &str, image: &Image) -> String {
     let digest = image.manifest.descriptor.digest;

@@ -203,7 +203,7 @@ impl Server {
         self.logged_at = self.clock.now;
     }
 
-    /// Gives whoever reads the log a moment to make room for the rest of it.
+    /// Gives whoever reads the log a tenth of a second to make room for the rest of it.
     fn write_last_of_log(&mut self) {
         for _ in 0..10 {
             self.write_log();
