@@ -7,9 +7,9 @@
 //! ```
 //!
 //! Lines are gathered, and written when there is nothing else to do, when there are many, or after
-//! 10 ms. They must never stop the event loop: where they go may be a pipe that nobody reads. So a write happens only
-//! if it cannot block, what cannot be written waits in a bounded buffer, and what does not fit there
-//! is dropped and counted.
+//! 10 ms. They must never stop the event loop: where they go may be a pipe that nobody reads. So a
+//! write happens only if it cannot block, what cannot be written waits in a bounded buffer, and what
+//! does not fit there is dropped and counted.
 //!
 //! What a client sent is shown with everything but printable ASCII escaped, and cut short: a log
 //! must not be a way to write to somebody's terminal.
@@ -179,7 +179,7 @@ impl Log {
         self.is_new && self.buffer.len() > AMPLE
     }
 
-    /// Whether there is anything that could not be written so far.
+    /// Whether there is anything that has not been written.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.buffer.is_empty()

@@ -4,7 +4,7 @@
 //!
 //! One turn of the loop: wait until something can be done or is due; accept some connections; give
 //! every connection that can do something one bounded turn; close what has run out of time. When
-//! there is nothing to do, write the log. Nothing but the wait blocks.
+//! there is nothing to do, write the log. Nothing but the wait blocks, until all is over.
 //!
 //! Sockets are registered once, for reading and writing, and edge-triggered: the kernel says when
 //! a socket *becomes* ready, and not again until it has been worked until it would block. Hence the

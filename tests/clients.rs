@@ -7,8 +7,8 @@ mod common;
 
 use std::process::Command;
 
-use common::node::{Network, Node};
-use common::{Folder, Server, eventually, has_tool, lossy, run, sha256};
+use common::node::{Daemon, Network, Node};
+use common::{Folder, Server, eventually, has_tool, lossy, readme_block, run, save, sha256};
 
 fn docker(arguments: &[&str]) -> String {
     run(Command::new("docker").args(arguments)).trim().to_owned()
@@ -150,17 +150,10 @@ fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
     }
     let folder = Folder::new("saved");
     let (first, second) = (folder.path("first.tar"), folder.path("second.tar"));
-    let save = |mut command: Command, path: &str| {
-        let file = std::fs::File::create(path).expect("room for it");
-        assert!(command.stdout(file).status().expect("it starts").success());
-    };
-    let mut saving = Command::new(env!("CARGO_BIN_EXE_quinistry"));
-    saving.arg("save");
-    save(saving, &first);
+    save(&first);
     assert!(docker(&["load", "--input", &first]).contains("quinistry:latest"));
-    let mut saving = Command::new("docker");
-    saving.args(["run", "--rm", "quinistry:latest", "save"]);
-    save(saving, &second);
+    let file = std::fs::File::create(&second).expect("room for it");
+    run(Command::new("docker").args(["run", "--rm", "quinistry:latest", "save"]).stdout(file));
     docker(&["rmi", "-f", "quinistry:latest"]);
     assert!(std::fs::read(first).expect("it was saved") == std::fs::read(second).expect("it was saved"));
 }
@@ -172,9 +165,7 @@ fn skopeo_takes_the_archive_for_one_and_for_the_other() {
     }
     let folder = Folder::new("archive");
     let archive = folder.path("image.tar");
-    let file = std::fs::File::create(&archive).expect("room for it");
-    let saved = Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file).status();
-    assert!(saved.expect("it starts").success());
+    save(&archive);
     for source in
         [format!("oci-archive:{archive}:latest"), format!("docker-archive:{archive}:quinistry:latest")]
     {
@@ -220,8 +211,7 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
 fn podman_loads_the_archive_and_umoci_unpacks_it() {
     let folder = Folder::new("loaded");
     let archive = folder.path("image.tar");
-    let file = std::fs::File::create(&archive).expect("room for it");
-    run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file));
+    save(&archive);
     if has_tool("podman", &["--version"]) {
         let podman = |arguments: &[&str]| {
             run(podman_in(&folder.path("podman"), Command::new("podman")).args(arguments))
@@ -258,10 +248,9 @@ fn podman_in(folder: &str, mut command: Command) -> Command {
     command
 }
 
-/// A file that the README has, made for another registry than the one it speaks of.
-fn readme_file(path: &str, registry: &str) -> String {
-    let text = include_str!("../README.md").split_once(&format!("# {path}\n")).expect("the README has it").1;
-    text.split("```").next().expect("a block ends").replace("node1.example:5000", registry)
+/// A block that the README has, made for another registry than the one it speaks of.
+fn readme_file(language: &str, text: &str, registry: &str) -> String {
+    readme_block(language, text).replace("node1.example:5000", registry)
 }
 
 /// Writes a file for some host into a `--hosts-dir` of a node's.
@@ -286,10 +275,10 @@ fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_ha
     let Some(network) = Network::new("hosts") else { return };
     let (holder, puller) = (network.node(1), network.node(2));
     let (digest, registry) = (holder.run(&holder.load()), holder.registry());
-    let named = readme_file("/etc/containerd/certs.d/node1.example:5000/hosts.toml", &registry);
+    let named = readme_file("toml", "/etc/containerd/certs.d/node1.example:5000/hosts.toml", &registry);
     // Whoever has to try HTTPS first is refused at once, and goes on.
     let secure_first = format!("[host.\"https://{registry}\"]\nskip_verify = true\n{named}");
-    let mirror = readme_file("/etc/containerd/certs.d/docker.io/hosts.toml", &registry);
+    let mirror = readme_file("toml", "/etc/containerd/certs.d/docker.io/hosts.toml", &registry);
     for (host, text, image, logged) in [
         (&*registry, named, format!("{registry}/quinistry:latest"), "GET /v2/quinistry/blobs/"),
         (
@@ -316,12 +305,10 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
     }
     let (holder, puller) = (network.node(1), network.node(2));
     let (digest, registry) = (holder.run(&holder.load()), holder.registry());
-    let text =
-        include_str!("../README.md").split("```json\n").find(|block| block.contains("insecure-registries"));
-    let text = text.and_then(|block| block.split("```").next()).expect("the README has it");
+    let text = readme_file("json", "insecure-registries", &registry);
     let [file, data, state, pid_file, socket] =
         ["daemon.json", "data", "exec", "pid", "docker.sock"].map(|name| format!("{}/{name}", puller.folder));
-    std::fs::write(&file, text.replace("node1.example:5000", &registry)).expect("room for it");
+    std::fs::write(&file, text).expect("room for it");
     let socket = format!("unix://{socket}");
     let mut command = puller.command("dockerd");
     command.args([
@@ -337,23 +324,19 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
     // On a network of its own: elsewhere, it would take away the bridge of another one.
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
     command.args(["--containerd", &format!("{}/socket", puller.folder), "--host", &socket]);
-    let mut daemon = command.stderr(std::process::Stdio::null()).spawn().expect("dockerd starts");
+    let _daemon = Daemon::start(&mut command);
     let docker =
         |arguments: &[&str]| Command::new("docker").args(["--host", &socket]).args(arguments).output();
-    let answers = std::panic::catch_unwind(|| {
-        eventually("dockerd answers", || {
-            docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(())
-        });
-        [format!("{registry}/quinistry"), "quinistry".into()]
-            .map(|image| docker(&["pull", &image]).expect("docker starts"))
-    });
-    let _ = Command::new("kill").arg(daemon.id().to_string()).status();
-    let _ = daemon.wait();
-    for output in answers.expect("dockerd answers") {
+    eventually("dockerd answers", || docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(()));
+    for (image, logged) in [
+        (format!("{registry}/quinistry"), "HEAD /v2/quinistry/manifests/latest"),
+        ("quinistry".into(), "HEAD /v2/library/quinistry/manifests/latest"),
+    ] {
+        let output = docker(&["pull", &image]).expect("docker starts");
         let said = lossy(&output.stdout) + lossy(&output.stderr);
         assert!(said.contains(&format!("Digest: {digest}")), "{said}");
+        eventually(logged, || holder.log().contains(logged).then_some(()));
     }
-    assert!(holder.log().contains("HEAD /v2/library/quinistry/manifests/latest"));
 }
 
 #[test]
@@ -365,7 +348,7 @@ fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
     let (holder, puller) = (network.node(1), network.node(2));
     let (digest, registry) = (holder.run(&holder.load()), holder.registry());
     let file = format!("{}/registries.conf", puller.folder);
-    let text = readme_file("/etc/containers/registries.conf.d/50-quinistry.conf", &registry);
+    let text = readme_file("toml", "/etc/containers/registries.conf.d/50-quinistry.conf", &registry);
     std::fs::write(&file, text).expect("room for it");
     for image in [format!("{registry}/quinistry"), "docker.io/library/quinistry".into()] {
         let podman = |arguments: &[&str]| {

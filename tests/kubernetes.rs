@@ -8,10 +8,10 @@ mod common;
 
 use std::process::Command;
 
-use common::{has_tool, lossy, run, sample};
+use common::{has_tool, lossy, readme_block, run, sample};
 use quinistry::kubernetes::{CHILD, PARENT, pin};
 use quinistry::server::GRACE;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn parse(manifest: &str) -> Value {
     serde_norway::from_str(manifest).expect("the manifest is YAML")
@@ -103,6 +103,36 @@ fn parent_and_child_differ_where_they_must_and_nowhere_else() {
 }
 
 #[test]
+fn a_pod_may_do_nothing_that_it_need_not() {
+    for manifest in [PARENT, CHILD].map(parse) {
+        let pod = &manifest["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        for (found, wanted) in [
+            (&pod["automountServiceAccountToken"], json!(false)),
+            (&pod["enableServiceLinks"], json!(false)),
+            (&pod["securityContext"]["runAsNonRoot"], json!(true)),
+            (&pod["securityContext"]["runAsUser"], json!(65532)),
+            (&pod["securityContext"]["seccompProfile"], json!({ "type": "RuntimeDefault" })),
+            (&container["securityContext"]["allowPrivilegeEscalation"], json!(false)),
+            (&container["securityContext"]["readOnlyRootFilesystem"], json!(true)),
+            (&container["securityContext"]["capabilities"], json!({ "drop": ["ALL"] })),
+            (&container["resources"]["limits"], json!({ "memory": "64Mi" })),
+            (&manifest["spec"]["updateStrategy"]["rollingUpdate"], json!({ "maxUnavailable": 1 })),
+        ] {
+            assert_eq!(*found, wanted);
+        }
+        for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
+            assert_eq!(container[probe]["httpGet"], json!({ "path": "/v2/", "port": "registry" }), "{probe}");
+        }
+    }
+    // Each is asked for its image where it is to come from.
+    let policies = [PARENT, CHILD].map(|manifest| {
+        parse(manifest)["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"].clone()
+    });
+    assert_eq!(policies, ["IfNotPresent", "Always"]);
+}
+
+#[test]
 fn a_selector_chooses_its_own_pods_and_grace_outlasts_the_servers() {
     for manifest in [PARENT, CHILD].map(parse) {
         let template = &manifest["spec"]["template"];
@@ -143,9 +173,7 @@ fn on_the_hosts_network_it_listens_where_it_is_looked_for() {
     if !has_tool("kubectl", &["version", "--client"]) {
         return;
     }
-    let readme = include_str!("../README.md");
-    let command = readme.split("```sh\n").find(|block| block.starts_with("kubectl patch")).expect("a block");
-    let command = command.split("```").next().expect("its end");
+    let command = readme_block("sh", "kubectl patch");
     let patched = parse(&run(Command::new("bash").args(["-c", command])));
     assert_eq!(faults(&patched), [""; 0]);
     let pod = &patched["spec"]["template"]["spec"];

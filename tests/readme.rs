@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Folder, Server, has_tool, lossy, skip};
+use common::{Folder, README, Server, has_tool, lossy, readme_blocks, skip};
 use quinistry::connection::{
     BYTES_PER_TURN, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER,
     REQUESTS_PER_TURN, STALL_PATIENCE,
@@ -15,16 +15,9 @@ use quinistry::connection::{
 use quinistry::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::server::{GRACE, MAX_CONNECTIONS, MAX_HELD, RESERVED_DESCRIPTORS};
 
-const README: &str = include_str!("../README.md");
-
-/// The blocks of shell commands.
-fn shell_blocks() -> impl Iterator<Item = &'static str> {
-    README.split("```sh\n").skip(1).map(|rest| rest.split("```").next().expect("a block ends"))
-}
-
 /// All blocks that have this word, as one script.
 fn script(word: &str) -> String {
-    shell_blocks()
+    readme_blocks("sh")
         .filter(|block| block.contains(word))
         .fold("set -eux\n".to_owned(), |script, block| script + block)
 }
@@ -80,10 +73,11 @@ fn the_commands_work_as_printed() {
 
 #[test]
 fn every_block_of_commands_is_run_somewhere() {
-    // By the test above or that of the Kubernetes manifests, or, in this order, by hand in the first terminal and by the gate.
+    // By the test above or those of the Kubernetes manifests; or, in this order, by hand in the first
+    // terminal and by the gate.
     let elsewhere = ["curl", "docker ", "kubectl patch"];
     let others: Vec<_> =
-        shell_blocks().filter(|block| !elsewhere.iter().any(|word| block.contains(word))).collect();
+        readme_blocks("sh").filter(|block| !elsewhere.iter().any(|word| block.contains(word))).collect();
     assert_eq!(others.len(), 4, "{others:?}");
     for (block, command) in others.iter().zip([
         "cargo run --release",

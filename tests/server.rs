@@ -257,10 +257,14 @@ fn a_write_with_content_is_refused_before_the_content_is_read_and_the_client_hea
 fn both_signals_end_it_with_success_and_free_the_port() {
     for signal in ["-TERM", "-INT"] {
         let mut server = Server::start();
-        let idle = server.connect_idle();
+        let (idle, own) = (server.connect_idle(), server.open_descriptors());
+        // Another that says nothing, and that the kernel hands over in the end.
+        let silent = server.connect();
+        eventually("the silent one is there", || (server.open_descriptors() > own).then_some(()));
         server.signal(signal);
         assert_eq!(server.wait().code(), Some(0), "{signal}");
         idle.expect_end();
+        silent.expect_end();
         // Connections of the past do not keep the port.
         let again = Server::start_as(quinistry().args(["--listen", &server.address.to_string()]));
         assert_eq!(again.ask("GET /v2/", &[]).status, 200);

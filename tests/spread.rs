@@ -7,8 +7,8 @@ mod common;
 
 use std::fmt::Write as _;
 
-use common::eventually;
 use common::node::{Network, Node};
+use common::{README, eventually};
 
 /// Random enough, and the same every time (`SplitMix64`).
 struct Random(u64);
@@ -76,7 +76,7 @@ fn rounds_grow_with_the_logarithm_of_the_nodes() {
         table.push('\n');
     }
     println!("{table}");
-    assert!(include_str!("../README.md").contains(&table), "the README has another table than\n{table}");
+    assert!(README.contains(&table), "the README has another table than\n{table}");
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //!     bench.rs       what is measured, in order, and the report
 //!     scenario.rs    what is asked of the servers, and what is to come out of it
 //!     load.rs        our own client: rates, latencies, and every answer checked
-//!     compare.rs     nginx, quinistry and the limit side by side, under wrk
+//!     compare.rs     nginx, quinistry and the limit side by side
 //!     limit.rs       the limit: a server that makes the system calls and nothing else
 //!     process.rs     starting servers on a core of their own, reading what they cost
 //!     chart.rs       the comparison as a picture

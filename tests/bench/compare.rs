@@ -105,11 +105,11 @@ pub fn compare(
         limit::start(&layer, Some(&directory.join(&subject.layer_path[1..])), false)?,
     ];
     let mut comparisons = Vec::new();
-    let both = [Client::Wrk, Client::Own];
     let compared = SCENARIOS.iter().filter(|scenario| scenario.targets.is_some());
     let compared = compared.flat_map(|scenario| {
-        let is_hard_on_wrk = scenario.asked == Asked::Manifest && scenario.depth == 1 && !scenario.is_closing;
-        both[..if is_hard_on_wrk { 2 } else { 1 }].iter().map(move |client| (scenario, *client))
+        let is_hard_on_wrk = scenario.asked == Asked::Manifest && !scenario.is_closing;
+        let clients = if is_hard_on_wrk { &[Client::Wrk, Client::Own][..] } else { &[Client::Wrk] };
+        clients.iter().map(move |client| (scenario, *client))
     });
     for (scenario, client) in compared {
         let limit = match scenario.asked {

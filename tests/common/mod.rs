@@ -322,6 +322,25 @@ pub fn run(command: &mut Command) -> String {
     stdout.into_owned()
 }
 
+/// Writes the image to a file, by `quinistry save`.
+pub fn save(path: &str) {
+    let file = std::fs::File::create(path).expect("room for it");
+    run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file));
+}
+
+pub const README: &str = include_str!("../../README.md");
+
+/// The README's blocks in that language.
+pub fn readme_blocks(language: &str) -> impl Iterator<Item = &'static str> {
+    let blocks = README.split("```").skip(1).step_by(2);
+    blocks.filter_map(move |block| block.strip_prefix(language)?.strip_prefix('\n'))
+}
+
+/// The README's first block in that language that has this text.
+pub fn readme_block(language: &str, text: &str) -> &'static str {
+    readme_blocks(language).find(|block| block.contains(text)).expect("the README has it")
+}
+
 /// A folder of a test's own.
 pub struct Folder(pub PathBuf);
 

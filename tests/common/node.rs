@@ -4,7 +4,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use super::{Folder, eventually, has_tool, run, skip};
+use super::{Folder, eventually, has_tool, run, save, skip};
 
 /// Some nodes on a network of their own, which leads nowhere else.
 pub struct Network {
@@ -80,14 +80,10 @@ impl Network {
              root = '{folder}/root'\nstate = '{folder}/state'\n\
              [grpc]\naddress = '{folder}/socket'\n[ttrpc]\naddress = '{folder}/ttrpc'\n"
         );
-        std::fs::write(format!("{folder}/config.toml"), configuration).expect("room for it");
-        let containerd = namespace
-            .command("containerd")
-            .args(["--config", &format!("{folder}/config.toml")])
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("containerd starts");
-        let node = Node { namespace, address, folder, containerd };
+        let file = format!("{folder}/config.toml");
+        std::fs::write(&file, configuration).expect("room for it");
+        let containerd = Daemon::start(namespace.command("containerd").args(["--config", &file]));
+        let node = Node { _containerd: containerd, namespace, address, folder };
         eventually("containerd answers", || {
             node.ctr(&["version"]).output().is_ok_and(|output| output.status.success()).then_some(())
         });
@@ -95,12 +91,28 @@ impl Network {
     }
 }
 
-/// A node: a network, a folder, a containerd.
+/// A process in the background that is asked to end when it is dropped, and waited for.
+pub struct Daemon(Child);
+
+impl Daemon {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.stderr(Stdio::null()).spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let _ = self.0.wait();
+    }
+}
+
+/// A node: a containerd, a network, a folder.
 pub struct Node {
+    _containerd: Daemon,
     namespace: Namespace,
-    pub address: String,
+    address: String,
     pub folder: String,
-    containerd: Child,
 }
 
 impl Node {
@@ -113,8 +125,7 @@ impl Node {
     /// Brings the first copy by hand.
     pub fn load(&self) -> String {
         let archive = format!("{}/image.tar", self.folder);
-        let file = std::fs::File::create(&archive).expect("room for it");
-        run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file));
+        save(&archive);
         run(&mut self.ctr(&["images", "import", "--snapshotter", "native", &archive]));
         "docker.io/library/quinistry:latest".to_owned()
     }
@@ -174,7 +185,5 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         let _ = self.ctr(&["task", "delete", "--force", &self.namespace.0]).output();
-        let _ = Command::new("kill").arg(self.containerd.id().to_string()).status();
-        let _ = self.containerd.wait();
     }
 }
