@@ -31,10 +31,10 @@ use std::ops::{ControlFlow, Range};
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
+use crate::http::request::{self, FieldStorage, HEAD_TIMEOUT, MAX_INPUT, Rejection};
+use crate::http::response::{Content, Persistence, Response};
 use crate::log::{Entry, Log};
 use crate::registry::Registry;
-use crate::request::{self, Lines, MAX_INPUT, Rejection};
-use crate::response::{Content, ErrorCode, Persistence, Response, Status};
 
 /// How long a connection may take to its first byte, once the kernel has handed it over, and then
 /// again to the end of the head. h2o gives 10 s, hyper 30 s, nginx 60 s; a head is one packet, or a few.
@@ -250,11 +250,9 @@ impl Connection {
         match &mut self.state {
             State::Fresh | State::Idle => Next::Close,
             State::Reading { head, .. } => {
-                let status = Status::RequestTimeout;
-                let rejection = Rejection { status, reason: "the head of the request took too long" };
-                let head = std::mem::take(head);
+                let is_head = head.starts_with(b"HEAD ");
                 context.buffers.output.clear();
-                match self.refuse(rejection, &head, transport, context) {
+                match self.refuse(Rejection { is_head, ..HEAD_TIMEOUT }, transport, context) {
                     Ok(_) => self.turn(transport, context),
                     Err(_) => Next::Close,
                 }
@@ -368,7 +366,7 @@ impl Connection {
         allowance: &mut Allowance,
     ) -> io::Result<Step> {
         let registry = context.registry;
-        let (mut rest, mut lines) = (input, Lines::default());
+        let (mut rest, mut lines) = (input, FieldStorage::default());
         context.buffers.output.clear();
         loop {
             let (request, length) = match request::parse(rest, seen, &mut lines) {
@@ -378,17 +376,13 @@ impl Connection {
                     return Ok(Step::Continue(()));
                 }
                 Ok(None) => return self.flush(0..0, rest, Then::Persist, transport, context),
-                Err(rejection) => return self.refuse(rejection, rest, transport, context),
+                Err(rejection) => return self.refuse(rejection, transport, context),
             };
             rest = &rest[length..];
             seen = 0;
             allowance.requests -= 1;
             let response = registry.answer(&request);
-            let persistence = match (request.persistent && !context.stopping, request.is_http_1_0) {
-                (false, _) => Persistence::Close,
-                (true, false) => Persistence::Implied,
-                (true, true) => Persistence::Stated,
-            };
+            let persistence = if context.stopping { Persistence::Close } else { request.persistence };
             let user_agent = request.field_lines("user-agent").next().unwrap_or_default();
             let shown = [request.method_name, request.target];
             let layer = self.gather(shown, user_agent, &response, persistence, context);
@@ -410,17 +404,11 @@ impl Connection {
     fn refuse(
         &mut self,
         rejection: Rejection,
-        input: &[u8],
         transport: &mut impl Transport,
         context: &mut Context<'_>,
     ) -> io::Result<Step> {
-        let Rejection { status, reason } = rejection;
-        let mut response = Response::error(status, ErrorCode::Unsupported, reason, "");
-        // RFC 9110 section 9.3.2: no content in answer to HEAD, as far as it can be told.
-        if input.strip_prefix(b"\r\n").unwrap_or(input).starts_with(b"HEAD ") {
-            response.content = Content::NONE;
-        }
-        self.gather(["-", reason], "", &response, Persistence::Close, context);
+        let response = Registry::refuse(&rejection);
+        self.gather(["-", rejection.reason], "", &response, Persistence::Close, context);
         self.flush(0..0, &[], Then::Linger, transport, context)
     }
 
@@ -435,7 +423,7 @@ impl Connection {
     ) -> Range<u64> {
         let output = &mut context.buffers.output;
         response.write_head(context.clock.http_date(), persistence, output);
-        let (status, length) = (response.status, response.content.len());
+        let (status, length) = (response.status.code(), response.content.len());
         let entry = Entry { label: response.label, request, status, length, peer: self.peer, user_agent };
         context.log.request(context.clock.rfc3339(), &entry);
         match &response.content {
@@ -443,7 +431,7 @@ impl Connection {
                 output.extend_from_slice(bytes);
                 0..0
             }
-            Content::Layer(part) => part.clone(),
+            Content::File(part) => part.range.clone(),
         }
     }
 

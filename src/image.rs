@@ -31,10 +31,14 @@ use std::io::{self, Read, Write};
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::digest::{DiffId, Digest, Hashing};
-use crate::executable;
-use crate::gzip::Gzip;
-use crate::tar;
+use crate::image::digest::{DiffId, Digest, Hashing};
+use crate::image::gzip::Gzip;
+
+pub mod archive;
+pub mod digest;
+pub mod executable;
+pub mod gzip;
+pub mod tar;
 
 /// The name of the repository, of the file in the layer and of the process.
 pub const NAME: &str = "quinistry";

@@ -31,19 +31,13 @@
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
 
-pub mod archive;
 pub mod clock;
 pub mod connection;
-pub mod digest;
-pub mod executable;
-pub mod gzip;
 pub mod health;
+pub mod http;
 pub mod image;
 pub mod kubernetes;
 pub mod log;
 pub mod registry;
-pub mod request;
-pub mod response;
 pub mod server;
 pub mod system;
-pub mod tar;

@@ -8,15 +8,13 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 
-use quinistry::archive;
 use quinistry::health;
-use quinistry::image::{self, Image, NAME, PORT, VERSION};
+use quinistry::image::{self, Image, NAME, PORT, VERSION, archive, tar};
 use quinistry::kubernetes;
 use quinistry::log::Log;
 use quinistry::registry::Registry;
 use quinistry::server::Server;
 use quinistry::system::{self, SealedFile, Signals};
-use quinistry::tar;
 
 const HELP: &str = "\
 quinistry: a Docker registry that serves one image, which holds this very program

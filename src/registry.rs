@@ -28,14 +28,51 @@
 
 use std::ops::Range;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::digest;
+use crate::http::conditional::{Selection, select};
+use crate::http::request::{Body, Method, Rejection, Request};
+use crate::http::response::{Content, FilePart, Response, Status};
+use crate::http::syntax::{parse_number, percent_decode};
+use crate::image::digest;
 use crate::image::{DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, TAGS};
-use crate::request::{self, Body, Method, Request};
-use crate::response::{Content, ErrorCode, Response, Status};
 
 const JSON: &str = "application/json";
+
+/// The field that says which protocol this is. Field note: containers/image and older Docker clients
+/// take a server without it for something that is no registry; they read it from errors, too.
+const API_VERSION: &str = "Docker-Distribution-Api-Version";
+const VERSION_2: &str = "registry/2.0";
+
+/// The error codes of the distribution-spec that a read-only registry has a use for.
+#[derive(Clone, Copy)]
+enum ErrorCode {
+    BlobUnknown,
+    DigestInvalid,
+    ManifestUnknown,
+    NameInvalid,
+    NameUnknown,
+    SizeInvalid,
+    Unsupported,
+    /// Field note: not in the specification's list. It is what the reference implementation answers to a
+    /// page size that is no number.
+    PaginationNumberInvalid,
+}
+
+impl ErrorCode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::DigestInvalid => "DIGEST_INVALID",
+            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
+            Self::NameInvalid => "NAME_INVALID",
+            Self::NameUnknown => "NAME_UNKNOWN",
+            Self::SizeInvalid => "SIZE_INVALID",
+            Self::Unsupported => "UNSUPPORTED",
+            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
+        }
+    }
+}
 
 /// The image, made ready to be served.
 pub struct Registry {
@@ -68,6 +105,17 @@ impl Registry {
         }
     }
 
+    /// Answers bytes that are no request that can be answered as it wishes.
+    #[must_use]
+    pub fn refuse(rejection: &Rejection) -> Response<'static> {
+        let mut response = error(rejection.status, ErrorCode::Unsupported, rejection.reason, "");
+        if rejection.is_head {
+            // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
+            response.content = Content::NONE;
+        }
+        response
+    }
+
     /// Answers a request.
     #[must_use]
     pub fn answer(&self, request: &Request<'_>) -> Response<'_> {
@@ -80,14 +128,14 @@ impl Registry {
             Method::Get | Method::Head => self.route(request),
             // RFC 9110 section 15.5.6: MUST send Allow. Of the specification's codes, UNSUPPORTED is
             // the one that says it.
-            Method::Known => refuse(
+            Method::Other => refuse(
                 Status::MethodNotAllowed,
                 "this registry is read-only: it serves one image, itself, and takes none",
                 request,
             )
             .with("Allow", "GET, HEAD"),
             // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
-            Method::Unknown => refuse(Status::NotImplemented, "no such method", request),
+            Method::Unrecognized => refuse(Status::NotImplemented, "no such method", request),
         };
         if request.method == Method::Head {
             // RFC 9110 section 9.3.2: MUST NOT send content; the fields are those of the GET.
@@ -135,7 +183,7 @@ impl Registry {
         }
         // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`, and its
         // successors under `sha256-<hex>`. To them, as to all, an unknown tag has to be a 404.
-        Response::error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference)
+        error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference)
     }
 
     /// distribution-spec, "Pulling blobs".
@@ -147,12 +195,13 @@ impl Registry {
         // it without its media type and fails later.
         match find([&self.config, &self.layer], digest) {
             Some(resource) => resource.answer(request),
-            None => Response::error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest),
+            None => error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest),
         }
     }
 }
 
-const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\n";
+const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\n\
+    Docker-Distribution-Api-Version: registry/2.0\r\n";
 const BASE_CONTENT: Content = Content::Bytes(std::borrow::Cow::Borrowed(b"{}"));
 
 #[derive(Clone, Copy)]
@@ -180,7 +229,7 @@ fn split_path(path: &str) -> Option<(&str, Endpoint, &str)> {
 /// The repository is `quinistry`, in any namespace: a mirror asks for `library/quinistry` or
 /// whatever its upstream has in front.
 fn refuse_name(name: &str) -> Option<Response<'static>> {
-    let error = |code, message| Some(Response::error(Status::NotFound, code, message, name));
+    let error = |code, message| Some(error(Status::NotFound, code, message, name));
     if !name.split('/').all(is_name_component) {
         error(ErrorCode::NameInvalid, "not a name that a repository can have")
     } else if name.rsplit('/').next() != Some(NAME) {
@@ -208,15 +257,10 @@ fn find<'a>(resources: [&'a Resource; 2], digest: &str) -> Option<&'a Resource> 
 /// Whether the client names the OCI manifest, and neither the other nor everything.
 fn takes_only_oci(request: &Request<'_>) -> bool {
     let (mut oci, mut docker) = (false, false);
-    for range in request.field_lines("accept").flat_map(request::list_members) {
-        let mut parts = range.split(';').map(request::trim);
-        let media_type = parts.next().unwrap_or_default();
-        // RFC 9110 section 12.4.2: a weight of 0, or 0.000, means "not acceptable".
-        let refused =
-            parts.any(|p| p.strip_prefix("q=0").is_some_and(|q| q.trim_matches(['.', '0']).is_empty()));
-        let is = |name: &str| media_type.eq_ignore_ascii_case(name);
-        oci |= !refused && is(OCI_MANIFEST);
-        docker |= !refused && (is(DOCKER_MANIFEST) || is("*/*") || is("application/*"));
+    for media_range in request.media_ranges() {
+        let is = |name: &str| media_range.eq_ignore_ascii_case(name);
+        oci |= is(OCI_MANIFEST);
+        docker |= is(DOCKER_MANIFEST) || is("*/*") || is("application/*");
     }
     oci && !docker
 }
@@ -231,76 +275,41 @@ impl Resource {
         Self { descriptor, label, fields, bytes }
     }
 
-    /// Answers with the content, a part of it, or the news that the client has it already. The order
-    /// of the conditions is that of RFC 9110 section 13.2.2.
+    /// Answers with the content, with a part of it, or with the reason why there is none to send.
     fn answer(&self, request: &Request<'_>) -> Response<'_> {
-        if request.field_lines("if-match").next().is_some() && !self.matches("if-match", request) {
-            return refuse(Status::PreconditionFailed, "the content has another entity tag", request);
-        }
-        if self.matches("if-none-match", request) {
-            // RFC 9110 section 15.4.5: MUST send the ETag and the Vary of the 200; SHOULD NOT send
-            // what describes the content.
-            let fields = validators(&self.descriptor).into_bytes();
-            return Response::new(Status::NotModified, self.label, fields, Content::NONE);
-        }
-        match self.range(request) {
-            Part::Whole => {
-                Response::new(Status::Ok, self.label, &self.fields[..], self.content(0..self.descriptor.size))
+        let Descriptor { digest, size, .. } = self.descriptor;
+        // The digest is a strong validator: it says that the content is the same to the byte.
+        match select(request, digest.as_str(), size) {
+            Selection::Whole => {
+                Response::new(Status::Ok, self.label, &self.fields[..], self.content(0..size))
             }
-            Part::Range(range) => {
-                let size = self.descriptor.size;
+            Selection::Part(range) => {
                 let line = format!("Content-Range: bytes {}-{}/{size}\r\n", range.start, range.end - 1);
                 let fields = fields(&self.descriptor, range.end - range.start, &line);
                 Response::new(Status::PartialContent, self.label, fields, self.content(range))
             }
-            Part::Unsatisfiable => {
+            Selection::NotModified => {
+                // RFC 9110 section 15.4.5: MUST send the ETag and the Vary of the 200; SHOULD NOT send
+                // what describes the content.
+                let fields = validators(&self.descriptor).into_bytes();
+                Response::new(Status::NotModified, self.label, fields, Content::NONE)
+            }
+            Selection::PreconditionFailed => {
+                refuse(Status::PreconditionFailed, "the content has another entity tag", request)
+            }
+            Selection::Unsatisfiable => {
                 let message = "the range begins behind the end of the content, or ends before its beginning";
-                Response::error(
-                    Status::RangeNotSatisfiable,
-                    ErrorCode::SizeInvalid,
-                    message,
-                    self.descriptor.digest.as_str(),
-                )
-                .with("Content-Range", &format!("bytes */{}", self.descriptor.size))
+                error(Status::RangeNotSatisfiable, ErrorCode::SizeInvalid, message, digest.as_str())
+                    .with("Content-Range", &format!("bytes */{size}"))
             }
         }
     }
 
     fn content(&self, range: Range<u64>) -> Content<'_> {
         match &self.bytes {
-            None => Content::Layer(range),
+            None => Content::File(FilePart { file: 0, range }),
             Some(bytes) => Content::Bytes(bytes[range.start as usize..range.end as usize].into()),
         }
-    }
-
-    /// A strong validator: the digest says that the content is the same to the byte.
-    fn entity_tag(&self) -> String {
-        format!("\"{}\"", self.descriptor.digest)
-    }
-
-    /// Whether a list of entity tags names this content.
-    fn matches(&self, field: &str, request: &Request<'_>) -> bool {
-        let digest = self.descriptor.digest.as_str();
-        request.field_lines(field).flat_map(request::list_members).any(|tag| {
-            // RFC 9110 section 13.1: If-None-Match compares weakly, If-Match MUST compare strongly.
-            let weak = tag.strip_prefix("W/").filter(|_| field == "if-none-match");
-            let opaque = weak.unwrap_or(tag);
-            tag == "*" || opaque.strip_prefix('"').and_then(|o| o.strip_suffix('"')) == Some(digest)
-        })
-    }
-
-    /// What part of the content is asked for.
-    fn range(&self, request: &Request<'_>) -> Part {
-        let mut ranges = request.field_lines("range");
-        // RFC 9110 section 14.2: Range has a meaning with GET alone.
-        let (Method::Get, Some(range), None) = (request.method, ranges.next(), ranges.next()) else {
-            return Part::Whole;
-        };
-        // RFC 9110 section 13.1.5: with If-Range only if the tag matches, and a date never does.
-        if request.field_lines("if-range").any(|tag| tag != self.entity_tag()) {
-            return Part::Whole;
-        }
-        parse_range(range, self.descriptor.size)
     }
 }
 
@@ -320,43 +329,7 @@ fn validators(descriptor: &Descriptor) -> String {
     // RFC 9110 section 12.5.5: what a tag stands for depends on Accept.
     let is_negotiated = [DOCKER_MANIFEST, OCI_MANIFEST].contains(&descriptor.content_type);
     let vary = if is_negotiated { "Vary: Accept\r\n" } else { "" };
-    format!("ETag: \"{}\"\r\n{vary}", descriptor.digest)
-}
-
-#[derive(PartialEq, Eq, Debug)]
-enum Part {
-    Whole,
-    Range(Range<u64>),
-    Unsatisfiable,
-}
-
-/// RFC 9110 section 14.1.2, for content of `size` bytes, which is at least one.
-///
-/// Several ranges are answered with the whole content, as section 14.2 allows: no client of a
-/// registry asks for them, and overlapping ones are an attack.
-fn parse_range(value: &str, size: u64) -> Part {
-    let Some((unit, range)) = value.split_once('=') else {
-        return Part::Whole;
-    };
-    // RFC 9110 section 14.2: MUST ignore a unit it does not understand.
-    let Some((first, last)) = range.split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes")) else {
-        return Part::Whole;
-    };
-    let (first, last) = (request::trim(first), request::trim(last));
-    match (request::parse_number(first), request::parse_number(last)) {
-        // "bytes=-n", the last n. None of them cannot be sent; more than there are is all.
-        (None, Some(0)) if first.is_empty() => Part::Unsatisfiable,
-        (None, Some(suffix)) if first.is_empty() => Part::Range(size.saturating_sub(suffix)..size),
-        // Field note: regctl asks for one byte past the end; an end too large means the end.
-        (Some(first), None) if last.is_empty() && first < size => Part::Range(first..size),
-        (Some(first), Some(last)) if first <= last && first < size => {
-            Part::Range(first..size.min(last.saturating_add(1)))
-        }
-        // "bytes=500-0" is not valid, and could be ignored; the conformance tests want 416.
-        (Some(_), None) if last.is_empty() => Part::Unsatisfiable,
-        (Some(_), Some(_)) => Part::Unsatisfiable,
-        _ => Part::Whole,
-    }
+    format!("ETag: \"{}\"\r\n{vary}{API_VERSION}: {VERSION_2}\r\n", descriptor.digest)
 }
 
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, `last` is where
@@ -368,12 +341,12 @@ fn list(
     name: Option<&str>,
     request: &Request<'_>,
 ) -> Response<'static> {
-    let number = match parameter(request, "n").map(|n| (request::parse_number(&n), n)) {
+    let number = match parameter(request, "n").map(|n| (parse_number(&n), n)) {
         None => u64::MAX,
         Some((Some(number), _)) => number,
         Some((None, text)) => {
             let (status, code) = (Status::BadRequest, ErrorCode::PaginationNumberInvalid);
-            return Response::error(status, code, "n is how many entries to list", &text);
+            return error(status, code, "n is how many entries to list", &text);
         }
     };
     // "last" is excluded, and need not be in the list itself.
@@ -385,7 +358,7 @@ fn list(
     if let Some(name) = name {
         content["name"] = name.into();
     }
-    let response = Response::json(Status::Ok, label, JSON, &content);
+    let response = json(Status::Ok, label, JSON, &content);
     match page.last() {
         // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; the page has no last.
         Some(last) if page.len() < rest.len() => {
@@ -403,7 +376,7 @@ fn referrers(digest: &str, request: &Request<'_>) -> Response<'static> {
         return invalid_digest(digest);
     }
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
-    let response = Response::json(Status::Ok, "Serving referrers", OCI_INDEX, &index);
+    let response = json(Status::Ok, "Serving referrers", OCI_INDEX, &index);
     if parameter(request, "artifactType").is_some() {
         // "If filtering is requested and applied, the response MUST include" this field.
         response.with("OCI-Filters-Applied", "artifactType")
@@ -420,21 +393,38 @@ fn welcome(request: &Request<'_>) -> Response<'static> {
          docker run --rm -p 8090:8080 {host}/{NAME}\n    \
          docker pull localhost:8090/{NAME}\n"
     );
-    Response::generated(Status::Ok, "Serving welcome", "text/plain; charset=utf-8", text.into_bytes())
+    generated(Status::Ok, "Serving welcome", "text/plain; charset=utf-8", text.into_bytes())
 }
 
 /// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the
 /// `ns=docker.io` with which containerd tells a mirror whose place it takes.
 fn parameter(request: &Request<'_>, name: &str) -> Option<String> {
     let mut pairs = request.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| request::percent_decode(value).into_owned())
+    pairs.find(|(key, _)| *key == name).map(|(_, value)| percent_decode(value).into_owned())
+}
+
+/// An answer with content that was made for it.
+fn generated(status: Status, label: &'static str, media_type: &str, content: Vec<u8>) -> Response<'static> {
+    Response::generated(status, label, media_type, content).with(API_VERSION, VERSION_2)
+}
+
+/// An answer with JSON for content.
+fn json(status: Status, label: &'static str, media_type: &str, json: &Value) -> Response<'static> {
+    generated(status, label, media_type, json.to_string().into_bytes())
+}
+
+/// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
+/// MUST be of this shape. Other paths than those of /v2 get the same.
+fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
+    let error = json!({ "code": code.name(), "message": message, "detail": detail });
+    json(status, "Refusing", JSON, &json!({ "errors": [error] }))
 }
 
 fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
-    Response::error(status, ErrorCode::Unsupported, message, &request.path)
+    error(status, ErrorCode::Unsupported, message, &request.path)
 }
 
 fn invalid_digest(digest: &str) -> Response<'static> {
     let message = "a digest is an algorithm, a colon and its encoded hash";
-    Response::error(Status::BadRequest, ErrorCode::DigestInvalid, message, digest)
+    error(Status::BadRequest, ErrorCode::DigestInvalid, message, digest)
 }

@@ -20,10 +20,10 @@ use quinistry::connection::{
     BYTES_PER_TURN, Buffers, Connection, Context, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE,
     MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, STALL_PATIENCE, Transport,
 };
+use quinistry::http::request::MAX_HEAD;
 use quinistry::image::Image;
 use quinistry::log::Log;
 use quinistry::registry::Registry;
-use quinistry::request::MAX_HEAD;
 
 /// What a transport does when it is called next; after the script, it does all it is asked.
 #[derive(Clone, Copy, Debug)]

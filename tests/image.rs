@@ -121,7 +121,7 @@ fn what_cannot_be_an_image_is_refused() {
 fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
     let (image, layer) = sample::packed();
     let mut archive = Vec::new();
-    quinistry::archive::write(&image, &mut &layer[..], &mut archive).expect("a Vec takes everything");
+    quinistry::image::archive::write(&image, &mut &layer[..], &mut archive).expect("a Vec takes everything");
     let mut files = HashMap::new();
     for entry in tar::Archive::new(&archive[..]).entries().expect("a tar archive") {
         let mut entry = entry.expect("a header");

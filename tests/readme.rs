@@ -12,7 +12,7 @@ use quinistry::connection::{
     BYTES_PER_TURN, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER,
     REQUESTS_PER_TURN, STALL_PATIENCE,
 };
-use quinistry::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
+use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::server::{GRACE, MAX_CONNECTIONS, MAX_HELD, RESERVED_DESCRIPTORS};
 
 /// All blocks that have this word, as one script.

@@ -6,10 +6,10 @@
 mod common;
 
 use common::{Answer, request, sample, sha256};
+use quinistry::http::request::{self, FieldStorage};
+use quinistry::http::response::{Content, Persistence};
 use quinistry::image::{Image, VERSION};
 use quinistry::registry::Registry;
-use quinistry::request::{self, Lines};
-use quinistry::response::{Content, Persistence};
 
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -52,7 +52,7 @@ impl World {
 
     fn ask_once(&self, line: &str, fields: &[&str]) -> Answer {
         let bytes = request(line, fields);
-        let mut lines = Lines::default();
+        let mut lines = FieldStorage::default();
         let parsed = request::parse(bytes.as_bytes(), 0, &mut lines).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
@@ -62,7 +62,7 @@ impl World {
         let mut answer = Answer::from_head(&head);
         answer.content = match &response.content {
             Content::Bytes(bytes) => bytes.to_vec(),
-            Content::Layer(part) => self.layer[part.start as usize..part.end as usize].to_vec(),
+            Content::File(part) => self.layer[part.range.start as usize..part.range.end as usize].to_vec(),
         };
 
         assert_eq!(answer.status, response.status.code());

@@ -3,9 +3,10 @@
 //! Every case is parsed whole, byte by byte, and with other bytes after it, and the outcome has to be
 //! the same: where a packet ends must not matter to anyone.
 
-use quinistry::request::{
-    Body, Lines, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, Method, Rejection, Request, parse,
+use quinistry::http::request::{
+    Body, FieldStorage, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, Method, Rejection, Request, parse,
 };
+use quinistry::http::response::Persistence;
 
 /// What came of parsing, in a form that outlives the bytes.
 type Outcome = Result<String, (u16, &'static str)>;
@@ -20,17 +21,17 @@ fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<O
 
 /// Parses in one go; holds all other ways to the same outcome.
 fn outcome(bytes: &[u8]) -> Option<Outcome> {
-    let whole = describe(parse(bytes, 0, &mut Lines::default()));
+    let whole = describe(parse(bytes, 0, &mut FieldStorage::default()));
     let mut seen = 0;
     let by_bytes = (1..=bytes.len()).find_map(|end| {
-        let outcome = describe(parse(&bytes[..end], seen, &mut Lines::default()));
+        let outcome = describe(parse(&bytes[..end], seen, &mut FieldStorage::default()));
         seen = end;
         outcome
     });
     assert_eq!(by_bytes, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
     if whole.is_some() {
         for more in [&b"GET / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &vec![b'x'; 2 * MAX_HEAD]] {
-            let with_more = describe(parse(&[bytes, more].concat(), 0, &mut Lines::default()));
+            let with_more = describe(parse(&[bytes, more].concat(), 0, &mut FieldStorage::default()));
             assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
         }
     }
@@ -52,7 +53,7 @@ fn accepted(bytes: &[u8]) -> Request<'_> {
         outcome(bytes)
     );
     // A test may leak what a server may not.
-    let lines = Box::leak(Box::new(Lines::default()));
+    let lines = Box::leak(Box::new(FieldStorage::default()));
     let (request, length) = parse(bytes, 0, lines).expect("no fault").expect("complete");
     assert_eq!(length, bytes.len());
     request
@@ -73,7 +74,7 @@ fn a_request_is_taken_apart() {
     assert_eq!(request.authority, Some("localhost:8080"));
     assert_eq!(request.field_lines("accept").collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!(request.field_lines("x").collect::<Vec<_>>(), [""]);
-    assert!(request.persistent && !request.is_http_1_0 && request.body == Body::None);
+    assert_eq!((request.persistence, request.body), (Persistence::Implied, Body::None));
 }
 
 #[test]
@@ -172,7 +173,7 @@ fn versions_are_1_x_or_refused() {
     for version in ["1.2", "1.9"] {
         let bytes = format!("GET / HTTP/{version}\r\nHost: x\r\n\r\n");
         let request = accepted(bytes.as_bytes());
-        assert!(request.persistent && !request.is_http_1_0);
+        assert_eq!(request.persistence, Persistence::Implied);
     }
 }
 
@@ -289,24 +290,25 @@ fn framing_is_clear_or_refused() {
         let bytes = with_lines(lines);
         let request = accepted(bytes.as_bytes());
         // After content the next request cannot be found, so there is none.
-        assert_eq!((request.body, request.persistent), (body, body == Body::None), "{lines:?}");
+        assert_eq!(request.body, body, "{lines:?}");
+        assert_eq!(request.persistence == Persistence::Close, body != Body::None, "{lines:?}");
     }
 }
 
 #[test]
 fn connections_persist_as_their_version_has_it() {
-    for (version, lines, persistent) in [
-        ("1.1", "", true),
-        ("1.1", "Connection: close\r\n", false),
-        ("1.1", "Connection: Upgrade, CLOSE\r\n", false),
-        ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", false),
-        ("1.1", "Connection: closed\r\n", true),
-        ("1.0", "", false),
-        ("1.0", "Connection: Keep-Alive\r\n", true),
-        ("1.0", "Connection: keep-alive, close\r\n", false),
+    for (version, lines, persistence) in [
+        ("1.1", "", Persistence::Implied),
+        ("1.1", "Connection: close\r\n", Persistence::Close),
+        ("1.1", "Connection: Upgrade, CLOSE\r\n", Persistence::Close),
+        ("1.1", "Connection: keep-alive\r\nConnection: close\r\n", Persistence::Close),
+        ("1.1", "Connection: closed\r\n", Persistence::Implied),
+        ("1.0", "", Persistence::Close),
+        ("1.0", "Connection: Keep-Alive\r\n", Persistence::Stated),
+        ("1.0", "Connection: keep-alive, close\r\n", Persistence::Close),
     ] {
         let bytes = format!("GET / HTTP/{version}\r\nHost: x\r\n{lines}\r\n");
-        assert_eq!(accepted(bytes.as_bytes()).persistent, persistent, "{version} {lines}");
+        assert_eq!(accepted(bytes.as_bytes()).persistence, persistence, "{version} {lines}");
     }
 }
 
@@ -347,16 +349,16 @@ fn the_first_fault_decides() {
 fn methods_are_told_apart_by_case_and_never_refused_here() {
     for (name, method) in [
         ("HEAD", Method::Head),
-        ("POST", Method::Known),
-        ("TRACE", Method::Known),
-        ("get", Method::Unknown),
-        ("M-SEARCH", Method::Unknown),
+        ("POST", Method::Other),
+        ("TRACE", Method::Other),
+        ("get", Method::Unrecognized),
+        ("M-SEARCH", Method::Unrecognized),
     ] {
         assert_eq!(accepted(format!("{name} / HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).method, method);
     }
     assert_eq!(accepted(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").path, "*");
     let connect = accepted(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!((&*connect.path, connect.persistent), ("x:1", false));
+    assert_eq!((&*connect.path, connect.persistence), ("x:1", Persistence::Close));
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use libfuzzer_sys::fuzz_target;
 use quinistry::clock::Clock;
 use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
+use quinistry::http::request::MAX_HEAD;
 use quinistry::log::Log;
-use quinistry::request::MAX_HEAD;
 use served::SERVED;
 
 /// A transport that moves at most `pieces[i]` bytes in its i-th call, round and round; 0 blocks.

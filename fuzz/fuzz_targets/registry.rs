@@ -5,9 +5,9 @@
 mod served;
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::digest::Digest;
-use quinistry::request::{Lines, Method, parse};
-use quinistry::response::{Content, Persistence, Status};
+use quinistry::http::request::{FieldStorage, Method, parse};
+use quinistry::http::response::{Content, Persistence, Status};
+use quinistry::image::digest::Digest;
 use served::SERVED;
 
 /// The fields that an answer may have.
@@ -29,14 +29,14 @@ const NAMES: [&str; 13] = [
 
 fuzz_target!(|bytes: &[u8]| {
     let bytes = SERVED.with_digests(bytes);
-    let mut lines = Lines::default();
+    let mut lines = FieldStorage::default();
     let Ok(Some((request, _))) = parse(&bytes, 0, &mut lines) else { return };
     let response = SERVED.registry.answer(&request);
     let mut head = Vec::new();
     response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);
     let content = match &response.content {
         Content::Bytes(bytes) => bytes,
-        Content::Layer(part) => SERVED.layer(part.clone()),
+        Content::File(part) => SERVED.layer(part.range.clone()),
     };
 
     let head = str::from_utf8(&head).expect("ASCII").strip_suffix("\r\n\r\n").expect("a complete head");

@@ -2,16 +2,16 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::request::{Lines, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
+use quinistry::http::request::{FieldStorage, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
 
 fuzz_target!(|bytes: &[u8]| {
-    let (mut lines, mut other_lines) = (Lines::default(), Lines::default());
+    let (mut lines, mut other_lines) = (FieldStorage::default(), FieldStorage::default());
     let whole = parse(bytes, 0, &mut lines);
     // All that a connection would do with the bytes in some 64 pieces.
     let mut seen = 0;
     let step = (bytes.len() / 64).max(1);
     let mut end = 0;
-    while end < bytes.len() && matches!(parse(&bytes[..end], seen, &mut Lines::default()), Ok(None)) {
+    while end < bytes.len() && matches!(parse(&bytes[..end], seen, &mut FieldStorage::default()), Ok(None)) {
         seen = end;
         end = (end + step).min(bytes.len());
     }

@@ -18,8 +18,8 @@ use std::io::{Read, Write};
 
 use serde_json::{Value, json};
 
+use crate::image::tar::{self, Error};
 use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX};
-use crate::tar::{self, Error};
 
 /// Files are for all to read, and for no one to run.
 const MODE: u32 = 0o644;

@@ -1,29 +1,21 @@
-//! An answer to the bytes of its head; content is borrowed and follows.
+//! Turns an answer into the bytes of its head. The content is borrowed, and follows the head.
 //!
-//! Documents: RFC 9110 (status codes and fields), RFC 9112 section 4 (the status line);
-//! distribution-spec, section "Error Codes".
+//! Documents: RFC 9110 (status codes and fields), RFC 9112 section 4 (the status line).
 //!
 //! ```text
-//!     HTTP/1.1 200 OK                                    Status
-//!     Date: Sun, 06 Nov 1994 08:49:37 GMT                the one thing formatted per second
-//!     Docker-Distribution-Api-Version: registry/2.0      on every answer
+//!     HTTP/1.1 200 OK                                    the status
+//!     Date: Sun, 06 Nov 1994 08:49:37 GMT                written anew once a second
 //!     Content-Type: application/octet-stream             \
-//!     Content-Length: 1234                                | the answer's own fields, ready made
-//!     …                                                  /  for everything that is often asked
-//!     Connection: close                                  if so
+//!     Content-Length: 1234                                | the answer's own fields; for content that
+//!     ...                                                /  is asked for often they are ready made
+//!     Connection: close                                  if the connection ends
 //! ```
 //!
-//! Deliberately absent: chunked coding and compression. Every content's length is known before its
-//! first byte, and a registry's bytes must arrive as they were hashed.
+//! Deliberately absent: chunked coding and compression. The length of every content is known before
+//! its first byte, and a registry's bytes have to arrive as they were hashed.
 
 use std::borrow::Cow;
 use std::ops::Range;
-
-use serde_json::{Value, json};
-
-/// Field note: containers/image and older Docker clients take a server without this field for
-/// something that is no registry; they read it from errors, too.
-const API_VERSION: &[u8] = b"Docker-Distribution-Api-Version: registry/2.0\r\n";
 
 /// The statuses that this server answers with (RFC 9110 section 15; 431 is RFC 6585's).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -65,41 +57,10 @@ impl Status {
         }
     }
 
-    /// The three digits.
+    /// The number of the status, such as 404.
     #[must_use]
     pub fn code(self) -> u16 {
         self as u16
-    }
-}
-
-/// The error codes of the distribution-spec that a read-only registry has a use for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "the names are the specification's")]
-pub enum ErrorCode {
-    BlobUnknown,
-    DigestInvalid,
-    ManifestUnknown,
-    NameInvalid,
-    NameUnknown,
-    SizeInvalid,
-    Unsupported,
-    /// Field note: not in the specification's list; it is what the reference implementation says
-    /// to a page size that is no number.
-    PaginationNumberInvalid,
-}
-
-impl ErrorCode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::BlobUnknown => "BLOB_UNKNOWN",
-            Self::DigestInvalid => "DIGEST_INVALID",
-            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
-            Self::NameInvalid => "NAME_INVALID",
-            Self::NameUnknown => "NAME_UNKNOWN",
-            Self::SizeInvalid => "SIZE_INVALID",
-            Self::Unsupported => "UNSUPPORTED",
-            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
-        }
     }
 }
 
@@ -108,8 +69,31 @@ impl ErrorCode {
 pub enum Content<'a> {
     /// Bytes in memory, few enough to be sent in one piece with the head.
     Bytes(Cow<'a, [u8]>),
-    /// A part of the layer, which is large and the transport's to send.
-    Layer(Range<u64>),
+    /// A part of a file that is too large for that. The transport has the file, and sends it.
+    File(FilePart),
+}
+
+/// Some bytes of one of the transport's files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FilePart {
+    /// Which file, counted from 0.
+    pub file: usize,
+    /// Which of its bytes.
+    pub range: Range<u64>,
+}
+
+impl FilePart {
+    /// The length in bytes.
+    #[must_use]
+    pub fn len(&self) -> u64 {
+        self.range.end - self.range.start
+    }
+
+    /// Whether there is nothing to send.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.range.is_empty()
+    }
 }
 
 impl Content<'_> {
@@ -121,7 +105,7 @@ impl Content<'_> {
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
-            Self::Layer(range) => range.end - range.start,
+            Self::File(part) => part.len(),
         }
     }
 
@@ -132,12 +116,12 @@ impl Content<'_> {
     }
 }
 
-/// What an answer says of the connection's future (RFC 9112 section 9.3).
+/// What is said of the connection's future (RFC 9112 section 9.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Persistence {
-    /// It goes on, as it does in HTTP/1.1 without a word.
+    /// It goes on. In HTTP/1.1 that need not be said.
     Implied,
-    /// It goes on, which HTTP/1.0 has to be told.
+    /// It goes on. A client of HTTP/1.0 has to be told.
     Stated,
     /// It ends with this answer.
     Close,
@@ -157,7 +141,7 @@ pub struct Response<'a> {
 }
 
 impl<'a> Response<'a> {
-    /// An answer from ready-made field lines, which must include Content-Length where HTTP wants it.
+    /// An answer from ready-made field lines, which have to include Content-Length where HTTP wants it.
     pub fn new(
         status: Status,
         label: &'static str,
@@ -167,28 +151,14 @@ impl<'a> Response<'a> {
         Self { status, label, fields: fields.into(), content }
     }
 
-    /// An answer with generated content.
+    /// An answer with content that was made for it.
     #[must_use]
     pub fn generated(status: Status, label: &'static str, media_type: &str, content: Vec<u8>) -> Self {
         let fields = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", content.len());
         Self::new(status, label, fields.into_bytes(), Content::Bytes(content.into()))
     }
 
-    /// An answer with JSON for content.
-    #[must_use]
-    pub fn json(status: Status, label: &'static str, media_type: &str, json: &Value) -> Self {
-        Self::generated(status, label, media_type, json.to_string().into_bytes())
-    }
-
-    /// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
-    /// MUST be of this shape. Other paths than those of /v2 get the same.
-    #[must_use]
-    pub fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Self {
-        let error = json!({ "code": code.name(), "message": message, "detail": detail });
-        Self::json(status, "Refusing", "application/json", &json!({ "errors": [error] }))
-    }
-
-    /// Adds a field line. `value` must not have any byte that ends a line.
+    /// Adds a field line. `value` must not have a byte that ends a line.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         debug_assert!(!value.contains(['\r', '\n']), "a value must stay on its line");
@@ -196,14 +166,27 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Appends the head to `out`.
+    /// Appends the head to `out`. `date` is the present time as HTTP writes it.
+    ///
+    /// ```
+    /// use quinistry::http::response::{Content, Persistence, Response, Status};
+    ///
+    /// let fields = &b"Content-Length: 0\r\n"[..];
+    /// let response = Response::new(Status::Ok, "Serving nothing", fields, Content::NONE);
+    /// let mut head = Vec::new();
+    /// response.write_head("Sun, 06 Nov 1994 08:49:37 GMT", Persistence::Close, &mut head);
+    /// assert_eq!(
+    ///     str::from_utf8(&head),
+    ///     Ok("HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\
+    ///         Connection: close\r\n\r\n")
+    /// );
+    /// ```
     pub fn write_head(&self, date: &str, persistence: Persistence, out: &mut Vec<u8>) {
         out.extend_from_slice(self.status.line().as_bytes());
         // RFC 9110 section 6.6.1: an origin server with a clock MUST send Date in 2xx, 3xx, 4xx.
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date.as_bytes());
         out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(API_VERSION);
         out.extend_from_slice(&self.fields);
         out.extend_from_slice(match persistence {
             Persistence::Implied => b"\r\n",

@@ -1,0 +1,507 @@
+//! Turns bytes into a request, or "not yet", or a refusal.
+//!
+//! Documents: RFC 9112 (the syntax of HTTP/1.1), RFC 9110 (its meaning), RFC 3986 (targets).
+//!
+//! ```text
+//!     GET /v2/quinistry/tags/list?n=1 HTTP/1.1 CR LF      the request line
+//!     Host: localhost:8080 CR LF                          field lines
+//!     Accept: */* CR LF
+//!     CR LF                                               the end of the head
+//! ```
+//!
+//! A head is judged in this order: the length and the grammar of the request line, the fields, Host,
+//! framing, target. The first fault decides. After some faults nobody can tell where the next request
+//! begins. So every fault is answered once, and then the connection ends.
+//!
+//! `httparse` reads the field lines. The request line is read here, for two reasons: `httparse` takes
+//! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
+//! HTTP/1.2, which is to be treated as HTTP/1.1, and for HTTP/2.0, which is not.
+//!
+//! The end of the head is found first, and `httparse` runs only on a complete head. If it ran at every
+//! byte of a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Three things are
+//! done more than once: the first line's end is searched for with every piece of the head, the first
+//! line is read when it is there and again when the head is, and a request with more than 16 field
+//! lines is parsed again with more room.
+//!
+//! Limits: the lengths of the head and of the request line, and the number of field lines.
+//!
+//! Deliberately absent: content. No request that this registry fulfils has any, and to skip it safely
+//! takes all of chunked coding. A connection that carries content ends after the answer.
+
+use std::borrow::Cow;
+use std::io::BufRead;
+
+use crate::http::response::{Persistence, Status};
+use crate::http::syntax::{
+    TARGET, TOKEN, is_authority, is_percent_encoded, list_members, parse_number, percent_decode, trim,
+};
+
+/// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
+/// or the fields of a proxy can add several KiB. nginx takes 33 KiB, haproxy 15 KiB.
+pub const MAX_HEAD: usize = 16 * 1024;
+
+/// The most bytes that it can take to judge a request: a head, and the empty line before it.
+pub const MAX_INPUT: usize = MAX_HEAD + "\r\n".len();
+
+/// The longest request line, without its CRLF, in bytes. RFC 9112 section 3 recommends at least 8000.
+pub const MAX_REQUEST_LINE: usize = 8 * 1024;
+
+/// The most field lines. hyper and h2o have the same limit; docker sends 4, containerd 7.
+pub const MAX_FIELDS: usize = 100;
+
+const _: () = assert!(MAX_REQUEST_LINE >= 8000 && MAX_REQUEST_LINE < MAX_HEAD);
+
+/// The method, as far as this server tells methods apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD, which is GET without the content.
+    Head,
+    /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. This registry allows it nowhere.
+    Other,
+    /// A method that neither defines, such as `get`: methods are case-sensitive (RFC 9110 section 9.1).
+    Unrecognized,
+}
+
+/// What follows the head.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Nothing: the next byte begins the next request.
+    None,
+    /// Content of a known length.
+    Sized,
+    /// Content in chunked coding.
+    Chunked,
+}
+
+/// A request, borrowed from the bytes it came in.
+#[derive(Debug)]
+pub struct Request<'b> {
+    /// The method.
+    pub method: Method,
+    /// The method as it came, for the log.
+    pub method_name: &'b str,
+    /// The target as it came, for the log.
+    pub target: &'b str,
+    /// The path, with needless percent-encoding undone.
+    pub path: Cow<'b, str>,
+    /// The query, without its question mark, still encoded.
+    pub query: Option<&'b str>,
+    /// The host and port that the client thinks it speaks to; `None` if it is empty or, in HTTP/1.0, absent.
+    pub authority: Option<&'b str>,
+    /// What follows the head.
+    pub body: Body,
+    /// Whether the client wants, and can have, another request on this connection; and whether it has
+    /// to be told so.
+    pub persistence: Persistence,
+    fields: Fields<'b>,
+}
+
+impl<'b> Request<'b> {
+    /// Iterates over the values of all field lines of that name, in order.
+    pub fn field_lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
+        self.fields.lines(name)
+    }
+
+    /// Iterates over the media ranges that the client accepts, such as `*/*`: those of its Accept fields
+    /// without their parameters (RFC 9110 section 12.5.1).
+    pub fn media_ranges(&self) -> impl Iterator<Item = &'b str> {
+        self.field_lines("accept").flat_map(list_members).filter_map(|member| {
+            let mut parts = member.split(';').map(trim);
+            let media_range = parts.next()?;
+            // RFC 9110 section 12.4.2: a weight of 0, or 0.000, means "not acceptable".
+            let is_zero = |weight: &str| weight.trim_matches(['.', '0']).is_empty();
+            let is_refused = parts.any(|part| part.strip_prefix("q=0").is_some_and(is_zero));
+            (!is_refused).then_some(media_range)
+        })
+    }
+}
+
+/// Says that some bytes are no request that can be answered as it wishes, and what to answer instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rejection {
+    /// The status of the answer.
+    pub status: Status,
+    /// What was wrong, for the person at the other end.
+    pub reason: &'static str,
+    /// Whether the bytes look like a HEAD request, whose answer has no content.
+    pub is_head: bool,
+}
+
+const fn reject(status: Status, reason: &'static str) -> Rejection {
+    Rejection { status, reason, is_head: false }
+}
+
+const fn bad(reason: &'static str) -> Rejection {
+    reject(Status::BadRequest, reason)
+}
+
+/// The answer to a head that is not complete when its time is over.
+pub const HEAD_TIMEOUT: Rejection = reject(Status::RequestTimeout, "the head of the request took too long");
+
+/// Parses the request at the start of `bytes`. Its field lines are put into `storage`. The first
+/// `searched` bytes have been parsed before, when they did not hold a complete head.
+///
+/// Gives the request and the number of bytes its head takes, or `None` if the head is not yet
+/// complete.
+///
+/// # Errors
+///
+/// As soon as it is certain that the bytes cannot become an acceptable request, which may be
+/// before the head is complete.
+///
+/// ```
+/// use quinistry::http::request::{FieldStorage, Method, parse};
+///
+/// let bytes = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\nGET";
+/// let mut storage = FieldStorage::default();
+/// let (request, length) = parse(bytes, 0, &mut storage).expect("valid").expect("complete");
+/// assert_eq!((request.method, &*request.path), (Method::Get, "/v2/"));
+/// assert_eq!(bytes[length..], *b"GET", "the beginning of the next request");
+/// ```
+pub fn parse<'h, 'b>(
+    bytes: &'b [u8],
+    searched: usize,
+    storage: &'h mut FieldStorage<'b>,
+) -> Result<Option<(Request<'h>, usize)>, Rejection> {
+    // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the
+    // request-line". We ignore one. A client that sent nothing but empty lines would else never end.
+    let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
+    let bytes = &bytes[skipped..];
+    match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
+        Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
+        Err(rejection) => Err(Rejection { is_head: bytes.starts_with(b"HEAD "), ..rejection }),
+    }
+}
+
+/// Does the work of [`parse`], behind the empty line.
+fn parse_trimmed<'h, 'b>(
+    bytes: &'b [u8],
+    searched: usize,
+    storage: &'h mut FieldStorage<'b>,
+) -> Result<Option<(Request<'h>, usize)>, Rejection> {
+    check_first_bytes(bytes)?;
+    // Never to look past the limit makes the answer independent of how the bytes arrived.
+    let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
+    let Some(line_end) = find_line_end(bytes)? else { return Ok(None) };
+    let (line, fields) = bytes.split_at(line_end);
+    // The line is judged as soon as it is there: the `GET /` of HTTP/0.9 is followed by nothing.
+    let new_line = if searched < line_end { Some(RequestLine::parse(line)?) } else { None };
+    let Some(end) = find_end(bytes, searched.max(line_end))? else { return Ok(None) };
+    let line = new_line.map_or_else(|| RequestLine::parse(line), Ok)?;
+    Ok(Some((parse_head(&line, &fields[..end - line_end], storage)?, end)))
+}
+
+/// Recognises a client of another protocol by its first bytes.
+fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
+    const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
+    match bytes {
+        // Field note: Docker (20.10, seen), its containerd store and containerd's CRI try HTTPS first,
+        // even on localhost. If the reply begins with `HTTP/`, they go on with HTTP at once. Silence
+        // costs them a time-out of 10 s, and a reset fails the pull.
+        [TLS_HANDSHAKE, ..] => Err(bad("this port speaks plain HTTP, not TLS")),
+        [b'\r'] => Ok(()), // Perhaps half of an empty line.
+        [first, ..] if !TOKEN.has(*first) => Err(bad("a request begins with its method")),
+        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. Its
+        // version would bring it a 505, but it is no request, and 400 says so.
+        _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
+        _ => Ok(()),
+    }
+}
+
+/// Finds the end of the request line.
+fn find_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
+    const LONGEST: usize = MAX_REQUEST_LINE + "\r\n".len();
+    let bytes = &bytes[..bytes.len().min(LONGEST)];
+    match find_line_feed(bytes) {
+        Some(line_feed) if bytes[..line_feed].ends_with(b"\r") => Ok(Some(line_feed + 1)),
+        Some(_) => Err(BARE_LINE_FEED),
+        None if bytes.len() == LONGEST => Err(LINE_TOO_LONG),
+        None => Ok(None),
+    }
+}
+
+/// Finds the end of the head. The first `searched` bytes have been searched before.
+fn find_end(bytes: &[u8], searched: usize) -> Result<Option<usize>, Rejection> {
+    let mut at = searched;
+    while let Some(next) = find_line_feed(&bytes[at..]) {
+        at += next + 1;
+        match bytes[..at] {
+            [.., b'\r', b'\n', b'\r', b'\n'] => return Ok(Some(at)),
+            [.., b'\r', b'\n'] => {}
+            _ => return Err(BARE_LINE_FEED),
+        }
+    }
+    if bytes.len() == MAX_HEAD { Err(HEAD_TOO_LONG) } else { Ok(None) }
+}
+
+/// Finds a line feed. std has a fast search for a byte, `memchr`, but it is private; `skip_until`
+/// reaches it.
+fn find_line_feed(mut bytes: &[u8]) -> Option<usize> {
+    let all = bytes;
+    let count = bytes.skip_until(b'\n').expect("a slice can be read");
+    all[..count].ends_with(b"\n").then(|| count - 1)
+}
+
+/// RFC 9112 section 2.2 allows to take a bare LF for the end of a line. We refuse it: where two readers
+/// disagree about the end of a line, a request can be hidden from one of them. We refuse it at once,
+/// because a client that ends its head with two bare LFs would else wait until its time is over.
+const BARE_LINE_FEED: Rejection = bad("a line ends with CR LF");
+
+const HEAD_TOO_LONG: Rejection = reject(Status::FieldsTooLarge, "the head of a request has at most 16 KiB");
+
+const LINE_TOO_LONG: Rejection = reject(Status::UriTooLong, "the request line has at most 8 KiB");
+
+/// Puts the request together from its line and its field lines, which end with the empty line.
+fn parse_head<'h, 'b: 'h>(
+    line: &RequestLine<'b>,
+    fields: &'b [u8],
+    storage: &'h mut FieldStorage<'b>,
+) -> Result<Request<'h>, Rejection> {
+    let fields = Fields::parse(fields, storage)?;
+    let host = fields.host(line.is_http_1_0)?;
+    let body = fields.body(line.is_http_1_0)?;
+    let method = method(line.method);
+    let target = Target::parse(line.target, method)?;
+    // RFC 9110 section 9.3.6: after CONNECT a client may send what is no request.
+    let can_persist = body == Body::None && line.method != "CONNECT";
+    Ok(Request {
+        method,
+        method_name: line.method,
+        target: line.target,
+        path: target.path,
+        query: target.query,
+        // RFC 9112 section 3.2.2: MUST ignore Host if the target has an authority.
+        authority: target.authority.or(host).filter(|host| !host.is_empty()),
+        body,
+        persistence: if can_persist { fields.persistence(line.is_http_1_0) } else { Persistence::Close },
+        fields,
+    })
+}
+
+struct RequestLine<'b> {
+    method: &'b str,
+    target: &'b str,
+    is_http_1_0: bool,
+}
+
+impl<'b> RequestLine<'b> {
+    /// Reads the line.
+    ///
+    /// ```text
+    ///     request-line = method SP request-target SP HTTP-version   ; RFC 9112 section 3
+    ///     method       = token                                      ; RFC 9110 section 9.1
+    ///     HTTP-version = "HTTP" "/" DIGIT "." DIGIT                 ; RFC 9112 section 2.3, case-sensitive
+    /// ```
+    fn parse(line: &'b [u8]) -> Result<Self, Rejection> {
+        const GRAMMAR: Rejection = bad("a request line is a method, a target and a version, one space apart");
+        let line = line.strip_suffix(b"\r\n").unwrap_or(line);
+        let mut parts = line.split(|&byte| byte == b' ');
+        let (Some(method), Some(target), Some(version), None) =
+            (parts.next(), parts.next(), parts.next(), parts.next())
+        else {
+            return Err(GRAMMAR);
+        };
+        let method = TOKEN.text(method).ok_or(bad("the method has a character that methods cannot have"))?;
+        // RFC 9112 section 3.2: SHOULD answer an invalid request line with 400, and not repair it.
+        let target =
+            TARGET.text(target).ok_or(bad("the target has a character that must be percent-encoded"))?;
+        let is_http_1_0 = match version {
+            b"HTTP/1.0" => true,
+            // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
+            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => false,
+            [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
+                return Err(reject(Status::VersionNotSupported, "this server speaks HTTP/1.1 and HTTP/1.0"));
+            }
+            _ => return Err(bad("the version is none of HTTP")),
+        };
+        Ok(Self { method, target, is_http_1_0 })
+    }
+}
+
+fn method(name: &str) -> Method {
+    match name {
+        "GET" => Method::Get,
+        "HEAD" => Method::Head,
+        "POST" | "PUT" | "PATCH" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" => Method::Other,
+        _ => Method::Unrecognized,
+    }
+}
+
+/// How many field lines need no allocation. Clients of registries send fewer.
+const FEW_FIELDS: usize = 16;
+
+/// Holds the field lines of a request. One request after the other can use it.
+pub struct FieldStorage<'b> {
+    few: [httparse::Header<'b>; FEW_FIELDS],
+    many: Vec<httparse::Header<'b>>,
+}
+
+impl Default for FieldStorage<'_> {
+    fn default() -> Self {
+        Self { few: [httparse::EMPTY_HEADER; FEW_FIELDS], many: Vec::new() }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Fields<'h>(&'h [httparse::Header<'h>]);
+
+impl<'h> Fields<'h> {
+    fn parse<'b: 'h>(bytes: &'b [u8], storage: &'h mut FieldStorage<'b>) -> Result<Self, Rejection> {
+        // `httparse` refuses what RFC 9112 sections 2.2, 5.1 and 5.2 want or allow to be refused: a bare
+        // CR, a space before the colon, a line that begins with white space, control characters.
+        let parsed = match httparse::parse_headers(bytes, &mut storage.few) {
+            Err(httparse::Error::TooManyHeaders) => {
+                storage.many.resize(MAX_FIELDS, httparse::EMPTY_HEADER);
+                httparse::parse_headers(bytes, &mut storage.many)
+            }
+            parsed => parsed,
+        };
+        match parsed {
+            Ok(httparse::Status::Complete((_, parsed))) => Ok(Self(parsed)),
+            Err(httparse::Error::TooManyHeaders) => {
+                Err(reject(Status::FieldsTooLarge, "a request has at most 100 field lines"))
+            }
+            Ok(httparse::Status::Partial) | Err(_) => {
+                Err(bad("a field line is a name, a colon at once, and a value without control characters"))
+            }
+        }
+    }
+
+    /// Iterates over the values of all lines with that name. A value that is not UTF-8 becomes a text that
+    /// is valid in no field that matters here.
+    fn lines(&self, name: &str) -> impl Iterator<Item = &'h str> {
+        self.0
+            .iter()
+            .filter(move |line| line.name.eq_ignore_ascii_case(name))
+            .map(|line| trim(str::from_utf8(line.value).unwrap_or("\u{fffd}")))
+    }
+
+    /// Gives the value of Host. RFC 9112 section 3.2: MUST answer 400 to a request of HTTP/1.1 without
+    /// Host, and to any request with two of them or an invalid one.
+    fn host(&self, is_http_1_0: bool) -> Result<Option<&'h str>, Rejection> {
+        let mut hosts = self.lines("host");
+        match (hosts.next(), hosts.next()) {
+            (None, _) if is_http_1_0 => Ok(None),
+            (None, _) => Err(bad("HTTP/1.1 needs a Host field")),
+            (Some(host), None) if is_authority(host) => Ok(Some(host)),
+            (Some(_), None) => Err(bad("the Host field is not a host and a port")),
+            (Some(_), Some(_)) => Err(bad("there are two Host fields")),
+        }
+    }
+
+    /// Tells what follows the head (RFC 9112 section 6).
+    fn body(&self, is_http_1_0: bool) -> Result<Body, Rejection> {
+        let mut lengths = self.lines("content-length");
+        let length = lengths.next();
+        let mut codings = self.lines("transfer-encoding").flat_map(list_members).peekable();
+        // An empty field has no members, but it is there all the same.
+        if self.lines("transfer-encoding").next().is_some() {
+            // Section 6.3: such a message "ought to be handled as an error", because one reader may go
+            // by the length and another by the coding.
+            if length.is_some() {
+                return Err(bad("Content-Length and Transfer-Encoding exclude each other"));
+            }
+            // Section 6.1: MUST treat the framing of a message of HTTP/1.0 with this field as faulty.
+            if is_http_1_0 {
+                return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
+            }
+            return chunked(&mut codings);
+        }
+        match length {
+            None => Ok(Body::None),
+            // Section 6.3: MUST answer 400 to an invalid length. Two equal lengths may be taken for one;
+            // no client sends them, so we refuse those, too.
+            Some(_) if lengths.next().is_some() => Err(bad("there are two Content-Length fields")),
+            Some(text) => match parse_number(text) {
+                Some(0) => Ok(Body::None),
+                Some(_) => Ok(Body::Sized),
+                None => Err(bad("the Content-Length is not a number")),
+            },
+        }
+    }
+
+    /// Tells whether the client wants the connection to go on (RFC 9112 section 9.3).
+    fn persistence(&self, is_http_1_0: bool) -> Persistence {
+        let has = |option: &str| {
+            self.lines("connection").flat_map(list_members).any(|member| member.eq_ignore_ascii_case(option))
+        };
+        if has("close") {
+            Persistence::Close
+        } else if !is_http_1_0 {
+            Persistence::Implied
+        } else if has("keep-alive") {
+            Persistence::Stated
+        } else {
+            Persistence::Close
+        }
+    }
+}
+
+/// Reads the transfer codings of a request. RFC 9112 section 6.3: MUST answer 400 if chunked is not the
+/// last one, because then nobody can tell the length. Section 6.1: SHOULD answer 501 to a coding that
+/// the server does not know.
+fn chunked<'a>(codings: &mut impl Iterator<Item = &'a str>) -> Result<Body, Rejection> {
+    let is_chunked = |coding: &&str| coding.eq_ignore_ascii_case("chunked");
+    let codings: Vec<&str> = codings.collect();
+    match codings.split_last() {
+        Some((last, [])) if is_chunked(last) => Ok(Body::Chunked),
+        Some((last, others)) if is_chunked(last) && !others.iter().any(is_chunked) => {
+            Err(reject(Status::NotImplemented, "the only transfer coding known here is chunked"))
+        }
+        _ => Err(bad("the last transfer coding, and only the last, has to be chunked")),
+    }
+}
+
+struct Target<'b> {
+    authority: Option<&'b str>,
+    path: Cow<'b, str>,
+    query: Option<&'b str>,
+}
+
+impl<'b> Target<'b> {
+    /// Reads the target.
+    ///
+    /// ```text
+    ///     request-target = origin-form / absolute-form / authority-form / asterisk-form
+    ///     origin-form    = absolute-path [ "?" query ]              ; RFC 9112 section 3.2.1
+    ///     absolute-form  = scheme "://" authority path [ "?" query ] ; section 3.2.2
+    ///     authority-form = uri-host ":" port                        ; section 3.2.3, of CONNECT
+    ///     asterisk-form  = "*"                                      ; section 3.2.4, of OPTIONS
+    /// ```
+    fn parse(text: &'b str, method: Method) -> Result<Self, Rejection> {
+        // CONNECT and OPTIONS are refused whatever their target is.
+        if matches!(method, Method::Other | Method::Unrecognized) && !text.starts_with('/') {
+            return Ok(Self { authority: None, path: text.into(), query: None });
+        }
+        let scheme_and_rest = if text.starts_with('/') { None } else { text.split_once("://") };
+        let (authority, path_and_query) = match scheme_and_rest {
+            None if text.starts_with('/') => (None, text),
+            // RFC 9112 section 3.2.2: MUST accept the absolute form.
+            Some((scheme, rest)) if is_http(scheme) => {
+                let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+                // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field it is valid.
+                if authority.is_empty() || !is_authority(authority) {
+                    return Err(bad("the target's authority is not a host and a port"));
+                }
+                (Some(authority), path)
+            }
+            _ => return Err(bad("the target is neither a path nor an http URI")),
+        };
+        let (path, query) = match path_and_query.split_once('?') {
+            Some((path, query)) => (path, Some(query)),
+            None => (path_and_query, None),
+        };
+        if !is_percent_encoded(path) || !query.is_none_or(is_percent_encoded) {
+            return Err(bad("a percent sign in the target is not followed by two hexadecimal digits"));
+        }
+        // RFC 9110 section 4.2.3: an empty path is the same as `/`.
+        let path = if path.is_empty() { "/" } else { path };
+        Ok(Self { authority, path: percent_decode(path), query })
+    }
+}
+
+fn is_http(scheme: &str) -> bool {
+    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+}

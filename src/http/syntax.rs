@@ -1,0 +1,152 @@
+//! The grammar that more than one reader of HTTP's fields and targets needs.
+//!
+//! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). Each function has
+//! its grammar beside it, in the ABNF of RFC 5234.
+//!
+//! Deliberately absent: quoted strings. No field that this server acts upon has one with a comma or a
+//! semicolon in it; an entity tag, which is quoted, is here the digest of some content.
+
+use std::borrow::Cow;
+
+/// Iterates over the members of a list, trimmed, without the empty ones (RFC 9110 section 5.6.1.2).
+///
+/// ```text
+///     #element = [ element ] *( OWS "," OWS [ element ] )
+/// ```
+pub fn list_members(value: &str) -> impl Iterator<Item = &str> {
+    value.split(',').map(trim).filter(|member| !member.is_empty())
+}
+
+/// Takes optional white space off both ends (RFC 9110 section 5.6.3). `httparse` has let no other
+/// white space into the value of a field.
+///
+/// ```text
+///     OWS = *( SP / HTAB )
+/// ```
+#[must_use]
+pub fn trim(value: &str) -> &str {
+    value.trim_ascii()
+}
+
+/// Reads a number that has neither sign nor space. A number that is too large becomes the largest there
+/// is, so that comparing with it stays right.
+///
+/// ```text
+///     1*DIGIT
+/// ```
+#[must_use]
+pub fn parse_number(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
+}
+
+/// Whether the text is a host with or without a port. This is a little more than the RFC allows: what
+/// stands between square brackets need not be an address. But nothing gets through that could end a
+/// line, a word or a URI, and no user information.
+///
+/// ```text
+///     Host       = uri-host [ ":" port ]                        ; RFC 9110 section 7.2
+///     uri-host   = "[" IPv6address "]" / IPv4address / reg-name  ; RFC 3986 section 3.2.2
+///     reg-name   = *( unreserved / pct-encoded / sub-delims )    ; and so it may be empty
+///     port       = *DIGIT
+/// ```
+#[must_use]
+pub fn is_authority(text: &str) -> bool {
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
+    };
+    let is_host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
+        Some(Some(literal)) => !literal.is_empty() && literal.bytes().all(|b| HOST.has(b) || b == b':'),
+        Some(None) => false,
+        None => host.bytes().all(|b| HOST.has(b)),
+    };
+    is_host && port.bytes().all(|b| b.is_ascii_digit()) && !(host.is_empty() && text.contains(':'))
+}
+
+/// Whether two hexadecimal digits follow every percent sign.
+///
+/// ```text
+///     pct-encoded = "%" HEXDIG HEXDIG                           ; RFC 3986 section 2.1
+/// ```
+#[must_use]
+pub fn is_percent_encoded(text: &str) -> bool {
+    let is_octet = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    text.split('%').skip(1).all(is_octet)
+}
+
+/// Undoes the percent-encoding of characters that need none in a path, such as the colon of a digest,
+/// and leaves the rest: `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
+#[must_use]
+pub fn percent_decode(text: &str) -> Cow<'_, str> {
+    if !text.contains('%') {
+        return text.into();
+    }
+    let mut decoded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once('%') {
+        decoded.push_str(before);
+        let octet = after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        match octet {
+            Some(octet) if octet.is_ascii_alphanumeric() || b"-._~:+".contains(&octet) => {
+                decoded.push(octet.into());
+                rest = &after[2..];
+            }
+            _ => {
+                decoded.push('%');
+                rest = after;
+            }
+        }
+    }
+    decoded.push_str(rest);
+    decoded.into()
+}
+
+/// A set of ASCII characters: the letters, the digits and some others.
+pub struct Characters([bool; 256]);
+
+/// The characters of a token, such as a method or a field's name.
+///
+/// ```text
+///     tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~"
+///           / DIGIT / ALPHA                                     ; RFC 9110 section 5.6.2
+/// ```
+pub static TOKEN: Characters = Characters::new(b"!#$%&'*+-.^_`|~");
+
+/// The characters of a request target: RFC 3986's reserved and unreserved ones and `%`, without `#`,
+/// which begins a fragment. Square brackets belong to an IPv6 authority; a client that leaves them
+/// unencoded in a path or query is understood all the same.
+pub static TARGET: Characters = Characters::new(b"-._~:/?[]@!$&'()*+,;=%");
+
+/// The characters of a `reg-name` or an IPv4 address (RFC 3986 section 3.2.2).
+static HOST: Characters = Characters::new(b"-._~%!$&'()*+,;=");
+
+impl Characters {
+    const fn new(others: &[u8]) -> Self {
+        let mut set = [false; 256];
+        let mut index = 0;
+        while index < 256 {
+            set[index] = (index as u8).is_ascii_alphanumeric();
+            index += 1;
+        }
+        let mut index = 0;
+        while index < others.len() {
+            set[others[index] as usize] = true;
+            index += 1;
+        }
+        Self(set)
+    }
+
+    /// Whether the set has this character.
+    #[must_use]
+    pub fn has(&self, byte: u8) -> bool {
+        self.0[usize::from(byte)]
+    }
+
+    /// The bytes as text, if there is at least one and all are in the set.
+    #[must_use]
+    pub fn text<'b>(&self, bytes: &'b [u8]) -> Option<&'b str> {
+        let is_text = !bytes.is_empty() && bytes.iter().all(|&byte| self.has(byte));
+        str::from_utf8(bytes).ok().filter(|_| is_text)
+    }
+}
