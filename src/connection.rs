@@ -1,100 +1,136 @@
-//! One connection: bytes in, answers out, over any transport.
+//! Turns the bytes that a client sends into answers, over any transport.
 //!
-//! Documents: RFC 9112 sections 9.3 (persistence, pipelining) and 9.6 (closing).
+//! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
+//!
+//! A connection does no input or output of its own and reads no clock. Both are passed in with each
+//! [`Turn`], so that tests and the fuzzer can bring about every accident: short reads and writes, errors
+//! anywhere, any time of the day.
+//!
+//! # States
 //!
 //! ```text
-//!     accept ─> Fresh ──┐ first byte            answer fits the socket
-//!                       v                     ┌───────────────────────┐
-//!       ┌───────────> Reading ── complete ────┤                       │
-//!       │ first byte    │        request      └─> Writing ──────────> │ then
-//!       │               │                                 all sent    │
-//!       │               │ a fault: answered once                      ├─ next request: Idle, or
-//!     Idle <────────────│─────────────────────────────────────────────┤  Reading if it is here
-//!                       │                                             ├─ close
-//!                       └───────────────────────────────────────────> └─ linger: Lingering ─> close
+//!     state      what happens                           next state             by         deadline
+//!     ---------  -------------------------------------  ---------------------  ---------  -----------
+//!     Fresh      the first bytes come                   as for "bytes" below   receive    10 s
+//!                the deadline passes                    closed: Silent         expire
+//!     Idle       bytes come                             as for "bytes" below   receive    60 s
+//!                the deadline passes                    closed: Idle           expire
+//!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
+//!                the deadline passes                    answered 408 (refuse)  expire     the first
+//!                                                                                         of them
+//!     Pending    it is this client's turn again         as for "bytes" below   receive    10 s
+//!     Writing    the transport takes some               Writing                send       60 s after
+//!                it takes the last                      as for "sent" below    proceed    the last
+//!                the deadline passes, and the client    closed: Stalled        expire     progress
+//!                  has acknowledged nothing since
+//!     Lingering  bytes come                             Lingering              discard    2 s after
+//!                the client stops sending               closed: LastAnswer     discard    the last
+//!                more than 256 KiB came, and the last   closed: TalkedOn       discard    bytes, 5 s
+//!                  answer has arrived                                                     in all
+//!                the deadline passes                    closed: TalkedOn       expire
+//!
+//!     bytes:     no whole request                       Partial                respond
+//!                requests                               answered               respond
+//!                no request at all                      answered (refuse)      respond
+//!     answered:  all of it fits the transport           as for "sent" below    flush
+//!                it does not fit                        Writing                flush
+//!     sent:      nothing more has come                  Idle                   proceed
+//!                more has come                          Pending                proceed
+//!                it was the last answer                 closed: LastAnswer     proceed
+//!                it was, and more may be coming         Lingering              linger
 //! ```
 //!
-//! A connection does no input or output of its own and reads no clock: both are passed in, so that
-//! every state can be tested with every accident (short reads and writes, errors anywhere) and
-//! fuzzed. It works until the transport would block or its turn is over.
+//! Besides, every state but Writing and Lingering ends when the client stops sending (closed: Left or
+//! `CutShort`), every state ends when the transport fails (closed: Broken), and the server may close a
+//! connection because it is short of something or stops ([`Connection::rank`], [`Connection::stop`]).
 //!
-//! A connection that waits holds no buffer: bytes are read into one that all share, and only the
-//! start of a head that is not complete, requests that came before their turn, and the rest of an
-//! answer that did not fit, are kept.
+//! # Memory
 //!
-//! Deliberately absent: reading content (see `request`), and 100 Continue: a request that expects
-//! it has content that we will not read, and gets its final answer at once (RFC 9110 section 10.1.1).
+//! A connection that waits holds no buffer. Bytes are read into a buffer that all connections share.
+//! What a connection keeps is the beginning of a head, requests that came before their turn, and the
+//! rest of an answer that did not fit.
+//!
+//! Limits: the deadlines above, and how much a connection may do in one turn.
+//!
+//! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects
+//! it has content that we will not read, so it gets its final answer at once (RFC 9110 section 10.1.1).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::http::request::{self, FieldStorage, HEAD_TIMEOUT, MAX_INPUT, Rejection};
-use crate::http::response::{Content, Persistence, Response};
+use crate::http::request::{self, Body, FieldStorage, MAX_INPUT, Rejection};
+use crate::http::response::{Content, FilePart, Persistence, Response};
 use crate::log::{Entry, Log};
 use crate::registry::Registry;
 
-/// How long a connection may take to its first byte, once the kernel has handed it over, and then
-/// again to the end of the head. h2o gives 10 s, hyper 30 s, nginx 60 s; a head is one packet, or a few.
+/// How long a connection may take to its first byte, counted from when the kernel hands it over; and
+/// then again from the first byte of a head to its end. A head is one packet, or a few. h2o gives
+/// 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a persistent connection may wait for its next request. Less than nginx's 75 s; docker
-/// pools connections for longer, but asks again within seconds or never.
+/// How long a persistent connection may wait for its next request. nginx gives 75 s. Docker keeps
+/// connections for longer, but asks again within seconds or never.
 pub const IDLE_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a reader may take no byte at all. It is looked at once in this time, so that a reader
-/// that has stopped is closed after between one and two of these. A slow one may take hours.
+/// How long a reader may take nothing at all. It is looked at once in this time, so that a reader that
+/// has stopped is closed after between one and two of these. A slow reader may take hours.
 pub const STALL_PATIENCE: Duration = Duration::from_secs(60);
+
+/// For how long a reader must have taken nothing before it may have to make room for a newcomer.
+pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
 /// How long a lingering connection waits for a sign of life.
 pub const LINGER_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a connection lingers at most, once its answer has arrived. nginx: 30 s.
+/// How long a connection lingers at most, once its last answer has arrived. nginx: 30 s.
 pub const MAX_LINGER: Duration = Duration::from_secs(5);
 
-/// How many bytes a lingering connection discards. Who sends more before listening loses the answer;
-/// who is refused a blob with `Expect: 100-continue`, or listens meanwhile, does not.
+/// How many bytes a lingering connection discards at most, once its last answer has arrived. A client
+/// that uploads more than this before it reads may lose the answer. A client that is refused a blob
+/// with `Expect: 100-continue`, or that reads while it sends, does not.
 pub const MAX_DISCARDED: usize = 256 * 1024;
 
-/// How many requests a connection may have answered before it is the next one's turn. wrk and
-/// others that pipeline send 16 at once.
-pub const REQUESTS_PER_TURN: usize = 32;
+/// How many requests a connection may have answered before it is the others' turn. wrk and other
+/// clients that pipeline send 16 at once, which one turn should answer.
+pub const REQUESTS_PER_TURN: usize = 20;
 
-/// How many bytes of the layer a connection may send before it is the next one's turn: all of it,
-/// as a rule, which takes a fraction of a millisecond. nginx's `sendfile_max_chunk` is 2 MiB.
+/// How many bytes of a file a connection may send before it is the others' turn. A layer is smaller, and
+/// takes a fraction of a millisecond. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const BYTES_PER_TURN: u64 = 1024 * 1024;
 
-/// When so much output has been gathered, it is sent before more requests are looked at: a good
-/// dozen of manifests with their heads, in one write.
+/// When so much output has been gathered, in bytes, it is sent before more requests are looked at: a
+/// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
 const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
 const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
 
-/// A byte stream to one client that never blocks, and the one place that has the layer's bytes.
+/// A byte stream to one client that never blocks. It also has the files that are too large to be kept
+/// in a connection's memory.
 pub trait Transport {
-    /// Reads some bytes; none at the end.
+    /// Reads some bytes; none at the end of the stream.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if there are none now.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes some bytes. With `more`, others follow at once and may share a packet.
+    /// Writes some of the bytes. With `more`, others follow at once and may share a packet with them.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if there is no room now.
     fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize>;
 
-    /// Writes some bytes of this part of the layer.
+    /// Writes some of these bytes of a file.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if there is no room now.
-    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize>;
+    fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
     /// Tells the client that nothing more will be written.
     ///
@@ -107,7 +143,7 @@ pub trait Transport {
     fn unacknowledged(&self) -> u64;
 }
 
-/// Buffers that all connections of a thread share.
+/// Buffers that all connections share. Both are empty between turns, but for their room.
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -119,66 +155,151 @@ impl Default for Buffers {
     }
 }
 
-/// What a connection needs of its surroundings for one turn.
-pub struct Context<'c> {
-    /// Who knows the answers.
-    pub registry: &'c Registry,
-    /// What time it is.
-    pub clock: &'c Clock,
-    /// Who is told.
-    pub log: &'c mut Log,
-    /// Where bytes are for the moment.
-    pub buffers: &'c mut Buffers,
+/// One turn of a connection: what the connection may use, and how much.
+pub struct Turn<'t, T> {
+    /// Receives from and sends to the client.
+    pub transport: &'t mut T,
+    /// Answers requests.
+    pub registry: &'t Registry,
+    /// Tells the time.
+    pub clock: &'t Clock,
+    /// Records answers.
+    pub log: &'t mut Log,
+    /// Scratch room.
+    pub buffers: &'t mut Buffers,
     /// Whether the server is stopping: every answer is then the connection's last.
-    pub stopping: bool,
+    pub is_stopping: bool,
+    /// What the connection may still do in this turn.
+    pub left: Allowance,
+}
+
+/// How much a connection may do in one turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowance {
+    /// How many requests it may have answered.
+    pub requests: usize,
+    /// How many bytes of a file it may send, and how many it may discard.
+    pub bytes: u64,
+}
+
+impl Allowance {
+    /// The allowance at the beginning of a turn.
+    pub const FULL: Self = Self { requests: REQUESTS_PER_TURN, bytes: BYTES_PER_TURN };
 }
 
 /// What a connection wants after its turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
-    /// To be called when the transport is ready again, or at [`Connection::deadline`].
+    /// A turn when the transport is ready again, or at [`Connection::deadline`].
     Wait,
     /// Another turn, after the others had theirs.
     Again,
-    /// To be dropped.
-    Close,
+    /// To be dropped, for this reason.
+    Close(CloseReason),
+}
+
+/// Why a connection was closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CloseReason {
+    /// The last answer was sent: the client wanted no other, or its bytes were no request.
+    LastAnswer,
+    /// The client closed between two requests.
+    Left,
+    /// The client closed within a head.
+    CutShort,
+    /// The connection failed: the client reset it, or the network is gone.
+    Broken,
+    /// The client never said anything.
+    Silent,
+    /// The client had no further request for a long time.
+    Idle,
+    /// The client took nothing of its answer for a long time.
+    Stalled,
+    /// The client had its last answer, and neither closed nor fell silent.
+    TalkedOn,
+    /// A newcomer needed the place.
+    NoPlace,
+    /// The memory for half requests and unsent answers was full.
+    NoMemory,
+    /// The server stops.
+    Stopping,
+}
+
+impl CloseReason {
+    /// What the log says of it; nothing if the client chose the end.
+    #[must_use]
+    pub fn explanation(self) -> Option<&'static str> {
+        Some(match self {
+            Self::LastAnswer | Self::Left | Self::CutShort | Self::Broken => return None,
+            Self::Silent => "it has never said anything",
+            Self::Idle => "it has asked nothing for a long time",
+            Self::Stalled => "it has taken nothing of its answer for a long time",
+            Self::TalkedOn => "it did not close after its last answer",
+            Self::NoPlace => "a newcomer needs its place",
+            Self::NoMemory => "the memory for half requests and unsent answers is full",
+            Self::Stopping => "the server stops",
+        })
+    }
+}
+
+/// What the server may be short of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shortage {
+    /// Places for connections.
+    Places,
+    /// Memory for half requests and unsent answers. It helps only to close a connection that holds some.
+    Memory,
+}
+
+/// How soon a connection gives way when the server is short of something: the smallest rank first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rank {
+    /// A connection that is being answered gives way after all that are not.
+    is_being_answered: bool,
+    /// Among those, the connection that has waited longest gives way first.
+    since: Instant,
 }
 
 /// One client's connection.
 pub struct Connection {
     peer: SocketAddr,
-    /// See [`Connection::since`].
-    since: Instant,
     state: State,
 }
 
 enum State {
     /// Nothing has come yet.
-    Fresh,
+    Fresh { since: Instant },
     /// All that came is answered.
-    Idle,
-    /// Bytes have come that are not answered. The first `seen` of them hold no end of a head.
-    Reading { head: Vec<u8>, seen: usize, began: Instant },
-    /// An answer is being sent.
+    Idle { since: Instant },
+    /// The beginning of a head has come. It has been searched, and holds no end of a head.
+    Partial { head: Vec<u8>, began: Instant },
+    /// Bytes have come with an earlier request, and have not been looked at. They may hold whole requests.
+    Pending { input: Vec<u8>, since: Instant },
+    /// An answer is being sent. It is on the heap, so that an idle connection need not have room for it.
     Writing(Box<Writing>),
-    /// The last answer is sent, and the client may not have stopped talking. Were the connection
-    /// closed now, what it still sends would be answered with a reset, which can destroy the answer
-    /// on its way (RFC 9112 section 9.6).
-    Lingering { began: Instant, discarded: usize, unacknowledged: u64 },
+    /// The last answer is sent, and the client may still be sending. If the connection were closed now,
+    /// the kernel would answer what comes with a reset, which can destroy the answer on its way (RFC
+    /// 9112 section 9.6).
+    Lingering(Lingering),
 }
 
-/// An answer that did not fit the socket. On the heap, lest every idle connection have room for it.
+/// What is left of an answer that did not fit the transport.
 struct Writing {
-    /// What is left of heads and small contents.
+    /// The rest of heads and small contents.
     bytes: Vec<u8>,
-    /// What is left of the layer, which comes after.
-    layer: Range<u64>,
+    /// The rest of a file's part, which comes after them.
+    part: FilePart,
     /// Input that came with the request and was not looked at.
     input: Vec<u8>,
     then: Then,
-    /// What the client had not acknowledged when last looked at; all there is, if more has been sent
-    /// since then.
-    unacknowledged: u64,
+    progress: Progress,
+}
+
+struct Lingering {
+    /// When lingering began, or the client last acknowledged a part of the answer.
+    began: Instant,
+    discarded: usize,
+    progress: Progress,
 }
 
 /// What happens when an answer has been sent.
@@ -189,14 +310,38 @@ enum Then {
     Linger,
 }
 
+/// Whether a client that has been sent something takes it.
+struct Progress {
+    /// When it last did, as far as we know.
+    at: Instant,
+    /// What it had not acknowledged when last looked at. `None` if more has been sent since.
+    unacknowledged: Option<u64>,
+}
+
+impl Progress {
+    fn new(now: Instant) -> Self {
+        Self { at: now, unacknowledged: None }
+    }
+
+    /// Notes that the transport has taken something.
+    fn note_sent(&mut self, now: Instant) {
+        *self = Self::new(now);
+    }
+
+    /// Compares what is unacknowledged with the last time. Tells whether the client has taken something,
+    /// or may have.
+    fn look(&mut self, unacknowledged: u64, now: Instant) -> bool {
+        let before = self.unacknowledged.replace(unacknowledged);
+        let has_taken = before.is_none_or(|before| unacknowledged < before);
+        if has_taken {
+            self.at = now;
+        }
+        has_taken
+    }
+}
+
 /// Whether to go on within a turn, or what the connection wants after it.
 type Step = ControlFlow<Next>;
-
-/// What is left of a turn.
-struct Allowance {
-    requests: usize,
-    bytes: u64,
-}
 
 impl Connection {
     /// A connection that was just accepted.
@@ -204,338 +349,372 @@ impl Connection {
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
         // A dual-stack socket shows IPv4 peers as `::ffff:…`; people don't.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Self { peer, since: now, state: State::Fresh }
+        Self { peer, state: State::Fresh { since: now } }
     }
 
-    /// Does what can be done without blocking, as far as one turn goes.
-    pub fn turn(&mut self, transport: &mut impl Transport, context: &mut Context<'_>) -> Next {
-        let mut allowance = Allowance { requests: REQUESTS_PER_TURN, bytes: BYTES_PER_TURN };
-        loop {
-            let step = match self.state {
-                State::Fresh | State::Idle | State::Reading { .. } => {
-                    self.receive(transport, context, &mut allowance)
-                }
-                State::Writing(_) => self.send(transport, context, &mut allowance),
-                State::Lingering { .. } => self.discard(transport, context),
-            };
-            match step {
-                Ok(Step::Continue(())) => {}
-                Ok(Step::Break(next)) => return next,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // The client is gone, or the network is. There is nobody to tell.
-                Err(_) => return Next::Close,
-            }
+    /// The other end.
+    #[must_use]
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// Does what can be done without blocking, as far as the turn goes. If the deadline has passed even
+    /// so, acts upon that.
+    ///
+    /// The order matters. After a pause of the whole machine all deadlines have passed, though the
+    /// clients' requests are there.
+    pub fn turn<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
+        match self.work(turn) {
+            Next::Wait | Next::Again if turn.clock.now >= self.deadline() => self.expire(turn),
+            next => next,
         }
     }
 
-    /// When [`Connection::expire`] is to be called, if nothing happens before.
+    /// When the connection wants a turn even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         match &self.state {
-            State::Fresh => self.since + HEAD_PATIENCE,
-            State::Idle => self.since + IDLE_PATIENCE,
-            State::Reading { began, .. } => *began + HEAD_PATIENCE,
-            State::Writing(_) => self.since + STALL_PATIENCE,
-            State::Lingering { began, .. } => (self.since + LINGER_PATIENCE).min(*began + MAX_LINGER),
+            State::Fresh { since } | State::Pending { since, .. } => *since + HEAD_PATIENCE,
+            State::Idle { since } => *since + IDLE_PATIENCE,
+            State::Partial { began, .. } => *began + HEAD_PATIENCE,
+            State::Writing(writing) => writing.progress.at + STALL_PATIENCE,
+            State::Lingering(Lingering { began, progress, .. }) => {
+                (progress.at + LINGER_PATIENCE).min(*began + MAX_LINGER)
+            }
         }
     }
 
-    /// Acts upon the deadline, if it has passed.
-    pub fn expire(&mut self, transport: &mut impl Transport, context: &mut Context<'_>) -> Next {
-        let now = context.clock.now;
-        if now < self.deadline() {
-            return Next::Wait;
-        }
+    /// How soon the connection gives way when the server is short of something; `None` if it should not.
+    #[must_use]
+    pub fn rank(&self, shortage: Shortage, now: Instant) -> Option<Rank> {
+        let (is_being_answered, since) = match &self.state {
+            State::Fresh { since } | State::Idle { since } | State::Pending { since, .. } => (false, *since),
+            State::Partial { began, .. } => (false, *began),
+            State::Writing(writing) => (true, writing.progress.at),
+            State::Lingering(lingering) => (false, lingering.progress.at),
+        };
+        let gives_way = match shortage {
+            Shortage::Places => !is_being_answered || now >= since + STALL_NOTICED,
+            Shortage::Memory => self.held() > 0,
+        };
+        gives_way.then_some(Rank { is_being_answered, since })
+    }
+
+    /// Whether the connection can be closed to make room for another, now that its rank says so. A reader
+    /// that has acknowledged something since it was last looked at can not: the transport takes bytes
+    /// in large steps, so that one which reads steadily looks as if it stalled.
+    pub fn yields(&mut self, transport: &impl Transport, now: Instant) -> bool {
         match &mut self.state {
-            State::Fresh | State::Idle => Next::Close,
-            State::Reading { head, .. } => {
-                let is_head = head.starts_with(b"HEAD ");
-                context.buffers.output.clear();
-                match self.refuse(Rejection { is_head, ..HEAD_TIMEOUT }, transport, context) {
-                    Ok(_) => self.turn(transport, context),
-                    Err(_) => Next::Close,
-                }
-            }
-            // The socket becomes writable only when a good part of its buffer is free, which takes
-            // a slow reader minutes. Whether it reads at all shows in what it has acknowledged.
-            State::Writing(writing) => {
-                let left = transport.unacknowledged();
-                self.since = now;
-                if left < std::mem::replace(&mut writing.unacknowledged, left) {
-                    Next::Wait
-                } else {
-                    Next::Close
-                }
-            }
-            State::Lingering { began, unacknowledged, .. } => {
-                let left = transport.unacknowledged();
-                if left > 0 && left < std::mem::replace(unacknowledged, left) {
-                    (self.since, *began) = (now, now);
-                    Next::Wait
-                } else {
-                    Next::Close
-                }
-            }
+            State::Writing(writing) => !writing.progress.look(transport.unacknowledged(), now),
+            _ => true,
         }
-    }
-
-    /// Prepares for the end of the server: who waits for nothing is let go.
-    pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
-        match self.state {
-            State::Fresh | State::Idle | State::Reading { .. } if transport.unacknowledged() == 0 => {
-                Next::Close
-            }
-            // The last answer is still on its way. If the process ends now, so may the network
-            // namespace of its container, and with it the socket's buffer.
-            State::Fresh | State::Idle | State::Reading { .. } => match self.linger(transport, now) {
-                Ok(()) => Next::Wait,
-                Err(_) => Next::Close,
-            },
-            State::Lingering { .. } if transport.unacknowledged() == 0 => Next::Close,
-            State::Writing(_) | State::Lingering { .. } => Next::Wait,
-        }
-    }
-
-    /// When something was last achieved: it was accepted, an answer or a part of one was sent.
-    #[must_use]
-    pub fn since(&self) -> Instant {
-        self.since
-    }
-
-    /// Whether an answer is on its way, and the client so to speak served.
-    #[must_use]
-    pub fn is_writing(&self) -> bool {
-        matches!(self.state, State::Writing(_))
     }
 
     /// How many bytes the connection keeps for itself.
     #[must_use]
     pub fn held(&self) -> usize {
         match &self.state {
-            State::Reading { head, .. } => head.capacity(),
+            State::Partial { head, .. } => head.capacity(),
+            State::Pending { input, .. } => input.capacity(),
             State::Writing(writing) => writing.bytes.capacity() + writing.input.capacity(),
-            State::Fresh | State::Idle | State::Lingering { .. } => 0,
+            State::Fresh { .. } | State::Idle { .. } | State::Lingering(_) => 0,
+        }
+    }
+
+    /// Prepares for the end of the server: closes a connection that waits for nothing.
+    pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
+        let has_arrived = transport.unacknowledged() == 0;
+        match self.state {
+            State::Writing(_) | State::Pending { .. } => Next::Wait,
+            _ if has_arrived => Next::Close(CloseReason::Stopping),
+            State::Lingering(_) => Next::Wait,
+            // The last answer is still on its way. When the process ends, so may the network namespace
+            // of its container, and with it the socket's buffer.
+            _ => match self.linger(transport, now) {
+                Ok(()) => Next::Wait,
+                Err(_) => Next::Close(CloseReason::Broken),
+            },
+        }
+    }
+
+    /// Works until the transport would block or the turn is over.
+    fn work<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
+        loop {
+            match self.step(turn) {
+                Ok(Step::Continue(())) => {}
+                Ok(Step::Break(next)) => return next,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(_) => return Next::Close(CloseReason::Broken),
+            }
+        }
+    }
+
+    fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+        match &mut self.state {
+            State::Writing(writing) => {
+                if !writing.send(turn)? {
+                    return Ok(Step::Break(Next::Again));
+                }
+                let (then, input) = (writing.then, std::mem::take(&mut writing.input));
+                self.proceed(then, input, turn)
+            }
+            State::Lingering(lingering) => lingering.discard(turn),
+            _ if turn.left.requests == 0 => Ok(Step::Break(Next::Again)),
+            _ => self.receive(turn),
+        }
+    }
+
+    /// Acts upon the deadline, which has passed.
+    fn expire<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
+        let now = turn.clock.now;
+        match &mut self.state {
+            State::Fresh { .. } => Next::Close(CloseReason::Silent),
+            State::Idle { .. } => Next::Close(CloseReason::Idle),
+            State::Partial { head: input, .. } | State::Pending { input, .. } => {
+                let rejection = request::timeout(input);
+                match self.refuse(&rejection, turn) {
+                    Ok(Step::Break(next)) => next,
+                    Ok(Step::Continue(())) => self.work(turn),
+                    Err(_) => Next::Close(CloseReason::Broken),
+                }
+            }
+            // The transport takes more only when a good part of its room is free, which takes a slow
+            // reader minutes. Whether it reads at all shows in what it has acknowledged.
+            State::Writing(writing) => {
+                let has_taken = writing.progress.look(turn.transport.unacknowledged(), now);
+                if has_taken { Next::Wait } else { Next::Close(CloseReason::Stalled) }
+            }
+            State::Lingering(lingering) => {
+                let left = turn.transport.unacknowledged();
+                if lingering.progress.look(left, now) && left > 0 {
+                    lingering.began = now;
+                    Next::Wait
+                } else {
+                    Next::Close(CloseReason::TalkedOn)
+                }
+            }
         }
     }
 
     /// Reads, and answers all requests that are then complete.
-    fn receive(
-        &mut self,
-        transport: &mut impl Transport,
-        context: &mut Context<'_>,
-        allowance: &mut Allowance,
-    ) -> io::Result<Step> {
-        if allowance.requests == 0 {
-            return Ok(Step::Break(Next::Again));
-        }
-        let now = context.clock.now;
-        // The shared buffer is taken, not borrowed, while the context is passed on.
-        let mut input = std::mem::take(&mut context.buffers.input);
-        let (kept, seen, began) = match &self.state {
-            State::Reading { head, seen, began } => (&head[..], *seen, *began),
-            _ => (&[][..], 0, now),
-        };
-        input[..kept.len()].copy_from_slice(kept);
-        // Kept input that was not looked at comes first; it may hold whole requests.
-        let length = if seen < kept.len() {
-            Ok(kept.len())
-        } else {
-            transport.read(&mut input[kept.len()..]).map(|count| kept.len() + count)
-        };
-        let step = match length {
-            Ok(length) if length > seen => {
-                self.respond(&input[..length], seen, began, transport, context, allowance)
+    fn receive<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+        let now = turn.clock.now;
+        match &mut self.state {
+            State::Partial { head, began } => {
+                let room = MAX_INPUT - head.len();
+                let count = turn.transport.read(&mut turn.buffers.input[..room])?;
+                if count == 0 {
+                    // RFC 9112 section 8: a message that is cut short need not be answered.
+                    return Ok(Step::Break(Next::Close(CloseReason::CutShort)));
+                }
+                let (mut head, began, searched) = (std::mem::take(head), *began, head.len());
+                head.extend_from_slice(&turn.buffers.input[..count]);
+                let step = self.respond(&head, searched, turn)?;
+                Ok(step.unwrap_or_else(|| self.keep(head, began)))
             }
-            // RFC 9112 section 8: a message that is cut short need not be answered.
-            Ok(_) => Ok(Step::Break(Next::Close)),
-            Err(error) => Err(error),
-        };
-        context.buffers.input = input;
-        step
+            State::Pending { input, .. } => {
+                let input = std::mem::take(input);
+                let step = self.respond(&input, 0, turn)?;
+                Ok(step.unwrap_or_else(|| self.keep(input, now)))
+            }
+            _ => {
+                // The shared buffer is taken, not borrowed, while the turn is passed on.
+                let mut buffer = std::mem::take(&mut turn.buffers.input);
+                let step = match turn.transport.read(&mut buffer) {
+                    Ok(0) => Ok(Step::Break(Next::Close(CloseReason::Left))),
+                    Ok(count) => self
+                        .respond(&buffer[..count], 0, turn)
+                        .map(|step| step.unwrap_or_else(|| self.keep(buffer[..count].to_vec(), now))),
+                    Err(error) => Err(error),
+                };
+                turn.buffers.input = buffer;
+                step
+            }
+        }
     }
 
-    /// Answers the requests in `input` and sends the answers.
-    fn respond(
+    /// Keeps the beginning of a head until more of it comes.
+    fn keep(&mut self, head: Vec<u8>, began: Instant) -> Step {
+        self.state = State::Partial { head, began };
+        Step::Continue(())
+    }
+
+    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before.
+    /// Gives nothing, and does nothing, if there is not one whole request.
+    fn respond<T: Transport>(
         &mut self,
         input: &[u8],
-        mut seen: usize,
-        began: Instant,
-        transport: &mut impl Transport,
-        context: &mut Context<'_>,
-        allowance: &mut Allowance,
-    ) -> io::Result<Step> {
-        let registry = context.registry;
-        let (mut rest, mut lines) = (input, FieldStorage::default());
-        context.buffers.output.clear();
+        mut searched: usize,
+        turn: &mut Turn<'_, T>,
+    ) -> io::Result<Option<Step>> {
+        let registry = turn.registry;
+        let (mut rest, mut storage) = (input, FieldStorage::default());
         loop {
-            let (request, length) = match request::parse(rest, seen, &mut lines) {
+            let (request, length) = match request::parse(rest, searched, &mut storage) {
                 Ok(Some(parsed)) => parsed,
-                Ok(None) if rest.len() == input.len() => {
-                    self.state = State::Reading { head: rest.to_vec(), seen: rest.len(), began };
-                    return Ok(Step::Continue(()));
-                }
-                Ok(None) => return self.flush(0..0, rest, Then::Persist, transport, context),
-                Err(rejection) => return self.refuse(rejection, transport, context),
+                Ok(None) if rest.len() == input.len() => return Ok(None),
+                Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn).map(Some),
+                Err(rejection) => return self.refuse(&rejection, turn).map(Some),
             };
-            rest = &rest[length..];
-            seen = 0;
-            allowance.requests -= 1;
+            (rest, searched) = (&rest[length..], 0);
+            turn.left.requests -= 1;
             let response = registry.answer(&request);
-            let persistence = if context.stopping { Persistence::Close } else { request.persistence };
+            let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
             let user_agent = request.field_lines("user-agent").next().unwrap_or_default();
             let shown = [request.method_name, request.target];
-            let layer = self.gather(shown, user_agent, &response, persistence, context);
+            let part = self.gather(shown, user_agent, &response, persistence, turn);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows. If nothing can follow, and the
-                // answer is sure to fit the client's buffers, closing at once is safe.
-                let is_last = rest.is_empty() && request.body == request::Body::None && layer.is_empty();
-                let then = if is_last && !context.stopping { Then::Close } else { Then::Linger };
-                return self.flush(layer, &[], then, transport, context);
+                // answer is sure to fit the client's buffers, it is safe to close at once.
+                let is_last = rest.is_empty() && request.body == Body::None && part.is_empty();
+                let then = if is_last && !turn.is_stopping { Then::Close } else { Then::Linger };
+                return self.flush(part, &[], then, turn).map(Some);
             }
-            let is_enough = context.buffers.output.len() >= MAX_GATHERED || allowance.requests == 0;
-            if rest.is_empty() || !layer.is_empty() || is_enough {
-                return self.flush(layer, rest, Then::Persist, transport, context);
+            let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left.requests == 0;
+            if rest.is_empty() || !part.is_empty() || is_enough {
+                return self.flush(part, rest, Then::Persist, turn).map(Some);
             }
         }
     }
 
-    /// Answers `input`, which begins with what is no request, and then listens no more.
-    fn refuse(
-        &mut self,
-        rejection: Rejection,
-        transport: &mut impl Transport,
-        context: &mut Context<'_>,
-    ) -> io::Result<Step> {
-        let response = Registry::refuse(&rejection);
-        self.gather(["-", rejection.reason], "", &response, Persistence::Close, context);
-        self.flush(0..0, &[], Then::Linger, transport, context)
+    /// Answers bytes that are no request. The client is heard no more.
+    fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+        let response = Registry::refuse(rejection);
+        self.gather(["-", rejection.reason], "", &response, Persistence::Close, turn);
+        self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
-    /// Gathers one answer, tells the log, and gives the part of the layer that is to follow.
-    fn gather(
+    /// Appends one answer to the output and records it. Gives the part of a file that is to follow.
+    fn gather<T>(
         &self,
         request: [&str; 2],
         user_agent: &str,
         response: &Response<'_>,
         persistence: Persistence,
-        context: &mut Context<'_>,
-    ) -> Range<u64> {
-        let output = &mut context.buffers.output;
-        response.write_head(context.clock.http_date(), persistence, output);
+        turn: &mut Turn<'_, T>,
+    ) -> FilePart {
+        let output = &mut turn.buffers.output;
+        response.write_head(turn.clock.http_date(), persistence, output);
         let (status, length) = (response.status.code(), response.content.len());
         let entry = Entry { label: response.label, request, status, length, peer: self.peer, user_agent };
-        context.log.request(context.clock.rfc3339(), &entry);
+        turn.log.request(turn.clock.rfc3339(), &entry);
         match &response.content {
             Content::Bytes(bytes) => {
                 output.extend_from_slice(bytes);
-                0..0
+                FilePart::NONE
             }
-            Content::File(part) => part.range.clone(),
+            Content::File(part) => part.clone(),
         }
     }
 
-    /// Sends what was gathered, with `layer` behind it; keeps what does not fit. `input` is what
-    /// came after the request.
-    fn flush(
+    /// Sends the output with `part` behind it, and keeps what does not fit. `input` is what came after
+    /// the request. However it ends, the output is empty then: the next client must not receive it.
+    fn flush<T: Transport>(
         &mut self,
-        layer: Range<u64>,
+        part: FilePart,
         input: &[u8],
         then: Then,
-        transport: &mut impl Transport,
-        context: &Context<'_>,
+        turn: &mut Turn<'_, T>,
     ) -> io::Result<Step> {
-        let output = &context.buffers.output;
-        let written = match transport.write(output, !layer.is_empty()) {
-            Err(error) if is_passing(&error) => 0,
-            written => written?,
+        let output = &mut turn.buffers.output;
+        let written = match turn.transport.write(output, !part.is_empty()) {
+            Err(error) if is_passing(&error) => Ok(0),
+            written => written,
         };
-        if written == output.len() && layer.is_empty() {
-            return self.proceed(then, input, transport, context);
+        let rest = written.map(|written| output[written..].to_vec());
+        output.clear();
+        let bytes = rest?;
+        if bytes.is_empty() && part.is_empty() {
+            return self.proceed(then, input.to_vec(), turn);
         }
-        self.since = context.clock.now;
-        self.state = State::Writing(Box::new(Writing {
-            bytes: output[written..].to_vec(),
-            layer,
-            input: input.to_vec(),
-            then,
-            unacknowledged: u64::MAX,
-        }));
+        let progress = Progress::new(turn.clock.now);
+        self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then, progress }));
         Ok(Step::Continue(()))
     }
 
-    /// Goes on sending an answer.
-    fn send(
-        &mut self,
-        transport: &mut impl Transport,
-        context: &mut Context<'_>,
-        allowance: &mut Allowance,
-    ) -> io::Result<Step> {
-        let State::Writing(writing) = &mut self.state else {
-            return Ok(Step::Continue(()));
-        };
-        let now = context.clock.now;
-        while !writing.bytes.is_empty() {
-            let count = transport.write(&writing.bytes, !writing.layer.is_empty())?;
-            writing.bytes.drain(..count);
-            writing.unacknowledged = u64::MAX;
-            self.since = now;
-        }
-        while !writing.layer.is_empty() {
-            if allowance.bytes == 0 {
-                return Ok(Step::Break(Next::Again));
-            }
-            let start = writing.layer.start;
-            let count = transport.write_layer(start..writing.layer.end.min(start + allowance.bytes))? as u64;
-            if count == 0 {
-                return Err(ErrorKind::UnexpectedEof.into());
-            }
-            writing.layer.start += count;
-            writing.unacknowledged = u64::MAX;
-            allowance.bytes -= count;
-            self.since = now;
-        }
-        let (then, input) = (writing.then, std::mem::take(&mut writing.input));
-        self.proceed(then, &input, transport, context)
-    }
-
-    /// Moves on when an answer is sent.
-    fn proceed(
+    /// Moves on when an answer has been sent. `input` is what came after the request.
+    fn proceed<T: Transport>(
         &mut self,
         then: Then,
-        input: &[u8],
-        transport: &mut impl Transport,
-        context: &Context<'_>,
+        input: Vec<u8>,
+        turn: &mut Turn<'_, T>,
     ) -> io::Result<Step> {
-        let now = context.clock.now;
-        self.since = now;
+        let now = turn.clock.now;
         match then {
-            Then::Persist if context.stopping => self.linger(transport, now)?,
-            Then::Persist if input.is_empty() => self.state = State::Idle,
-            Then::Persist => self.state = State::Reading { head: input.to_vec(), seen: 0, began: now },
-            Then::Close => return Ok(Step::Break(Next::Close)),
-            Then::Linger => self.linger(transport, now)?,
+            Then::Close => return Ok(Step::Break(Next::Close(CloseReason::LastAnswer))),
+            Then::Persist if !turn.is_stopping => {
+                let has_all = input.is_empty();
+                self.state =
+                    if has_all { State::Idle { since: now } } else { State::Pending { input, since: now } };
+            }
+            Then::Persist | Then::Linger => self.linger(turn.transport, now)?,
         }
         Ok(Step::Continue(()))
     }
 
+    /// Says that nothing more comes, and goes on listening.
     fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> io::Result<()> {
-        transport.finish()?;
-        self.since = now;
-        let unacknowledged = transport.unacknowledged();
-        self.state = State::Lingering { began: now, discarded: 0, unacknowledged };
+        while let Err(error) = transport.finish() {
+            if error.kind() != ErrorKind::Interrupted {
+                // Whatever it is, it will not pass.
+                return Err(ErrorKind::NotConnected.into());
+            }
+        }
+        let progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
+        self.state = State::Lingering(Lingering { began: now, discarded: 0, progress });
         Ok(())
     }
+}
 
-    fn discard(&mut self, transport: &mut impl Transport, context: &mut Context<'_>) -> io::Result<Step> {
-        let State::Lingering { discarded, .. } = &mut self.state else {
-            return Ok(Step::Continue(()));
-        };
-        let count = transport.read(&mut context.buffers.input)?;
-        *discarded += count;
-        self.since = context.clock.now;
-        let is_over = count == 0 || *discarded > MAX_DISCARDED;
-        Ok(if is_over { Step::Break(Next::Close) } else { Step::Continue(()) })
+impl Writing {
+    /// Goes on sending. Gives whether all has been sent; if not, the turn is over.
+    fn send<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<bool> {
+        let now = turn.clock.now;
+        while !self.bytes.is_empty() {
+            let count = turn.transport.write(&self.bytes, !self.part.is_empty())?;
+            if count == 0 {
+                // A transport that takes nothing and does not block would be asked for ever.
+                return Err(ErrorKind::WriteZero.into());
+            }
+            self.bytes.drain(..count);
+            self.progress.note_sent(now);
+        }
+        while !self.part.is_empty() {
+            if turn.left.bytes == 0 {
+                return Ok(false);
+            }
+            let FilePart { file, range } = &mut self.part;
+            let end = range.end.min(range.start + turn.left.bytes);
+            let next = FilePart { file: *file, range: range.start..end };
+            let count = turn.transport.write_file(&next)? as u64;
+            if count == 0 {
+                // The file has shrunk, which a sealed one cannot.
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+            range.start += count;
+            turn.left.bytes -= count;
+            self.progress.note_sent(now);
+        }
+        Ok(true)
+    }
+}
+
+impl Lingering {
+    /// Reads and forgets. A client that still sends gets time to see the answer first: while the answer
+    /// is on its way, a reset would overtake it.
+    fn discard<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+        let count = turn.transport.read(&mut turn.buffers.input)?;
+        if count == 0 {
+            return Ok(Step::Break(Next::Close(CloseReason::LastAnswer)));
+        }
+        self.discarded += count;
+        self.progress.at = turn.clock.now;
+        if self.discarded > MAX_DISCARDED && turn.transport.unacknowledged() == 0 {
+            return Ok(Step::Break(Next::Close(CloseReason::TalkedOn)));
+        }
+        turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
+        Ok(if turn.left.bytes == 0 { Step::Break(Next::Again) } else { Step::Continue(()) })
     }
 }
 

@@ -31,6 +31,7 @@
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
 
+pub mod clients;
 pub mod clock;
 pub mod connection;
 pub mod health;
@@ -41,3 +42,4 @@ pub mod log;
 pub mod registry;
 pub mod server;
 pub mod system;
+pub mod turns;

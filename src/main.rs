@@ -138,8 +138,8 @@ fn serve(options: &Options) -> Result<i32, String> {
     let (layer, image) = pack()?;
     say(&describe(&image, address));
     let log = Log::new(!options.quiet);
-    let ended =
-        Server::new(listener, signals, Registry::new(image), layer, log).and_then(|mut server| server.run());
+    let ended = Server::new(listener, signals, Registry::new(image), vec![layer], log)
+        .and_then(|mut server| server.run());
     match ended.map_err(|error| error.to_string())? {
         None => Ok(DONE),
         // As a shell would report it.

@@ -1,27 +1,32 @@
-//! Sockets and time: one thread, one event loop.
+//! The event loop: lets one thread serve thousands of clients, each when it has something to do.
 //!
-//! Documents: epoll(7), accept(2), RFC 9112 section 9 as far as it is about sockets.
+//! Documents: epoll(7), accept(2).
 //!
-//! One turn of the loop: wait until something can be done or is due; accept some connections; give
-//! every connection that can do something one bounded turn; close what has run out of time. When
-//! there is nothing to do, write the log. Nothing but the wait blocks, until all is over.
+//! A reader who has never seen an event loop may begin at [`Server::run`]. The idea is this. The kernel
+//! can tell which of many sockets have something to read or room to write. The loop waits for that,
+//! does for each of those clients what can be done without waiting, and waits again. Nothing but that
+//! one wait blocks.
 //!
-//! Sockets are registered once, for reading and writing, and edge-triggered: the kernel says when
-//! a socket *becomes* ready, and not again until it has been worked until it would block. Hence the
-//! queue: whoever has not finished when its turn is over stands there, and the wait is then no wait.
+//! The kernel says when a socket *becomes* ready, and does not say it again until a read or a write
+//! would have blocked ("edge-triggered"). So the loop has to remember a client that has not come to
+//! that point: such a client stands in a queue (see `turns`), and while the queue is not empty the wait
+//! is no wait, but a look.
 //!
-//! Limits: the number of connections, from the descriptors that the process may have, and how
-//! much all of them together may keep in memory. When one is reached, whoever has waited longest
-//! without a complete request is closed, so that thousands who say nothing cannot keep out one who
-//! does. See `connection` for the limits of each.
+//! Between two looks the loop does a bounded amount of work: it accepts at most 64 connections and
+//! gives at most 80 turns. So a newcomer is noticed within milliseconds, however many clients ask
+//! without end.
 //!
-//! Deliberately absent: threads. Everything is sent from memory, which one core does at the speed of
-//! memory: `cargo bench` tells.
+//! Limits: the number of connections, which depends on the number of descriptors that the process may
+//! have; and how much all connections together may keep in memory. When one of them is reached, a
+//! connection gives way: the one that has waited longest without a complete request, or else a reader
+//! that has stopped reading. So thousands of clients that say nothing cannot keep out one that speaks.
+//! `connection` has the limits of each connection.
+//!
+//! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of
+//! memory (`cargo bench` measures it).
 
-use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read};
-use std::net::SocketAddr;
-use std::ops::Range;
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -29,52 +34,53 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
+use crate::clients::{Client, Clients, MAX_CONNECTIONS, Socket};
 use crate::clock::Clock;
-use crate::connection::{Buffers, Connection, Context, Next, Transport};
+use crate::connection::{Allowance, Buffers, CloseReason, Connection, Next, Shortage, Transport, Turn};
+use crate::http::response::FilePart;
 use crate::log::{Log, Stderr};
 use crate::registry::Registry;
 use crate::system::{self, SealedFile, Signals};
+use crate::turns::{Share, Turns};
 
-/// The most connections, however many descriptors there are: at 600 bytes each, 10 MB.
-pub const MAX_CONNECTIONS: usize = 16 * 1024;
-
-/// Descriptors that are not connections': the standard three, epoll's, the listener's, the
-/// signals', the layer's, and as many again to be safe.
+/// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', one
+/// for each layer and that of the terminal; and as many to spare.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// When all connections together keep more than this of incomplete heads and unsent answers, those
-/// that do are closed, as if there were no room for them. An honest client needs some only while its
-/// packets are on their way.
+/// The most bytes that all connections together may keep of incomplete heads and unsent answers. An
+/// honest client needs some only while its packets are on their way.
 pub const MAX_HELD: usize = 8 * 1024 * 1024;
-
-/// How many connections are accepted before those that exist have their turn: a millisecond's work.
-const ACCEPTS_PER_TURN: usize = 64;
-
-/// How long no connection is accepted after the system had no room for one. Go begins with 5 ms
-/// and doubles up to 1 s; haproxy waits 100 ms.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Deadlines are looked after this often at most, which is as late as one can be missed.
-const SWEEP_PAUSE: Duration = Duration::from_millis(250);
-
-/// After how long a reader that takes nothing may have to make room.
-pub const STALL_NOTICED: Duration = Duration::from_secs(1);
-
-/// How long a line of the log waits at most while there are other things to do.
-const LOG_DELAY: Duration = Duration::from_millis(10);
-
-/// How long the log waits to try again if nobody reads it.
-const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 /// How long transfers may go on after the first signal. Docker kills after 10 s.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many events are taken from the kernel at a time. Those beyond come with the next turn.
-const EVENTS_PER_TURN: usize = 256;
+/// How many events are taken from the kernel at a time. The others come with the next look.
+const EVENTS_PER_LOOK: usize = 1024;
 
-/// How many connections that might be closed are looked up at a time, so that a crowd at the door
-/// costs a look at all clients only so often.
-const LOOKED_UP: usize = 64;
+/// How many connections are accepted between two looks: a millisecond's work.
+const ACCEPTS_PER_LOOK: usize = 64;
+
+/// How many clients that ask little have their turn between two looks: a millisecond's work, as a rule.
+const LIGHT_TURNS_PER_LOOK: usize = 64;
+
+/// How many clients that ask much have their turn between two looks: another millisecond.
+const HEAVY_TURNS_PER_LOOK: usize = 16;
+
+/// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
+/// and doubles up to 1 s; haproxy waits 100 ms.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A shortage that lasts is logged once in this time.
+const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
+
+/// Deadlines are looked at this often at most, so an overdue one is noticed so late at worst.
+const SWEEP_PAUSE: Duration = Duration::from_millis(250);
+
+/// How long a line of the log waits at most while there are other things to do.
+const LOG_DELAY: Duration = Duration::from_millis(10);
+
+/// How long the log waits to try again when nobody reads it.
+const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -82,41 +88,34 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 /// A listening server, ready to run.
 pub struct Server {
     registry: Registry,
-    layer: SealedFile,
+    layers: Vec<SealedFile>,
     poll: Poll,
     signals: Signals,
-    /// `None` once the server is stopping.
-    listener: Option<TcpListener>,
+    acceptor: Acceptor,
     clients: Clients,
-    /// Who can do something now, in the order of their turns.
-    queue: VecDeque<Token>,
+    /// The clients that can do something now.
+    turns: Turns<Token>,
     buffers: Buffers,
     clock: Clock,
     log: Log,
-    stderr: Stderr,
-    /// When the log was last written.
-    logged_at: Instant,
-    /// Set by the listener's event, which comes once; cleared when there is nothing to accept.
-    may_accept: bool,
-    /// No connection is accepted before this moment.
-    accept_from: Instant,
-    /// When deadlines are looked after next.
+    log_writer: LogWriter,
+    /// When deadlines are looked at next.
     sweep_at: Option<Instant>,
-    /// When the grace ends, if the server is stopping.
+    /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
 }
 
 impl Server {
-    /// Puts a server together.
+    /// Puts a server together. `layers` are the files that the registry's answers refer to.
     ///
     /// # Errors
     ///
-    /// When the system denies a descriptor.
+    /// When the system denies a descriptor, and when it has none left for a client.
     pub fn new(
         listener: std::net::TcpListener,
         signals: Signals,
         registry: Registry,
-        layer: SealedFile,
+        layers: Vec<SealedFile>,
         log: Log,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -124,268 +123,343 @@ impl Server {
         poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
         poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
         let descriptors = system::raise_descriptor_limit();
-        let limit = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(1, MAX_CONNECTIONS);
         let clock = Clock::start();
+        let log_writer = LogWriter { stderr: Stderr::open(), written_at: clock.now };
+        // A server that can accept no client at all should say so now.
+        listener.as_fd().try_clone_to_owned().map_err(|error| {
+            let message = format!("{descriptors} open files are too few to accept a client: {error}");
+            io::Error::other(message)
+        })?;
+        let limit = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(1, MAX_CONNECTIONS);
         Ok(Self {
             registry,
-            layer,
+            layers,
             poll,
             signals,
-            listener: Some(listener),
+            acceptor: Acceptor::new(listener, clock.now),
             clients: Clients::new(limit),
-            queue: VecDeque::new(),
+            turns: Turns::default(),
             buffers: Buffers::default(),
-            accept_from: clock.now,
-            logged_at: clock.now,
             clock,
             log,
-            stderr: Stderr::open(),
-            may_accept: true,
+            log_writer,
             sweep_at: None,
             grace_ends: None,
         })
     }
 
-    /// Serves until a signal comes. The first lets transfers finish. Gives nothing when they have, or
-    /// when the grace is over, and the number of the second signal if that ends it.
+    /// Serves until a signal comes. The first signal lets transfers finish. Gives nothing when they have
+    /// finished or the grace is over, and the signal's number if a second one ends it.
     ///
     /// # Errors
     ///
     /// When the event queue breaks, which only a bug could bring about.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
-        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let mut events = Events::with_capacity(EVENTS_PER_LOOK);
         loop {
-            let mut is_signalled = false;
-            match self.poll.poll(&mut events, self.patience()) {
+            // 1. Wait until the kernel has something to tell, or until something else is due. If clients
+            //    stand in a queue, this only looks.
+            match self.poll.poll(&mut events, self.time_to_wait()) {
+                // A signal that stops and continues the process interrupts the wait.
                 Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-                _ => {}
+                _ => self.clock.tick(),
             }
-            self.clock.tick();
+            // 2. Note what the kernel says. A client that can go on is put into a queue.
+            let mut is_signalled = false;
             for event in &events {
                 match event.token() {
-                    LISTENER => self.may_accept = true,
+                    LISTENER => self.acceptor.note_event(),
                     SIGNALS => is_signalled = true,
-                    token => self.wake(token, event.is_readable(), event.is_read_closed()),
+                    token => self.note_event(token, event),
                 }
             }
+            // 3. Obey signals: the first lets transfers finish, the second does not.
             while is_signalled && let Some(signal) = self.signals.take() {
                 if self.grace_ends.is_some() {
-                    self.write_last_of_log();
+                    self.log_writer.write_last(&mut self.log, &self.clock);
                     return Ok(Some(signal));
                 }
                 self.stop();
             }
+            // 4. Let newcomers in, some at a time.
             self.accept();
-            for _ in 0..self.queue.len() {
-                if let Some(token) = self.queue.pop_front() {
-                    self.turn(token);
-                }
-            }
-            while self.clients.held > MAX_HELD && self.make_room(Shortage::Memory) {}
+            // 5. Give some clients a turn.
+            self.give_turns();
+            // 6. Now and then, queue the clients whose deadline has passed.
             if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
                 self.sweep();
             }
+            // 7. When the server stops: end when all clients are gone, or their time is over.
             let is_over =
                 self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
             if is_over {
-                self.write_last_of_log();
+                self.log_writer.write_last(&mut self.log, &self.clock);
                 return Ok(None);
             }
-            let is_idle = events.is_empty() && self.queue.is_empty();
-            if is_idle || self.clock.now >= self.logged_at + LOG_DELAY {
-                self.write_log();
+            // 8. Write the log if there is nothing else to do, or if it has waited for long.
+            let is_idle = events.is_empty() && self.turns.is_empty();
+            if is_idle || self.log_writer.is_due(self.clock.now) {
+                self.log_writer.write(&mut self.log, &self.clock);
             }
         }
     }
 
-    fn write_log(&mut self) {
-        self.log.flush(self.clock.rfc3339(), &mut self.stderr);
-        self.logged_at = self.clock.now;
-    }
-
-    /// Gives whoever reads the log a tenth of a second to make room for the rest of it.
-    fn write_last_of_log(&mut self) {
-        for _ in 0..10 {
-            self.write_log();
-            if !self.log.is_waiting() {
-                break;
-            }
-            std::thread::sleep(LOG_DELAY);
-        }
-    }
-
-    /// How long to wait for events: not at all while there is something to do, if only to log. So a
-    /// busy server writes many lines at once, and looks once more before it goes to sleep.
-    fn patience(&self) -> Option<Duration> {
+    /// How long to wait for events; not at all while there is something to do, if only to write the log.
+    /// So a busy server writes many lines at once, and looks once more before it goes to sleep.
+    fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
-        let accept_at = (self.may_accept && self.listener.is_some()).then_some(self.accept_from);
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
-        let work_at = (!self.queue.is_empty() || self.log.is_new()).then_some(now);
-        let at = [accept_at, log_at, work_at, self.sweep_at, self.grace_ends].into_iter().flatten().min()?;
-        Some(at.saturating_duration_since(now))
+        let work_at = (!self.turns.is_empty() || self.log.is_new()).then_some(now);
+        let at = [self.acceptor.accept_at(), log_at, work_at, self.sweep_at, self.grace_ends];
+        let first = at.into_iter().flatten().min()?;
+        Some(first.saturating_duration_since(now))
     }
 
-    /// Notes what the kernel says of a socket, and puts its client into the queue.
-    fn wake(&mut self, token: Token, is_readable: bool, is_read_closed: bool) {
+    /// Notes what the kernel says of a client's socket.
+    fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
-            client.socket.is_readable |= is_readable;
-            client.socket.is_read_closed |= is_read_closed;
-            self.enqueue(token);
+            client.socket.is_readable |= event.is_readable();
+            client.socket.may_read_short |= event.is_read_closed() || event.is_priority();
+            self.turns.enqueue(token, &mut client.share);
         }
     }
 
-    fn enqueue(&mut self, token: Token) {
-        if let Some(client) = self.clients.find(token)
-            && !client.is_queued
-        {
-            client.is_queued = true;
-            self.queue.push_back(token);
-        }
-    }
-
+    /// Accepts some of the connections that wait.
     fn accept(&mut self) {
-        let mut errors = 0;
-        for _ in 0..ACCEPTS_PER_TURN {
-            if !self.may_accept || self.clock.now < self.accept_from {
+        for _ in 0..ACCEPTS_PER_LOOK {
+            if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
-            let Some(listener) = &self.listener else { return };
-            if self.clients.count() >= self.clients.limit {
-                // Nobody is to make room for nobody.
-                if !system::is_acceptable(listener.as_fd()) {
-                    self.may_accept = false;
-                    return;
-                }
-                if !self.make_room(Shortage::Places) {
-                    // Everyone is being answered. There will be room when the first has been.
-                    self.accept_from = self.clock.now + ACCEPT_PAUSE;
-                    return;
-                }
+            // No connection is closed for a newcomer that is not there.
+            let is_full = self.clients.count() >= self.clients.limit();
+            if is_full && self.acceptor.is_anyone_waiting() && !self.make_room(Shortage::Places) {
+                // All clients are being answered. There will be room when the first has been.
+                self.acceptor.pause(self.clock.now);
+                return;
             }
-            let Some(listener) = &self.listener else { return };
-            match listener.accept() {
-                Ok((stream, peer)) => self.admit(stream, peer),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_accept = false,
-                // Linux looks for a free descriptor before it looks for a connection.
-                Err(error) if is_shortage(&error) && !system::is_acceptable(listener.as_fd()) => {
-                    self.may_accept = false;
-                }
-                // The event will not come again, so `may_accept` stays.
-                Err(error) if is_shortage(&error) => {
+            match self.acceptor.accept(self.clock.now) {
+                Ok(Some((stream, peer))) => self.admit(stream, peer),
+                Ok(None) => {}
+                Err(error) => {
                     self.make_room(Shortage::Places);
-                    self.accept_from = self.clock.now + ACCEPT_PAUSE;
-                    let event = format!("Cannot accept connections for now: {error}");
-                    self.log.event(self.clock.rfc3339(), &event);
+                    self.acceptor.pause(self.clock.now);
+                    if self.acceptor.is_news(self.clock.now) {
+                        let event = format!("Cannot accept connections for now: {error}");
+                        self.log.event(self.clock.rfc3339(), &event);
+                    }
                 }
-                // accept(2): errors of the connection that was to be accepted, such as ECONNABORTED
-                // and EHOSTUNREACH, are to be treated like none. EINTR likewise.
-                Err(_) => errors += 1,
             }
-        }
-        // An error that persists is of another kind, whatever it is.
-        if errors == ACCEPTS_PER_TURN {
-            self.accept_from = self.clock.now + ACCEPT_PAUSE;
         }
     }
 
+    /// Gives a newcomer its first turn. Its request is there, as a rule; if the client wants no other,
+    /// the socket is never registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
-        let token = self.clients.insert(Client { socket: Socket::new(stream), connection, is_queued: false });
-        // The request is there with the connection, as a rule. A client that wants one answer and no
-        // more is never registered.
+        let client = Client { socket: Socket::new(stream), connection, share: Share::default() };
+        let token = self.clients.insert(client);
         self.turn(token);
-        let interest = Interest::READABLE | Interest::WRITABLE;
+        // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
+        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         if let Some(client) = self.clients.find(token)
             && self.poll.registry().register(&mut client.socket.stream, token, interest).is_err()
         {
-            self.clients.remove(token); // The kernel has no memory for it.
+            // The kernel has no memory for it.
+            self.close(token, CloseReason::NoMemory);
         }
     }
 
-    /// Closes the connection that has waited longest without a complete request, or else the one
-    /// that has stalled longest, if there is any.
-    fn make_room(&mut self, shortage: Shortage) -> bool {
-        match self.clients.most_expendable(shortage, self.clock.now) {
-            Some(token) => {
-                self.clients.remove(token);
-                true
-            }
-            None => false,
+    /// Gives turns to some of the clients that stand in the queues.
+    fn give_turns(&mut self) {
+        for _ in 0..LIGHT_TURNS_PER_LOOK {
+            let Some(token) = self.turns.next_light() else { break };
+            self.turn(token);
+        }
+        for _ in 0..HEAVY_TURNS_PER_LOOK {
+            let Some(token) = self.turns.next_heavy() else { break };
+            self.turn(token);
         }
     }
 
+    /// Gives a client a turn, and does what its connection wants next.
     fn turn(&mut self, token: Token) {
-        if let Some(client) = self.clients.find(token) {
-            client.is_queued = false;
+        let outcome = self.clients.with(token, |Client { socket, connection, share }| {
+            let mut turn = Turn {
+                transport: &mut ClientSocket { socket, layers: &self.layers },
+                registry: &self.registry,
+                clock: &self.clock,
+                log: &mut self.log,
+                buffers: &mut self.buffers,
+                is_stopping: self.grace_ends.is_some(),
+                left: Allowance::FULL,
+            };
+            let next = connection.turn(&mut turn);
+            self.turns.note(share, Allowance::FULL.requests - turn.left.requests);
+            if next == Next::Again {
+                self.turns.enqueue(token, share);
+            }
+            (next, connection.deadline())
+        });
+        match outcome {
+            Some((Next::Wait, deadline)) => self.plan_sweep(deadline),
+            Some((Next::Close(reason), _)) => self.close(token, reason),
+            Some((Next::Again, _)) | None => {}
         }
-        self.with_client(token, |connection, socket, context| connection.turn(socket, context));
-    }
-
-    /// Lets something happen to a client, and deals with what it wants next.
-    fn with_client(
-        &mut self,
-        token: Token,
-        happen: impl FnOnce(&mut Connection, &mut LayerSocket<'_>, &mut Context<'_>) -> Next,
-    ) {
-        let Some(client) = self.clients.find(token) else { return };
-        let mut socket = LayerSocket { socket: &mut client.socket, layer: &self.layer };
-        let mut context = Context {
-            registry: &self.registry,
-            clock: &self.clock,
-            log: &mut self.log,
-            buffers: &mut self.buffers,
-            stopping: self.grace_ends.is_some(),
-        };
-        let held = client.connection.held();
-        let next = happen(&mut client.connection, &mut socket, &mut context);
-        let (deadline, now_held) = (client.connection.deadline(), client.connection.held());
-        self.clients.held = self.clients.held - held + now_held;
-        match next {
-            Next::Wait => self.look_after(deadline),
-            Next::Again => self.enqueue(token),
-            Next::Close => self.clients.remove(token),
-        }
+        while self.clients.held() > MAX_HELD && self.make_room(Shortage::Memory) {}
         if self.log.is_ample() {
-            self.write_log();
+            self.log_writer.write(&mut self.log, &self.clock);
         }
     }
 
-    fn look_after(&mut self, deadline: Instant) {
+    /// Closes the connection that gives way first, if there is one that does.
+    fn make_room(&mut self, shortage: Shortage) -> bool {
+        while let Some(token) = self.clients.first_to_give_way(shortage, self.clock.now) {
+            let Some(Client { socket, connection, .. }) = self.clients.find(token) else { continue };
+            let transport = ClientSocket { socket, layers: &self.layers };
+            let reason = match shortage {
+                Shortage::Memory => CloseReason::NoMemory,
+                Shortage::Places if connection.yields(&transport, self.clock.now) => CloseReason::NoPlace,
+                Shortage::Places => continue,
+            };
+            self.close(token, reason);
+            return true;
+        }
+        false
+    }
+
+    fn close(&mut self, token: Token, reason: CloseReason) {
+        if let Some(client) = self.clients.remove(token)
+            && let Some(explanation) = reason.explanation()
+        {
+            let event = format!("Closing {}: {explanation}", client.connection.peer());
+            self.log.event(self.clock.rfc3339(), &event);
+        }
+    }
+
+    /// Queues the clients whose deadline has passed, and plans the next sweep. What has arrived from them
+    /// is looked at before the deadline counts, even if the kernel has not been asked for it yet.
+    fn sweep(&mut self) {
+        self.sweep_at = None;
+        for slot in self.clients.slots() {
+            let token = self.clients.token(slot);
+            let Some(client) = self.clients.find(token) else { continue };
+            let deadline = client.connection.deadline();
+            if deadline <= self.clock.now {
+                client.socket.is_readable = true;
+                self.turns.enqueue(token, &mut client.share);
+            } else {
+                self.plan_sweep(deadline);
+            }
+        }
+    }
+
+    fn plan_sweep(&mut self, deadline: Instant) {
         // No sweep is due sooner than the pause allows, however soon the deadline is.
         let at = deadline.max(self.clock.now + SWEEP_PAUSE);
         self.sweep_at = Some(self.sweep_at.map_or(at, |planned| planned.min(at)));
     }
 
-    /// Lets every deadline that has passed take effect, and plans the next sweep.
-    fn sweep(&mut self) {
-        self.sweep_at = None;
-        for place in self.clients.places() {
-            let token = self.clients.token(place);
-            self.with_client(token, |connection, socket, context| connection.expire(socket, context));
-        }
-    }
-
-    /// Refuses new connections, lets go of idle ones, and gives the others their time.
+    /// Refuses new connections, closes those that wait for nothing, and gives the others their time.
     fn stop(&mut self) {
-        // Who is at the door was let in by the kernel, and would be thrown out by it.
-        self.may_accept = true;
-        for _ in 0..=self.clients.limit / ACCEPTS_PER_TURN {
+        // When the listener is closed, the kernel resets the connections that wait to be accepted. They
+        // came before the signal, so they are accepted first.
+        self.acceptor.note_event();
+        for _ in 0..=self.clients.limit() / ACCEPTS_PER_LOOK {
             self.accept();
         }
         self.grace_ends = Some(self.clock.now + GRACE);
-        self.listener = None;
+        self.acceptor.close();
         let event = format!("Stopping: {} connections are open", self.clients.count());
         self.log.event(self.clock.rfc3339(), &event);
-        for place in self.clients.places() {
-            let token = self.clients.token(place);
-            self.with_client(token, |connection, socket, context| {
-                // What has arrived before the signal is answered.
-                match connection.turn(socket, context) {
-                    Next::Wait => connection.stop(socket, context.clock.now),
-                    next => next,
-                }
+        for slot in self.clients.slots() {
+            let token = self.clients.token(slot);
+            // What has arrived before the signal is answered.
+            self.turn(token);
+            let next = self.clients.with(token, |Client { socket, connection, .. }| {
+                connection.stop(&mut ClientSocket { socket, layers: &self.layers }, self.clock.now)
             });
+            if let Some(Next::Close(reason)) = next {
+                self.close(token, reason);
+            }
         }
+    }
+}
+
+/// Accepts connections, and knows when that makes sense.
+struct Acceptor {
+    /// `None` once the server is stopping.
+    listener: Option<TcpListener>,
+    /// Whether connections may be waiting. The kernel says so once, and it stays so until an attempt finds
+    /// none.
+    may_wait: bool,
+    /// No connection is accepted before this moment.
+    resume_at: Instant,
+    /// When a shortage was last logged.
+    logged_at: Option<Instant>,
+}
+
+impl Acceptor {
+    fn new(listener: TcpListener, now: Instant) -> Self {
+        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None }
+    }
+
+    fn note_event(&mut self) {
+        self.may_wait = true;
+    }
+
+    fn close(&mut self) {
+        self.listener = None;
+    }
+
+    /// When to accept next, if connections may be waiting.
+    fn accept_at(&self) -> Option<Instant> {
+        (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
+    }
+
+    fn pause(&mut self, now: Instant) {
+        self.resume_at = now + ACCEPT_PAUSE;
+    }
+
+    /// Whether a shortage is to be logged. One that lasts is logged only now and then.
+    fn is_news(&mut self, now: Instant) -> bool {
+        let is_news = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
+        if is_news {
+            self.logged_at = Some(now);
+        }
+        is_news
+    }
+
+    /// Whether a connection waits to be accepted, as the kernel says now.
+    fn is_anyone_waiting(&mut self) -> bool {
+        self.may_wait =
+            self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
+        self.may_wait
+    }
+
+    /// Accepts a connection, if one waits.
+    ///
+    /// # Errors
+    ///
+    /// When one waits and the system has no room for it.
+    fn accept(&mut self, now: Instant) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+        let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
+        match listener.accept() {
+            Ok(accepted) => return Ok(Some(accepted)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
+            // Linux looks for a free descriptor before it looks for a connection. The event does not
+            // come again, so `may_wait` has to stay if there is a connection.
+            Err(error) if is_shortage(&error) => {
+                if self.is_anyone_waiting() {
+                    return Err(error);
+                }
+            }
+            // accept(2): an error of the connection that was to be accepted, such as ECONNABORTED or
+            // EHOSTUNREACH, is to be treated as if there had been none. EINTR likewise. Whatever else
+            // it is, a pause keeps the loop from spinning.
+            Err(error) if is_of_connection(&error) => {}
+            Err(_) => self.pause(now),
+        }
+        Ok(None)
     }
 }
 
@@ -395,156 +469,67 @@ fn is_shortage(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|number| shortages.contains(&number))
 }
 
-struct Client {
-    socket: Socket,
-    connection: Connection,
-    is_queued: bool,
+/// The errors that accept(2) passes on from the network, and EINTR.
+fn is_of_connection(error: &io::Error) -> bool {
+    let passing = [
+        libc::EINTR,
+        libc::ECONNABORTED,
+        libc::ENETDOWN,
+        libc::EPROTO,
+        libc::ENOPROTOOPT,
+        libc::EHOSTDOWN,
+        libc::ENONET,
+        libc::EHOSTUNREACH,
+        libc::EOPNOTSUPP,
+        libc::ENETUNREACH,
+        libc::EPERM,
+    ];
+    error.raw_os_error().is_some_and(|number| passing.contains(&number))
 }
 
-/// What there is not enough of.
-#[derive(Clone, Copy)]
-enum Shortage {
-    Places,
-    /// Only closing a connection that holds some helps then.
-    Memory,
+/// Writes the log to standard error, not too often.
+struct LogWriter {
+    stderr: Stderr,
+    written_at: Instant,
 }
 
-/// All clients, by token. A token is a place and the number of its use, so that an event for a
-/// connection that is closed does not reach the one that has its place now.
-struct Clients {
-    slots: Vec<Slot>,
-    free: Vec<usize>,
-    limit: usize,
-    /// What all connections together keep in memory.
-    held: usize,
-    /// The most expendable connections when last looked, the first to go last, for each shortage. One
-    /// that has been served since is out of place here, and its time shows that.
-    expendable: [Vec<((bool, Instant), Token)>; 2],
-}
-
-struct Slot {
-    uses: usize,
-    client: Option<Client>,
-}
-
-const _: () = assert!(MAX_CONNECTIONS.is_power_of_two(), "or a token that wraps around changes its place");
-
-impl Clients {
-    fn new(limit: usize) -> Self {
-        Self { slots: Vec::new(), free: Vec::new(), limit, held: 0, expendable: [Vec::new(), Vec::new()] }
+impl LogWriter {
+    fn is_due(&self, now: Instant) -> bool {
+        now >= self.written_at + LOG_DELAY
     }
 
-    fn count(&self) -> usize {
-        self.slots.len() - self.free.len()
+    fn write(&mut self, log: &mut Log, clock: &Clock) {
+        log.flush(clock.rfc3339(), &mut self.stderr);
+        self.written_at = clock.now;
     }
 
-    /// The places where there may be a client.
-    fn places(&self) -> Range<usize> {
-        0..self.slots.len()
-    }
-
-    /// The token of whoever is, or comes next, at a place.
-    fn token(&self, place: usize) -> Token {
-        // The topmost bit stays clear of the tokens that are no client's.
-        Token(self.slots[place].uses.wrapping_mul(MAX_CONNECTIONS).wrapping_add(place) & (usize::MAX >> 1))
-    }
-
-    fn place(&self, token: Token) -> Option<usize> {
-        let place = token.0 % MAX_CONNECTIONS;
-        (place < self.slots.len() && self.token(place) == token).then_some(place)
-    }
-
-    fn find(&mut self, token: Token) -> Option<&mut Client> {
-        let place = self.place(token)?;
-        self.slots[place].client.as_mut()
-    }
-
-    fn insert(&mut self, client: Client) -> Token {
-        let place = self.free.pop().unwrap_or(self.slots.len());
-        if place == self.slots.len() {
-            self.slots.push(Slot { uses: 0, client: None });
-        }
-        self.slots[place].client = Some(client);
-        self.token(place)
-    }
-
-    /// Closes a client's connection.
-    fn remove(&mut self, token: Token) {
-        let Some(place) = self.place(token) else { return };
-        let slot = &mut self.slots[place];
-        if let Some(client) = slot.client.take() {
-            slot.uses = slot.uses.wrapping_add(1);
-            self.held -= client.connection.held();
-            self.free.push(place);
-        }
-    }
-
-    /// Who is to be closed if there is not enough of something.
-    fn most_expendable(&mut self, shortage: Shortage, now: Instant) -> Option<Token> {
-        loop {
-            while let Some((found, token)) = self.expendable[shortage as usize].pop() {
-                if self.expendability(token, shortage, now) == Some(found) {
-                    return Some(token);
-                }
+    /// Writes the last lines. Whoever reads them has a tenth of a second to make room for them.
+    fn write_last(&mut self, log: &mut Log, clock: &Clock) {
+        for _ in 0..10 {
+            self.write(log, clock);
+            if !log.is_waiting() {
+                break;
             }
-            let tokens = self.places().map(|place| self.token(place));
-            let mut found: Vec<_> =
-                tokens.filter_map(|token| Some((self.expendability(token, shortage, now)?, token))).collect();
-            if found.is_empty() {
-                return None;
-            }
-            found.sort_unstable_by(|one, other| other.cmp(one));
-            found.drain(..found.len().saturating_sub(LOOKED_UP));
-            self.expendable[shortage as usize] = found;
+            std::thread::sleep(LOG_DELAY);
         }
     }
-
-    /// Whether, and how soon, a connection may be closed for want of something: the smallest goes
-    /// first. That is who has waited longest without a complete request, and after all of those,
-    /// who has taken nothing of an answer for longest.
-    fn expendability(&self, token: Token, shortage: Shortage, now: Instant) -> Option<(bool, Instant)> {
-        let connection = &self.slots[self.place(token)?].client.as_ref()?.connection;
-        let (is_writing, since) = (connection.is_writing(), connection.since());
-        let is_expendable = match shortage {
-            Shortage::Places => !is_writing || now >= since + STALL_NOTICED,
-            Shortage::Memory => connection.held() > 0,
-        };
-        is_expendable.then_some((is_writing, since))
-    }
 }
 
-/// A socket, and what the kernel has said of it.
-struct Socket {
-    stream: TcpStream,
-    /// Whether there may be something to read. The kernel says so once; it is known to be over when
-    /// a read would block, or brings less than there was room for (epoll(7), question 9).
-    is_readable: bool,
-    /// Whether the other end has stopped writing. That is said once, too, maybe together with bytes:
-    /// then a short read is not the last.
-    is_read_closed: bool,
-}
-
-impl Socket {
-    fn new(stream: TcpStream) -> Self {
-        Self { stream, is_readable: true, is_read_closed: false }
-    }
-}
-
-/// A client's socket with the layer that may be sent through it.
-struct LayerSocket<'a> {
+/// A client's socket, with the layers that may be sent through it.
+struct ClientSocket<'a> {
     socket: &'a mut Socket,
-    layer: &'a SealedFile,
+    layers: &'a [SealedFile],
 }
 
-impl Transport for LayerSocket<'_> {
+impl Transport for ClientSocket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Socket { stream, is_readable, is_read_closed } = &mut *self.socket;
+        let Socket { stream, is_readable, may_read_short } = &mut *self.socket;
         if !*is_readable {
             return Err(ErrorKind::WouldBlock.into());
         }
         let result = stream.read(buffer);
         *is_readable = match &result {
-            Ok(count) => *count == buffer.len() || *is_read_closed,
+            Ok(count) => *count == buffer.len() || *may_read_short,
             Err(error) => error.kind() != ErrorKind::WouldBlock,
         };
         result
@@ -554,12 +539,12 @@ impl Transport for LayerSocket<'_> {
         system::send(self.socket.stream.as_fd(), bytes, more)
     }
 
-    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize> {
-        self.layer.send(self.socket.stream.as_fd(), part)
+    fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
+        self.layers[part.file].send(self.socket.stream.as_fd(), part.range.clone())
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.socket.stream.shutdown(std::net::Shutdown::Write)
+        self.socket.stream.shutdown(Shutdown::Write)
     }
 
     fn unacknowledged(&self) -> u64 {

@@ -112,18 +112,20 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     // A server that is started again must not wait for the connections of the one before.
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if address.is_ipv6() {
-        // ipv6(7): has to be settled before bind, and may be set by a sysctl.
+        // ipv6(7): a sysctl may have set it, and it cannot be changed after bind.
         set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
     }
     let options = [
-        // Every answer is handed over as a whole; waiting for more to fill a packet would only delay it.
-        (libc::TCP_NODELAY, 1),
-        (libc::TCP_NOTSENT_LOWAT, UNSENT),
-        (libc::TCP_DEFER_ACCEPT, SILENCE),
+        // RFC 6093 section 3: urgent data is a part of the stream like any other.
+        (libc::SOL_SOCKET, libc::SO_OOBINLINE, 1),
+        // Every answer is handed over as a whole. To wait for more, and fill a packet, would delay it.
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, SILENCE),
     ];
-    for (name, value) in options {
-        // Where one is not known, it works as well, if not as well as it could.
-        let _ = set_option(socket.as_fd(), libc::IPPROTO_TCP, name, value);
+    for (level, name, value) in options {
+        // A system that lacks one of these serves all the same.
+        let _ = set_option(socket.as_fd(), level, name, value);
     }
     bind(socket.as_fd(), address)?;
     // SAFETY: listen(2) takes no pointers.

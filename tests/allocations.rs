@@ -11,10 +11,10 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
 use std::io::{self, ErrorKind};
-use std::ops::Range;
 
 use quinistry::clock::Clock;
-use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
+use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
+use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Sink};
 use quinistry::registry::Registry;
 
@@ -89,9 +89,9 @@ impl Transport for Script<'_> {
         Ok(bytes.len())
     }
 
-    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize> {
-        self.written += part.end - part.start;
-        Ok(usize::try_from(part.end - part.start).expect("the sample is small"))
+    fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
+        self.written += part.len();
+        Ok(usize::try_from(part.len()).expect("the sample is small"))
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -125,14 +125,16 @@ fn serve(requests: &str) -> (u64, usize) {
     let mut script = Script { requests: requests.as_bytes(), is_ready: true, written: 0 };
     let mut turn = |script: &mut Script<'_>| {
         script.is_ready = true;
-        let mut context = Context {
+        let next = connection.turn(&mut Turn {
+            transport: script,
             registry: &registry,
             clock: &clock,
             log: &mut log,
             buffers: &mut buffers,
-            stopping: false,
-        };
-        assert!(connection.turn(script, &mut context) == Next::Wait, "the connection goes on");
+            is_stopping: false,
+            left: Allowance::FULL,
+        });
+        assert!(next == Next::Wait, "the connection goes on");
         log.flush(clock.rfc3339(), &mut Nowhere);
     };
     for _ in 0..10 {

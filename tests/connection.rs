@@ -1,27 +1,27 @@
 //! One connection, over a transport whose every accident is scripted and with a clock that is told
 //! what time it is.
 //!
-//! The model is simple: whatever the transport does (short reads, short writes, no room, interrupts,
-//! anywhere), the client must receive what it would have received had all gone well, as long as its
-//! bytes arrive at all. Only time and a broken transport may end a connection early.
+//! The rule is simple. Whatever the transport does (short reads, short writes, no room, interrupts), the
+//! client must receive what it would have received had all gone well. Only time, a broken transport and
+//! a server that is short of something may end a connection early.
 
 mod common;
 
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use common::{Answer, find, request, sample};
 use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
-    BYTES_PER_TURN, Buffers, Connection, Context, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE,
-    MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, STALL_PATIENCE, Transport,
+    Allowance, BYTES_PER_TURN, Buffers, CloseReason, Connection, HEAD_PATIENCE, IDLE_PATIENCE,
+    LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, STALL_NOTICED, STALL_PATIENCE,
+    Shortage, Transport, Turn,
 };
 use quinistry::http::request::MAX_HEAD;
-use quinistry::image::Image;
+use quinistry::http::response::FilePart;
 use quinistry::log::Log;
 use quinistry::registry::Registry;
 
@@ -36,7 +36,7 @@ enum Act {
 }
 
 /// Any time will do.
-const SINCE_EPOCH: u64 = 784_111_777;
+const SINCE_EPOCH: Duration = Duration::from_secs(784_111_777);
 
 struct Script {
     input: Vec<u8>,
@@ -83,16 +83,20 @@ impl Transport for Script {
         Ok(count)
     }
 
-    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize> {
+    fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
         assert!(!self.finished, "nothing is written after the end");
-        let count = self.next((part.end - part.start) as usize)?;
-        let start = part.start as usize;
+        let count = self.next(part.len() as usize)?;
+        let start = part.range.start as usize;
         self.output.extend_from_slice(&self.layer[start..start + count]);
         Ok(count)
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.finished = true;
+        match self.next(0) {
+            // There is nothing to wait for.
+            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
+            _ => self.finished = true,
+        }
         Ok(())
     }
 
@@ -110,15 +114,14 @@ struct World {
     buffers: Buffers,
     connection: Connection,
     transport: Script,
-    stopping: bool,
+    is_stopping: bool,
 }
 
 impl World {
     fn new(input: impl AsRef<[u8]>) -> Self {
         let (image, layer) = sample::packed();
-        let Image { layer: descriptor, .. } = &image;
-        let blob = descriptor.digest.to_string();
-        let clock = Clock::at(Instant::now(), Duration::from_secs(SINCE_EPOCH));
+        let blob = image.layer.digest.to_string();
+        let clock = Clock::at(Instant::now(), SINCE_EPOCH);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
             registry: Registry::new(image),
@@ -137,23 +140,31 @@ impl World {
                 unacknowledged: 0,
                 calls: 0,
             },
-            stopping: false,
+            is_stopping: false,
         }
     }
 
-    fn turn(&mut self) -> Next {
-        self.happen(Connection::turn)
+    /// A connection whose client asks for the layer.
+    fn asked_for_layer() -> Self {
+        let mut world = Self::new("");
+        world.transport.input = world.layer_request().into_bytes();
+        world
     }
 
-    fn happen(&mut self, what: fn(&mut Connection, &mut Script, &mut Context<'_>) -> Next) -> Next {
-        let mut context = Context {
+    fn layer_request(&self) -> String {
+        request(&format!("GET /v2/quinistry/blobs/{}", self.blob), &[])
+    }
+
+    fn turn(&mut self) -> Next {
+        self.connection.turn(&mut Turn {
+            transport: &mut self.transport,
             registry: &self.registry,
             clock: &self.clock,
             log: &mut self.log,
             buffers: &mut self.buffers,
-            stopping: self.stopping,
-        };
-        what(&mut self.connection, &mut self.transport, &mut context)
+            is_stopping: self.is_stopping,
+            left: Allowance::FULL,
+        })
     }
 
     /// Gives it turns until it has nothing to do, as a server would.
@@ -163,7 +174,7 @@ impl World {
             match self.turn() {
                 // A scripted block passes; a real one lasts until more input comes.
                 Next::Wait if self.transport.calls == calls => return Next::Wait,
-                Next::Close => return Next::Close,
+                Next::Close(reason) => return Next::Close(reason),
                 Next::Wait | Next::Again => {}
             }
         }
@@ -175,15 +186,22 @@ impl World {
         self.run()
     }
 
+    fn pass(&mut self, time: Duration) {
+        self.clock = Clock::at(self.clock.now + time, SINCE_EPOCH);
+    }
+
     /// Lets time pass, as far as the deadline and no further.
     fn wait_for_deadline(&mut self, patience: Duration) -> Next {
         let (deadline, just_before) = (self.connection.deadline(), Duration::from_nanos(1));
         assert_eq!(deadline, self.clock.now + patience, "the deadline");
-        let since_epoch = Duration::from_secs(SINCE_EPOCH);
-        self.clock = Clock::at(deadline.checked_sub(just_before).expect("a later time"), since_epoch);
-        assert_eq!(self.happen(Connection::expire), Next::Wait, "not before its time");
-        self.clock = Clock::at(deadline, since_epoch);
-        self.happen(Connection::expire)
+        self.pass(patience.checked_sub(just_before).expect("a time"));
+        assert_eq!(self.turn(), Next::Wait, "not before its time");
+        self.pass(just_before);
+        self.turn()
+    }
+
+    fn stop(&mut self) -> Next {
+        self.connection.stop(&mut self.transport, self.clock.now)
     }
 
     fn answers(&self) -> Vec<Answer> {
@@ -209,11 +227,14 @@ fn manifest() -> String {
     request("GET /v2/quinistry/manifests/latest", &[])
 }
 
+fn closed(reason: CloseReason) -> Next {
+    Next::Close(reason)
+}
+
 #[test]
 fn requests_are_answered_in_order_and_the_connection_goes_on() {
     let mut world = World::new("");
-    let layer = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]);
-    let three = request("GET /v2/", &[]) + &layer + &manifest();
+    let three = request("GET /v2/", &[]) + &world.layer_request() + &manifest();
     assert_eq!(world.receive(three.repeat(40)), Next::Wait);
     let answers = world.answers();
     assert_eq!(answers.len(), 120);
@@ -223,7 +244,7 @@ fn requests_are_answered_in_order_and_the_connection_goes_on() {
         assert_eq!(three[2].status, 200);
         assert!(three.iter().all(|answer| answer.field("connection").is_none()));
     }
-    assert_eq!(world.connection.held(), 0, "who waits keeps no buffer");
+    assert_eq!(world.connection.held(), 0, "a connection that waits keeps no buffer");
 }
 
 #[test]
@@ -237,12 +258,11 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
 
     let mut world = World::new("");
     world.transport.layer = vec![b'x'; 3 * BYTES_PER_TURN as usize + 1];
-    let (image, _) = sample::packed();
+    let (mut image, _) = sample::packed();
     // A registry that believes the layer to be that large.
-    let mut image = image;
     image.layer.size = world.transport.layer.len() as u64;
     world.registry = Registry::new(image);
-    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
+    world.transport.input = world.layer_request().into_bytes();
     let mut sent = 0;
     for _ in 0..3 {
         assert_eq!(world.turn(), Next::Again);
@@ -255,7 +275,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_stops_the_work_not_the_memory() {
+fn a_reader_that_does_not_read_costs_a_bounded_amount_of_memory() {
     let mut world = World::new(manifest().repeat(1000));
     world.transport.acts = vec![Act::Block; 100].into();
     for _ in 0..50 {
@@ -268,11 +288,27 @@ fn a_reader_that_does_not_read_stops_the_work_not_the_memory() {
 }
 
 #[test]
-fn old_and_polite_clients_are_closed_as_they_wish() {
+fn a_client_never_receives_what_was_meant_for_another() {
+    let mut first = World::new(manifest());
+    first.transport.acts = [Act::Bytes(usize::MAX), Act::Break].into();
+    assert_eq!(first.turn(), closed(CloseReason::Broken), "it breaks while the answer is written");
+    let mut second = World::new(request("GET /v2/", &[]));
+    second.buffers = first.buffers;
+    assert_eq!(second.turn(), Next::Wait);
+    assert_eq!(second.answers().len(), 1);
+    assert_eq!(second.answers()[0].content, b"{}");
+}
+
+#[test]
+fn a_client_that_wants_no_further_answer_is_closed_and_others_go_on() {
     for (bytes, connection, next) in [
-        ("GET /v2/ HTTP/1.0\r\n\r\n", Some("close"), Next::Close),
+        ("GET /v2/ HTTP/1.0\r\n\r\n", Some("close"), closed(CloseReason::LastAnswer)),
         ("GET /v2/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Some("keep-alive"), Next::Wait),
-        ("GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", Some("close"), Next::Close),
+        (
+            "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
+            Some("close"),
+            closed(CloseReason::LastAnswer),
+        ),
         ("GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", None, Next::Wait),
     ] {
         let mut world = World::new(bytes);
@@ -311,20 +347,21 @@ fn what_follows_the_last_request_is_never_answered() {
         }
         // The client closes, and so do we.
         world.transport.ends = true;
-        assert_eq!(world.turn(), Next::Close);
+        assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
     }
 }
 
 #[test]
-fn a_client_that_has_said_all_is_still_answered() {
+fn a_client_that_stops_sending_after_its_requests_is_still_answered() {
     let mut world = World::new(manifest().repeat(3));
     world.transport.ends = true;
-    assert_eq!(world.run(), Next::Close);
+    assert_eq!(world.run(), closed(CloseReason::Left));
     assert_eq!(world.answers().len(), 3);
     // Half a request and the end is nothing to answer.
     let mut world = World::new(&manifest()[..30]);
     world.transport.ends = true;
-    assert_eq!((world.run(), world.transport.output.len()), (Next::Close, 0));
+    assert_eq!(world.run(), closed(CloseReason::CutShort));
+    assert!(world.transport.output.is_empty());
 }
 
 #[test]
@@ -341,119 +378,209 @@ fn a_head_as_long_as_can_be_is_answered_even_after_an_empty_line() {
 }
 
 #[test]
-fn silence_is_closed_silently() {
+fn a_silent_client_is_closed_without_a_word() {
     let mut world = World::new("");
     assert_eq!(world.turn(), Next::Wait);
-    assert_eq!(world.wait_for_deadline(HEAD_PATIENCE), Next::Close);
+    assert_eq!(world.wait_for_deadline(HEAD_PATIENCE), closed(CloseReason::Silent));
     assert!(world.transport.output.is_empty());
 
     let mut world = World::new(manifest());
     assert_eq!(world.turn(), Next::Wait);
     let sent = world.transport.output.len();
-    assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), Next::Close);
+    assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), closed(CloseReason::Idle));
     assert_eq!(world.transport.output.len(), sent);
 }
 
 #[test]
-fn a_head_that_takes_too_long_is_408_however_busy_it_looks() {
+fn a_head_that_takes_too_long_is_answered_408_however_many_bytes_come() {
     let mut world = World::new("");
     assert_eq!(world.receive("GET /v2/ HT"), Next::Wait);
     let deadline = world.connection.deadline();
     for byte in "TP/1.1\r\nX: ".bytes() {
-        world.clock = Clock::at(world.clock.now + Duration::from_millis(500), Duration::ZERO);
+        world.pass(Duration::from_millis(500));
         assert_eq!(world.receive([byte]), Next::Wait);
         assert_eq!(world.connection.deadline(), deadline, "no byte buys time");
     }
-    world.clock = Clock::at(deadline, Duration::ZERO);
-    assert_eq!(world.happen(Connection::expire), Next::Wait);
+    world.pass(deadline - world.clock.now);
+    assert_eq!(world.turn(), Next::Wait);
     assert_eq!(world.answers()[0].status, 408);
     assert!(world.transport.finished);
 }
 
 #[test]
-fn a_slow_reader_lives_and_a_stopped_one_does_not() {
-    let mut world = World::new("");
-    world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
-    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
+fn a_request_that_has_arrived_is_answered_though_its_deadline_has_passed() {
+    // The machine was stopped for an hour. Before that, the client had sent nothing, half a head or a
+    // whole request; in the meantime the rest came.
+    let whole = manifest();
+    for before in ["", &whole[..20], &whole, &(whole.clone() + &whole[..20])] {
+        let mut world = World::new("");
+        world.receive(before);
+        world.pass(Duration::from_secs(3600));
+        let rest = &whole[before.len() % whole.len()..];
+        assert_eq!(world.receive(rest), Next::Wait, "{before:?}");
+        let answers = world.answers();
+        assert_eq!(answers.len(), 1 + before.len() / whole.len(), "{before:?}");
+        assert!(answers.iter().all(|answer| answer.status == 200), "{before:?}");
+    }
+}
+
+#[test]
+fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
+    let mut world = World::asked_for_layer();
+    world.transport.acts = [Act::Bytes(1000), Act::Bytes(100)].into();
+    world.transport.acts.extend([Act::Block; 1000]);
     assert_eq!(world.turn(), Next::Wait);
     // The socket takes nothing for hours, but what it holds is being acknowledged.
     for left in (0..200).rev() {
         world.transport.unacknowledged = left;
         assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait, "{left}");
     }
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Close);
-    // Who takes all there is and gets more has made progress, though more is left than was.
-    let mut world = World::new("");
-    world.transport.acts =
-        [Act::Bytes(1000), Act::Bytes(100), Act::Block, Act::Bytes(400), Act::Block].into();
-    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
+
+    // A client that takes all there is and gets more has made progress, though more is left than was.
+    let mut world = World::asked_for_layer();
+    world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
     assert_eq!(world.turn(), Next::Wait);
     world.transport.unacknowledged = 100;
+    world.transport.acts.extend([Act::Block; 2]);
     assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    world.transport.acts.extend([Act::Bytes(400), Act::Block]);
     assert_eq!(world.turn(), Next::Wait);
     world.transport.unacknowledged = 200;
+    world.transport.acts.extend([Act::Block; 2]);
     assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
 }
 
 #[test]
-fn lingering_ends() {
+fn a_reader_makes_room_only_if_it_has_taken_nothing_for_a_while() {
+    let mut world = World::asked_for_layer();
+    world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
+    assert_eq!(world.turn(), Next::Wait);
+    let rank = |world: &World| world.connection.rank(Shortage::Places, world.clock.now);
+    assert_eq!(rank(&world), None, "it was just sent something");
+    // It reads steadily, but the transport has no room for more yet.
+    for left in (0..10).rev() {
+        world.transport.unacknowledged = left * 1000;
+        world.pass(STALL_NOTICED);
+        assert!(rank(&world).is_some());
+        assert!(!world.connection.yields(&world.transport, world.clock.now), "{left}");
+        assert_eq!(rank(&world), None, "it is left alone for a while");
+    }
+    world.pass(STALL_NOTICED);
+    assert!(rank(&world).is_some() && world.connection.yields(&world.transport, world.clock.now));
+}
+
+#[test]
+fn the_connection_that_has_waited_longest_makes_room_first() {
+    let start = Clock::at(Instant::now(), SINCE_EPOCH);
+    let half = &manifest()[..20];
+    // Begun at these times: silent, half a head, answered, answered and then half a head.
+    let world = |began: u64, then: Option<u64>, input: &str, more: &str| {
+        let mut world = World::new("");
+        world.clock = Clock::at(start.now + Duration::from_secs(began), SINCE_EPOCH);
+        world.connection = Connection::new(world.connection.peer(), world.clock.now);
+        world.receive(input);
+        if let Some(then) = then {
+            world.pass(Duration::from_secs(then - began));
+            world.receive(more);
+        }
+        world
+    };
+    let connections = [
+        world(0, None, "", ""),
+        world(1, None, half, ""),
+        world(2, None, &manifest(), ""),
+        // This one had been idle for longest when its next head began to come.
+        world(0, Some(3), &manifest(), half),
+    ];
+    let now = start.now + Duration::from_secs(5);
+    let ranks: Vec<_> =
+        connections.iter().map(|world| world.connection.rank(Shortage::Places, now)).collect();
+    assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{ranks:?}");
+
+    // For want of memory, only those that keep some: the newer half of a head is kept for longer.
+    let ranks: Vec<_> =
+        connections.iter().map(|world| world.connection.rank(Shortage::Memory, now)).collect();
+    assert_eq!((ranks[0], ranks[2]), (None, None));
+    assert!(ranks[1].is_some() && ranks[1] < ranks[3], "{ranks:?}");
+}
+
+#[test]
+fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
     let malformed = "GET / HTTP/1.1\r\nHost : x\r\n\r\n";
-    // In silence, whether or not the answer had arrived when it began,
+    // Silence ends it, whether or not the answer had arrived when it began.
     for unacknowledged in [0, 300] {
         let mut world = World::new(malformed);
         world.transport.unacknowledged = unacknowledged;
         assert_eq!(world.run(), Next::Wait);
         world.transport.unacknowledged = 0;
-        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Close);
+        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::TalkedOn));
     }
-    // but not while the answer is still being taken,
+    // It goes on while the answer is still being taken.
     let mut world = World::new(malformed);
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
     world.transport.unacknowledged = 200;
     assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Wait);
-    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Close);
-    // in spite of a trickle,
+    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::TalkedOn));
+    // A trickle does not prolong it,
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
     let end = world.clock.now + MAX_LINGER;
     while world.connection.deadline() < end {
-        world.clock = Clock::at(world.clock.now + LINGER_PATIENCE / 2, Duration::ZERO);
+        world.pass(LINGER_PATIENCE / 2);
         assert_eq!(world.receive("x"), Next::Wait);
     }
-    world.clock = Clock::at(end, Duration::ZERO);
-    assert_eq!(world.happen(Connection::expire), Next::Close);
-    // and in a flood.
+    world.pass(end - world.clock.now);
+    assert_eq!(world.turn(), closed(CloseReason::TalkedOn));
+    // nor does a flood.
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
     assert_eq!(world.receive(vec![b'x'; MAX_DISCARDED]), Next::Wait);
-    assert_eq!(world.receive(vec![b'x'; 2 * MAX_HEAD]), Next::Close);
+    assert_eq!(world.receive(vec![b'x'; 2 * MAX_HEAD]), closed(CloseReason::TalkedOn));
 }
 
 #[test]
-fn a_server_that_stops_closes_who_waits_and_finishes_what_it_began() {
+fn a_flood_is_discarded_while_the_answer_is_on_its_way() {
+    let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    // To close now would reset the connection, and the reset could overtake the answer.
+    assert_eq!(world.receive(vec![b'x'; 3 * MAX_DISCARDED]), Next::Wait);
+    world.transport.unacknowledged = 0;
+    assert_eq!(world.receive("x"), closed(CloseReason::TalkedOn));
+    // A client that never takes the answer runs out of time, even if it never stops sending.
+    let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    world.pass(MAX_LINGER);
+    world.transport.input = vec![b'x'; 10 * BYTES_PER_TURN as usize];
+    assert_eq!(world.turn(), closed(CloseReason::TalkedOn));
+}
+
+#[test]
+fn a_server_that_stops_closes_a_client_that_waits_and_finishes_what_it_began() {
     for input in [String::new(), manifest(), manifest() + "GET /"] {
         let mut world = World::new(&input);
         world.turn();
-        assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Close, "{input}");
+        assert_eq!(world.stop(), closed(CloseReason::Stopping), "{input}");
     }
     // An answer that the client has not taken yet: our end is closed, but not before it is sent.
     let mut world = World::new(manifest());
     world.turn();
     world.transport.unacknowledged = 500;
-    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Wait);
+    assert_eq!(world.stop(), Next::Wait);
     assert!(world.transport.finished);
-    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Wait);
+    assert_eq!(world.stop(), Next::Wait);
     world.transport.unacknowledged = 0;
-    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Close);
+    assert_eq!(world.stop(), closed(CloseReason::Stopping));
     // A download is completed, and is then the last.
-    let mut world = World::new("");
-    world.transport.input =
-        (request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]) + &manifest()).into_bytes();
+    let mut world = World::asked_for_layer();
+    world.transport.input.extend_from_slice(manifest().as_bytes());
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(5000), Act::Block].into();
     assert_eq!(world.turn(), Next::Wait);
-    world.stopping = true;
-    assert_eq!(world.connection.stop(&mut world.transport, world.clock.now), Next::Wait);
+    world.is_stopping = true;
+    assert_eq!(world.stop(), Next::Wait);
     assert_eq!(world.run(), Next::Wait);
     assert!(world.transport.finished);
     let answers = world.answers();
@@ -461,11 +588,25 @@ fn a_server_that_stops_closes_who_waits_and_finishes_what_it_began() {
 }
 
 #[test]
-fn a_layer_that_ends_early_breaks_the_connection_not_the_server() {
-    let mut world = World::new("");
-    world.transport.input = request(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[]).into_bytes();
-    world.transport.acts = [Act::Bytes(1000), Act::Bytes(1000), Act::Bytes(10_000), Act::Bytes(0)].into();
-    assert_eq!(world.turn(), Next::Close);
+fn a_transport_that_takes_nothing_without_blocking_breaks_the_connection() {
+    // While the head is sent, and while the layer is.
+    for acts in [
+        vec![Act::Bytes(1000), Act::Bytes(0), Act::Bytes(0)],
+        vec![Act::Bytes(1000), Act::Bytes(1000), Act::Bytes(10_000), Act::Bytes(0)],
+    ] {
+        let mut world = World::asked_for_layer();
+        world.transport.acts = acts.into();
+        assert_eq!(world.turn(), closed(CloseReason::Broken));
+    }
+}
+
+#[test]
+fn a_connection_that_is_gone_when_it_is_to_linger_is_closed() {
+    let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
+    world.transport.acts =
+        [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Interrupt, Act::Break].into();
+    assert_eq!(world.turn(), closed(CloseReason::Broken));
+    assert!(world.transport.acts.is_empty());
 }
 
 /// Requests of every kind that leaves the connection open.
@@ -520,7 +661,7 @@ proptest! {
         disturbed.transport.ends = ends;
         let next = disturbed.run();
         prop_assert_eq!(&disturbed.transport.output, &undisturbed.transport.output);
-        prop_assert_eq!(next == Next::Close, ends || last == 1);
+        prop_assert_eq!(next != Next::Wait, ends || last == 1);
         let expected = kinds.len() + usize::from(last > 0);
         prop_assert_eq!(undisturbed.answers().len(), expected);
         prop_assert!(disturbed.connection.held() <= 4 * MAX_HEAD);

@@ -8,12 +8,13 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::{Folder, README, Server, has_tool, lossy, readme_blocks, skip};
+use quinistry::clients::MAX_CONNECTIONS;
 use quinistry::connection::{
     BYTES_PER_TURN, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER,
     REQUESTS_PER_TURN, STALL_PATIENCE,
 };
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
-use quinistry::server::{GRACE, MAX_CONNECTIONS, MAX_HELD, RESERVED_DESCRIPTORS};
+use quinistry::server::{GRACE, MAX_HELD, RESERVED_DESCRIPTORS};
 
 /// All blocks that have this word, as one script.
 fn script(word: &str) -> String {

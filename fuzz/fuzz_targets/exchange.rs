@@ -8,13 +8,13 @@ mod served;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
 use quinistry::clock::Clock;
-use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
+use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
 use quinistry::http::request::MAX_HEAD;
+use quinistry::http::response::FilePart;
 use quinistry::log::Log;
 use served::SERVED;
 
@@ -56,9 +56,10 @@ impl Transport for Pieces<'_> {
         Ok(count)
     }
 
-    fn write_layer(&mut self, part: Range<u64>) -> io::Result<usize> {
-        let count = self.next((part.end - part.start) as usize)?;
-        self.output.extend_from_slice(SERVED.layer(part.start..part.start + count as u64));
+    fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
+        let count = self.next(part.len() as usize)?;
+        let start = part.range.start;
+        self.output.extend_from_slice(SERVED.layer(start..start + count as u64));
         Ok(count)
     }
 
@@ -77,17 +78,18 @@ fn receive(input: &[u8], pieces: &[u8]) -> Vec<u8> {
     let clock = Clock::at(Instant::now(), Duration::ZERO);
     let (mut log, mut buffers) = (Log::new(true), Buffers::default());
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), clock.now);
-    let mut context = Context {
-        registry: &SERVED.registry,
-        clock: &clock,
-        log: &mut log,
-        buffers: &mut buffers,
-        stopping: false,
-    };
     loop {
-        let next = connection.turn(&mut transport, &mut context);
+        let next = connection.turn(&mut Turn {
+            transport: &mut transport,
+            registry: &SERVED.registry,
+            clock: &clock,
+            log: &mut log,
+            buffers: &mut buffers,
+            is_stopping: false,
+            left: Allowance::FULL,
+        });
         assert!(connection.held() <= 4 * MAX_HEAD, "it holds {} bytes", connection.held());
-        if next == Next::Close {
+        if let Next::Close(_) = next {
             return transport.output;
         }
     }

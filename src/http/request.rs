@@ -137,8 +137,17 @@ const fn bad(reason: &'static str) -> Rejection {
     reject(Status::BadRequest, reason)
 }
 
-/// The answer to a head that is not complete when its time is over.
-pub const HEAD_TIMEOUT: Rejection = reject(Status::RequestTimeout, "the head of the request took too long");
+/// The refusal of a head that is not complete when its time is over.
+#[must_use]
+pub fn timeout(head: &[u8]) -> Rejection {
+    let rejection = reject(Status::RequestTimeout, "the head of the request took too long");
+    Rejection { is_head: is_head(head), ..rejection }
+}
+
+/// Whether the bytes begin like a HEAD request, perhaps after an empty line.
+fn is_head(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ")
+}
 
 /// Parses the request at the start of `bytes`. Its field lines are put into `storage`. The first
 /// `searched` bytes have been parsed before, when they did not hold a complete head.
@@ -171,7 +180,7 @@ pub fn parse<'h, 'b>(
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
         Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
-        Err(rejection) => Err(Rejection { is_head: bytes.starts_with(b"HEAD "), ..rejection }),
+        Err(rejection) => Err(Rejection { is_head: is_head(bytes), ..rejection }),
     }
 }
 

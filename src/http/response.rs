@@ -83,6 +83,9 @@ pub struct FilePart {
 }
 
 impl FilePart {
+    /// No bytes.
+    pub const NONE: Self = Self { file: 0, range: 0..0 };
+
     /// The length in bytes.
     #[must_use]
     pub fn len(&self) -> u64 {
