@@ -101,11 +101,17 @@ pub const REQUESTS_PER_TURN: usize = 20;
 /// takes a fraction of a millisecond. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const BYTES_PER_TURN: u64 = 1024 * 1024;
 
+/// How many bytes are read at a time, unless a head has begun that may be longer. Real clients send heads
+/// of 200 bytes to 2 KiB. What is not read stays in the kernel, where it does not count against the
+/// memory of all connections: 4,000 clients that pipeline without end would fill that otherwise.
+const MAX_READ: usize = 2048;
+
 /// When so much output has been gathered, in bytes, it is sent before more requests are looked at: a
 /// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
 const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
+const _: () = assert!(MAX_READ < MAX_INPUT);
 const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
 
 /// A byte stream to one client that never blocks. It also has the files that are too large to be kept
@@ -521,7 +527,7 @@ impl Connection {
             _ => {
                 // The shared buffer is taken, not borrowed, while the turn is passed on.
                 let mut buffer = std::mem::take(&mut turn.buffers.input);
-                let step = match turn.transport.read(&mut buffer) {
+                let step = match turn.transport.read(&mut buffer[..MAX_READ]) {
                     Ok(0) => Ok(Step::Break(Next::Close(CloseReason::Left))),
                     Ok(count) => self
                         .respond(&buffer[..count], 0, turn)

@@ -1,33 +1,117 @@
-//! A Docker registry quine: one static binary that speaks the registry protocol and serves one
-//! image, whose only layer holds that very binary. Pull it from itself, run what you pulled, pull
-//! it again from the child: the digest never changes.
+//! A Docker registry quine: one static binary that speaks the registry protocol and serves one image,
+//! which holds that very binary. Pull it from itself, run what you pulled, pull it again from the child:
+//! the digest never changes.
 //!
-//! ## One way through the files
+//! # Why would one read this?
 //!
-//! Follow a request from the socket to its answer. Calls only point downward.
+//! The source tells three stories, each from its document: how HTTP/1.1 is read and written (`http/`),
+//! how a registry answers (`registry.rs`), and how an executable becomes a container image (`image/`).
+//! Around them is what a small server needs to stay up: an event loop (`server.rs`) and the states of a
+//! connection (`connection.rs`). [`tests/pull.rs`] shows a pull from the other side, step by step.
+//!
+//! [`tests/pull.rs`]: https://github.com/tazjin/quinistry/blob/master/tests/pull.rs
+//!
+//! # One way through the files
+//!
+//! Each file uses only files further down. A reader who follows a request from the socket to its answer
+//! never has to go back. A test holds this table against the source.
 //!
 //! ```text
-//!     main.rs         command line -> what to do; the only place that exits
-//!       |
-//!     server.rs       the event loop: sockets, deadlines, signals       (owns time and sockets)
-//!       |
-//!     connection.rs   one connection's states, over any transport       (owns buffers)
-//!     ===================  I/O above, pure functions below  ======================
-//!       |
-//!     request.rs      bytes -> request, or not yet, or the answer that refuses them
-//!       |
-//!     registry.rs     request -> answer: the registry protocol
-//!       |
-//!     response.rs     answer -> the bytes of its head
-//!
-//!     once, at start:   image.rs, what an image is  ->  executable.rs, tar.rs, gzip.rs, digest.rs
-//!     for others:       archive.rs, an image as one file; kubernetes.rs, manifests that name it
-//!     at the edges:     system.rs (system calls), log.rs, clock.rs, health.rs
+//!     file                 what it does                                uses
+//!     -------------------  ------------------------------------------  ---------------------------------
+//!     main.rs              turns the command line into what is done    server registry kubernetes health
+//!                                                                      image/archive image image/tar log
+//!                                                                      system
+//!     server.rs            the event loop: sockets, time and signals   clients turns connection registry
+//!                                                                      http/response log clock system
+//!     clients.rs           the table of connected clients              turns connection
+//!     turns.rs             decides whose turn it is                    connection
+//!     connection.rs        turns a client's bytes into answers         registry http/request
+//!                                                                      http/response log clock
+//!     registry.rs          turns a request into its answer             http/conditional http/request
+//!                                                                      http/response http/syntax image
+//!                                                                      image/digest
+//!     http/conditional.rs  decides how much content a request gets     http/request http/syntax
+//!     http/request.rs      turns bytes into a request                  http/response http/syntax
+//!     http/response.rs     turns an answer into the bytes of its head
+//!     http/syntax.rs       the grammar that several files read with
+//!     kubernetes.rs        turns an image into manifests that run it   image
+//!     image/archive.rs     turns an image into one file                image image/tar
+//!     image.rs             turns an executable into an image           image/digest image/executable
+//!                                                                      image/gzip image/tar clock
+//!     image/executable.rs  reads the processor out of an executable
+//!     image/tar.rs         turns files into a tar archive
+//!     image/gzip.rs        turns bytes into a gzip member
+//!     image/digest.rs      turns bytes into the name they have
+//!     health.rs            asks a server whether it is well
+//!     log.rs               turns events into lines for people          system
+//!     clock.rs             turns a moment into dates
+//!     system.rs            the system calls; all that is unsafe
 //! ```
 //!
-//! To learn the registry protocol, read `registry.rs`; to learn what an image is, `image.rs`. Each
-//! file names its document at the top, and a line that obeys a MUST cites it. A *Field note* tells
-//! what no document says and real clients need.
+//! # One request, from bytes to bytes
+//!
+//! ```
+//! use quinistry::http::request::{FieldStorage, parse};
+//! use quinistry::http::response::Persistence;
+//! use quinistry::image;
+//! use quinistry::registry::Registry;
+//!
+//! # // The smallest file that passes for an executable: an ELF header with one program header.
+//! # let mut executable = vec![0; 64 + 56];
+//! # executable[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+//! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
+//! #     executable[at] = byte;
+//! # }
+//! // At start: an executable becomes an image, and the image a registry.
+//! let mut layer = Vec::new();
+//! let image = image::pack(&executable[..], executable.len() as u64, &mut layer).expect("it is static");
+//! let registry = Registry::new(image);
+//!
+//! // Bytes come in, and become a request.
+//! let bytes = b"HEAD /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
+//! let mut storage = FieldStorage::default();
+//! let (request, length) = parse(bytes, 0, &mut storage).expect("valid").expect("complete");
+//! assert_eq!(length, bytes.len());
+//! assert_eq!(request.path, "/v2/quinistry/manifests/latest");
+//!
+//! // The request becomes an answer, and the answer the bytes of its head.
+//! let answer = registry.answer(&request);
+//! let mut head = Vec::new();
+//! answer.write_head("Sun, 06 Nov 1994 08:49:37 GMT", Persistence::Implied, &mut head);
+//! assert!(head.starts_with(b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"));
+//! assert!(answer.content.is_empty(), "HEAD wants no content");
+//! ```
+//!
+//! # Where a change goes
+//!
+//! * A tag: [`image::TAGS`].
+//! * An endpoint: the routes in `registry.rs`, and a row in `tests/registry.rs`.
+//! * A header field of answers: where `registry.rs` makes the fields; if HTTP itself wants it on every
+//!   answer, in `http/response.rs`.
+//! * A limit: a constant at the top of the file that enforces it, and the table in the README, which
+//!   a test compares with the constants.
+//! * A system call: `system.rs`, and nowhere else.
+//!
+//! # What must not change
+//!
+//! The program is a quine only as long as the same executable always makes the same image:
+//!
+//! * No clock, path, user, environment, map order or random number may reach the image. Keys in JSON are
+//!   sorted, times are 0, owners are root.
+//! * What a child packs is the executable that runs (`/proc/self/exe`), to the byte.
+//! * Every byte that is served by a digest has that digest.
+//!
+//! And it is safe only as long as
+//!
+//! * no byte from outside can cause a panic, a wait, or memory that is not counted;
+//! * a request that could be understood in two ways is refused.
+//!
+//! # How to read the comments
+//!
+//! A file opens with what it turns into what, the document that it follows, its limits, and what is
+//! deliberately absent. A line that obeys a MUST cites it. A *Field note* tells what no document says and
+//! real clients need.
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
 

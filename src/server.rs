@@ -54,17 +54,20 @@ pub const MAX_HELD: usize = 8 * 1024 * 1024;
 /// How long transfers may go on after the first signal. Docker kills after 10 s.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many events are taken from the kernel at a time. The others come with the next look.
-const EVENTS_PER_LOOK: usize = 1024;
+/// How many events are taken from the kernel at a time: all there can be, or a client would wait for
+/// several looks until its event is seen.
+const EVENTS_PER_LOOK: usize = MAX_CONNECTIONS + 2;
 
-/// How many connections are accepted between two looks: a millisecond's work.
-const ACCEPTS_PER_LOOK: usize = 64;
+/// How many connections are accepted between two looks: some 5 ms of work. The kernel drops newcomers
+/// when 4,096 wait, so accepting them must not fall behind.
+const ACCEPTS_PER_LOOK: usize = 256;
 
-/// How many clients that ask little have their turn between two looks: a millisecond's work, as a rule.
-const LIGHT_TURNS_PER_LOOK: usize = 64;
+/// How many clients that ask little have their turn between two looks. At least as many as are accepted,
+/// because each of those may need another turn.
+const LIGHT_TURNS_PER_LOOK: usize = 512;
 
-/// How many clients that ask much have their turn between two looks: another millisecond.
-const HEAVY_TURNS_PER_LOOK: usize = 16;
+/// How many clients that ask much have their turn between two looks: some 4 ms of work.
+const HEAVY_TURNS_PER_LOOK: usize = 64;
 
 /// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
 /// and doubles up to 1 s; haproxy waits 100 ms.
@@ -220,7 +223,7 @@ impl Server {
         if let Some(client) = self.clients.find(token) {
             client.socket.is_readable |= event.is_readable();
             client.socket.may_read_short |= event.is_read_closed() || event.is_priority();
-            self.turns.enqueue(token, &mut client.share);
+            self.turns.enqueue(token, &mut client.share, self.clock.now);
         }
     }
 
@@ -256,7 +259,7 @@ impl Server {
     /// the socket is never registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
-        let client = Client { socket: Socket::new(stream), connection, share: Share::default() };
+        let client = Client { socket: Socket::new(stream), connection, share: Share::new(self.clock.now) };
         let token = self.clients.insert(client);
         self.turn(token);
         // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
@@ -294,9 +297,9 @@ impl Server {
                 left: Allowance::FULL,
             };
             let next = connection.turn(&mut turn);
-            self.turns.note(share, Allowance::FULL.requests - turn.left.requests);
+            share.note_turn(Allowance::FULL.requests - turn.left.requests, self.clock.now);
             if next == Next::Again {
-                self.turns.enqueue(token, share);
+                self.turns.enqueue(token, share, self.clock.now);
             }
             (next, connection.deadline())
         });
@@ -346,7 +349,7 @@ impl Server {
             let deadline = client.connection.deadline();
             if deadline <= self.clock.now {
                 client.socket.is_readable = true;
-                self.turns.enqueue(token, &mut client.share);
+                self.turns.enqueue(token, &mut client.share, self.clock.now);
             } else {
                 self.plan_sweep(deadline);
             }

@@ -1,0 +1,100 @@
+//! The table of files in `src/lib.rs`: it is complete, and every arrow in it points down.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
+
+type Uses = BTreeMap<String, BTreeSet<String>>;
+
+/// The modules of the drawing in their order, and what each uses.
+fn drawn() -> (Vec<String>, Uses) {
+    let (mut order, mut uses): (Vec<String>, Uses) = (Vec::new(), Uses::new());
+    let lines = include_str!("../src/lib.rs").lines().skip_while(|line| !line.contains("what it does"));
+    for line in lines.skip(2).take_while(|line| !line.contains("```")) {
+        let line = line.strip_prefix("//!     ").expect("a row of the table");
+        let (columns, used) = line.split_at_checked(65).unwrap_or((line, ""));
+        if let Some(file) = columns.split_whitespace().next() {
+            order.push(file.strip_suffix(".rs").expect("a file of Rust").to_owned());
+        }
+        let file = order.last().expect("the first row has a file");
+        uses.entry(file.clone()).or_default().extend(used.split_whitespace().map(str::to_owned));
+    }
+    (order, uses)
+}
+
+/// The module that a path of `use` leads to, such as `http/request` for `http::request::parse`.
+fn module(path: &str, modules: &[String]) -> String {
+    let names: Vec<&str> = path.split("::").collect();
+    let longest = (1..=names.len()).rev().map(|count| names[..count].join("/"));
+    longest.into_iter().find(|name| modules.contains(name)).unwrap_or_else(|| panic!("no file for {path}"))
+}
+
+/// What the `use` lines of a file import from this crate, one path each. `a::{b, c::d}` is two of them.
+fn imports(text: &str) -> Vec<String> {
+    let code = text.split("#[cfg(test)]").next().expect("the code comes before its tests");
+    let statements = code.split(';').filter_map(|statement| {
+        let (_, path) = statement.rsplit_once("\nuse ")?;
+        path.strip_prefix("crate::").or(path.strip_prefix("quinistry::"))
+    });
+    let mut paths = Vec::new();
+    for statement in statements {
+        let flat: String = statement.split_whitespace().collect();
+        match flat.split_once('{') {
+            None => paths.push(flat),
+            Some((prefix, list)) => {
+                let members = list.strip_suffix('}').expect("a flat list").split(',');
+                paths.extend(members.filter(|m| !m.is_empty()).map(|member| format!("{prefix}{member}")));
+            }
+        }
+    }
+    paths
+}
+
+/// The modules that a file declares and so may use by their names.
+fn submodules(file: &str, text: &str) -> Vec<String> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let used = names.filter(|name| text.contains(&format!("{name}::")));
+    used.map(|name| format!("{file}::{name}")).collect()
+}
+
+/// All source files below a folder, as the drawing names them.
+fn files(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            found.extend(files(&path));
+        } else {
+            let name = path.strip_prefix(SOURCE).expect("below the source").with_extension("");
+            found.push(name.display().to_string());
+        }
+    }
+    found
+}
+
+#[test]
+fn the_drawing_has_every_file_and_every_arrow_and_all_point_down() {
+    let (order, drawn) = drawn();
+    let mut expected: BTreeSet<String> = files(Path::new(SOURCE)).into_iter().collect();
+    // These two only list the others.
+    assert!(expected.remove("lib") && expected.remove("http"));
+    assert_eq!(order.iter().cloned().collect::<BTreeSet<_>>(), expected);
+
+    for file in &order {
+        let text = std::fs::read_to_string(format!("{SOURCE}/{file}.rs")).expect("it was just found");
+        let paths = imports(&text).into_iter().chain(submodules(file, &text));
+        let used: BTreeSet<_> = paths.map(|path| module(&path, &order)).collect();
+        assert_eq!(drawn[file], used, "what {file}.rs uses");
+        let level = |name: &String| order.iter().position(|other| other == name).expect("it is drawn");
+        for other in &used {
+            assert!(level(other) > level(file), "{file}.rs uses {other}.rs, which is above it");
+        }
+        // A path that is written out would be an arrow that no `use` line shows.
+        let hidden = text.lines().find(|line| {
+            let code = line.split("//").next().expect("a line has a beginning");
+            code.contains("crate::") && !code.starts_with("use ") && !code.contains("$crate")
+        });
+        assert_eq!(hidden, None, "a path in {file}.rs that is not in a `use` line");
+    }
+}
