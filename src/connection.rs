@@ -97,13 +97,13 @@ pub const MAX_DISCARDED: usize = 256 * 1024;
 /// clients that pipeline send 16 at once, which one turn should answer.
 pub const REQUESTS_PER_TURN: usize = 20;
 
-/// How many bytes of a file a connection may send before it is the others' turn. A layer is smaller, and
-/// takes a fraction of a millisecond. nginx's `sendfile_max_chunk` is 2 MiB.
-pub const BYTES_PER_TURN: u64 = 1024 * 1024;
+/// How many bytes of a file a connection may send before it is the others' turn: a twentieth of a
+/// millisecond's work. nginx's `sendfile_max_chunk` is 2 MiB.
+pub const BYTES_PER_TURN: u64 = 256 * 1024;
 
-/// How many bytes are read at a time, unless a head has begun that may be longer. Real clients send heads
-/// of 200 bytes to 2 KiB. What is not read stays in the kernel, where it does not count against the
-/// memory of all connections: 4,000 clients that pipeline without end would fill that otherwise.
+/// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
+/// stays in the kernel, where it does not count against the memory of all connections: 4,000 clients
+/// that pipeline without end would fill that otherwise.
 const MAX_READ: usize = 2048;
 
 /// When so much output has been gathered, in bytes, it is sent before more requests are looked at: a
@@ -149,7 +149,7 @@ pub trait Transport {
     fn unacknowledged(&self) -> u64;
 }
 
-/// Buffers that all connections share. Both are empty between turns, but for their room.
+/// Buffers that all connections share. Between turns neither has anything that matters.
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -157,7 +157,7 @@ pub struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: vec![0; MAX_INPUT].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
+        Self { input: vec![0; MAX_READ].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
     }
 }
 
@@ -182,7 +182,7 @@ pub struct Turn<'t, T> {
 /// How much a connection may do in one turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
-    /// How many requests it may have answered.
+    /// How many requests it may have answered. What takes as long as a request counts as one.
     pub requests: usize,
     /// How many bytes of a file it may send, and how many it may discard.
     pub bytes: u64,
@@ -191,6 +191,22 @@ pub struct Allowance {
 impl Allowance {
     /// The allowance at the beginning of a turn.
     pub const FULL: Self = Self { requests: REQUESTS_PER_TURN, bytes: BYTES_PER_TURN };
+
+    /// The allowance of a newcomer. Nearly all have one request to begin with. If thousands come at once
+    /// and have more, the rest has to wait for a turn like everything else.
+    pub const FIRST: Self = Self { requests: 4, ..Self::FULL };
+
+    /// How much has been used of an allowance of which this is left, counted in requests. To send 16 KiB
+    /// takes about as long as a request.
+    #[must_use]
+    pub fn used(self, at_first: Self) -> usize {
+        (at_first.requests - self.requests) + ((at_first.bytes - self.bytes) / (16 * 1024)) as usize
+    }
+
+    /// Takes off as much as so many requests.
+    fn pay(&mut self, requests: usize) {
+        self.requests = self.requests.saturating_sub(requests);
+    }
 }
 
 /// What a connection wants after its turn.
@@ -508,7 +524,7 @@ impl Connection {
         let now = turn.clock.now;
         match &mut self.state {
             State::Partial { head, began } => {
-                let room = MAX_INPUT - head.len();
+                let room = MAX_READ.min(MAX_INPUT - head.len());
                 let count = turn.transport.read(&mut turn.buffers.input[..room])?;
                 if count == 0 {
                     // RFC 9112 section 8: a message that is cut short need not be answered.
@@ -516,6 +532,8 @@ impl Connection {
                 }
                 let (mut head, began, searched) = (std::mem::take(head), *began, head.len());
                 head.extend_from_slice(&turn.buffers.input[..count]);
+                // A long head takes as much time as several requests.
+                turn.left.pay(1);
                 let step = self.respond(&head, searched, turn)?;
                 Ok(step.unwrap_or_else(|| self.keep(head, began)))
             }
@@ -527,7 +545,7 @@ impl Connection {
             _ => {
                 // The shared buffer is taken, not borrowed, while the turn is passed on.
                 let mut buffer = std::mem::take(&mut turn.buffers.input);
-                let step = match turn.transport.read(&mut buffer[..MAX_READ]) {
+                let step = match turn.transport.read(&mut buffer) {
                     Ok(0) => Ok(Step::Break(Next::Close(CloseReason::Left))),
                     Ok(count) => self
                         .respond(&buffer[..count], 0, turn)
@@ -564,8 +582,9 @@ impl Connection {
                 Err(rejection) => return self.refuse(&rejection, turn).map(Some),
             };
             (rest, searched) = (&rest[length..], 0);
-            turn.left.requests -= 1;
             let response = registry.answer(&request);
+            // A part of a file takes system calls of its own, while other answers share one.
+            turn.left.pay(if matches!(response.content, Content::File(_)) { 4 } else { 1 });
             let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
             let user_agent = request.field_lines("user-agent").next().unwrap_or_default();
             let shown = [request.method_name, request.target];

@@ -58,16 +58,16 @@ pub const GRACE: Duration = Duration::from_secs(8);
 /// several looks until its event is seen.
 const EVENTS_PER_LOOK: usize = MAX_CONNECTIONS + 2;
 
-/// How many connections are accepted between two looks: some 5 ms of work. The kernel drops newcomers
-/// when 4,096 wait, so accepting them must not fall behind.
-const ACCEPTS_PER_LOOK: usize = 256;
+/// How many connections are accepted between two looks: some 10 ms of work. When 4,096 connections wait,
+/// the kernel drops others, which try again a second later; so accepting must not fall behind.
+const ACCEPTS_PER_LOOK: usize = 512;
 
 /// How many clients that ask little have their turn between two looks. At least as many as are accepted,
 /// because each of those may need another turn.
 const LIGHT_TURNS_PER_LOOK: usize = 512;
 
-/// How many clients that ask much have their turn between two looks: some 4 ms of work.
-const HEAVY_TURNS_PER_LOOK: usize = 64;
+/// How many clients that ask much have their turn between two looks: some 2 ms of work.
+const HEAVY_TURNS_PER_LOOK: usize = 32;
 
 /// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
 /// and doubles up to 1 s; haproxy waits 100 ms.
@@ -261,7 +261,7 @@ impl Server {
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, share: Share::new(self.clock.now) };
         let token = self.clients.insert(client);
-        self.turn(token);
+        self.turn(token, Allowance::FIRST);
         // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         if let Some(client) = self.clients.find(token)
@@ -276,16 +276,16 @@ impl Server {
     fn give_turns(&mut self) {
         for _ in 0..LIGHT_TURNS_PER_LOOK {
             let Some(token) = self.turns.next_light() else { break };
-            self.turn(token);
+            self.turn(token, Allowance::FULL);
         }
         for _ in 0..HEAVY_TURNS_PER_LOOK {
             let Some(token) = self.turns.next_heavy() else { break };
-            self.turn(token);
+            self.turn(token, Allowance::FULL);
         }
     }
 
     /// Gives a client a turn, and does what its connection wants next.
-    fn turn(&mut self, token: Token) {
+    fn turn(&mut self, token: Token, allowance: Allowance) {
         let outcome = self.clients.with(token, |Client { socket, connection, share }| {
             let mut turn = Turn {
                 transport: &mut ClientSocket { socket, layers: &self.layers },
@@ -294,10 +294,10 @@ impl Server {
                 log: &mut self.log,
                 buffers: &mut self.buffers,
                 is_stopping: self.grace_ends.is_some(),
-                left: Allowance::FULL,
+                left: allowance,
             };
             let next = connection.turn(&mut turn);
-            share.note_turn(Allowance::FULL.requests - turn.left.requests, self.clock.now);
+            share.note_turn(turn.left.used(allowance), self.clock.now);
             if next == Next::Again {
                 self.turns.enqueue(token, share, self.clock.now);
             }
@@ -377,7 +377,7 @@ impl Server {
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);
             // What has arrived before the signal is answered.
-            self.turn(token);
+            self.turn(token, Allowance::FULL);
             let next = self.clients.with(token, |Client { socket, connection, .. }| {
                 connection.stop(&mut ClientSocket { socket, layers: &self.layers }, self.clock.now)
             });
