@@ -7,53 +7,35 @@ mod common;
 
 use std::process::Command;
 
+use common::docker::{ImageName, docker, has_docker};
 use common::node::{Daemon, Network, Node};
-use common::{Folder, Server, eventually, has_tool, lossy, readme_block, run, save, sha256};
+use common::{
+    Folder, Server, eventually, find, has_tool, lossy, quinistry, readme_block, run, save, sha256, tool,
+};
 
-fn docker(arguments: &[&str]) -> String {
-    run(Command::new("docker").args(arguments)).trim().to_owned()
-}
-
-fn has_docker() -> bool {
-    has_tool("docker", &["info"])
-}
-
-/// Pulls and gives the digest that docker prints.
-fn docker_pull(image: &str) -> String {
-    let output = docker(&["pull", image]);
-    let line = output.lines().find_map(|line| line.strip_prefix("Digest: "));
-    line.unwrap_or_else(|| panic!("no digest: {output}")).to_owned()
-}
-
-/// A running container, removed at the end together with its image.
-struct Container {
-    id: String,
-    image: String,
-}
+/// A running container. The name of its image removes it.
+struct Container(String);
 
 impl Container {
-    fn run(image: &str, options: &[&str]) -> Self {
-        let arguments = [&["run", "-d", "-p", "127.0.0.1:0:8080"], options, &[image]].concat();
-        Self { id: docker(&arguments), image: image.to_owned() }
+    fn run(image: &ImageName, options: &[&str]) -> Self {
+        let arguments = [&["run", "-d", "-p", "127.0.0.1:0:8080"], options, &[&image.0]].concat();
+        Self(docker(&arguments))
     }
 
     fn inspect(&self, format: &str) -> String {
-        docker(&["inspect", "--format", format, &self.id])
+        docker(&["inspect", "--format", format, &self.0])
+    }
+
+    fn log(&self) -> String {
+        let output = tool("docker").args(["logs", &self.0]).output().expect("docker starts");
+        lossy(&output.stderr).into_owned()
     }
 
     /// The image that the container serves, under the name that its host has for it.
-    fn served_image(&self) -> String {
-        let published = docker(&["port", &self.id, "8080/tcp"]);
-        let port = published.lines().next().and_then(|line| line.rsplit(':').next()).expect("a port");
-        format!("localhost:{port}/quinistry")
-    }
-}
-
-impl Drop for Container {
-    fn drop(&mut self) {
-        for arguments in [["rm", "-f", &*self.id], ["rmi", "-f", &*self.image]] {
-            let _ = Command::new("docker").args(arguments).output();
-        }
+    fn served_image(&self) -> ImageName {
+        let published = docker(&["port", &self.0, "8080/tcp"]);
+        let port = published.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok());
+        ImageName::at(port.expect("a port"))
     }
 }
 
@@ -64,21 +46,21 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
     }
     let parent = Server::start();
     let digest = parent.manifest_digest();
-    let mut image = format!("localhost:{}/quinistry", parent.address.port());
+    let mut images = vec![ImageName::at(parent.address.port())];
     let mut generations = Vec::new();
-    for generation in 1..=3 {
-        assert_eq!(docker_pull(&image), digest, "generation {generation}");
+    for generation in 0..3 {
+        assert_eq!(images[generation].pull(), digest, "generation {generation}");
         let locked_down = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
-        let container = Container::run(&image, &locked_down);
-        image = container.served_image();
+        let container = Container::run(&images[generation], &locked_down);
+        images.push(container.served_image());
         eventually("the container is ready", || {
-            docker_logs(&container).contains("Listening on [::]:8080").then_some(())
+            container.log().contains("Listening on [::]:8080").then_some(())
         });
-        assert!(docker_logs(&container).contains(&digest), "it packed itself to the same digest");
+        assert!(container.log().contains(&digest), "it packed itself to the same digest");
         generations.push(container);
     }
-    assert_eq!(docker_pull(&image), digest, "what the last one serves");
-    let again = docker(&["pull", &image]);
+    assert_eq!(images[3].pull(), digest, "what the last one serves");
+    let again = docker(&["pull", &images[3].0]);
     assert!(again.contains("Image is up to date"), "{again}");
 
     for container in &generations {
@@ -92,15 +74,9 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
             }
         }
         // Docker kills after that second, and the code would be 137.
-        docker(&["stop", "-t", "1", &container.id]);
+        docker(&["stop", "-t", "1", &container.0]);
         assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
     }
-    let _ = Command::new("docker").args(["rmi", "-f", &image]).output();
-}
-
-fn docker_logs(container: &Container) -> String {
-    let output = Command::new("docker").args(["logs", &container.id]).output().expect("docker starts");
-    lossy(&output.stderr).into_owned()
 }
 
 #[test]
@@ -109,14 +85,14 @@ fn docker_finds_the_container_healthy_and_runs_it_as_anyone() {
         return;
     }
     let parent = Server::start();
-    let image = format!("localhost:{}/quinistry", parent.address.port());
-    docker_pull(&image);
+    let image = ImageName::at(parent.address.port());
+    image.pull();
     let options = ["--user", "12345:54321", "--health-interval", "1s"];
     let container = Container::run(&image, &options);
     eventually("docker finds it healthy", || {
         (container.inspect("{{.State.Health.Status}}") == "healthy").then_some(())
     });
-    docker(&["stop", "-t", "1", &container.id]);
+    docker(&["stop", "-t", "1", &container.0]);
     assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
 }
 
@@ -126,16 +102,13 @@ fn docker_push_fails_at_once_and_says_why() {
         return;
     }
     let server = Server::start();
-    let image = format!("localhost:{}/quinistry", server.address.port());
-    docker_pull(&image);
+    let image = ImageName::at(server.address.port());
+    image.pull();
     // Something that is not there yet, or docker would not even try.
-    let other = format!("{image}:other");
-    let container = docker(&["create", &image]);
-    docker(&["commit", "--change", "LABEL other=1", &container, &other]);
-    let push = Command::new("docker").args(["push", &other]).output().expect("docker starts");
-    for arguments in [["rm", "-f", &*container], ["rmi", "-f", &*other], ["rmi", "-f", &*image]] {
-        let _ = Command::new("docker").args(arguments).output();
-    }
+    let other = ImageName(format!("{}:other", image.0));
+    let container = docker(&["create", &image.0]);
+    docker(&["commit", "--change", "LABEL other=1", &container, &other.0]);
+    let push = tool("docker").args(["push", &other.0]).output().expect("docker starts");
     let said = lossy(&push.stderr).into_owned() + &lossy(&push.stdout);
     assert!(!push.status.success() && said.contains("read-only"), "{said}");
     let log = server.log();
@@ -149,13 +122,23 @@ fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
         return;
     }
     let folder = Folder::new("saved");
-    let (first, second) = (folder.path("first.tar"), folder.path("second.tar"));
-    save(&first);
-    assert!(docker(&["load", "--input", &first]).contains("quinistry:latest"));
-    let file = std::fs::File::create(&second).expect("room for it");
-    run(Command::new("docker").args(["run", "--rm", "quinistry:latest", "save"]).stdout(file));
-    docker(&["rmi", "-f", "quinistry:latest"]);
-    assert!(std::fs::read(first).expect("it was saved") == std::fs::read(second).expect("it was saved"));
+    let [saved, renamed, again] = ["saved.tar", "renamed.tar", "again.tar"].map(|name| folder.path(name));
+    save(&saved);
+    let saved = std::fs::read(saved).expect("it was saved");
+    // An image of the archive's own name may be somebody's. This name is as long, so that it fits.
+    let name = format!("q{:08}", std::process::id());
+    let image = ImageName(format!("{name}:latest"));
+    let mut archive = saved.clone();
+    for (old, new) in [("quinistry:latest", &image.0), ("library/quinistry", &format!("library/{name}"))] {
+        while let Some(at) = find(&archive, old.as_bytes()) {
+            archive[at..][..old.len()].copy_from_slice(new.as_bytes());
+        }
+    }
+    std::fs::write(&renamed, archive).expect("room for it");
+    assert!(docker(&["load", "--input", &renamed]).contains(&image.0));
+    let file = std::fs::File::create(&again).expect("room for it");
+    run(tool("docker").args(["run", "--rm", &image.0, "save"]).stdout(file));
+    assert!(std::fs::read(again).expect("it was saved") == saved);
 }
 
 #[test]
@@ -169,7 +152,8 @@ fn skopeo_takes_the_archive_for_one_and_for_the_other() {
     for source in
         [format!("oci-archive:{archive}:latest"), format!("docker-archive:{archive}:quinistry:latest")]
     {
-        let inspected = run(Command::new("skopeo").args(["inspect", "--config", &source]));
+        let inspected =
+            run(tool("skopeo").env("XDG_DATA_HOME", &folder.0).args(["inspect", "--config", &source]));
         assert!(inspected.contains("/quinistry"), "{inspected}");
     }
 }
@@ -181,7 +165,9 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     }
     let server = Server::start();
     let remote = format!("docker://localhost:{}/quinistry", server.address.port());
-    let skopeo = |arguments: &[&str]| run(Command::new("skopeo").args(arguments));
+    // What skopeo remembers of blobs is to be gone, too, unless it is run by root.
+    let folder = Folder::new("skopeo");
+    let skopeo = |arguments: &[&str]| run(tool("skopeo").env("XDG_DATA_HOME", &folder.0).args(arguments));
 
     let inspected = skopeo(&["inspect", "--tls-verify=false", &remote]);
     let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
@@ -189,7 +175,6 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     assert_eq!(inspected["RepoTags"], serde_json::json!([env!("CARGO_PKG_VERSION"), "latest"]));
     assert_eq!(inspected["Architecture"], goarch());
 
-    let folder = Folder::new("skopeo");
     let (layout, plain) =
         (format!("oci:{}:latest", folder.path("layout")), format!("dir:{}", folder.path("plain")));
     skopeo(&["copy", "--insecure-policy", "--src-tls-verify=false", &remote, &layout]);
@@ -213,9 +198,8 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
     let archive = folder.path("image.tar");
     save(&archive);
     if has_tool("podman", &["--version"]) {
-        let podman = |arguments: &[&str]| {
-            run(podman_in(&folder.path("podman"), Command::new("podman")).args(arguments))
-        };
+        let podman =
+            |arguments: &[&str]| run(podman_in(&folder.path("podman"), tool("podman")).args(arguments));
         podman(&["load", "--input", &archive]);
         let entry = podman(&[
             "inspect",
@@ -225,17 +209,11 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
         ]);
         assert_eq!(entry.trim(), "[/quinistry] 65532:65532");
     }
-    if has_tool("umoci", &["--version"]) {
+    if has_tool("umoci", &["--version"]) && has_tool("tar", &["--version"]) {
         let (layout, bundle) = (folder.path("layout"), folder.path("bundle"));
         std::fs::create_dir(&layout).expect("a new folder");
-        run(Command::new("tar").args(["-xf", &archive, "-C", &layout]));
-        run(Command::new("umoci").args([
-            "unpack",
-            "--rootless",
-            "--image",
-            &format!("{layout}:latest"),
-            &bundle,
-        ]));
+        run(tool("tar").args(["-xf", &archive, "-C", &layout]));
+        run(tool("umoci").args(["unpack", "--rootless", "--image", &format!("{layout}:latest"), &bundle]));
         let unpacked = std::fs::read(format!("{bundle}/rootfs/quinistry")).expect("the executable");
         assert!(unpacked == std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable"));
     }
@@ -265,7 +243,7 @@ fn containerd_takes_the_archive_under_names_that_a_kubelet_looks_for() {
     let Some(network) = Network::new("import") else { return };
     let node = network.node(1);
     let digest = node.digest(&node.load());
-    let line = run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("digest"));
+    let line = run(quinistry().arg("digest"));
     assert_eq!(line, format!("quinistry@{digest}\n"));
     assert_eq!(node.digest(&format!("docker.io/library/quinistry@{digest}")), digest);
 }
@@ -310,7 +288,7 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
         ["daemon.json", "data", "exec", "pid", "docker.sock"].map(|name| format!("{}/{name}", puller.folder));
     std::fs::write(&file, text).expect("room for it");
     let socket = format!("unix://{socket}");
-    let mut command = puller.command("dockerd");
+    let mut command = puller.command(&tool("dockerd"));
     command.args([
         "--config-file",
         &file,
@@ -325,8 +303,7 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
     command.args(["--containerd", &format!("{}/socket", puller.folder), "--host", &socket]);
     let _daemon = Daemon::start(&mut command);
-    let docker =
-        |arguments: &[&str]| Command::new("docker").args(["--host", &socket]).args(arguments).output();
+    let docker = |arguments: &[&str]| tool("docker").args(["--host", &socket]).args(arguments).output();
     eventually("dockerd answers", || docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(()));
     for (image, logged) in [
         (format!("{registry}/quinistry"), "HEAD /v2/quinistry/manifests/latest"),
@@ -337,6 +314,10 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
         assert!(said.contains(&format!("Digest: {digest}")), "{said}");
         eventually(logged, || holder.log().contains(logged).then_some(()));
     }
+    // In a daemon of the test's own, the archive can have the name that it has.
+    let output =
+        docker(&["load", "--input", &format!("{}/image.tar", holder.folder)]).expect("docker starts");
+    assert_eq!(lossy(&output.stdout), "Loaded image: quinistry:latest\n");
 }
 
 #[test]
@@ -352,7 +333,7 @@ fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
     std::fs::write(&file, text).expect("room for it");
     for image in [format!("{registry}/quinistry"), "docker.io/library/quinistry".into()] {
         let podman = |arguments: &[&str]| {
-            let mut command = podman_in(&puller.folder, puller.command("podman"));
+            let mut command = podman_in(&puller.folder, puller.command(&tool("podman")));
             run(command.env("CONTAINERS_REGISTRIES_CONF", &file).args(arguments))
         };
         podman(&["pull", &image]);

@@ -6,11 +6,14 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener};
-use std::process::{Command, Stdio};
+use std::net::Shutdown;
+use std::process::Stdio;
 use std::time::Duration;
 
-use common::{Answer, Client, Server, eventually, has_tool, request, run, sha256};
+use common::{
+    Answer, Background, Client, Server, eventually, free_port, has_tool, quinistry, request, sha256, system,
+    tool,
+};
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
@@ -42,8 +45,9 @@ impl Honest {
 }
 
 fn with_limit(descriptors: usize) -> Server {
-    let script = format!("ulimit -n {descriptors} && exec \"$0\" --listen 127.0.0.1:0");
-    Server::start_as(Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_quinistry")]))
+    Server::start_as(
+        system::with_descriptors(&mut quinistry(), descriptors).args(["--listen", "127.0.0.1:0"]),
+    )
 }
 
 #[test]
@@ -205,9 +209,6 @@ fn readers_that_stall_do_not_keep_out_one_who_reads() {
 
 #[test]
 fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
-    if !has_tool("prlimit", &["--version"]) {
-        return;
-    }
     let server = Server::start();
     let is_open = |descriptor: &usize| {
         std::fs::exists(format!("/proc/{}/fd/{descriptor}", server.pid())).is_ok_and(|is| is)
@@ -217,12 +218,8 @@ fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
     let own = server.open_descriptors();
     let free = (0..1000).find(|descriptor| !is_open(descriptor)).expect("a free descriptor");
     let mut before = server.connect_idle();
-    let limit = |descriptors: usize| {
-        let (pid, limit) = (server.pid().to_string(), format!("--nofile={descriptors}:"));
-        run(Command::new("prlimit").args(["--pid", &pid, &limit]));
-    };
     let hard_limit = quinistry::system::raise_descriptor_limit();
-    limit(free + 1);
+    server.limit_descriptors(free + 1);
     // The oldest idle connection gives its place to the newcomer: even now one can be served.
     let mut newcomer = server.connect();
     newcomer.send_request(MANIFEST, &[]);
@@ -236,14 +233,14 @@ fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
 
     // With no place at all, it waits.
     eventually("no connection is open", || (server.open_descriptors() == own).then_some(()));
-    limit(3);
+    server.limit_descriptors(3);
     let mut waiting = server.connect();
     waiting.send_request(MANIFEST, &[]);
     server.wait_for_log("Cannot accept connections");
     let ticks = server.cpu_ticks();
     std::thread::sleep(Duration::from_secs(1));
     assert!(server.cpu_ticks() - ticks < 20, "it spins");
-    limit(hard_limit);
+    server.limit_descriptors(hard_limit);
     assert_eq!(waiting.answer_to(MANIFEST).content, honest.manifest.content);
     honest.is_served(&server);
 }
@@ -333,29 +330,24 @@ fn a_terminal_that_nobody_reads_stops_nothing_either() {
     if !has_tool("script", &["--version"]) {
         return;
     }
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let port = free_port();
     let command = format!("exec {} --listen 127.0.0.1:{port}", env!("CARGO_BIN_EXE_quinistry"));
-    let mut script = Command::new("script")
-        .args(["--quiet", "--command", &command, "/dev/null"])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("script starts");
+    let mut script = tool("script");
+    script.args(["--quiet", "--command", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
+    let script = Background::start(&mut script);
     let address = ([127, 0, 0, 1], port).into();
     eventually("it listens", || std::net::TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request(MANIFEST, &[]);
     client.answer_to(MANIFEST);
-    let script_pid = script.id().to_string();
-    let children = run(Command::new("pgrep").args(["--parent", &script_pid]));
-    run(Command::new("kill").args(["-STOP", &script_pid]));
+    script.signal(libc::SIGSTOP);
     for _ in 0..2000 {
         client.send_request(MANIFEST, &[]);
         assert_eq!(client.answer_to(MANIFEST).status, 200);
     }
-    run(Command::new("kill").args(["-KILL", children.trim()]));
-    run(Command::new("kill").args(["-KILL", &script_pid]));
-    script.wait().expect("our child");
+    // The terminal goes with `script`, and the kernel tells the server so: SIGHUP ends it.
+    drop(script);
+    assert!(client.is_closed());
 }
 
 #[test]
@@ -364,7 +356,7 @@ fn a_log_that_is_read_is_complete_whatever_comes_at_once() {
     const REQUESTS: usize = 26;
     let server = Server::start();
     // All of it waits at the door when the server comes to.
-    server.signal("-STOP");
+    server.signal(libc::SIGSTOP);
     let requests = request("GET /v2/", &["User-Agent: at the door"]).repeat(REQUESTS);
     let clients: Vec<Client> = (0..64)
         .map(|_| {
@@ -373,24 +365,22 @@ fn a_log_that_is_read_is_complete_whatever_comes_at_once() {
             client
         })
         .collect();
-    server.signal("-CONT");
+    server.signal(libc::SIGCONT);
     eventually("every request is in the log", || {
         (server.log().matches("at the door").count() == 64 * REQUESTS).then_some(())
     });
     drop(clients);
-    server.signal("-TERM");
+    server.signal(libc::SIGTERM);
     server.wait_for_log("Stopping");
 }
 
 #[test]
 fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
     // Not the common server, whose log is read.
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_quinistry"))
-        .args(["--listen", &format!("127.0.0.1:{port}")])
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the server starts");
+    let port = free_port();
+    let mut server = quinistry();
+    server.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
+    let mut server = Background::start(&mut server);
     let address = ([127, 0, 0, 1], port).into();
     eventually("it listens", || std::net::TcpStream::connect(address).ok());
     // A pipe holds 64 KiB; this is ten times that.
@@ -400,7 +390,7 @@ fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
         assert_eq!(client.answer_to(MANIFEST).status, 200);
     }
     // Now somebody reads, and is told of the loss.
-    let mut stderr = child.stderr.take().expect("it is piped");
+    let mut stderr = server.0.stderr.take().expect("it is piped");
     let mut log = String::new();
     let mut bytes = [0; 4096];
     while !log.contains("Dropped") {
@@ -413,8 +403,6 @@ fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
     let kept = log.lines().filter(|line| line.contains(MANIFEST)).count();
     assert_eq!(kept + told, 6000, "every line was written or counted");
     assert!(log.lines().all(|line| !line.contains(MANIFEST) || line.ends_with('"')), "no line is cut");
-    child.kill().expect("our child");
-    child.wait().expect("our child");
 }
 
 #[test]
@@ -430,7 +418,7 @@ fn a_hundred_downloads_in_flight_complete_after_the_signal() {
         })
         .collect();
     eventually("all have begun", || (server.log().matches(&*honest.layer_line).count() >= 101).then_some(()));
-    server.signal("-TERM");
+    server.signal(libc::SIGTERM);
     server.wait_for_log("Stopping");
     idle.expect_end();
     assert!(std::net::TcpStream::connect(server.address).is_err(), "new connections are refused");
@@ -450,7 +438,7 @@ fn the_grace_ends_and_so_does_the_server() {
         stalled.send_request(&honest.layer_line, &[]);
     }
     eventually("it has begun", || (server.log().matches(&*honest.layer_line).count() >= 2).then_some(()));
-    server.signal("-TERM");
+    server.signal(libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
 }
 
@@ -460,11 +448,9 @@ fn a_kill_leaves_nothing_in_the_way_of_the_next() {
     let honest = Honest::learn(&server);
     let mut download = server.connect();
     download.send_request(&honest.layer_line, &[]);
-    server.signal("-KILL");
+    server.signal(libc::SIGKILL);
     server.wait();
-    let next = Server::start_as(
-        Command::new(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", &server.address.to_string()]),
-    );
+    let next = Server::start_as(quinistry().args(["--listen", &server.address.to_string()]));
     honest.is_served(&next);
 }
 
@@ -472,7 +458,7 @@ fn a_kill_leaves_nothing_in_the_way_of_the_next() {
 fn signals_of_no_concern_are_of_none() {
     let server = Server::start();
     let honest = Honest::learn(&server);
-    for signal in ["-PIPE", "-STOP", "-CONT", "-WINCH", "-URG"] {
+    for signal in [libc::SIGPIPE, libc::SIGSTOP, libc::SIGCONT, libc::SIGWINCH, libc::SIGURG] {
         server.signal(signal);
     }
     honest.is_served(&server);

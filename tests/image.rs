@@ -6,9 +6,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::process::Command;
 
-use common::{Folder, has_tool, run, sample, sha256};
+use common::{Folder, has_tool, run, sample, sha256, tool};
 use quinistry::image::{self, Error, Image, VERSION};
 use serde_json::{Value, json};
 
@@ -164,22 +163,22 @@ fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
 #[test]
 fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_of_root() {
     let (_, layer) = sample::packed();
-    for tool in ["tar", "bsdtar"] {
-        if !has_tool(tool, &["--version"]) {
+    for name in ["tar", "bsdtar"] {
+        if !has_tool(name, &["--version"]) || !has_tool("gzip", &["--version"]) {
             continue;
         }
-        let folder = Folder::new(tool);
+        let folder = Folder::new(name);
         let archive = folder.0.join("layer.tar.gz");
         fs::write(&archive, &layer).expect("room for it");
-        let listed = run(Command::new(tool).arg("-tvzf").arg(&archive));
+        let listed = run(tool(name).arg("-tvzf").arg(&archive));
         assert!(listed.starts_with("-rwxr-xr-x") && listed.contains("1970"), "{listed}");
-        let owners = run(Command::new(tool).arg("--numeric-owner").arg("-tvzf").arg(&archive));
+        let owners = run(tool(name).arg("--numeric-owner").arg("-tvzf").arg(&archive));
         assert!(
             owners.contains(" 0/0 ")
                 || owners.split_whitespace().collect::<Vec<_>>()[1..4] == ["0", "0", "0"],
             "{owners}"
         );
-        run(Command::new(tool).arg("-xzf").arg(&archive).arg("-C").arg(&folder.0));
+        run(tool(name).arg("-xzf").arg(&archive).arg("-C").arg(&folder.0));
         let unpacked = folder.0.join("quinistry");
         assert_eq!(fs::read(&unpacked).expect("it was unpacked"), sample::executable());
         let metadata = fs::metadata(&unpacked).expect("it is there");

@@ -6,9 +6,7 @@
 
 mod common;
 
-use std::process::Command;
-
-use common::{has_tool, lossy, readme_block, run, sample};
+use common::{Folder, bash, has_tool, lossy, quinistry, readme_block, run, sample, tool};
 use quinistry::kubernetes::{CHILD, PARENT, pin};
 use quinistry::server::GRACE;
 use serde_json::{Value, json};
@@ -62,22 +60,21 @@ fn pinning_adds_the_digest_and_changes_nothing_else() {
 
 #[test]
 fn the_command_prints_them_pinned_to_its_own_program() {
-    let quinistry = |arguments: &[&str]| {
-        let output =
-            Command::new(env!("CARGO_BIN_EXE_quinistry")).args(arguments).output().expect("it starts");
+    let answer = |arguments: &[&str]| {
+        let output = quinistry().args(arguments).output().expect("it starts");
         (output.status.code(), lossy(&output.stdout).into_owned())
     };
-    let (_, digest) = quinistry(&["digest"]);
+    let (_, digest) = answer(&["digest"]);
     let digest = digest.trim().strip_prefix("quinistry").expect("@ and the digest");
     for (name, manifest) in [("parent", PARENT), ("child", CHILD)] {
-        let (code, printed) = quinistry(&["k8s", name]);
+        let (code, printed) = answer(&["k8s", name]);
         assert_eq!(code, Some(0));
         assert_eq!(parse(&printed)["metadata"]["name"], parse(manifest)["metadata"]["name"]);
         let image = parse(&printed)["spec"]["template"]["spec"]["containers"][0]["image"].to_string();
         assert!(image.contains(digest), "{image}");
     }
     for wrong in [&["k8s"][..], &["k8s", "other"], &["save", "k8s", "child"]] {
-        assert_eq!(quinistry(wrong), (Some(2), String::new()), "{wrong:?}");
+        assert_eq!(answer(wrong), (Some(2), String::new()), "{wrong:?}");
     }
 }
 
@@ -154,8 +151,7 @@ fn kubectl_reads_the_manifests_and_loses_nothing() {
     }
     for (file, manifest) in [("k8s/parent.yaml", PARENT), ("k8s/child.yaml", CHILD)] {
         let arguments = ["set", "env", "--local", "--output", "json", "--filename", file, "READ=back"];
-        let mut read: Value =
-            serde_json::from_str(&run(Command::new("kubectl").args(arguments))).expect("JSON");
+        let mut read: Value = serde_json::from_str(&run(tool("kubectl").args(arguments))).expect("JSON");
         for (pointer, added) in [
             ("/spec/template/spec/containers/0", "env"),
             ("/metadata", "creationTimestamp"),
@@ -170,11 +166,11 @@ fn kubectl_reads_the_manifests_and_loses_nothing() {
 
 #[test]
 fn on_the_hosts_network_it_listens_where_it_is_looked_for() {
-    if !has_tool("kubectl", &["version", "--client"]) {
+    if !has_tool("kubectl", &["version", "--client"]) || !has_tool("bash", &["--version"]) {
         return;
     }
     let command = readme_block("sh", "kubectl patch");
-    let patched = parse(&run(Command::new("bash").args(["-c", command])));
+    let patched = parse(&run(&mut bash(command, &Folder::new("patch"))));
     assert_eq!(faults(&patched), [""; 0]);
     let pod = &patched["spec"]["template"]["spec"];
     let port = &pod["containers"][0]["ports"][0];

@@ -3,8 +3,9 @@
 mod common;
 
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt;
 
-use common::{Folder, Server, run, sha256};
+use common::{Folder, Server, quinistry_at, sha256};
 
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
@@ -20,8 +21,8 @@ fn a_pull_step_by_step_and_then_the_child_is_asked_for_the_same() {
     let folder = Folder::new("pulled");
     let path = folder.0.join("quinistry");
     std::fs::write(&path, &executable).expect("room for it");
-    run(std::process::Command::new("chmod").arg("755").arg(&path));
-    let child = Server::start_as(std::process::Command::new(&path).args(["--listen", "127.0.0.1:0"]));
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("our own file");
+    let child = Server::start_as(quinistry_at(&path).args(["--listen", "127.0.0.1:0"]));
     assert_eq!(pull(&child), (digest, executable));
 }
 

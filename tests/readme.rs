@@ -1,13 +1,12 @@
-//! The README: its commands work as printed, and its figures are the program's.
+//! The README: its commands work as printed, but for ports, and its figures are the program's.
 
 mod common;
 
 use std::fmt::Write as _;
-use std::net::TcpListener;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Folder, README, Server, has_tool, lossy, readme_blocks, skip};
+use common::docker::{ImageName, has_docker};
+use common::{Folder, README, Server, bash, free_port, has_tool, lossy, readme_blocks};
 use quinistry::clients::MAX_CONNECTIONS;
 use quinistry::connection::{
     BYTES_PER_TURN, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER,
@@ -26,50 +25,54 @@ fn script(word: &str) -> String {
 /// Runs a script in a folder of its own. It must succeed.
 fn run_script(script: &str) -> String {
     let folder = Folder::new("readme");
-    let output =
-        Command::new("bash").args(["-c", script]).current_dir(&folder.0).output().expect("bash starts");
+    let output = bash(script, &folder).current_dir(&folder.0).output().expect("bash starts");
     let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
     assert!(output.status.success(), "{script}\n{stdout}\n{stderr}");
     stdout.into_owned()
 }
 
-/// The server where the README has it. It may be in use: not under CI, and then loudly.
-fn server_on_8080() -> Option<Server> {
-    let free = TcpListener::bind("[::]:8080").or_else(|_| TcpListener::bind("0.0.0.0:8080")).is_ok();
-    if !free {
-        skip("port 8080 is taken");
-        return None;
-    }
-    Some(Server::start_as(&mut Command::new(env!("CARGO_BIN_EXE_quinistry"))))
+/// A script for a server on that port. What is on port 8080 may be somebody's.
+fn on_port(port: u16, script: &str) -> String {
+    script.replace("localhost:8080", &format!("localhost:{port}"))
 }
 
 #[test]
-fn the_commands_work_as_printed() {
-    if !has_tool("curl", &["--version"]) {
+fn the_commands_work_as_printed_but_for_the_ports() {
+    if !["bash", "curl", "grep", "gzip", "head", "sha256sum", "tail", "tar"]
+        .iter()
+        .all(|tool| has_tool(tool, &["--version"]))
+    {
         return;
     }
-    let Some(server) = server_on_8080() else { return };
-    let said = run_script(&script("curl"));
+    let server = Server::start();
+    let said = run_script(&on_port(server.address.port(), &script("curl")));
     for text in
         ["HTTP/1.1 200 OK", "Docker-Content-Digest: sha256:", "layer.tar.gz: OK", "-rwxr-xr-x", "read-only"]
     {
         assert!(said.contains(text), "{text:?} in {said}");
     }
     assert!(said.contains(&server.manifest_digest()));
+}
 
-    if !has_tool("docker", &["info"]) {
+#[test]
+fn the_commands_for_docker_work_as_printed_but_for_the_ports() {
+    if !has_tool("bash", &["--version"]) || !has_docker() {
         return;
     }
-    let said = run_script(&script("docker "));
+    let server = Server::start();
+    let mut script = on_port(server.address.port(), &script("docker "));
+    let mut images = vec![ImageName::at(server.address.port())];
+    // Nor does a container get a port or a name that may be somebody's.
+    while let Some((before, after)) = script.split_once("-p 80") {
+        let (published, rest) = after.split_once(':').expect("two ports");
+        let (old, new) = (format!("localhost:80{published}"), free_port());
+        script = format!("{before}-p 127.0.0.1:{new}:{rest}").replace(&old, &format!("localhost:{new}"));
+        images.push(ImageName::at(new));
+    }
+    assert!(!script.contains("localhost:80"), "{script}");
+    let said = run_script(&script);
     let digests: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("Digest: ")).collect();
     assert_eq!(digests, [server.manifest_digest(), server.manifest_digest()]);
-    for id in said.lines().filter(|line| line.len() == 64 && line.bytes().all(|b| b.is_ascii_hexdigit())) {
-        let _ = Command::new("docker").args(["rm", "-f", id]).stdout(Stdio::null()).status();
-    }
-    let _ = Command::new("docker")
-        .args(["rmi", "-f", "localhost:8080/quinistry", "localhost:8090/quinistry"])
-        .stdout(Stdio::null())
-        .status();
 }
 
 #[test]

@@ -7,13 +7,10 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use common::{Client, Server, eventually, has_tool, lossy, request, run, sha256};
-
-fn quinistry() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_quinistry"));
-    command.env_remove("QUINISTRY_LISTEN");
-    command
-}
+use common::{
+    Background, Client, Folder, Server, bash, eventually, free_port, has_tool, lossy, quinistry, request,
+    sha256, system,
+};
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("it starts");
@@ -131,7 +128,7 @@ fn every_answer_is_a_line_of_the_log() {
 
     let quiet = Server::start_as(quinistry().args(["--quiet", "--listen", "127.0.0.1:0"]));
     quiet.ask("GET /v2/", &[]);
-    quiet.signal("-TERM");
+    quiet.signal(libc::SIGTERM);
     assert!(!quiet.wait_for_log("Stopping").contains("GET /v2/"));
 }
 
@@ -139,7 +136,7 @@ fn every_answer_is_a_line_of_the_log() {
 fn nobody_at_the_other_end_of_the_log_does_not_matter() {
     // `head` reads the start and goes: from then on, writing to stderr is a broken pipe. And where
     // stderr is closed, no socket may get its number: a client would read the log.
-    if !has_tool("bash", &["--version"]) {
+    if !has_tool("bash", &["--version"]) || !has_tool("head", &["--version"]) {
         return;
     }
     for redirection in ["2> >(head -n 1)", "2>&-", "<&- >&- 2>&-"] {
@@ -148,9 +145,10 @@ fn nobody_at_the_other_end_of_the_log_does_not_matter() {
 }
 
 fn is_served_with(redirection: &str) {
-    let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port();
+    let port = free_port();
     let script = format!("exec {} --listen 127.0.0.1:{port} {redirection}", env!("CARGO_BIN_EXE_quinistry"));
-    let mut child = Command::new("bash").args(["-c", &script]).spawn().expect("bash starts");
+    let folder = Folder::new("redirection");
+    let mut child = Background::start(&mut bash(&script, &folder));
     let address = ([127, 0, 0, 1], port).into();
     eventually("it listens", || TcpStream::connect(address).ok());
     for _ in 0..100 {
@@ -158,8 +156,8 @@ fn is_served_with(redirection: &str) {
         client.send_request("GET /v2/", &[]);
         assert_eq!(client.answer_to("GET /v2/").status, 200);
     }
-    run(Command::new("kill").arg(child.id().to_string()));
-    assert_eq!(child.wait().expect("our child").code(), Some(0));
+    child.signal(libc::SIGTERM);
+    assert_eq!(child.0.wait().expect("our child").code(), Some(0));
 }
 
 #[test]
@@ -255,7 +253,7 @@ fn a_write_with_content_is_refused_before_the_content_is_read_and_the_client_hea
 
 #[test]
 fn both_signals_end_it_with_success_and_free_the_port() {
-    for signal in ["-TERM", "-INT"] {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
         let mut server = Server::start();
         let (idle, own) = (server.connect_idle(), server.open_descriptors());
         // Another that says nothing, and that the kernel hands over in the end.
@@ -283,43 +281,41 @@ fn downloads_in_flight_are_finished_and_a_second_signal_does_not_wait() {
     }
     slow.answer_to(&line);
     let idle = server.connect_idle();
-    server.signal("-TERM");
+    server.signal(libc::SIGTERM);
     server.wait_for_log("Stopping");
     idle.expect_end();
     assert!(TcpStream::connect(server.address).is_err(), "new connections are refused");
     // The answer that was begun comes whole, and says nothing of those that never will.
     let answer = slow.answer_to(&line);
     assert_eq!(sha256(&answer.content), digest);
-    server.signal("-INT");
+    server.signal(libc::SIGINT);
     assert_eq!(server.wait().code(), Some(130));
 }
 
 #[test]
 fn a_signal_counts_from_the_first_moment_on() {
-    let mut child =
-        quinistry().args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()).spawn().expect("it starts");
-    let mut stderr = child.stderr.take().expect("it is piped");
+    let mut child = Background::start(quinistry().args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()));
+    let mut stderr = child.0.stderr.take().expect("it is piped");
     // It is still packing.
     let mut bytes = [0; 10];
     stderr.read_exact(&mut bytes).expect("its first words");
-    run(Command::new("kill").arg(child.id().to_string()));
+    child.signal(libc::SIGTERM);
     std::io::copy(&mut stderr, &mut std::io::sink()).expect("its other words");
-    assert_eq!(child.wait().expect("our child").code(), Some(0));
+    assert_eq!(child.0.wait().expect("our child").code(), Some(0));
 }
 
 #[test]
 fn who_is_at_the_door_when_it_stops_is_answered() {
     // However few places there are.
-    let script = "ulimit -n 40 && exec \"$0\" --listen 127.0.0.1:0";
     let mut server =
-        Server::start_as(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]));
+        Server::start_as(system::with_descriptors(&mut quinistry(), 40).args(["--listen", "127.0.0.1:0"]));
     let line = "GET /v2/quinistry/manifests/latest";
     let manifest = server.ask(line, &[]).content;
-    server.signal("-STOP");
+    server.signal(libc::SIGSTOP);
     let mut client = server.connect();
     client.send_request(line, &[]);
-    server.signal("-TERM");
-    server.signal("-CONT");
+    server.signal(libc::SIGTERM);
+    server.signal(libc::SIGCONT);
     assert_eq!(client.answer_to(line).content, manifest);
     client.expect_end();
     assert_eq!(server.wait().code(), Some(0));

@@ -1,16 +1,22 @@
 //! What the tests share: a server of their own, a client that reads answers strictly, a small image.
-#![allow(dead_code, reason = "no test needs all of it")]
+#![allow(dead_code, unused_imports, reason = "no test needs all of it")]
 
+pub mod docker;
 pub mod node;
 pub mod sample;
+pub mod system;
+mod tools;
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
+
+pub use tools::{bash, has_tool, quinistry, quinistry_at, skip, tool};
 
 /// How long anything may take before a test calls it hung. No test measures time with it.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -27,7 +33,7 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        Self::start_as(Command::new(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", "127.0.0.1:0"]))
+        Self::start_as(quinistry().args(["--listen", "127.0.0.1:0"]))
     }
 
     /// Starts the server by a command of the test's.
@@ -108,9 +114,14 @@ impl Server {
         (layer["digest"].as_str().expect("a digest").to_owned(), size.expect("a size"))
     }
 
-    pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.pid().to_string()]).status();
-        assert!(status.expect("kill starts").success());
+    /// Sends it a signal, such as `libc::SIGTERM`.
+    pub fn signal(&self, signal: i32) {
+        system::signal(&self.child, signal);
+    }
+
+    /// Sets how many descriptors it may have.
+    pub fn limit_descriptors(&self, count: usize) {
+        system::limit_descriptors(&self.child, count);
     }
 
     pub fn wait(&mut self) -> ExitStatus {
@@ -296,24 +307,6 @@ pub fn sha256(bytes: &[u8]) -> String {
     hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Whether a tool can be used. If not, the test is skipped.
-pub fn has_tool(tool: &str, arguments: &[&str]) -> bool {
-    let works = Command::new(tool).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
-    let works = works.is_ok_and(|status| status.success());
-    if !works {
-        skip(&format!("`{tool} {}` does not work here", arguments.join(" ")));
-    }
-    works
-}
-
-/// Says loudly that a test is skipped. Where `CI` is set, it fails instead.
-pub fn skip(reason: &str) {
-    assert!(std::env::var_os("CI").is_none(), "nothing is to be skipped under CI, but {reason}");
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Past the capture of the test harness, which would hide it.
-    let _ = writeln!(io::stderr().lock(), "\n*** SKIPPED {test}: {reason} ***");
-}
-
 /// Runs a command to its end and gives its standard output; it has to succeed.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
@@ -325,7 +318,7 @@ pub fn run(command: &mut Command) -> String {
 /// Writes the image to a file, by `quinistry save`.
 pub fn save(path: &str) {
     let file = std::fs::File::create(path).expect("room for it");
-    run(Command::new(env!("CARGO_BIN_EXE_quinistry")).arg("save").stdout(file));
+    run(quinistry().arg("save").stdout(file));
 }
 
 pub const README: &str = include_str!("../../README.md");
@@ -341,13 +334,41 @@ pub fn readme_block(language: &str, text: &str) -> &'static str {
     readme_blocks(language).find(|block| block.contains(text)).expect("the README has it")
 }
 
+/// A loopback port that was free a moment before.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    listener.expect("a free port").port()
+}
+
+/// A process in the background that is killed when it is dropped.
+pub struct Background(pub Child);
+
+impl Background {
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+
+    pub fn signal(&self, signal: i32) {
+        system::signal(&self.0, signal);
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// A folder of a test's own.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("quinistry-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).expect("a writable folder");
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("quinistry-{name}-{process}-{count}"));
+        std::fs::create_dir(&path).expect("a writable folder");
         Self(path)
     }
 

@@ -4,7 +4,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use super::{Folder, eventually, has_tool, run, save, skip};
+use super::{Folder, eventually, has_tool, quinistry, run, save, skip, system, tool};
 
 /// Some nodes on a network of their own, which leads nowhere else.
 pub struct Network {
@@ -18,26 +18,26 @@ struct Namespace(String);
 
 impl Namespace {
     fn new(name: String) -> Option<Self> {
-        let made = Command::new("ip").args(["netns", "add", &name]).status();
+        let made = tool("ip").args(["netns", "add", &name]).status();
         made.is_ok_and(|status| status.success()).then_some(Self(name))
     }
 
     /// Runs `ip` there.
     fn ip(&self, line: &str) {
-        run(Command::new("ip").args(["-n", &self.0]).args(line.split(' ')));
+        run(tool("ip").args(["-n", &self.0]).args(line.split(' ')));
     }
 
     /// A command there. Not by `ip netns exec`, which hides the control groups.
-    fn command(&self, program: &str) -> Command {
-        let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/run/netns/{}", self.0)).arg(program);
+    fn command(&self, program: &Command) -> Command {
+        let mut command = tool("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.0)).arg(program.get_program());
         command
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+        let _ = tool("ip").args(["netns", "delete", &self.0]).status();
     }
 }
 
@@ -82,7 +82,7 @@ impl Network {
         );
         let file = format!("{folder}/config.toml");
         std::fs::write(&file, configuration).expect("room for it");
-        let containerd = Daemon::start(namespace.command("containerd").args(["--config", &file]));
+        let containerd = Daemon::start(namespace.command(&tool("containerd")).args(["--config", &file]));
         let node = Node { _containerd: containerd, namespace, address, folder };
         eventually("containerd answers", || {
             node.ctr(&["version"]).output().is_ok_and(|output| output.status.success()).then_some(())
@@ -102,7 +102,9 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        if let Ok(None) = self.0.try_wait() {
+            system::signal(&self.0, libc::SIGTERM);
+        }
         let _ = self.0.wait();
     }
 }
@@ -117,7 +119,7 @@ pub struct Node {
 
 impl Node {
     pub fn ctr(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command("ctr");
+        let mut command = self.command(&tool("ctr"));
         command.args(["--address", &format!("{}/socket", self.folder)]).args(arguments);
         command
     }
@@ -150,7 +152,7 @@ impl Node {
     }
 
     /// A command on this node's network.
-    pub fn command(&self, program: &str) -> Command {
+    pub fn command(&self, program: &Command) -> Command {
         self.namespace.command(program)
     }
 
@@ -163,7 +165,7 @@ impl Node {
             ["run", "--detach", "--net-host", "--snapshotter", "native", "--log-uri", &log, image, name];
         run(&mut self.ctr(&how));
         eventually("it serves", || {
-            let mut check = self.command(env!("CARGO_BIN_EXE_quinistry"));
+            let mut check = self.command(&quinistry());
             let output = check.arg("healthcheck").output().expect("it starts");
             output.status.success().then_some(())
         });

@@ -1,0 +1,44 @@
+//! Signals and limits of child processes, by the system calls that std lacks.
+//!
+//! Document: the Linux manual pages kill(2) and getrlimit(2).
+//!
+//! Deliberately absent: the commands `kill` and `prlimit`; a minimal system has no `kill` but the shell's.
+#![allow(unsafe_code, reason = "std has no such calls")]
+
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+fn id(child: &Child) -> libc::pid_t {
+    child.id().cast_signed()
+}
+
+/// Sends a signal to a child, such as `libc::SIGTERM`.
+pub fn signal(child: &Child, signal: libc::c_int) {
+    // SAFETY: kill(2) takes no pointers. The id is the child's: it is kept until the child is waited for.
+    assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
+}
+
+/// Sets how many descriptors a child may have, up to its hard limit.
+pub fn limit_descriptors(child: &Child, count: usize) {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let none = std::ptr::null_mut();
+    // SAFETY: an rlimit is plain data, which outlives the call that fills it.
+    let read = unsafe { libc::prlimit(id(child), libc::RLIMIT_NOFILE, none, &raw mut limit) };
+    limit.rlim_cur = count as libc::rlim_t;
+    // SAFETY: this call only reads the rlimit.
+    let set = unsafe { libc::prlimit(id(child), libc::RLIMIT_NOFILE, &raw const limit, none) };
+    assert_eq!((read, set), (0, 0), "{}", io::Error::last_os_error());
+}
+
+/// Lets what a command starts have that many descriptors and no more, whatever it tries.
+pub fn with_descriptors(command: &mut Command, count: usize) -> &mut Command {
+    let limit = libc::rlimit { rlim_cur: count as libc::rlim_t, rlim_max: count as libc::rlim_t };
+    let set = move || {
+        // SAFETY: setrlimit(2) only reads the rlimit.
+        let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec, this makes one system call and allocates nothing.
+    unsafe { command.pre_exec(set) }
+}

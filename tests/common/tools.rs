@@ -1,0 +1,95 @@
+//! Every command from outside that a test starts.
+//!
+//! A test gets a command from [`tool`], which knows those of the list alone, and asks [`has_tool`] first
+//! whether it is there. Clippy forbids `Command::new` elsewhere (`.clippy.toml`), but for the benchmark,
+//! which has its own rules for what is missing.
+//!
+//! Deliberately absent: what a system call or /proc does without a command, see `system.rs`.
+#![allow(clippy::disallowed_methods, reason = "this is the one place for it")]
+
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::process::{Command, Stdio};
+
+use super::Folder;
+
+/// A command, the package that Debian has it in, and what is tested with it. The packages down to
+/// `util-linux` are in every Debian system.
+const TOOLS: [(&str, &str, &str); 21] = [
+    ("bash", "bash", "the README's commands; closed standard streams"),
+    ("script", "bsdutils", "a terminal"),
+    ("head", "coreutils", "the README's commands; a reader of the log that goes"),
+    ("sha256sum", "coreutils", "the README's commands"),
+    ("tail", "coreutils", "the README's commands"),
+    ("grep", "grep", "the README's commands"),
+    ("gzip", "gzip", "tar, which calls it"),
+    ("tar", "tar", "the README's commands; the layer and the archive"),
+    ("nsenter", "util-linux", "nodes with a network of their own"),
+    ("bsdtar", "libarchive-tools", "the layer"),
+    ("containerd", "containerd", "nodes with a containerd of their own"),
+    ("ctr", "containerd", "the same"),
+    ("curl", "curl", "the README's commands"),
+    ("docker", "docker.io", "pull, run, push and load"),
+    ("dockerd", "docker.io", "Docker with the README's configuration"),
+    ("ip", "iproute2", "nodes with a network of their own"),
+    ("kubectl", "kubernetes-client", "the manifests"),
+    ("podman", "podman", "pull and load"),
+    ("runc", "runc", "nodes with a containerd of their own"),
+    ("skopeo", "skopeo", "the archive, inspect and copy"),
+    ("umoci", "umoci", "the archive"),
+];
+
+/// A command of the list.
+pub fn tool(name: &str) -> Command {
+    assert!(TOOLS.iter().any(|(listed, ..)| *listed == name), "{name} is not on the list in {}", file!());
+    Command::new(name)
+}
+
+/// The program under test.
+pub fn quinistry() -> Command {
+    quinistry_at(env!("CARGO_BIN_EXE_quinistry"))
+}
+
+/// A copy of the program under test.
+pub fn quinistry_at(path: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(path);
+    command.env_remove("QUINISTRY_LISTEN");
+    command
+}
+
+/// bash with a script. Of the commands from outside, it and what it starts find those of the list alone:
+/// there are links to them in the test's folder.
+pub fn bash(script: &str, folder: &Folder) -> Command {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let links = folder.0.join("commands");
+    std::fs::create_dir(&links).expect("a new folder");
+    for (name, ..) in TOOLS {
+        let mut files = std::env::split_paths(&path).map(|folder| folder.join(name));
+        if let Some(file) = files.find(|file| file.is_file()) {
+            std::os::unix::fs::symlink(file, links.join(name)).expect("a new link");
+        }
+    }
+    let mut command = tool("bash");
+    command.args(["-c", script]).env("PATH", links);
+    command
+}
+
+/// Whether a command of the list can be used. If not, the test is skipped.
+pub fn has_tool(name: &str, arguments: &[&str]) -> bool {
+    let status = tool(name).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let works = status.is_ok_and(|status| status.success());
+    if !works {
+        let (_, package, tested) = TOOLS.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
+        let arguments = arguments.join(" ");
+        skip(&format!("`{name} {arguments}` does not work here (Debian's package {package}, for: {tested})"));
+    }
+    works
+}
+
+/// Says loudly that a test is skipped. Where `CI` is set, it fails instead.
+pub fn skip(reason: &str) {
+    assert!(std::env::var_os("CI").is_none(), "nothing is to be skipped under CI, but {reason}");
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // Past the capture of the test harness, which would hide it.
+    let _ = writeln!(io::stderr().lock(), "\n*** SKIPPED {test}: {reason} ***");
+}
