@@ -10,7 +10,8 @@ use std::process::Command;
 use common::docker::{ImageName, docker, has_docker};
 use common::node::{Daemon, Network, Node};
 use common::{
-    Folder, Server, eventually, find, has_tool, lossy, quinistry, readme_block, run, save, sha256, tool,
+    Folder, Server, eventually, find, has_tool, is_root, lossy, quinistry, readme_block, run, save, sha256,
+    tool,
 };
 
 /// A running container. The name of its image removes it.
@@ -141,9 +142,17 @@ fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
     assert!(std::fs::read(again).expect("it was saved") == saved);
 }
 
+/// skopeo. For a user who is not root, all that it knows and remembers is in one folder.
+fn skopeo_in(folder: &Folder) -> Command {
+    let mut command = tool("skopeo");
+    command.env("XDG_DATA_HOME", &folder.0).env("XDG_RUNTIME_DIR", &folder.0);
+    command
+}
+
 #[test]
 fn skopeo_takes_the_archive_for_one_and_for_the_other() {
-    if !has_tool("skopeo", &["--version"]) {
+    // Field note: skopeo 1.9 changes the owner of what it unpacks.
+    if !has_tool("skopeo", &["--version"]) || !is_root("skopeo reads such an archive as root only") {
         return;
     }
     let folder = Folder::new("archive");
@@ -152,8 +161,7 @@ fn skopeo_takes_the_archive_for_one_and_for_the_other() {
     for source in
         [format!("oci-archive:{archive}:latest"), format!("docker-archive:{archive}:quinistry:latest")]
     {
-        let inspected =
-            run(tool("skopeo").env("XDG_DATA_HOME", &folder.0).args(["inspect", "--config", &source]));
+        let inspected = run(skopeo_in(&folder).args(["inspect", "--config", &source]));
         assert!(inspected.contains("/quinistry"), "{inspected}");
     }
 }
@@ -165,9 +173,8 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     }
     let server = Server::start();
     let remote = format!("docker://localhost:{}/quinistry", server.address.port());
-    // What skopeo remembers of blobs is to be gone, too, unless it is run by root.
     let folder = Folder::new("skopeo");
-    let skopeo = |arguments: &[&str]| run(tool("skopeo").env("XDG_DATA_HOME", &folder.0).args(arguments));
+    let skopeo = |arguments: &[&str]| run(skopeo_in(&folder).args(arguments));
 
     let inspected = skopeo(&["inspect", "--tls-verify=false", &remote]);
     let inspected: serde_json::Value = serde_json::from_str(&inspected).expect("JSON");
@@ -197,7 +204,7 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
     let folder = Folder::new("loaded");
     let archive = folder.path("image.tar");
     save(&archive);
-    if has_tool("podman", &["--version"]) {
+    if has_podman() {
         let podman =
             |arguments: &[&str]| run(podman_in(&folder.path("podman"), tool("podman")).args(arguments));
         podman(&["load", "--input", &archive]);
@@ -217,6 +224,11 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
         let unpacked = std::fs::read(format!("{bundle}/rootfs/quinistry")).expect("the executable");
         assert!(unpacked == std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable"));
     }
+}
+
+/// Field note: podman 4.3 that is not run by root leaves a process behind.
+fn has_podman() -> bool {
+    has_tool("podman", &["--version"]) && is_root("podman would leave a process behind")
 }
 
 /// podman, with all that it stores in one folder.
@@ -323,7 +335,7 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
 #[test]
 fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
     let Some(network) = Network::new("podman") else { return };
-    if !has_tool("podman", &["--version"]) {
+    if !has_podman() {
         return;
     }
     let (holder, puller) = (network.node(1), network.node(2));

@@ -9,6 +9,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
 
 use super::Folder;
@@ -84,6 +85,15 @@ pub fn has_tool(name: &str, arguments: &[&str]) -> bool {
         skip(&format!("`{name} {arguments}` does not work here (Debian's package {package}, for: {tested})"));
     }
     works
+}
+
+/// Whether the tests run as root. If not, the test is skipped, for that reason.
+pub fn is_root(reason: &str) -> bool {
+    let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+    if !is_root {
+        skip(reason);
+    }
+    is_root
 }
 
 /// Says loudly that a test is skipped. Where `CI` is set, it fails instead.
