@@ -621,9 +621,11 @@ impl Connection {
     ) -> FilePart {
         let output = &mut turn.buffers.output;
         response.write_head(turn.clock.http_date(), persistence, output);
-        let (status, length) = (response.status.code(), response.content.len());
-        let entry = Entry { label: response.label, request, status, length, peer: self.peer, user_agent };
-        turn.log.request(turn.clock.rfc3339(), &entry);
+        if let Some(label) = response.label {
+            let (status, length) = (response.status.code(), response.content.len());
+            let entry = Entry { label, request, status, length, peer: self.peer, user_agent };
+            turn.log.request(turn.clock.rfc3339(), &entry);
+        }
         match &response.content {
             Content::Bytes(bytes) => {
                 output.extend_from_slice(bytes);

@@ -10,7 +10,8 @@
 //!     GET /v2/<name>/tags/list             the tags
 //!     GET /v2/<name>/referrers/<digest>    what refers to a manifest: nothing does
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
-//!     GET /                                a word to whoever opens this in a browser
+//!     GET /                                how to pull the image, for a person with a browser
+//!     GET /healthz                         is the server well? (What Kubernetes calls it.) Not logged
 //! ```
 //!
 //! Every one of them as HEAD, too; anything else is refused. Nothing here does input or output or
@@ -31,11 +32,11 @@ use std::ops::Range;
 use serde_json::{Value, json};
 
 use crate::http::conditional::{Selection, select};
-use crate::http::request::{Body, Method, Rejection, Request};
+use crate::http::request::{Body, Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::{parse_number, percent_decode};
 use crate::image::digest;
-use crate::image::{DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, TAGS};
+use crate::image::{DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT, TAGS};
 
 const JSON: &str = "application/json";
 
@@ -113,6 +114,11 @@ impl Registry {
             // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
             response.content = Content::NONE;
         }
+        if *rejection == TLS {
+            // Field note: to these clients it is the first step of a pull that succeeds (Docker 20.10 and
+            // containerd 1.7, seen), and must not look like a failure.
+            response.label = Some("Client tried HTTPS first, and may go on with HTTP");
+        }
         response
     }
 
@@ -147,6 +153,7 @@ impl Registry {
     fn route(&self, request: &Request<'_>) -> Response<'_> {
         match &*request.path {
             "/" => return welcome(request),
+            "/healthz" => return Response::new(Status::Ok, None, HEALTH, HEALTH_CONTENT),
             "/v2" | "/v2/" => return Response::new(Status::Ok, "Serving API version", BASE, BASE_CONTENT),
             "/v2/_catalog" => return list("Serving catalog", "repositories", &[NAME], None, request),
             _ => {}
@@ -203,6 +210,10 @@ impl Registry {
 const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\n\
     Docker-Distribution-Api-Version: registry/2.0\r\n";
 const BASE_CONTENT: Content = Content::Bytes(std::borrow::Cow::Borrowed(b"{}"));
+
+const HEALTH: &[u8] = b"Content-Type: text/plain\r\nContent-Length: 3\r\n\
+    Docker-Distribution-Api-Version: registry/2.0\r\n";
+const HEALTH_CONTENT: Content = Content::Bytes(std::borrow::Cow::Borrowed(b"ok\n"));
 
 #[derive(Clone, Copy)]
 enum Endpoint {
@@ -388,12 +399,23 @@ fn referrers(digest: &str, request: &Request<'_>) -> Response<'static> {
 fn welcome(request: &Request<'_>) -> Response<'static> {
     let host = request.authority.unwrap_or("localhost:8080");
     let text = format!(
-        "This is a Docker registry quine: it serves one image, which holds the program that serves it.\n\n    \
-         docker pull {host}/{NAME}\n    \
-         docker run --rm -p 8090:8080 {host}/{NAME}\n    \
-         docker pull localhost:8090/{NAME}\n"
+        "This is a Docker registry quine: it serves one image, which holds the program that serves it.\n\n{}",
+        commands(host)
     );
     generated(Status::Ok, "Serving welcome", "text/plain; charset=utf-8", text.into_bytes())
+}
+
+/// Commands that pull the image from `host`, run it, and pull it again from the container. The
+/// container gets another port than `host` has: both may be on one machine.
+#[must_use]
+pub fn commands(host: &str) -> String {
+    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(8080);
+    let port = port.checked_add(10).unwrap_or(port - 10);
+    format!(
+        "  docker pull {host}/{NAME}\n  \
+         docker run -d --rm -p {port}:{PORT} {host}/{NAME}\n  \
+         docker pull localhost:{port}/{NAME}\n"
+    )
 }
 
 /// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the

@@ -275,7 +275,7 @@ fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_ha
             &*registry,
             secure_first,
             format!("{registry}/quinistry:{}", env!("CARGO_PKG_VERSION")),
-            "this port speaks plain HTTP, not TLS",
+            "Client tried HTTPS first",
         ),
         ("docker.io", mirror, "docker.io/library/quinistry:latest".into(), "manifests/latest?ns=docker.io"),
     ] {

@@ -119,6 +119,37 @@ fn the_root_tells_people_how_to_pull_from_where_they_are() {
 }
 
 #[test]
+fn the_commands_that_it_tells_have_the_child_listen_on_another_port() {
+    for (host, port) in [
+        ("localhost:8080", 8090),
+        ("localhost:8090", 8100),
+        ("[::1]:5000", 5010),
+        ("registry.example", 8090),
+        ("[2001:db8::1]", 8090),
+        ("localhost:65535", 65525),
+    ] {
+        let wanted = format!(
+            "  docker pull {host}/quinistry\n  docker run -d --rm -p {port}:8080 {host}/quinistry\n  \
+             docker pull localhost:{port}/quinistry\n"
+        );
+        assert_eq!(quinistry::registry::commands(host), wanted);
+    }
+}
+
+#[test]
+fn a_probe_is_answered_with_ok() {
+    let world = World::new();
+    for line in ["GET /healthz", "GET /healthz?verbose"] {
+        let answer = world.ask(line, &[]);
+        assert_eq!((answer.status, &*answer.content), (200, &b"ok\n"[..]), "{line}");
+        assert_eq!(answer.field("content-type"), Some("text/plain"), "{line}");
+    }
+    for target in ["/healthz/", "/livez", "/v2/healthz"] {
+        assert_eq!(world.ask(&format!("GET {target}"), &[]).status, 404, "{target}");
+    }
+}
+
+#[test]
 fn a_tag_means_the_docker_manifest_unless_only_the_ocis_will_do() {
     let world = World::new();
     let docker_list = "application/vnd.docker.distribution.manifest.list.v2+json";

@@ -133,6 +133,9 @@ const fn reject(status: Status, reason: &'static str) -> Rejection {
     Rejection { status, reason, is_head: false }
 }
 
+/// The refusal of a client that begins with TLS.
+pub const TLS: Rejection = bad("this port speaks plain HTTP, not TLS");
+
 const fn bad(reason: &'static str) -> Rejection {
     reject(Status::BadRequest, reason)
 }
@@ -209,7 +212,7 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
         // Field note: Docker (20.10, seen), its containerd store and containerd's CRI try HTTPS first,
         // even on localhost. If the reply begins with `HTTP/`, they go on with HTTP at once. Silence
         // costs them a time-out of 10 s, and a reset fails the pull.
-        [TLS_HANDSHAKE, ..] => Err(bad("this port speaks plain HTTP, not TLS")),
+        [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // Perhaps half of an empty line.
         [first, ..] if !TOKEN.has(*first) => Err(bad("a request begins with its method")),
         // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. Its

@@ -135,8 +135,8 @@ pub enum Persistence {
 pub struct Response<'a> {
     /// The status.
     pub status: Status,
-    /// What the log says is being done.
-    pub label: &'static str,
+    /// What the log says is being done. `None` if it says nothing.
+    pub label: Option<&'static str>,
     /// Complete field lines, each with its CRLF.
     fields: Cow<'a, [u8]>,
     /// What follows the head.
@@ -147,11 +147,11 @@ impl<'a> Response<'a> {
     /// An answer from ready-made field lines, which have to include Content-Length where HTTP wants it.
     pub fn new(
         status: Status,
-        label: &'static str,
+        label: impl Into<Option<&'static str>>,
         fields: impl Into<Cow<'a, [u8]>>,
         content: Content<'a>,
     ) -> Self {
-        Self { status, label, fields: fields.into(), content }
+        Self { status, label: label.into(), fields: fields.into(), content }
     }
 
     /// An answer with content that was made for it.
