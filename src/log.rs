@@ -1,4 +1,6 @@
-//! Events to lines for people.
+//! Turns events into lines for people.
+//!
+//! Documents: RFC 3339 (the time), RFC 9110 section 10.1.5 (User-Agent), POSIX `PIPE_BUF`.
 //!
 //! ```text
 //!     2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/latest 200 702 127.0.0.1:50514 "docker/28.2.2 …"
@@ -7,12 +9,17 @@
 //! ```
 //!
 //! Lines are gathered, and written when there is nothing else to do, when there are many, or after
-//! 10 ms. They must never stop the event loop: where they go may be a pipe that nobody reads. So a
-//! write happens only if it cannot block, what cannot be written waits in a bounded buffer, and what
-//! does not fit there is dropped and counted.
+//! 10 ms. They must never stop the event loop, and what they are written to may be a pipe that nothing
+//! reads. So a write happens only if it cannot block, and what cannot be written waits in a buffer.
 //!
-//! What a client sent is shown with everything but printable ASCII escaped, and cut short: a log
-//! must not be a way to write to somebody's terminal.
+//! Limits: the buffer has 128 KiB. A line that does not fit it, or that a write fails for, is dropped
+//! and counted; the next write that succeeds tells the count. Of a target or user agent, 256 bytes are
+//! shown, and everything but printable ASCII is escaped: a client must not be able to write to a
+//! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
+//! stays short.
+//!
+//! Deliberately absent: levels, formats to choose from, and files with a rotation: standard error goes
+//! where the one who starts the program sends it.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -22,15 +29,15 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use crate::system;
 
-/// What waits for a reader: some 800 lines, a few milliseconds at full speed. A pipe holds half as
-/// much besides.
+/// The most bytes that wait to be written: some 800 lines, a few milliseconds at full speed. A pipe
+/// holds half as much besides.
 const MAX_BUFFERED: usize = 128 * 1024;
 
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
 /// (POSIX `PIPE_BUF` on Linux); more might block.
 const MAX_WRITE: usize = 4096;
 
-/// With so much to write it is time to write it: with a few lines more, it is still one write.
+/// With so many bytes it is time to write. Three quarters, so that a few more lines still fit one write.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
 
 /// How much of a target or user agent is shown.
@@ -48,23 +55,23 @@ pub trait Sink {
     ///
     /// # Errors
     ///
-    /// When nobody will ever read them.
+    /// When they cannot be written, now or later: they are lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// Standard error, in a way that never blocks. Its descriptor may be shared with other processes, so
-/// it is not ours to make it non-blocking.
+/// Standard error, in a way that never blocks. Other processes may share the open file, so we must not
+/// make it non-blocking for them.
 pub enum Stderr {
     /// A pipe, a file or /dev/null: it tells whether there is room.
     Shared,
-    /// A terminal says that it is ready when it has room for a byte, and then blocks (after Ctrl-S,
-    /// or with nobody at the other end). Opened anew, it can be made non-blocking for us alone;
-    /// where that is not allowed, it is never ready.
+    /// A terminal says that it is ready when it has room for one byte, and a longer write then blocks
+    /// (after Ctrl-S, or if nothing reads at the other end). Opened anew, it can be made non-blocking
+    /// for us alone. `None` if that is not allowed: then it is never ready.
     Terminal(Option<File>),
 }
 
 impl Stderr {
-    /// Looks what standard error is.
+    /// Finds out what standard error is.
     #[must_use]
     pub fn open() -> Self {
         if !io::stderr().is_terminal() {
@@ -97,7 +104,7 @@ pub struct Entry<'a> {
     pub label: &'a str,
     /// The request line as far as it was understood: method, space, target.
     pub request: [&'a str; 2],
-    /// The status of the answer.
+    /// The status code of the answer.
     pub status: u16,
     /// The length of the content that follows, in bytes.
     pub length: u64,
@@ -111,16 +118,25 @@ pub struct Entry<'a> {
 pub struct Log {
     wants_requests: bool,
     buffer: Vec<u8>,
-    /// Whether there are lines that nobody has tried to write.
+    /// Whether there are lines that no one has tried to write.
     is_new: bool,
-    dropped: u64,
+    /// Lines that were dropped since the last count was told.
+    dropped: usize,
+    /// Whether only the first product of a user agent is shown.
+    is_short: bool,
 }
 
 impl Log {
     /// An empty log. Without `wants_requests`, only other events are logged.
     #[must_use]
     pub fn new(wants_requests: bool) -> Self {
-        Self { wants_requests, buffer: Vec::new(), is_new: false, dropped: 0 }
+        Self { wants_requests, buffer: Vec::new(), is_new: false, dropped: 0, is_short: false }
+    }
+
+    /// The same log, with short lines if `is_short`, for a terminal.
+    #[must_use]
+    pub fn short(self, is_short: bool) -> Self {
+        Self { is_short, ..self }
     }
 
     /// Adds the line of one answer. `time` is for the reader, as RFC 3339 has it.
@@ -128,14 +144,19 @@ impl Log {
         if !self.wants_requests {
             return;
         }
+        // RFC 9110 section 10.1.5: the first product is the client, those that follow are its parts.
+        let mut user_agent = entry.user_agent.as_bytes();
+        if self.is_short {
+            user_agent = user_agent.split(|&byte| byte == b' ').next().unwrap_or_default();
+        }
         let start = self.buffer.len();
         let line = &mut self.buffer;
         for text in [time, " ", entry.label, ": "] {
             line.extend_from_slice(text.as_bytes());
         }
-        push_escaped(line, entry.request[0]);
+        push_escaped(line, entry.request[0].as_bytes());
         line.push(b' ');
-        push_escaped(line, entry.request[1]);
+        push_escaped(line, entry.request[1].as_bytes());
         line.push(b' ');
         push_number(line, entry.status.into());
         line.push(b' ');
@@ -143,7 +164,7 @@ impl Log {
         line.push(b' ');
         push_address(line, entry.peer);
         line.extend_from_slice(b" \"");
-        push_escaped(line, entry.user_agent);
+        push_escaped(line, user_agent);
         line.extend_from_slice(b"\"\n");
         self.bound(start);
     }
@@ -166,7 +187,7 @@ impl Log {
         }
     }
 
-    /// Whether there is something that nobody has tried to write.
+    /// Whether there are lines that no one has tried to write.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.is_new
@@ -198,20 +219,27 @@ impl Log {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => written = self.buffer.len(),
+                Err(_) => {
+                    // Nothing reads it, or the file is full or has grown to its limit. The next line
+                    // tries again.
+                    self.dropped += rest.split_inclusive(|&byte| byte == b'\n').count();
+                    self.buffer.clear();
+                    self.is_new = false;
+                    return;
+                }
             }
         }
         self.is_new = false;
         self.buffer.drain(..written);
         if self.buffer.is_empty() && self.dropped > 0 {
             let dropped = std::mem::take(&mut self.dropped);
-            self.event(time, &format!("Dropped {dropped} lines of this log, which were not read in time"));
+            self.event(time, &format!("Dropped {dropped} lines of this log, which could not be written"));
         }
     }
 }
 
-/// Appends a number, in a fraction of the time that `write!` takes: the log is a good part of what is
-/// done for a request besides system calls.
+/// Appends a number. `write!` would take several times as long, and besides system calls the log is a
+/// good part of what a request costs.
 fn push_number(line: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20]; // as many as the largest number has
     let mut at = digits.len();
@@ -239,13 +267,13 @@ fn push_address(line: &mut Vec<u8>, address: SocketAddr) {
     push_number(line, address.port().into());
 }
 
-/// Appends what a stranger wrote. Every escape is ASCII, so `text` may be cut anywhere.
-fn push_escaped(line: &mut Vec<u8>, text: &str) {
-    let (shown, cut) = match text.as_bytes().get(..MAX_SHOWN) {
+/// Appends what a client wrote. What is shown is ASCII, so `text` may be cut anywhere.
+fn push_escaped(line: &mut Vec<u8>, text: &[u8]) {
+    let (shown, cut) = match text.get(..MAX_SHOWN) {
         Some(start) if text.len() > MAX_SHOWN => (start, "..."),
-        _ => (text.as_bytes(), ""),
+        _ => (text, ""),
     };
-    // All of it is harmless, as a rule.
+    // As a rule, nothing has to be escaped, and all of it is copied at once.
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\');
     let (plain, rest) = shown.split_at(shown.iter().position(|byte| !is_plain(byte)).unwrap_or(shown.len()));
     line.extend_from_slice(plain);
@@ -263,9 +291,18 @@ fn push_escaped(line: &mut Vec<u8>, text: &str) {
 mod tests {
     use super::*;
 
+    /// A reader with room for so many bytes.
+    #[derive(Default)]
     struct Pipe {
         room: usize,
         read: String,
+        is_broken: bool,
+    }
+
+    impl Pipe {
+        fn with_room() -> Self {
+            Self { room: 1 << 20, ..Self::default() }
+        }
     }
 
     impl Sink for Pipe {
@@ -275,6 +312,9 @@ mod tests {
 
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             assert!(bytes.len() <= MAX_WRITE, "this might block");
+            if self.is_broken {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
             self.room -= bytes.len();
             self.read.push_str(str::from_utf8(bytes).expect("ASCII only"));
             Ok(bytes.len())
@@ -295,8 +335,8 @@ mod tests {
     const TIME: &str = "2026-01-31T12:00:00Z";
 
     #[test]
-    fn a_request_becomes_one_line_in_the_spirit_of_the_original() {
-        let (mut log, mut pipe) = (Log::new(true), Pipe { room: 1 << 20, read: String::new() });
+    fn a_request_becomes_one_line() {
+        let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
         log.request(TIME, &entry("/v2/quinistry/manifests/latest", "docker/28.2.2"));
         log.flush(TIME, &mut pipe);
         assert_eq!(
@@ -308,8 +348,8 @@ mod tests {
     }
 
     #[test]
-    fn strangers_write_nothing_but_printable_ascii_and_not_much() {
-        let (mut log, mut pipe) = (Log::new(true), Pipe { room: 1 << 20, read: String::new() });
+    fn what_clients_wrote_is_shown_in_printable_ascii_and_cut_short() {
+        let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
         log.request(TIME, &entry("/\u{1b}[2J", "\"é\\\n"));
         log.request(TIME, &entry("/", "é".repeat(5000).leak()));
         log.flush(TIME, &mut pipe);
@@ -324,6 +364,19 @@ mod tests {
     }
 
     #[test]
+    fn a_short_line_has_the_first_product_of_the_user_agent_and_a_long_one_has_all() {
+        for (is_short, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")] {
+            let (mut log, mut pipe) = (Log::new(true).short(is_short), Pipe::with_room());
+            for user_agent in ["docker/28.2.2 go/go1.24 os/linux", ""] {
+                log.request(TIME, &entry("/", user_agent));
+            }
+            log.flush(TIME, &mut pipe);
+            let shown_agents: Vec<_> = pipe.read.lines().map(|line| line.split('"').nth(1)).collect();
+            assert_eq!(shown_agents, [Some(shown), Some("")]);
+        }
+    }
+
+    #[test]
     fn peers_are_written_as_std_writes_them() {
         for address in ["127.0.0.1:8080", "255.10.0.9:65535", "[::1]:0", "[2001:db8::ff]:443"] {
             let mut line = Vec::new();
@@ -334,7 +387,7 @@ mod tests {
 
     #[test]
     fn quiet_drops_requests_but_not_events() {
-        let (mut log, mut pipe) = (Log::new(false), Pipe { room: 1 << 20, read: String::new() });
+        let (mut log, mut pipe) = (Log::new(false), Pipe::with_room());
         log.request(TIME, &entry("/", ""));
         log.event(TIME, "Stopping");
         log.flush(TIME, &mut pipe);
@@ -342,8 +395,8 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_reads_costs_lines_and_then_says_how_many() {
-        let (mut log, mut pipe) = (Log::new(true), Pipe { room: 0, read: String::new() });
+    fn lines_that_nothing_reads_are_dropped_and_counted() {
+        let (mut log, mut pipe) = (Log::new(true), Pipe::default());
         for _ in 0..2000 {
             log.request(TIME, &entry("/v2/quinistry/manifests/latest", "x"));
             log.flush(TIME, &mut pipe);
@@ -356,5 +409,26 @@ mod tests {
         log.flush(TIME, &mut pipe);
         let last = pipe.read.lines().last().expect("the count");
         assert!(last.contains(&format!("Dropped {} lines", 2000 - kept)), "{last}");
+    }
+
+    #[test]
+    fn lines_that_a_write_fails_for_are_dropped_and_counted() {
+        let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
+        pipe.is_broken = true;
+        for _ in 0..10 {
+            for _ in 0..50 {
+                log.request(TIME, &entry("/v2/quinistry/manifests/latest", "x"));
+            }
+            log.flush(TIME, &mut pipe);
+            assert!(!log.is_waiting(), "there is nothing to wake up for");
+        }
+        pipe.is_broken = false;
+        for _ in 0..2 {
+            log.request(TIME, &entry("/", "x"));
+            log.flush(TIME, &mut pipe);
+        }
+        let lines: Vec<_> = pipe.read.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[1].contains("Dropped 500 lines"), "{lines:?}");
     }
 }
