@@ -1,10 +1,13 @@
-//! The manifests in `k8s/`, as they are or pinned to one image.
+//! Turns an image into Kubernetes manifests that run it: those in `k8s/`, as they are or pinned.
 //!
 //! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec,
 //! "Pulling manifests".
 //!
 //! A tag may come to mean another image; a digest cannot. A node that runs a pinned pod runs this
-//! program and no other, whoever its image came from.
+//! program and no other, from wherever it got the image.
+//!
+//! Deliberately absent: a YAML parser. The manifests are our own, and two of their keys are known by
+//! their names.
 
 use std::fmt::Write;
 
@@ -20,17 +23,15 @@ pub const CHILD: &str = include_str!("../k8s/child.yaml");
 /// comments included, stay as they are.
 #[must_use]
 pub fn pin(manifest: &str, image: &Image) -> String {
-    let digest = image.manifest.descriptor.digest;
     let mut pinned = String::new();
     for line in manifest.lines() {
-        let written = match line.split_once(": ") {
-            Some((key, _)) if key.ends_with(" image") => writeln!(pinned, "{line}@{digest}"),
-            Some((key, _)) if key.ends_with(" kubernetes.io/arch") => {
-                writeln!(pinned, "{key}: {}", image.architecture)
-            }
+        let (key, value) = line.split_once(": ").unwrap_or((line, ""));
+        match key.trim_ascii_start() {
+            "image" => writeln!(pinned, "{key}: {value}@{}", image.manifest.descriptor.digest),
+            "kubernetes.io/arch" => writeln!(pinned, "{key}: {}", image.architecture),
             _ => writeln!(pinned, "{line}"),
-        };
-        written.expect("a String takes everything");
+        }
+        .expect("a String takes everything");
     }
     pinned
 }

@@ -59,6 +59,14 @@ fn pinning_adds_the_digest_and_changes_nothing_else() {
 }
 
 #[test]
+fn pinning_changes_no_line_that_only_looks_like_an_image_or_an_architecture() {
+    let (image, _) = sample::packed();
+    let others = "# about the image: none\n# image: none\n  base image: none\n  imagePullPolicy: Always\n  \
+                  kubernetes.io/arches: amd64\n  # kubernetes.io/arch: amd64\n  image:\n";
+    assert_eq!(pin(others, &image), others);
+}
+
+#[test]
 fn the_command_prints_them_pinned_to_its_own_program() {
     let answer = |arguments: &[&str]| {
         let output = quinistry().args(arguments).output().expect("it starts");
@@ -119,7 +127,11 @@ fn a_pod_may_do_nothing_that_it_need_not() {
             assert_eq!(*found, wanted);
         }
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
-            assert_eq!(container[probe]["httpGet"], json!({ "path": "/v2/", "port": "registry" }), "{probe}");
+            assert_eq!(
+                container[probe]["httpGet"],
+                json!({ "path": "/healthz", "port": "registry" }),
+                "{probe}"
+            );
         }
     }
     // Each is asked for its image where it is to come from.
