@@ -123,6 +123,7 @@ pub mod http;
 pub mod image;
 pub mod kubernetes;
 pub mod log;
+pub mod options;
 pub mod registry;
 pub mod server;
 pub mod system;

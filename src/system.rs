@@ -7,14 +7,13 @@
 //! [`io::Error`]: nothing that calls them has to know that they are unsafe inside.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
-use std::ffi::{CStr, OsStr, OsString, c_char, c_int, c_short};
+use std::ffi::{CStr, c_char, c_int, c_short};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
-use std::mem::{size_of, zeroed};
+use std::mem::{ManuallyDrop, size_of, zeroed};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
 
 /// The most connections that wait to be accepted. std's and mio's 128 would let a crowd of 200 wait
 /// for a second, until their SYN is repeated; the system cuts this to `net.core.somaxconn`.
@@ -32,8 +31,8 @@ const UNSENT: c_int = 128 * 1024;
 /// silent in that second while the server ends hears of it when it speaks.)
 const SILENCE: c_int = 1;
 
-/// Defines `main`, from a function that takes the arguments and gives the exit code, without std's
-/// own start.
+/// Defines `main`, from a function that takes the arguments as `&[String]` and gives the exit code,
+/// without std's own start.
 ///
 /// That start installs a handler which tells a stack overflow by its name. For want of a better way,
 /// glibc finds the end of the stack by `sscanf`, which brings along all there is to reading and
@@ -49,37 +48,53 @@ macro_rules! entry {
             arguments: *const *const core::ffi::c_char,
         ) -> core::ffi::c_int {
             // SAFETY: these are what C passes to `main`.
-            $main(unsafe { $crate::system::start(count, arguments) })
+            $main(&unsafe { $crate::system::start(count, arguments) })
         }
     };
 }
 
 /// Does what has to be done before anything else, and gives the arguments behind the program's name.
+/// Where one is not UTF-8, it has U+FFFD: no argument is the name of a file.
 ///
 /// # Safety
 ///
 /// `arguments` points to `count` C strings that are never freed or changed.
 #[must_use]
-pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<OsString> {
+pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String> {
     for descriptor in 0..3 {
         // SAFETY: none of the calls has a pointer to anything but a constant C string.
         unsafe {
-            // Were one of the standard three closed, a client's socket would get its number, and
-            // the log with it. The lowest number that is free is the one that was found to be.
+            // If one of the standard three were closed, the next file or socket would get its number:
+            // a client would read the log. open(2) gives the lowest number that is free, which is this
+            // one. Only standard error may be written to, for nothing is lost with it: a write to
+            // standard output has to fail.
+            let mode = if descriptor == libc::STDERR_FILENO { libc::O_WRONLY } else { libc::O_RDONLY };
             if libc::fcntl(descriptor, libc::F_GETFD) == -1
-                && libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) != descriptor
+                && libc::open(c"/dev/null".as_ptr(), mode) != descriptor
             {
                 libc::abort();
             }
         }
     }
-    // A client that is gone is an error of `sendfile`, a closed pipe one of `write`: not a death.
-    // SAFETY: to ignore a signal takes no function.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    // These would end the process. Ignored, they leave it at an error of the call that brought them
+    // about: a client or a reader that is gone is EPIPE, a file that has grown to its limit is EFBIG.
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: to ignore a signal takes no function.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     let count = usize::try_from(count).unwrap_or(0);
     // SAFETY: the caller's promise.
     let argument = |index| unsafe { CStr::from_ptr(*arguments.add(index)) };
-    (1..count).map(|index| OsStr::from_bytes(argument(index).to_bytes()).to_owned()).collect()
+    (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
+}
+
+/// Standard output, as a file. std's `Stdout` takes a descriptor that cannot be written to for a
+/// success, and looks for the ends of lines.
+#[must_use]
+pub fn stdout() -> ManuallyDrop<File> {
+    // SAFETY: the descriptor is open, since `start` saw to it, and the file is never dropped, which
+    // would close it.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })
 }
 
 /// Gives the result of a call that reports failure as -1.

@@ -2,9 +2,10 @@
 
 mod common;
 
-use std::io::Read;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
@@ -21,7 +22,17 @@ fn output(command: &mut Command) -> (Option<i32>, String, String) {
 fn the_command_line_explains_itself_and_its_errors() {
     let (code, stdout, _) = output(quinistry().arg("--help"));
     assert_eq!(code, Some(0));
-    for word in ["--listen", "QUINISTRY_LISTEN", "--quiet", "--version", "healthcheck", "save", "digest"] {
+    for word in [
+        "--listen",
+        "QUINISTRY_LISTEN",
+        "--quiet",
+        "--version",
+        "healthcheck",
+        "save",
+        "digest",
+        "docker pull localhost:8080/quinistry",
+        "docker run -d --rm -p 8090:8080 localhost:8080/quinistry",
+    ] {
         assert!(stdout.contains(word), "{word}");
     }
     let (code, stdout, _) = output(quinistry().arg("--version"));
@@ -29,9 +40,10 @@ fn the_command_line_explains_itself_and_its_errors() {
 
     for arguments in [
         &["--nonesuch"][..],
-        &["serve"],
         &["--listen"],
-        &["--listen", "8080"],
+        &["--listen", "example.com:8080"],
+        &["digest", "--listen", "8080"],
+        &["k8s"],
         &["--listen=nowhere"],
         &["--quiet=1"],
         &[""],
@@ -40,6 +52,8 @@ fn the_command_line_explains_itself_and_its_errors() {
         assert_eq!((code, &*stdout), (Some(2), ""), "{arguments:?}");
         assert!(stderr.starts_with("quinistry: ") && stderr.contains("--help"), "{stderr}");
     }
+    let (_, _, stderr) = output(quinistry().args(["serve", "--lisen=8080"]));
+    assert!(stderr.contains("did you mean --listen?"), "{stderr}");
     let (code, _, stderr) = output(quinistry().env("QUINISTRY_LISTEN", "nonsense"));
     assert_eq!(code, Some(2));
     assert!(stderr.contains("QUINISTRY_LISTEN is \"nonsense\""), "{stderr}");
@@ -52,18 +66,34 @@ fn the_digest_is_that_of_the_image_that_is_served() {
     assert_eq!((code, stdout), (Some(0), format!("quinistry@{}\n", server.manifest_digest())));
 }
 
-#[test]
-fn an_archive_that_cannot_be_written_is_an_error_and_one_that_nobody_wants_is_not() {
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device");
-    let (code, _, stderr) = output(quinistry().arg("save").stdout(full));
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("No space left"), "{stderr}");
+/// Every way to print something.
+const PRINTING: [&[&str]; 5] = [&["save"], &["digest"], &["k8s", "child"], &["--help"], &["--version"]];
 
-    let mut child =
-        quinistry().arg("save").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-    drop(child.stdout.take());
-    let Output { status, stderr, .. } = child.wait_with_output().expect("our child");
-    assert_eq!((status.code(), &*lossy(&stderr)), (Some(141), ""));
+#[test]
+fn output_that_cannot_be_written_is_an_error() {
+    for arguments in PRINTING {
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("a device");
+        let (code, _, stderr) = output(quinistry().args(arguments).stdout(full));
+        assert_eq!(code, Some(1), "{arguments:?}");
+        assert!(stderr.contains("No space left"), "{stderr}");
+
+        let script = "exec \"$0\" \"$@\" >&-";
+        let (code, _, stderr) =
+            output(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]).args(arguments));
+        assert_eq!(code, Some(1), "{arguments:?} with standard output closed");
+        assert!(stderr.contains("cannot write to standard output"), "{stderr}");
+    }
+}
+
+#[test]
+fn output_that_nothing_reads_ends_it_as_a_closed_pipe_does() {
+    for arguments in PRINTING {
+        let mut command = quinistry();
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (code, _, stderr) = output(command.args(arguments).stdout(writer));
+        assert_eq!((code, &*stderr), (Some(141), ""), "{arguments:?}");
+    }
 }
 
 #[test]
@@ -72,7 +102,12 @@ fn a_port_in_use_is_named() {
     let address = taken.local_addr().expect("an address").to_string();
     let (code, _, stderr) = output(quinistry().args(["--listen", &address]));
     assert_eq!(code, Some(1));
-    assert!(stderr.contains(&address) && stderr.contains("in use"), "{stderr}");
+    let (said, example) = stderr.split_once("; try --listen ").expect("an example");
+    assert!(said.contains(&format!("port {} is in use", taken.local_addr().expect("an address").port())));
+    // The example works.
+    assert_ne!(example.trim(), address);
+    assert!(example.starts_with("127.0.0.1:"));
+    Server::start_as(quinistry().args(["--listen", example.trim()]));
 }
 
 #[test]
@@ -103,9 +138,16 @@ fn a_wildcard_takes_both_families() {
 #[test]
 fn the_start_says_what_is_served_and_how_to_get_it() {
     let server = Server::start();
-    let log = server.wait_for_log("docker pull");
+    let port = server.address.port();
+    let child = port + 10;
+    let log = server.wait_for_log(&format!("docker pull localhost:{child}/quinistry"));
     assert!(log.contains(concat!("quinistry ", env!("CARGO_PKG_VERSION"), ": packing")));
-    assert!(log.contains(&format!("docker pull localhost:{}/quinistry", server.address.port())));
+    for line in [
+        format!("docker pull localhost:{port}/quinistry\n"),
+        format!("docker run -d --rm -p {child}:8080 localhost:{port}/quinistry\n"),
+    ] {
+        assert!(log.contains(&line), "{line}");
+    }
     let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]);
     let (layer, size) = server.layer();
     for text in [&sha256(&manifest.content), &layer, &size.to_string()] {
@@ -125,11 +167,6 @@ fn every_answer_is_a_line_of_the_log() {
     assert!(rest.starts_with("Serving manifest: GET /v2/quinistry/manifests/latest 200 "), "{rest}");
     assert!(rest.contains(" 127.0.0.1:") && rest.ends_with(r#" "tester/1 \"q\"""#), "{rest}");
     assert!(log.contains("Refusing: DELETE /v2/quinistry/manifests/latest 405 "));
-
-    let quiet = Server::start_as(quinistry().args(["--quiet", "--listen", "127.0.0.1:0"]));
-    quiet.ask("GET /v2/", &[]);
-    quiet.signal(libc::SIGTERM);
-    assert!(!quiet.wait_for_log("Stopping").contains("GET /v2/"));
 }
 
 #[test]
@@ -346,10 +383,186 @@ fn the_health_check_tells_well_from_unwell() {
     let address = other.local_addr().expect("an address");
     let answering = std::thread::spawn(move || {
         let (mut stream, _) = other.accept().expect("the check connects");
-        std::io::Write::write_all(&mut stream, b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
-            .expect("it reads");
+        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").expect("it reads");
         std::thread::sleep(Duration::from_millis(100));
     });
     assert_eq!(check(&address.to_string()).0, Some(1));
     answering.join().expect("it answered");
+}
+
+#[test]
+fn the_health_check_ends_though_the_answer_drips() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("an address").to_string();
+    let dripping = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("the check connects");
+        // The right answer, in twelve seconds. The check gives up before, and it becomes an error.
+        for byte in b"HTTP/1.1 200 " {
+            if stream.write_all(&[*byte]).is_err() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(900));
+        }
+    });
+    let (code, _, stderr) = output(quinistry().args(["healthcheck", "--listen", &address]));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("timed out"), "{stderr}");
+    dripping.join().expect("it saw the end");
+}
+
+#[test]
+fn a_server_that_is_only_asked_for_its_health_logs_nothing() {
+    let server = Server::start();
+    for _ in 0..3 {
+        let check = output(quinistry().args(["healthcheck", "--listen", &server.address.to_string()]));
+        assert_eq!(check, (Some(0), String::new(), String::new()));
+        for line in ["GET /healthz", "HEAD /healthz"] {
+            assert_eq!(server.ask(line, &["User-Agent: kube-probe/1.32"]).status, 200);
+        }
+    }
+    // A probe that is refused is a line.
+    server.ask("POST /healthz", &[]);
+    let log = server.wait_for_log("POST /healthz 405");
+    // It is the only one behind the words of the start.
+    let lines = log.rsplit_once("\n\n").map(|(_, lines)| lines.lines().count());
+    assert_eq!(lines, Some(1), "{log}");
+}
+
+#[test]
+fn a_quiet_server_says_nothing_but_errors_and_its_end() {
+    let (mut command, port) = (quinistry(), free_port());
+    command.args(["serve", "--quiet", "--listen", &format!("localhost:{port}")]);
+    let mut child = Background::start(command.stderr(Stdio::piped()));
+    let address = ([127, 0, 0, 1], port).into();
+    eventually("it listens", || TcpStream::connect(address).ok());
+    let mut client = Client::connect(address);
+    client.send_request("GET /v2/", &[]);
+    assert_eq!(client.answer_to("GET /v2/").status, 200);
+    // While it runs, another one finds the port in use.
+    let (code, _, stderr) = output(&mut command);
+    assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
+    run(Command::new("kill").arg(child.0.id().to_string()));
+    let mut said = String::new();
+    child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+    assert!(said.contains("Stopping"), "{said}");
+    assert!(!["packing", "Listening", "docker", "GET"].iter().any(|word| said.contains(word)), "{said}");
+}
+
+/// A process that is killed when it is dropped.
+struct Background(Child);
+
+impl Background {
+    fn start(command: &mut Command) -> Self {
+        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+#[test]
+fn the_ways_to_say_every_address_and_localhost_are_understood() {
+    for (prefix, host) in [("", "127.0.0.2"), (":", "127.0.0.2"), ("localhost:", "127.0.0.1")] {
+        let port = free_port();
+        let server = Server::start_as(quinistry().args(["--listen", &format!("{prefix}{port}")]));
+        assert_eq!(server.address.port(), port);
+        let mut client = Client::connect(format!("{host}:{port}").parse().expect("an address"));
+        client.send_request("GET /v2/", &[]);
+        assert_eq!(client.answer_to("GET /v2/").status, 200);
+        assert_eq!(TcpStream::connect(("127.0.0.2", port)).is_ok(), host == "127.0.0.2");
+        let check = output(quinistry().args(["healthcheck", "--listen", &format!("{prefix}{port}")]));
+        assert_eq!(check.0, Some(0));
+    }
+}
+
+#[test]
+fn a_limit_on_file_size_below_the_layers_is_said_at_the_start() {
+    let script = "ulimit -f 64 && exec \"$0\" --listen 127.0.0.1:0";
+    let (code, _, stderr) = output(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("cannot make the layer: File too large"), "{stderr}");
+}
+
+#[test]
+fn a_log_that_has_grown_to_the_limit_on_file_size_drops_and_counts_lines() {
+    const LIMIT: u64 = 64 * 1024 * 1024; // More than the layer needs, however the program was built.
+    const ROOM: u64 = 8 * 1024;
+    const LINE: &str = "GET /v2/";
+    let folder = Folder::new("log-limit");
+    let (path, port) = (folder.path("log"), free_port());
+    let log = File::create(&path).expect("room for it");
+    log.set_len(LIMIT - ROOM).expect("a file with a hole");
+    let script = format!(
+        "ulimit -f {} && exec \"$0\" --listen 127.0.0.1:{port} 2>>{path}",
+        LIMIT / 512 // POSIX has this unit.
+    );
+    let _server =
+        Background::start(Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_quinistry")]));
+    let address = ([127, 0, 0, 1], port).into();
+    eventually("it listens", || TcpStream::connect(address).ok());
+    for _ in 0..200 {
+        let mut client = Client::connect(address);
+        client.send_request(LINE, &[]);
+        assert_eq!(client.answer_to(LINE).status, 200);
+    }
+    eventually("the log is full", || (log.metadata().ok()?.len() == LIMIT).then_some(()));
+    let written = fs::read(&path).expect("it is there");
+    let lines = lossy(&written[(LIMIT - ROOM) as usize..]).matches(LINE).count();
+
+    // With room again, the log goes on, and says how much is missing.
+    log.set_len(0).expect("our file");
+    let mut client = Client::connect(address);
+    let log = eventually("the count is told", || {
+        client.send_request(LINE, &[]);
+        assert_eq!(client.answer_to(LINE).status, 200);
+        fs::read_to_string(&path).ok().filter(|log| log.contains("Dropped"))
+    });
+    let count = log.split("Dropped ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
+    let dropped = count.expect("a number");
+    // The last line that was written may be cut, and is then in both.
+    assert!((200..=201).contains(&(lines + dropped)), "{lines} lines and {dropped} dropped of 200");
+}
+
+#[test]
+fn a_client_that_tries_https_first_is_told_and_logged_as_what_it_is() {
+    let server = Server::start();
+    let mut client = server.connect();
+    client.send([0x16, 3, 1, 2, 0]); // A TLS record of the handshake.
+    let answer = client.answer_to("");
+    assert_eq!(answer.status, 400);
+    assert!(lossy(&answer.content).contains("this port speaks plain HTTP, not TLS"));
+    client.expect_end();
+    let log = server.wait_for_log("Client tried HTTPS first");
+    assert!(!log.contains("Refusing"), "{log}");
+}
+
+#[test]
+fn a_terminal_shows_the_product_of_the_user_agent_and_no_more() {
+    if !has_tool("script", &["--version"]) {
+        return;
+    }
+    let port = free_port();
+    let command = format!("exec {} --listen 127.0.0.1:{port}", env!("CARGO_BIN_EXE_quinistry"));
+    let mut script = Command::new("script");
+    script.args(["--quiet", "--command", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
+    // When it ends, the server loses its terminal, which ends it, too.
+    let mut script = Background::start(&mut script);
+    let address = ([127, 0, 0, 1], port).into();
+    eventually("it listens", || TcpStream::connect(address).ok());
+    let mut client = Client::connect(address);
+    client.send_request("GET /v2/", &["User-Agent: docker/28.2.2 go/go1.23.9 os/linux"]);
+    client.answer_to("GET /v2/");
+    let mut lines = BufReader::new(script.0.stdout.take().expect("it is piped")).lines();
+    let line = lines.find_map(|line| line.ok().filter(|line| line.contains("GET /v2/")));
+    let line = line.expect("a line for the request");
+    assert!(line.ends_with("\"docker/28.2.2\""), "{line}");
 }

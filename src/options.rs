@@ -1,0 +1,383 @@
+//! Turns the command line into what is to be done.
+//!
+//! Document: POSIX.1-2017, Base Definitions, section 12.2, as far as it fits: options have the long
+//! names of GNU, and may stand before the command, too.
+//!
+//! ```text
+//!     quinistry [serve] [--listen ADDRESS] [--quiet]
+//!     quinistry healthcheck [--listen ADDRESS]
+//!     quinistry save | digest | k8s parent | k8s child | help | version
+//! ```
+//!
+//! A command refuses an option that it does not use. `--help` and `--version` end the reading: what
+//! follows them is not looked at. Only the two commands that use the variable `QUINISTRY_LISTEN` look
+//! at it, so that a wrong one stops no other.
+//!
+//! Deliberately absent: looking up names. `localhost` means 127.0.0.1 here, and every other host has
+//! to be an address, so that a start never waits for a name server.
+
+use std::fmt;
+use std::mem::take;
+use std::net::{Ipv4Addr, SocketAddr};
+
+use crate::image::PORT;
+use crate::kubernetes;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+quinistry: a Docker registry that serves one image, which holds this very program
+
+Usage: quinistry [serve] [--listen ADDRESS] [--quiet]   serve the image
+       quinistry healthcheck [--listen ADDRESS]         ask the server on this machine if it is well
+       quinistry save                                   write the image to standard output
+       quinistry digest                                 print the image's name and digest
+       quinistry k8s parent|child                       print a Kubernetes manifest for this image
+       quinistry help | version                         as --help, --version
+
+Options:
+  --listen ADDRESS  8080 or :8080 (every address, the default), localhost:8080 (127.0.0.1),
+                    192.0.2.1:8080, [::1]:8080 [variable: QUINISTRY_LISTEN]
+  --quiet           print errors and the end, but no requests
+
+Run it, and in another terminal pull its image, run that, and pull it again from there:
+
+  docker pull localhost:8080/quinistry
+  docker run -d --rm -p 8090:8080 localhost:8080/quinistry
+  docker pull localhost:8090/quinistry
+";
+
+/// What the command line asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Command {
+    /// Serve the image.
+    Serve {
+        /// Where to listen.
+        address: Address,
+        /// Whether to keep silent about what goes well.
+        quiet: bool,
+    },
+    /// Ask the server that listens there whether it is well.
+    Healthcheck(Address),
+    /// Write the image to standard output.
+    Save,
+    /// Print the digest.
+    Digest,
+    /// Print this manifest, pinned to the image.
+    Kubernetes(&'static str),
+    /// Print [`HELP`].
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// Where a server listens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Address {
+    /// This port of every address that the machine has.
+    Every(u16),
+    /// One address, which may be a wildcard of its family.
+    One(SocketAddr),
+}
+
+impl Address {
+    fn parse(origin: &'static str, value: &str) -> Result<Self, Error> {
+        let localhost = value.strip_prefix("localhost:").and_then(|port| port.parse().ok());
+        if let Ok(port) = value.strip_prefix(':').unwrap_or(value).parse() {
+            Ok(Self::Every(port))
+        } else if let Some(port) = localhost {
+            Ok(Self::One((Ipv4Addr::LOCALHOST, port).into()))
+        } else {
+            let error = |_| Error::WrongAddress { origin, value: value.to_owned() };
+            value.parse().map(Self::One).map_err(error)
+        }
+    }
+
+    /// The port, or 0 to let the system choose one.
+    #[must_use]
+    pub fn port(self) -> u16 {
+        match self {
+            Self::Every(port) => port,
+            Self::One(address) => address.port(),
+        }
+    }
+
+    /// The same address with another port.
+    #[must_use]
+    pub fn with_port(self, port: u16) -> Self {
+        match self {
+            Self::Every(_) => Self::Every(port),
+            Self::One(address) => Self::One((address.ip(), port).into()),
+        }
+    }
+
+    /// Where a client on this machine reaches the server.
+    #[must_use]
+    pub fn on_this_machine(self) -> SocketAddr {
+        match self {
+            Self::One(address) if !address.ip().is_unspecified() => address,
+            // A wildcard of either family takes IPv4. Field note: with Docker 17.04 to 25, a container
+            // on a network without IPv6 has no `::1` to ask.
+            _ => (Ipv4Addr::LOCALHOST, self.port()).into(),
+        }
+    }
+}
+
+/// As `--listen` takes it.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Every(port) => write!(f, "{port}"),
+            Self::One(address) => write!(f, "{address}"),
+        }
+    }
+}
+
+/// Why a command line is not understood.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Error {
+    /// An argument that is unknown, or known and out of place.
+    Unexpected(String),
+    /// An option that the command has no use for.
+    Unused(&'static str),
+    /// `--listen` is the last argument.
+    NoAddress,
+    /// An address that cannot be read.
+    WrongAddress {
+        /// The option or the variable.
+        origin: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// `k8s` with neither `parent` nor `child`.
+    NoManifest,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unexpected(argument) => {
+                write!(f, "unexpected argument {argument:?}")?;
+                nearest(argument).map_or(Ok(()), |known| write!(f, "; did you mean {known}?"))
+            }
+            Self::Unused(option) => write!(f, "this command does not use {option}"),
+            Self::NoAddress => f.write_str("--listen needs an address, such as 8080 or 127.0.0.1:8080"),
+            Self::WrongAddress { origin, value } => write!(
+                f,
+                "{origin} is {value:?}; it must be a port, or an address and a port: 8080, \
+                 localhost:8080, 192.0.2.1:8080, [::1]:8080"
+            ),
+            Self::NoManifest => f.write_str("k8s needs one of parent and child"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// Reads the arguments behind the program's name. `variable` is `QUINISTRY_LISTEN`; an empty one is
+/// like none.
+///
+/// # Errors
+///
+/// At the first argument that is not understood.
+pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Error> {
+    let mut arguments = arguments.iter().map(String::as_str);
+    let (mut words, mut listen, mut quiet) = (Vec::new(), None, false);
+    while let Some(argument) = arguments.next() {
+        match argument {
+            "--help" | "-h" => return Ok(Command::Help),
+            "--version" | "-V" => return Ok(Command::Version),
+            "--quiet" => quiet = true,
+            "--listen" => listen = Some(("--listen", arguments.next().ok_or(Error::NoAddress)?)),
+            _ => match argument.strip_prefix("--listen=") {
+                Some(value) => listen = Some(("--listen", value)),
+                None if argument.starts_with('-') => return Err(Error::Unexpected(argument.into())),
+                None => words.push(argument),
+            },
+        }
+    }
+    let mut words = words.into_iter();
+    // A command takes the words and options that it uses. What is then left is an error.
+    let command = match words.next() {
+        None | Some("serve") => {
+            Command::Serve { address: address(listen.take(), variable)?, quiet: take(&mut quiet) }
+        }
+        Some("healthcheck") => Command::Healthcheck(address(listen.take(), variable)?),
+        Some("save") => Command::Save,
+        Some("digest") => Command::Digest,
+        Some("k8s") => Command::Kubernetes(match words.next() {
+            Some("parent") => kubernetes::PARENT,
+            Some("child") => kubernetes::CHILD,
+            _ => return Err(Error::NoManifest),
+        }),
+        Some("help") => return Ok(Command::Help),
+        Some("version") => Command::Version,
+        Some(unknown) => return Err(Error::Unexpected(unknown.into())),
+    };
+    if let Some(surplus) = words.next() {
+        Err(Error::Unexpected(surplus.into()))
+    } else if listen.is_some() {
+        Err(Error::Unused("--listen"))
+    } else if quiet {
+        Err(Error::Unused("--quiet"))
+    } else {
+        Ok(command)
+    }
+}
+
+/// The address that the option gives, or else the variable, or else the default.
+fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<Address, Error> {
+    let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
+    option.or(variable).map_or(Ok(Address::Every(PORT)), |(origin, value)| Address::parse(origin, value))
+}
+
+/// The known word that a mistyped one was probably meant to be, if there is one. The two differ in one
+/// place, by at most two bytes, and have at least twice as many in common.
+fn nearest(word: &str) -> Option<&'static str> {
+    const KNOWN: [&str; 11] = [
+        "serve",
+        "healthcheck",
+        "save",
+        "digest",
+        "k8s",
+        "help",
+        "version",
+        "--listen",
+        "--quiet",
+        "--help",
+        "--version",
+    ];
+    let word = word.split('=').next().unwrap_or(word).as_bytes();
+    KNOWN.into_iter().find(|known| {
+        let known = known.as_bytes();
+        let start = word.iter().zip(known).take_while(|(a, b)| a == b).count();
+        let (word, rest) = (&word[start..], &known[start..]);
+        let end = word.iter().rev().zip(rest.iter().rev()).take_while(|(a, b)| a == b).count();
+        let wrong = word.len().max(rest.len()) - end;
+        (1..=2).contains(&wrong) && start + end >= 2 * wrong
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse_line(line: &str, variable: Option<&str>) -> Result<Command, Error> {
+        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>(), variable)
+    }
+
+    fn address_of(line: &str, variable: Option<&str>) -> Result<Address, Error> {
+        match parse_line(line, variable)? {
+            Command::Serve { address, .. } | Command::Healthcheck(address) => Ok(address),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_address_may_be_a_port_or_a_host_and_a_port() {
+        for (text, address) in [
+            ("8080", Address::Every(8080)),
+            (":8080", Address::Every(8080)),
+            ("localhost:8080", Address::One(([127, 0, 0, 1], 8080).into())),
+            ("192.0.2.1:80", Address::One(([192, 0, 2, 1], 80).into())),
+            ("[::]:0", Address::One(([0_u16; 8], 0).into())),
+        ] {
+            for line in ["--listen ", "--listen=", "serve --listen ", "--listen=1 healthcheck --listen="] {
+                assert_eq!(address_of(&format!("{line}{text}"), None), Ok(address), "{line}{text}");
+            }
+            assert_eq!(address_of("", Some(text)), Ok(address), "{text}");
+            assert_eq!(address_of(&format!("--listen {address}"), None), Ok(address), "as it is printed");
+        }
+        for text in ["localhost", "127.0.0.1", "[::1]", "example.com:8080", ":", "65536", "8080:", "::1:8080"]
+        {
+            let error = address_of(&format!("--listen={text}"), None).expect_err(text);
+            assert_eq!(error, Error::WrongAddress { origin: "--listen", value: text.into() });
+        }
+        assert_eq!(parse_line("--listen", None), Err(Error::NoAddress));
+    }
+
+    #[test]
+    fn the_option_comes_before_the_variable_and_the_variable_before_the_default() {
+        assert_eq!(address_of("--listen 1", Some("2")), Ok(Address::Every(1)));
+        assert_eq!(address_of("", Some("2")), Ok(Address::Every(2)));
+        for variable in [None, Some("")] {
+            assert_eq!(address_of("healthcheck", variable), Ok(Address::Every(PORT)));
+        }
+    }
+
+    #[test]
+    fn a_wrong_variable_stops_only_the_commands_that_use_it() {
+        for line in ["", "serve", "healthcheck"] {
+            let error = Error::WrongAddress { origin: "QUINISTRY_LISTEN", value: "x".into() };
+            assert_eq!(parse_line(line, Some("x")), Err(error), "{line}");
+        }
+        for line in
+            ["save", "digest", "k8s child", "help", "version", "--help", "serve --version", "--listen 1"]
+        {
+            assert!(parse_line(line, Some("x")).is_ok(), "{line}");
+        }
+    }
+
+    #[test]
+    fn help_and_version_may_be_asked_for_in_every_way() {
+        for line in
+            ["help", "--help", "-h", "serve --help", "k8s --help", "k8s child -h", "help k8s", "save -h x"]
+        {
+            assert_eq!(parse_line(line, None), Ok(Command::Help), "{line}");
+        }
+        for line in ["version", "--version", "-V", "digest --version"] {
+            assert_eq!(parse_line(line, None), Ok(Command::Version), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_command_refuses_an_option_that_it_does_not_use() {
+        for line in ["save", "digest", "k8s parent", "version"] {
+            assert_eq!(
+                parse_line(&format!("{line} --listen 1"), None),
+                Err(Error::Unused("--listen")),
+                "{line}"
+            );
+        }
+        for line in ["save", "digest", "k8s parent", "version", "healthcheck"] {
+            assert_eq!(parse_line(&format!("--quiet {line}"), None), Err(Error::Unused("--quiet")), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_first_argument_that_is_out_of_place_is_named() {
+        for (line, argument) in [
+            ("save k8s child", "k8s"),
+            ("k8s child parent", "parent"),
+            ("other save", "other"),
+            ("serve -x", "-x"),
+            ("--quiet=1", "--quiet=1"),
+            ("-", "-"),
+        ] {
+            assert_eq!(parse_line(line, None), Err(Error::Unexpected(argument.into())), "{line}");
+        }
+        assert_eq!(parse(&[String::new()], None), Err(Error::Unexpected(String::new())));
+        for line in ["k8s", "k8s other"] {
+            assert_eq!(parse_line(line, None), Err(Error::NoManifest), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_mistyped_word_is_recognised_and_a_strange_one_is_not() {
+        for (typed, meant) in [
+            ("--lisen", "--listen"),
+            ("--lisetn=8080", "--listen"),
+            ("listen", "--listen"),
+            ("-quiet", "--quiet"),
+            ("--hlep", "--help"),
+            ("server", "serve"),
+            ("health-check", "healthcheck"),
+            ("digests", "digest"),
+            ("k8", "k8s"),
+        ] {
+            assert_eq!(nearest(typed), Some(meant), "{typed}");
+        }
+        for strange in ["", "-", "-x", "--port", "pull", "k8s", "--nonesuch", "x".repeat(10_000).as_str()] {
+            assert_eq!(nearest(strange), None, "{strange}");
+        }
+    }
+}
