@@ -19,9 +19,10 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              turns the command line into what is done    server registry kubernetes health
-//!                                                                      image/archive image image/tar log
-//!                                                                      system
+//!     main.rs              does what the command line asks for         options server registry kubernetes
+//!                                                                      health image/archive image
+//!                                                                      image/tar log system
+//!     options.rs           turns the command line into options         kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   clients turns connection registry
 //!                                                                      http/response log clock system
 //!     clients.rs           the table of connected clients              turns connection

@@ -117,8 +117,8 @@ mod tests {
         let mut now = Instant::now();
         let mut turns = Turns::default();
         let mut shares: Vec<Share> = (0..=CROWD).map(|_| Share::new(now)).collect();
-        for client in 0..CROWD {
-            turns.enqueue(client, &mut shares[client], now);
+        for (client, share) in shares.iter_mut().enumerate().take(CROWD) {
+            turns.enqueue(client, share, now);
         }
         // A turn takes 50 us. The visitor asks once in 50 ms, from when all have had a turn.
         for turn in 0..20 * CROWD {

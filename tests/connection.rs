@@ -250,11 +250,13 @@ fn requests_are_answered_in_order_and_the_connection_goes_on() {
 #[test]
 fn a_turn_is_bounded_in_requests_and_in_bytes() {
     let mut world = World::new(manifest().repeat(3 * REQUESTS_PER_TURN));
-    for turn in 1..=3 {
-        assert_eq!(world.turn(), Next::Again);
-        assert_eq!(world.answers().len(), turn * REQUESTS_PER_TURN);
+    let mut answered = 0;
+    while world.turn() == Next::Again {
+        let in_this_turn = world.answers().len() - answered;
+        assert!((1..=REQUESTS_PER_TURN).contains(&in_this_turn), "{in_this_turn}");
+        answered += in_this_turn;
     }
-    assert_eq!(world.turn(), Next::Wait);
+    assert_eq!(world.answers().len(), 3 * REQUESTS_PER_TURN);
 
     let mut world = World::new("");
     world.transport.layer = vec![b'x'; 3 * BYTES_PER_TURN as usize + 1];

@@ -13,12 +13,12 @@ fn drawn() -> (Vec<String>, Uses) {
     let lines = include_str!("../src/lib.rs").lines().skip_while(|line| !line.contains("what it does"));
     for line in lines.skip(2).take_while(|line| !line.contains("```")) {
         let line = line.strip_prefix("//!     ").expect("a row of the table");
-        let (columns, used) = line.split_at_checked(65).unwrap_or((line, ""));
+        let (columns, others) = line.split_at_checked(65).unwrap_or((line, ""));
         if let Some(file) = columns.split_whitespace().next() {
             order.push(file.strip_suffix(".rs").expect("a file of Rust").to_owned());
         }
         let file = order.last().expect("the first row has a file");
-        uses.entry(file.clone()).or_default().extend(used.split_whitespace().map(str::to_owned));
+        uses.entry(file.clone()).or_default().extend(others.split_whitespace().map(str::to_owned));
     }
     (order, uses)
 }

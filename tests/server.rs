@@ -5,12 +5,12 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
     Background, Client, Folder, Server, bash, eventually, free_port, has_tool, lossy, quinistry, request,
-    sha256, system,
+    sha256, system, tool,
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -79,7 +79,7 @@ fn output_that_cannot_be_written_is_an_error() {
 
         let script = "exec \"$0\" \"$@\" >&-";
         let (code, _, stderr) =
-            output(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]).args(arguments));
+            output(tool("bash").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]).args(arguments));
         assert_eq!(code, Some(1), "{arguments:?} with standard output closed");
         assert!(stderr.contains("cannot write to standard output"), "{stderr}");
     }
@@ -441,32 +441,11 @@ fn a_quiet_server_says_nothing_but_errors_and_its_end() {
     // While it runs, another one finds the port in use.
     let (code, _, stderr) = output(&mut command);
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
-    run(Command::new("kill").arg(child.0.id().to_string()));
+    child.signal(libc::SIGTERM);
     let mut said = String::new();
     child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
     assert!(said.contains("Stopping"), "{said}");
     assert!(!["packing", "Listening", "docker", "GET"].iter().any(|word| said.contains(word)), "{said}");
-}
-
-/// A process that is killed when it is dropped.
-struct Background(Child);
-
-impl Background {
-    fn start(command: &mut Command) -> Self {
-        Self(command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}")))
-    }
-}
-
-impl Drop for Background {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
 
 #[test]
@@ -487,7 +466,7 @@ fn the_ways_to_say_every_address_and_localhost_are_understood() {
 #[test]
 fn a_limit_on_file_size_below_the_layers_is_said_at_the_start() {
     let script = "ulimit -f 64 && exec \"$0\" --listen 127.0.0.1:0";
-    let (code, _, stderr) = output(Command::new("sh").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]));
+    let (code, _, stderr) = output(tool("bash").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]));
     assert_eq!(code, Some(1));
     assert!(stderr.contains("cannot make the layer: File too large"), "{stderr}");
 }
@@ -505,8 +484,7 @@ fn a_log_that_has_grown_to_the_limit_on_file_size_drops_and_counts_lines() {
         "ulimit -f {} && exec \"$0\" --listen 127.0.0.1:{port} 2>>{path}",
         LIMIT / 512 // POSIX has this unit.
     );
-    let _server =
-        Background::start(Command::new("sh").args(["-c", &script, env!("CARGO_BIN_EXE_quinistry")]));
+    let _server = Background::start(tool("bash").args(["-c", &script, env!("CARGO_BIN_EXE_quinistry")]));
     let address = ([127, 0, 0, 1], port).into();
     eventually("it listens", || TcpStream::connect(address).ok());
     for _ in 0..200 {
@@ -552,7 +530,7 @@ fn a_terminal_shows_the_product_of_the_user_agent_and_no_more() {
     }
     let port = free_port();
     let command = format!("exec {} --listen 127.0.0.1:{port}", env!("CARGO_BIN_EXE_quinistry"));
-    let mut script = Command::new("script");
+    let mut script = tool("script");
     script.args(["--quiet", "--command", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
     // When it ends, the server loses its terminal, which ends it, too.
     let mut script = Background::start(&mut script);
