@@ -465,8 +465,9 @@ fn the_ways_to_say_every_address_and_localhost_are_understood() {
 
 #[test]
 fn a_limit_on_file_size_below_the_layers_is_said_at_the_start() {
-    let script = "ulimit -f 64 && exec \"$0\" --listen 127.0.0.1:0";
-    let (code, _, stderr) = output(tool("bash").args(["-c", script, env!("CARGO_BIN_EXE_quinistry")]));
+    let mut command = quinistry();
+    command.args(["--listen", "127.0.0.1:0"]);
+    let (code, _, stderr) = output(system::with_file_size(&mut command, 64 * 1024));
     assert_eq!(code, Some(1));
     assert!(stderr.contains("cannot make the layer: File too large"), "{stderr}");
 }
@@ -480,11 +481,10 @@ fn a_log_that_has_grown_to_the_limit_on_file_size_drops_and_counts_lines() {
     let (path, port) = (folder.path("log"), free_port());
     let log = File::create(&path).expect("room for it");
     log.set_len(LIMIT - ROOM).expect("a file with a hole");
-    let script = format!(
-        "ulimit -f {} && exec \"$0\" --listen 127.0.0.1:{port} 2>>{path}",
-        LIMIT / 512 // POSIX has this unit.
-    );
-    let _server = Background::start(tool("bash").args(["-c", &script, env!("CARGO_BIN_EXE_quinistry")]));
+    let mut command = quinistry();
+    let appended = OpenOptions::new().append(true).open(&path).expect("it is there");
+    command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(appended);
+    let _server = Background::start(system::with_file_size(&mut command, LIMIT));
     let address = ([127, 0, 0, 1], port).into();
     eventually("it listens", || TcpStream::connect(address).ok());
     for _ in 0..200 {

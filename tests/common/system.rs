@@ -33,12 +33,27 @@ pub fn limit_descriptors(child: &Child, count: usize) {
 
 /// Lets what a command starts have that many descriptors and no more, whatever it tries.
 pub fn with_descriptors(command: &mut Command, count: usize) -> &mut Command {
-    let limit = libc::rlimit { rlim_cur: count as libc::rlim_t, rlim_max: count as libc::rlim_t };
-    let set = move || {
-        // SAFETY: setrlimit(2) only reads the rlimit.
-        let result = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-    };
+    let limit = rlimit(count as u64);
+    // SAFETY: setrlimit(2) only reads the rlimit.
+    before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
+}
+
+/// Lets what a command starts write no file beyond that size in bytes.
+pub fn with_file_size(command: &mut Command, size: u64) -> &mut Command {
+    let limit = rlimit(size);
+    // SAFETY: as above.
+    before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) })
+}
+
+fn rlimit(limit: u64) -> libc::rlimit {
+    libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t }
+}
+
+fn before_exec(
+    command: &mut Command,
+    call: impl Fn() -> libc::c_int + Send + Sync + 'static,
+) -> &mut Command {
+    let call = move || if call() == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: between fork and exec, this makes one system call and allocates nothing.
-    unsafe { command.pre_exec(set) }
+    unsafe { command.pre_exec(call) }
 }
