@@ -1,19 +1,22 @@
-//! What must not stop the server: a fault at a time, with an honest client served during each.
+//! What must not stop the server, one fault at a time, with an honest client that is served meanwhile.
 //!
 //! Everything happens over real sockets, with real signals and real limits of the system. Where a
 //! deadline is long, `tests/connection.rs` holds it with a clock that is told the time.
 
 mod common;
 
+use std::fs::File;
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::process::Stdio;
 use std::time::Duration;
 
 use common::{
-    Answer, Background, Client, Server, eventually, free_port, has_tool, quinistry, request, sha256, system,
-    tool,
+    Answer, Background, Client, Folder, Server, eventually, free_port, has_tool, quinistry, request, sha256,
+    system, tool,
 };
+
+use quinistry::connection::REQUESTS_PER_TURN;
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
@@ -132,7 +135,7 @@ fn silent_and_slow_clients_run_out_of_time() {
     assert_eq!(slow.answer_to("GET").status, 408);
     slow.expect_end();
     silent.expect_end();
-    // Who has been answered before may take longer for the next.
+    // A client that has been answered before may take longer for its next request.
     idle.send_request(MANIFEST, &[]);
     assert_eq!(idle.answer_to(MANIFEST).content, honest.manifest.content);
 }
@@ -158,7 +161,7 @@ fn ten_thousand_idle_connections_cost_little_memory_and_no_time() {
 }
 
 #[test]
-fn thousands_who_say_nothing_do_not_keep_out_one_who_does() {
+fn thousands_of_clients_that_say_nothing_do_not_keep_out_one_that_does() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
     let mut crowd: Vec<Client> = Vec::new();
@@ -189,7 +192,7 @@ fn thousands_who_say_nothing_do_not_keep_out_one_who_does() {
 }
 
 #[test]
-fn readers_that_stall_do_not_keep_out_one_who_reads() {
+fn readers_that_stall_do_not_keep_out_one_that_reads() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
     let stalled: Vec<Client> = (0..64)
@@ -208,7 +211,7 @@ fn readers_that_stall_do_not_keep_out_one_who_reads() {
 }
 
 #[test]
-fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
+fn a_server_without_descriptors_waits_and_goes_on_when_there_are_some() {
     let server = Server::start();
     let is_open = |descriptor: &usize| {
         std::fs::exists(format!("/proc/{}/fd/{descriptor}", server.pid())).is_ok_and(|is| is)
@@ -240,13 +243,14 @@ fn without_descriptors_there_is_no_spin_no_exit_and_then_recovery() {
     let ticks = server.cpu_ticks();
     std::thread::sleep(Duration::from_secs(1));
     assert!(server.cpu_ticks() - ticks < 20, "it spins");
+    assert_eq!(server.log().matches("Cannot accept connections").count(), 1, "it is said once");
     server.limit_descriptors(hard_limit);
     assert_eq!(waiting.answer_to(MANIFEST).content, honest.manifest.content);
     honest.is_served(&server);
 }
 
 #[test]
-fn two_hundred_readers_and_two_hundred_that_do_not_read() {
+fn readers_that_stall_do_not_hold_up_readers_that_read() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let before = server.status("VmRSS");
@@ -285,27 +289,150 @@ fn two_hundred_readers_and_two_hundred_that_do_not_read() {
 }
 
 #[test]
+fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
+    const CROWD: usize = 300;
+    const REQUESTS: usize = 300;
+    // Its log says in which order it answered. A file loses no line.
+    let folder = Folder::new("order");
+    let log = File::create(folder.path("log")).expect("room for it");
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let mut command = quinistry();
+    let _server = Background::start(command.args(["--listen", &address.to_string()]).stderr(log));
+    eventually("it listens", || TcpStream::connect(address).ok());
+    let connect = || {
+        let mut client = Client::connect(address);
+        client.send_request(MANIFEST, &[]);
+        assert_eq!(client.answer_to(MANIFEST).status, 200);
+        client
+    };
+    let mut visitor = connect();
+    let mut crowd: Vec<Client> = (0..CROWD).map(|_| connect()).collect();
+    let requests = request("HEAD /x", &[]).repeat(REQUESTS);
+    for client in &mut crowd {
+        client.send(&requests);
+    }
+    // One client asks again whenever it is answered, and so do newcomers.
+    let lines = || std::fs::read_to_string(folder.path("log")).expect("it is there");
+    while lines().matches("HEAD /x").count() < CROWD * REQUESTS {
+        for _ in 0..20 {
+            visitor.send_request("GET /v2/", &[]);
+            assert_eq!(visitor.answer_to("GET /v2/").status, 200);
+            drop(connect());
+        }
+    }
+    // How many requests of the crowd were answered between two of theirs, as a rule? In one queue, all
+    // of the crowd would have a turn in between.
+    let log = lines();
+    let crowded = log.split("HEAD /x").collect::<Vec<_>>();
+    let visits = crowded.iter().enumerate().filter(|(_, text)| text.contains("GET /v2/ 200"));
+    let positions: Vec<usize> = visits.map(|(position, _)| position).filter(|&at| at > 0).collect();
+    let mut gaps: Vec<usize> = positions.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    gaps.sort_unstable();
+    let median = gaps.get(gaps.len() / 2).copied().unwrap_or(CROWD * REQUESTS);
+    assert!(median < CROWD * REQUESTS_PER_TURN / 2, "{median} in the middle of {} gaps", gaps.len());
+}
+
+#[test]
+fn readers_that_read_steadily_are_served_to_the_end_though_others_wait() {
+    // 24 places, and 40 readers that take their time.
+    let server = with_limit(40);
+    let honest = Honest::learn(&server);
+    let size = honest.layer.len().min(600_000);
+    let range = format!("Range: bytes=0-{}", size - 1);
+    let readers: Vec<_> = (0..40)
+        .map(|_| {
+            let (line, range, mut client) = (honest.layer_line.clone(), range.clone(), server.connect());
+            std::thread::spawn(move || {
+                // Else the kernel would take all of it at once.
+                system::limit_receive_buffer(&client.stream, 16 * 1024);
+                client.send_request(&line, &[&range]);
+                let (mut count, mut bytes) = (0, [0; 12 * 1024]);
+                while count < size {
+                    match client.stream.read(&mut bytes) {
+                        Ok(read) if read > 0 => count += read,
+                        _ => return false,
+                    }
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                true
+            })
+        })
+        .collect();
+    let outcomes = readers.into_iter().map(|reader| reader.join().expect("a reader"));
+    assert_eq!(outcomes.filter(|&is_complete| is_complete).count(), 40);
+}
+
+#[test]
+fn requests_that_arrived_while_the_server_was_stopped_are_answered_however_late_it_is() {
+    let server = Server::start();
+    let mut clients: Vec<Client> = (0..100).map(|_| server.connect_idle()).collect();
+    let request = request(MANIFEST, &[]);
+    let (half, rest) = request.split_at(20);
+    for client in &mut clients {
+        client.send(half);
+    }
+    std::thread::sleep(Duration::from_millis(300)); // Until it has read what has come.
+    server.signal(libc::SIGSTOP);
+    for client in &mut clients {
+        client.send(rest);
+    }
+    std::thread::sleep(quinistry::connection::HEAD_PATIENCE);
+    server.signal(libc::SIGCONT);
+    for client in &mut clients {
+        assert_eq!(client.answer_to(MANIFEST).status, 200);
+    }
+}
+
+#[test]
+fn urgent_data_is_input_like_any_other() {
+    let server = Server::start();
+    let request = request(MANIFEST, &[]);
+    for cut in [0, 1, 20, request.len() - 1] {
+        for mut client in [server.connect(), server.connect_idle()] {
+            // All of it is there when the server looks.
+            server.signal(libc::SIGSTOP);
+            client.send(&request[..cut]);
+            system::send_urgent(&client.stream, &request.as_bytes()[cut..=cut]);
+            client.send(&request[cut + 1..]);
+            server.signal(libc::SIGCONT);
+            assert_eq!(client.answer_to(MANIFEST).status, 200, "cut at {cut}");
+        }
+    }
+}
+
+#[test]
+fn a_server_that_can_accept_no_client_refuses_to_start() {
+    let mut command = quinistry();
+    let command = system::with_descriptors(&mut command, 7).args(["--listen", "127.0.0.1:0"]);
+    let mut child = Background::start(command.stderr(Stdio::piped()));
+    let status = eventually("it ends", || child.0.try_wait().expect("our own child"));
+    let mut said = String::new();
+    child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("7 open files are too few"), "{said}");
+}
+
+#[test]
 fn half_heads_do_not_fill_the_memory() {
     let limit = quinistry::system::raise_descriptor_limit();
     let server = Server::start();
     let honest = Honest::learn(&server);
-    let before = server.status("VmRSS");
     let half = format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(15_000));
-    let crowd: Vec<Client> = (0..3000.min(limit - 200))
-        .map(|_| {
-            let mut client = server.connect();
-            // Who is closed for want of memory may find that out here.
-            let _ = client.stream.write_all(half.as_bytes());
-            client
-        })
-        .collect();
+    let mut crowd: Vec<Client> = (0..3000.min(limit - 200)).map(|_| server.connect_idle()).collect();
+    let before = server.status("VmRSS");
+    // They all act at once, as far as the server can see.
+    server.signal(libc::SIGSTOP);
+    for client in &mut crowd {
+        client.send(&half);
+    }
+    server.signal(libc::SIGCONT);
     honest.is_served(&server);
-    let added = server.status("VmRSS").saturating_sub(before);
-    assert!(added < 16 * 1024, "{added} KiB for {} half heads", crowd.len());
+    let added = server.status("VmHWM").saturating_sub(before);
+    assert!(added < 12 * 1024, "{added} KiB at most for {} half heads", crowd.len());
 }
 
 #[test]
-fn answers_that_nobody_reads_do_not_fill_the_memory() {
+fn answers_that_are_not_read_do_not_fill_the_memory() {
     let limit = quinistry::system::raise_descriptor_limit();
     let server = Server::start();
     let honest = Honest::learn(&server);
@@ -321,11 +448,11 @@ fn answers_that_nobody_reads_do_not_fill_the_memory() {
         .collect();
     honest.is_served(&server);
     let added = server.status("VmRSS").saturating_sub(before);
-    assert!(added < 16 * 1024, "{added} KiB for {} who do not read", crowd.len());
+    assert!(added < 16 * 1024, "{added} KiB for {} that do not read", crowd.len());
 }
 
 #[test]
-fn a_terminal_that_nobody_reads_stops_nothing_either() {
+fn a_terminal_that_is_not_read_does_not_stop_the_server() {
     // `script` gives the server a terminal, and stops reading it when it is stopped itself.
     if !has_tool("script", &["--version"]) {
         return;
@@ -336,7 +463,7 @@ fn a_terminal_that_nobody_reads_stops_nothing_either() {
     script.args(["--quiet", "--command", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
     let script = Background::start(&mut script);
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    eventually("it listens", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request(MANIFEST, &[]);
     client.answer_to(MANIFEST);
@@ -351,7 +478,7 @@ fn a_terminal_that_nobody_reads_stops_nothing_either() {
 }
 
 #[test]
-fn a_log_that_is_read_is_complete_whatever_comes_at_once() {
+fn a_log_that_is_read_has_every_line_however_many_come_at_once() {
     // More than the server keeps, if less than it keeps and a pipe besides.
     const REQUESTS: usize = 26;
     let server = Server::start();
@@ -375,14 +502,14 @@ fn a_log_that_is_read_is_complete_whatever_comes_at_once() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_stops_nothing_and_says_later_what_it_lost() {
+fn a_log_that_is_not_read_does_not_stop_the_server_and_later_says_what_it_lost() {
     // Not the common server, whose log is read.
     let port = free_port();
     let mut server = quinistry();
     server.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
     let mut server = Background::start(&mut server);
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    eventually("it listens", || TcpStream::connect(address).ok());
     // A pipe holds 64 KiB; this is ten times that.
     let mut client = Client::connect(address);
     for _ in 0..6000 {
@@ -421,7 +548,7 @@ fn a_hundred_downloads_in_flight_complete_after_the_signal() {
     server.signal(libc::SIGTERM);
     server.wait_for_log("Stopping");
     idle.expect_end();
-    assert!(std::net::TcpStream::connect(server.address).is_err(), "new connections are refused");
+    assert!(TcpStream::connect(server.address).is_err(), "new connections are refused");
     for mut download in downloads {
         assert!(download.answer_to(&honest.layer_line).content == honest.layer);
         download.expect_end();
@@ -430,7 +557,7 @@ fn a_hundred_downloads_in_flight_complete_after_the_signal() {
 }
 
 #[test]
-fn the_grace_ends_and_so_does_the_server() {
+fn a_server_that_stops_does_not_wait_for_a_stalled_reader_for_ever() {
     let mut server = Server::start();
     let honest = Honest::learn(&server);
     let mut stalled = server.connect();
@@ -443,7 +570,7 @@ fn the_grace_ends_and_so_does_the_server() {
 }
 
 #[test]
-fn a_kill_leaves_nothing_in_the_way_of_the_next() {
+fn a_server_that_was_killed_does_not_keep_the_next_from_its_port() {
     let mut server = Server::start();
     let honest = Honest::learn(&server);
     let mut download = server.connect();
@@ -455,7 +582,7 @@ fn a_kill_leaves_nothing_in_the_way_of_the_next() {
 }
 
 #[test]
-fn signals_of_no_concern_are_of_none() {
+fn other_signals_change_nothing() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     for signal in [libc::SIGPIPE, libc::SIGSTOP, libc::SIGCONT, libc::SIGWINCH, libc::SIGURG] {

@@ -6,6 +6,8 @@
 #![allow(unsafe_code, reason = "std has no such calls")]
 
 use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -56,4 +58,20 @@ fn before_exec(
     let call = move || if call() == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: between fork and exec, this makes one system call and allocates nothing.
     unsafe { command.pre_exec(call) }
+}
+
+/// Sends bytes of which the last is marked as urgent.
+pub fn send_urgent(stream: &TcpStream, bytes: &[u8]) {
+    // SAFETY: the pointer and length are those of a slice that outlives the call.
+    let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_OOB) };
+    assert_eq!(sent, bytes.len().cast_signed(), "{}", io::Error::last_os_error());
+}
+
+/// Lets the kernel keep no more than about that many bytes that were not read.
+pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVBUF);
+    // SAFETY: the pointer is to a c_int that outlives the call, and the length is a c_int's.
+    let set = unsafe { libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const size).cast(), length) };
+    assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
