@@ -1,9 +1,12 @@
-//! One reading of the clock to the three forms in which a server needs the time.
+//! Turns a reading of the clock into the three forms in which a server needs the time: for deadlines, for
+//! the field `Date`, and for people.
 //!
 //! Documents: RFC 9110 section 5.6.7 (`Date`), RFC 3339 (the log, and an image's `created`).
 //!
-//! Time is read once per turn of the event loop and passed down. What happens in one turn happens
-//! at one time, and everything below the loop can be tested at any hour.
+//! The loop reads the clock once each time it looks for events, and passes the time down. So everything
+//! below the loop can be tested at any hour.
+//!
+//! Deliberately absent: time zones, leap seconds, and fractions of a second.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,7 +33,7 @@ impl Clock {
         Self { now, unix, http_date: http_date(unix), rfc3339: rfc3339(unix) }
     }
 
-    /// Moves on to the present moment. The texts are written anew once a second.
+    /// Moves on to the present moment. The dates are written anew once a second.
     pub fn tick(&mut self) {
         let since_epoch = since_epoch();
         if since_epoch.as_secs() == self.unix {
@@ -53,7 +56,8 @@ impl Clock {
     }
 }
 
-/// A machine without a battery may think it is 1969; it is then the epoch to us.
+/// The time since the epoch. A machine without a battery may think that it is 1969; we take that for the
+/// epoch.
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -87,8 +91,8 @@ struct Date {
     weekday: usize,
 }
 
-/// The Gregorian date. Years are counted from March, so that the leap day is a year's last, and in
-/// eras of 400 years, which all have the same number of days.
+/// The Gregorian date. Years are counted from March, so that the leap day is the last of its year; and
+/// they are counted in eras of 400 years, which all have the same number of days.
 fn date(unix: u64) -> Date {
     const DAYS_PER_ERA: u64 = 146_097;
     const DAYS_BEFORE_EPOCH: u64 = 719_468; // from the first of March of the year 0

@@ -684,7 +684,7 @@ impl Connection {
     fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> io::Result<()> {
         while let Err(error) = transport.finish() {
             if error.kind() != ErrorKind::Interrupted {
-                // Whatever it is, it will not pass.
+                // No other error passes with time.
                 return Err(ErrorKind::NotConnected.into());
             }
         }

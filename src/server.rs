@@ -457,8 +457,8 @@ impl Acceptor {
                 }
             }
             // accept(2): an error of the connection that was to be accepted, such as ECONNABORTED or
-            // EHOSTUNREACH, is to be treated as if there had been none. EINTR likewise. Whatever else
-            // it is, a pause keeps the loop from spinning.
+            // EHOSTUNREACH, is to be treated as if there had been none. EINTR likewise. For any other
+            // error, a pause keeps the loop from spinning.
             Err(error) if is_of_connection(&error) => {}
             Err(_) => self.pause(now),
         }
@@ -506,7 +506,7 @@ impl LogWriter {
         self.written_at = clock.now;
     }
 
-    /// Writes the last lines. Whoever reads them has a tenth of a second to make room for them.
+    /// Writes the last lines. The reader of the log has a tenth of a second to make room for them.
     fn write_last(&mut self, log: &mut Log, clock: &Clock) {
         for _ in 0..10 {
             self.write(log, clock);

@@ -1,10 +1,14 @@
-//! The system calls that std and mio lack, or have without what is needed of them, and every
-//! `unsafe` block there is.
+//! Wraps the system calls that std and mio lack, or that they have without an option that is needed
+//! here. Every `unsafe` block of the crate is in this file.
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
-//! Each function takes and gives owned or borrowed descriptors and slices, and reports errors as
-//! [`io::Error`]: nothing that calls them has to know that they are unsafe inside.
+//! Each function takes and gives descriptors (owned or borrowed) and slices, and reports errors as
+//! [`io::Error`]. So its caller need not know that it is unsafe inside.
+//!
+//! Limits: the connections that wait to be accepted, and the unsent bytes of one socket, below.
+//!
+//! Deliberately absent: signal handlers. A handler may do next to nothing; signals come by a descriptor.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
@@ -15,29 +19,29 @@ use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// The most connections that wait to be accepted. std's and mio's 128 would let a crowd of 200 wait
-/// for a second, until their SYN is repeated; the system cuts this to `net.core.somaxconn`.
+/// The most connections that wait to be accepted. With the 128 of std and mio, some clients of a crowd of
+/// 200 would wait for a second, until they repeat their SYN. The system cuts this to
+/// `net.core.somaxconn`.
 const BACKLOG: c_int = 4096;
 
-/// How many bytes the kernel takes of a connection before it can send them. Enough to keep a link
-/// busy while we are called; more would only be what a thousand stalled readers cost, in memory that
-/// counts for a container as well.
+/// The most unsent bytes that are queued for one socket. This is enough to keep a link busy until the
+/// next call. More would cost memory, which counts for a container, with every reader that stalls.
 const UNSENT: c_int = 128 * 1024;
 
-/// For how many seconds the kernel keeps a connection to itself on which nothing has come. An honest
-/// client's request follows at once, and a server that is woken before it is there looks in vain: a
-/// third of the time that a connection with one request takes. Apache httpd has it so, too. If very
-/// many say nothing, the kernel turns to SYN cookies, and hands them over at once. (A client that is
-/// silent in that second while the server ends hears of it when it speaks.)
+/// For how many seconds the kernel does not hand over a connection on which nothing has come yet. The
+/// request of an honest client follows at once. A server that is woken before the request is there looks
+/// in vain, which takes a third of the time of a connection with one request. Apache httpd sets this,
+/// too. If very many clients say nothing, the kernel turns to SYN cookies, and hands connections over at
+/// once. (If the server ends in that second, a silent client hears of it only when it speaks.)
 const SILENCE: c_int = 1;
 
 /// Defines `main`, from a function that takes the arguments as `&[String]` and gives the exit code,
 /// without std's own start.
 ///
-/// That start installs a handler which tells a stack overflow by its name. For want of a better way,
-/// glibc finds the end of the stack by `sscanf`, which brings along all there is to reading and
-/// printing floating-point numbers and wide characters: 140 KB, a tenth of the binary and of every
-/// pull. The rest of what that start does is in [`start`].
+/// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls
+/// `sscanf`, and with it come the functions that read and print floating-point numbers and wide
+/// characters: 140 KB, a tenth of the binary and of every pull. The rest of what that start does is in
+/// [`start`].
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -76,8 +80,8 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
             }
         }
     }
-    // These would end the process. Ignored, they leave it at an error of the call that brought them
-    // about: a client or a reader that is gone is EPIPE, a file that has grown to its limit is EFBIG.
+    // Each of these would end the process. If it is ignored, the call that caused it fails instead: with
+    // EPIPE if a client or a reader is gone, with EFBIG if a file has grown to its limit.
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
         // SAFETY: to ignore a signal takes no function.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
@@ -107,14 +111,14 @@ fn check_count(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
 
-/// Takes possession of a descriptor that a call just made.
+/// Takes ownership of a descriptor that a call has just made.
 fn own(descriptor: c_int) -> io::Result<OwnedFd> {
-    // SAFETY: the descriptor comes from a call that succeeded, and nobody else has it.
+    // SAFETY: the descriptor comes from a call that succeeded, and nothing else owns it.
     check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Listens on `address`. An IPv6 wildcard takes IPv4, too. Connections that it accepts inherit
-/// what is set here, so that accepting one takes no further calls.
+/// Listens on `address`. An IPv6 wildcard takes IPv4, too. The connections that are accepted inherit the
+/// options that are set here, so that no further calls are needed for each.
 ///
 /// # Errors
 ///
@@ -124,7 +128,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket(2) takes no pointers.
     let socket = own(unsafe { libc::socket(family, kind, 0) })?;
-    // A server that is started again must not wait for the connections of the one before.
+    // The connections of a server that ran before keep its port for a minute. This one need not wait.
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if address.is_ipv6() {
         // ipv6(7): a sysctl may have set it, and it cannot be changed after bind.
@@ -194,12 +198,12 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
     check_count(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
-/// How many bytes were sent, or are to be sent, and not acknowledged by the other end (tcp(7),
-/// `SIOCOUTQ`). On a broken socket, none.
+/// How many bytes were handed to the socket and have not been acknowledged by the other end (tcp(7),
+/// `SIOCOUTQ`). None if the socket is broken.
 #[must_use]
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     let mut count: c_int = 0;
-    // SAFETY: this request, which has the terminal's TIOCOUTQ for a number, writes one c_int.
+    // SAFETY: this request has the number of the terminal's TIOCOUTQ, and writes one c_int.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     if result == -1 { 0 } else { u64::try_from(count).unwrap_or(0) }
 }
@@ -211,7 +215,7 @@ pub struct SealedFile {
 }
 
 impl SealedFile {
-    /// Makes a file of what `write` writes, which also gives a result of its own.
+    /// Makes a file of what `write` writes. Gives the file, and what `write` gives.
     ///
     /// # Errors
     ///
@@ -234,14 +238,14 @@ impl SealedFile {
     ///
     /// # Errors
     ///
-    /// Never, as far as is known.
+    /// When the system cannot seek in a file in memory, which is not known to happen.
     pub fn content(&self) -> io::Result<impl Read> {
         let mut file = &self.file;
         file.rewind()?;
         Ok(file)
     }
 
-    /// Sends bytes of a part of the file, which the kernel takes from its pages without a copy.
+    /// Sends some bytes of a part of the file. The kernel sends them from its own pages, without a copy.
     ///
     /// # Errors
     ///
@@ -257,8 +261,8 @@ impl SealedFile {
     }
 }
 
-/// SIGTERM and SIGINT as a descriptor (signalfd(2)). A handler is a bad place to do anything; and
-/// as process 1, which gets no signal that it neither handles nor blocks, blocking them is enough.
+/// SIGTERM and SIGINT as a descriptor (signalfd(2)). The kernel does not send process 1 a signal that the
+/// process neither handles nor blocks; to block them is enough.
 pub struct Signals(File);
 
 impl Signals {
@@ -268,8 +272,8 @@ impl Signals {
     ///
     /// When the process has no descriptor left.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: a sigset_t is plain data, and is initialised by sigemptyset before it is used;
-        // the calls get pointers to it only while it lives.
+        // SAFETY: a sigset_t is plain data. sigemptyset initialises it before it is used, and it outlives
+        // the calls that get a pointer to it.
         let descriptor = unsafe {
             let mut signals: libc::sigset_t = zeroed();
             libc::sigemptyset(&raw mut signals);
@@ -296,8 +300,8 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Whether a write to `descriptor` would not block now. A pipe without a reader counts: writing to
-/// it brings the error to light at once.
+/// Whether a write to `descriptor` would not block now. That is so for a pipe without a reader, too: a
+/// write to it fails at once.
 #[must_use]
 pub fn is_writable(descriptor: BorrowedFd<'_>) -> bool {
     is_ready(descriptor, libc::POLLOUT)

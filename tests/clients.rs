@@ -266,7 +266,7 @@ fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_ha
     let (holder, puller) = (network.node(1), network.node(2));
     let (digest, registry) = (holder.run(&holder.load()), holder.registry());
     let named = readme_file("toml", "/etc/containerd/certs.d/node1.example:5000/hosts.toml", &registry);
-    // Whoever has to try HTTPS first is refused at once, and goes on.
+    // A client that has to try HTTPS first is refused at once, and goes on.
     let secure_first = format!("[host.\"https://{registry}\"]\nskip_verify = true\n{named}");
     let mirror = readme_file("toml", "/etc/containerd/certs.d/docker.io/hosts.toml", &registry);
     for (host, text, image, logged) in [

@@ -1,7 +1,7 @@
 //! One connection, over a transport whose every accident is scripted and with a clock that is told
 //! what time it is.
 //!
-//! The rule is simple. Whatever the transport does (short reads, short writes, no room, interrupts), the
+//! The rule is simple. However the transport behaves (short reads, short writes, no room, interrupts), the
 //! client must receive what it would have received had all gone well. Only time, a broken transport and
 //! a server that is short of something may end a connection early.
 

@@ -96,7 +96,7 @@ fn be_good(world: &World) {
     }
 }
 
-/// One fault. Whatever the server does about it is right, as long as the good are served.
+/// One fault. The server may answer it as it likes, as long as honest clients are served.
 fn be_bad(world: &World, seed: &mut u64) {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     let random = (*seed >> 33) as usize;

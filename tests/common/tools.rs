@@ -16,7 +16,7 @@ use super::Folder;
 
 /// A command, the package that Debian has it in, and what is tested with it. The packages down to
 /// `util-linux` are in every Debian system.
-const TOOLS: [(&str, &str, &str); 21] = [
+const TOOLS: [(&str, &str, &str); 22] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
     ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
@@ -37,6 +37,7 @@ const TOOLS: [(&str, &str, &str); 21] = [
     ("podman", "podman", "pull and load"),
     ("runc", "runc", "nodes with a containerd of their own"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
+    ("strace", "strace", "the system calls that the server makes"),
     ("umoci", "umoci", "the archive"),
 ];
 

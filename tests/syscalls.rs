@@ -1,0 +1,66 @@
+//! The system calls that the server makes, as strace sees them: what it opens, and what a request costs.
+
+mod common;
+
+use std::process::Stdio;
+
+use common::{Background, Client, Folder, eventually, free_port, has_tool, tool};
+
+/// Starts the server under strace, which follows the given calls; serves what `ask` asks, and gives the
+/// lines that strace has written since the server listened, and before.
+fn traced(calls: &str, ask: impl FnOnce(&mut Client)) -> Option<(String, String)> {
+    if !has_tool("strace", &["--version"]) {
+        return None;
+    }
+    let folder = Folder::new("strace");
+    let (path, port) = (folder.path("trace"), free_port());
+    let mut command = tool("strace");
+    // With -D, the process that is started becomes the server, and strace watches it from aside.
+    command.args(["-D", "-q", "-e", &format!("trace={calls}"), "-o", &path]);
+    command.arg(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", &format!("127.0.0.1:{port}")]);
+    let mut server = Background::start(command.stderr(Stdio::null()));
+    let address = ([127, 0, 0, 1], port).into();
+    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    let mut client = Client::connect(address);
+    client.send_request("GET /v2/", &[]);
+    client.answer_to("GET /v2/");
+    let lines = || std::fs::read_to_string(&path).expect("strace writes it");
+    let at_start = lines();
+    ask(&mut client);
+    drop(client);
+    server.signal(libc::SIGTERM);
+    eventually("it ends", || server.0.try_wait().expect("our own child"));
+    eventually("strace ends", || lines().ends_with("exited with 0 +++\n").then_some(()));
+    let after = lines()[at_start.len()..].to_owned();
+    Some((at_start, after))
+}
+
+#[test]
+fn the_server_opens_its_own_executable_and_no_other_file() {
+    let Some((at_start, after)) = traced("open,openat,openat2,creat", |_| {}) else { return };
+    let opened: Vec<_> = at_start.lines().filter(|line| line.contains("open")).collect();
+    assert_eq!(opened.len(), 1, "{at_start}");
+    assert!(opened[0].contains("\"/proc/self/exe\", O_RDONLY"), "{at_start}");
+    assert!(!after.contains("open"), "{after}");
+}
+
+#[test]
+fn a_request_on_a_persistent_connection_costs_one_recv_and_one_send() {
+    const REQUESTS: usize = 50;
+    const LINE: &str = "GET /v2/quinistry/manifests/latest";
+    let ask = |client: &mut Client| {
+        for _ in 0..REQUESTS {
+            client.send_request(LINE, &[]);
+            assert_eq!(client.answer_to(LINE).status, 200);
+        }
+    };
+    let network = "recvfrom,recvmsg,sendto,sendmsg,read,readv,write,writev,ioctl,setsockopt";
+    let Some((_, after)) = traced(network, ask) else { return };
+    let count = |call: &str| after.lines().filter(|line| line.starts_with(call)).count();
+    // The read that finds the client gone is one more; writes are the log's.
+    assert_eq!(count("recvfrom(") - 1, REQUESTS, "{after}");
+    assert_eq!(count("sendto("), REQUESTS, "{after}");
+    for call in ["recvmsg(", "sendmsg(", "readv(", "writev(", "setsockopt("] {
+        assert_eq!(count(call), 0, "{call} in {after}");
+    }
+}
