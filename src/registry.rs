@@ -410,7 +410,7 @@ fn welcome(request: &Request<'_>) -> Response<'static> {
 #[must_use]
 pub fn commands(host: &str) -> String {
     let port = host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(8080);
-    let port = port.checked_add(10).unwrap_or(port - 10);
+    let port = port.checked_add(10).unwrap_or_else(|| port - 10);
     format!(
         "  docker pull {host}/{NAME}\n  \
          docker run -d --rm -p {port}:{PORT} {host}/{NAME}\n  \

@@ -127,6 +127,7 @@ fn the_commands_that_it_tells_have_the_child_listen_on_another_port() {
         ("registry.example", 8090),
         ("[2001:db8::1]", 8090),
         ("localhost:65535", 65525),
+        ("localhost:0", 10),
     ] {
         let wanted = format!(
             "  docker pull {host}/quinistry\n  docker run -d --rm -p {port}:8080 {host}/quinistry\n  \
