@@ -1,47 +1,58 @@
-//! An executable to a container image.
+//! Turns executables, one for each processor, into a container image.
 //!
-//! Documents: OCI image-spec (`manifest.md`, `config.md`, `layer.md`); for the canonical manifest,
-//! Docker's "Image Manifest Version 2, Schema 2", of which the OCI's is a copy under other names.
+//! Documents: OCI image-spec (`image-index.md`, `manifest.md`, `config.md`, `descriptor.md`); Docker's
+//! "Image Manifest Version 2, Schema 2", which has the same documents under other media types.
 //!
-//! An image is three kinds of content, each named by the digest of its bytes:
+//! An image is a tree of content. Each piece is named by the digest of its bytes, and names the next:
 //!
 //! ```text
-//!     manifest ── the digest of this one is "the digest of the image"
-//!        │
-//!        ├── config: how to run it; lists the layers once more, by diff ID
-//!        │
-//!        └── layer: gzip( tar( /quinistry ) )
-//!             │           └── its digest is the diff ID
-//!             └── its digest names the blob
+//!     index: which manifest is for which platform; its digest is "the digest of the image"
+//!       │
+//!       ├─ amd64 ─> manifest ──> config: run /amd64/quinistry --with /arm64/quinistry
+//!       │             ├────────> layer: gzip( tar( amd64/quinistry )) <────────┐
+//!       │             └────────> layer: gzip( tar( arm64/quinistry )) <─────┐  │
+//!       │                                                                   │  │
+//!       └─ arm64 ─> manifest ──> config: run /arm64/quinistry --with /amd64/quinistry
+//!                     ├─────────────────────────────────────────────────────│──┘
+//!                     └─────────────────────────────────────────────────────┘
 //! ```
 //!
-//! So whoever knows one digest can check every byte below it, and so the quine is safe: the
-//! executable determines the tar, the tar the layer, the layer the config and the manifest. No
-//! clock, path, user, map order or random seed has a say (keys in JSON are sorted), and a child
-//! that packs the same executable gets the same digests.
+//! A client that knows the index's digest can check every byte below it. A client that wants one
+//! platform reads the index and then takes one branch.
 //!
-//! The layer is the one large thing. It streams from the executable into a sink of the caller's,
-//! through two hashes and the compressor, and never stands in memory.
+//! The image of every platform has *all* layers, ordered by architecture. The images differ in their
+//! configs alone: in the architecture, and in which file is run. A program that finds only itself in its
+//! image could not serve an image for another processor. This one finds every executable that its parent
+//! had. So it computes the same layers, configs, manifests and index as its parent, on whichever platform
+//! it runs: there is one digest for all generations on all processors.
 //!
-//! Deliberately absent: more than one layer or platform; for those one would write an index.
-
-use std::fmt;
-use std::io::{self, Read, Write};
+//! These must never reach a document, or the quine breaks: a clock, a path of the host, a user, the order
+//! of a hash map, a random seed, and which of the platforms this process runs on. The executables and the
+//! constants of this file determine every byte. (The keys of JSON objects are sorted.) So all executables
+//! have to be built from one source, and with the same `SOURCE_DATE_EPOCH`.
+//!
+//! There are two forms of each index and manifest: Docker's, which is the canonical one, and the OCI's.
+//! `registry` says which client gets which, and why.
+//!
+//! Limits: one executable for each architecture, and so one variant of `arm`.
+//!
+//! Deliberately absent: a signature. It would have to be in the program that it signs.
 
 use serde_json::{Value, json};
 
 use crate::clock;
-use crate::image::digest::{DiffId, Digest, Hashing};
-use crate::image::gzip::Gzip;
+use crate::image::digest::Digest;
+use crate::image::layer::Layer;
 
 pub mod archive;
 pub mod digest;
 pub mod executable;
 pub mod gzip;
+pub mod layer;
 pub mod tar;
 
-/// The name of the repository, of the file in the layer and of the process.
-pub const NAME: &str = "quinistry";
+/// The name of the repository, which is that of the program.
+pub const NAME: &str = layer::FILE_NAME;
 
 /// The version of the program, and the tag beside `latest`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -68,34 +79,40 @@ const CREATED: u64 = match option_env!("SOURCE_DATE_EPOCH") {
 
 /// The media types of one image format.
 struct Format {
+    index: &'static str,
     manifest: &'static str,
     config: &'static str,
     layer: &'static str,
 }
 
 const DOCKER: Format = Format {
+    index: DOCKER_LIST,
     manifest: DOCKER_MANIFEST,
     config: "application/vnd.docker.container.image.v1+json",
     layer: "application/vnd.docker.image.rootfs.diff.tar.gzip",
 };
 
 const OCI: Format = Format {
+    index: OCI_INDEX,
     manifest: OCI_MANIFEST,
     config: "application/vnd.oci.image.config.v1+json",
     layer: "application/vnd.oci.image.layer.v1.tar+gzip",
 };
 
-/// The media type of the canonical manifest.
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// The media type of Docker's form of the index, which Docker calls a manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
-/// The media type of the manifest for those who take no other.
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// The media type of an image index.
+/// The media type of the OCI's form of the index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
-/// A blob is bytes to the registry; what they mean, the manifest says.
-const BLOB: &str = "application/octet-stream";
+/// The media type of Docker's form of a manifest.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// The media type of the OCI's form of a manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// To the registry a blob is bytes. What they mean is said by the manifest.
+pub const BLOB: &str = "application/octet-stream";
 
 /// What there is to know of some content without having it (image-spec, `descriptor.md`).
 #[derive(Clone, Copy, Debug)]
@@ -110,6 +127,10 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    fn of(layer: &Layer) -> Self {
+        Self { content_type: BLOB, digest: layer.digest, size: layer.size }
+    }
+
     /// This descriptor in a manifest, under the media type that its format has for it.
     fn to_json(self, media_type: &str) -> Value {
         json!({ "mediaType": media_type, "digest": self.digest.as_str(), "size": self.size })
@@ -126,151 +147,183 @@ pub struct Document {
 
 impl Document {
     fn new(content_type: &'static str, json: &Value) -> Self {
-        // Indented, because people look at it with curl; bytes are what counts to a digest.
-        let content = serde_json::to_vec_pretty(json).expect("a Value has string keys only");
+        let content = to_bytes(json);
         let descriptor =
             Descriptor { content_type, digest: Digest::of(&content), size: content.len() as u64 };
         Self { descriptor, content }
     }
 }
 
-/// A packed image: everything but the bytes of its layer.
+/// The image: everything but the bytes of its layers.
 pub struct Image {
-    /// The canonical manifest, Docker schema 2.
-    pub manifest: Document,
-    /// The OCI manifest of the same config and layer.
-    pub oci_manifest: Document,
+    /// The canonical index, in Docker's form. Its digest is that of the image.
+    pub docker_list: Document,
+    /// The same index in the OCI's form.
+    pub oci_index: Document,
+    /// The platforms, ordered by architecture.
+    pub platforms: Vec<Platform>,
+    /// The layers, in the same order.
+    pub layers: Vec<Descriptor>,
+    /// Which of the platforms is that of this process.
+    pub own: usize,
+}
+
+/// The image for one platform.
+pub struct Platform {
+    /// What it runs on, as `GOARCH` names it. The operating system is always Linux.
+    pub architecture: &'static str,
     /// The config.
     pub config: Document,
-    /// The layer; the caller has its content.
-    pub layer: Descriptor,
-    /// What it runs on, as `GOARCH` names it.
-    pub architecture: &'static str,
+    /// The manifest in Docker's form.
+    pub docker_manifest: Document,
+    /// The manifest in the OCI's form, of the same config and layers.
+    pub oci_manifest: Document,
 }
 
-/// Why an executable could not be packed.
-#[derive(Debug)]
-pub enum Error {
-    /// The file is not one that runs in an image of its own.
-    Executable(executable::Error),
-    /// The file cannot be put into a tar archive.
-    Tar(tar::Error),
-    /// Reading the executable or writing the layer failed.
-    Io(io::Error),
-}
+impl Image {
+    /// Puts an image together from its layers, of which the first has this process's executable. Each
+    /// layer comes with its content, of whatever type; gives the contents in the order of
+    /// [`Image::layers`].
+    ///
+    /// # Panics
+    ///
+    /// If there is no layer, or if two are for the same architecture.
+    #[must_use]
+    pub fn assemble<C>(mut packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
+        let own = packed[0].1.architecture;
+        let (mut contents, mut layers) = (Vec::new(), Vec::new());
+        while let Some((content, layer)) = packed.pop() {
+            let place = layers.partition_point(|other: &Layer| other.architecture < layer.architecture);
+            contents.insert(place, content);
+            layers.insert(place, layer);
+        }
+        (contents, Self::new(own, &layers))
+    }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Executable(error) => error.fmt(f),
-            Self::Tar(error) => write!(f, "cannot make the layer: {error}"),
-            Self::Io(error) => write!(f, "cannot make the layer: {error}"),
+    /// All of it but the layers.
+    pub fn documents(&self) -> impl Iterator<Item = &Document> {
+        let of_platforms = self.platforms.iter().flat_map(Platform::documents);
+        [&self.docker_list, &self.oci_index].into_iter().chain(of_platforms)
+    }
+
+    fn new(own: &str, layers: &[Layer]) -> Self {
+        assert!(layers.windows(2).all(|pair| pair[0].architecture != pair[1].architecture), "one for each");
+        let platforms: Vec<_> =
+            layers.iter().map(|layer| Platform::new(layer.architecture, layers)).collect();
+        let own = platforms.iter().position(|platform| platform.architecture == own);
+        Self {
+            docker_list: index(&DOCKER, &platforms, |platform| &platform.docker_manifest),
+            oci_index: index(&OCI, &platforms, |platform| &platform.oci_manifest),
+            own: own.expect("the first layer's architecture is one of them"),
+            platforms,
+            layers: layers.iter().map(Descriptor::of).collect(),
         }
     }
 }
 
-impl std::error::Error for Error {}
+impl Platform {
+    fn new(architecture: &'static str, layers: &[Layer]) -> Self {
+        let config = Document::new(BLOB, &config(architecture, layers));
+        Self {
+            architecture,
+            docker_manifest: manifest(&DOCKER, &config, layers),
+            oci_manifest: manifest(&OCI, &config, layers),
+            config,
+        }
+    }
 
-impl From<executable::Error> for Error {
-    fn from(error: executable::Error) -> Self {
-        Self::Executable(error)
+    fn documents(&self) -> [&Document; 3] {
+        [&self.docker_manifest, &self.oci_manifest, &self.config]
     }
 }
 
-impl From<tar::Error> for Error {
-    fn from(error: tar::Error) -> Self {
-        Self::Tar(error)
+/// A platform as indexes and configs have it. A variant is needed for `arm` alone; see [`executable`] for
+/// why it is always the same.
+fn platform(architecture: &str) -> Value {
+    if architecture == "arm" {
+        json!({ "architecture": architecture, "os": "linux", "variant": executable::ARM_VARIANT })
+    } else {
+        json!({ "architecture": architecture, "os": "linux" })
     }
 }
 
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// Packs an executable of `size` bytes into an image. The layer's content goes to `layer`.
-///
-/// # Errors
-///
-/// When the file is no static Linux executable, when its size is not `size` or more than tar
-/// holds, and when reading or writing fails.
-pub fn pack(mut executable: impl Read, size: u64, layer: impl Write) -> Result<Image, Error> {
-    let mut start = Vec::new();
-    executable.by_ref().take(executable::ENOUGH as u64).read_to_end(&mut start)?;
-    let architecture = executable::architecture(&start)?;
-
-    // Read from the bottom: what the tar writer writes is hashed for the diff ID, then compressed,
-    // and what comes out is hashed again for the blob's digest.
-    let compressed = Hashing::new(layer);
-    let mut archive = Hashing::new(Gzip::new(compressed)?);
-    tar::append(&mut archive, NAME, 0o755, size, &mut start.chain(executable))?;
-    archive.write_all(&tar::END)?;
-    let (gzip, diff_id, _) = archive.finish();
-    let (_, digest, layer_size) = gzip.finish()?.finish();
-
-    let diff_id = DiffId(diff_id);
-    let layer = Descriptor { content_type: BLOB, digest, size: layer_size };
-    let config = Document::new(BLOB, &config(architecture, diff_id));
-    Ok(Image {
-        manifest: manifest(&DOCKER, &config, layer),
-        oci_manifest: manifest(&OCI, &config, layer),
-        config,
-        layer,
-        architecture,
-    })
-}
-
-/// The config: what the runtime is told, and what people see with `docker inspect`.
-fn config(architecture: &str, diff_id: DiffId) -> Value {
+/// The config of a platform: what the runtime is told, and what people see with `docker inspect`.
+fn config(architecture: &str, layers: &[Layer]) -> Value {
     let created = clock::rfc3339(CREATED);
-    let program = format!("/{NAME}");
+    let program = format!("/{}", layer::path(architecture));
     let seconds = |s: u64| s * 1_000_000_000; // Docker counts in nanoseconds.
-    json!({
-        "architecture": architecture,
-        "os": "linux",
-        "created": created,
-        "config": {
-            "Entrypoint": [program],
-            // So that `docker exec CONTAINER quinistry ...` finds it.
-            "Env": ["PATH=/"],
-            "ExposedPorts": { format!("{PORT}/tcp"): {} },
-            // Field note: not in the OCI's list but in Docker's. Podman 4.3 honours it only in an
-            // image that came by a schema 2 manifest; containerd ignores it.
-            "Healthcheck": {
-                "Test": ["CMD", program, "healthcheck"],
-                "Interval": seconds(30),
-                "Timeout": seconds(3),
-                "StartPeriod": seconds(5),
-                "Retries": 3,
-            },
-            "Labels": {
-                "org.opencontainers.image.title": NAME,
-                "org.opencontainers.image.description": env!("CARGO_PKG_DESCRIPTION"),
-                "org.opencontainers.image.version": VERSION,
-                "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
-                "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
-            },
-            "StopSignal": "SIGTERM",
-            "User": USER,
-            "WorkingDir": "/",
+    let mut runtime = json!({
+        // So that `docker exec CONTAINER quinistry ...` finds the program for this platform.
+        "Env": [format!("PATH=/{architecture}")],
+        "ExposedPorts": { format!("{PORT}/tcp"): {} },
+        // Field note: not in the OCI's list but in Docker's. Podman 4.3 honours it only in an image
+        // that came by a schema 2 manifest; containerd ignores it.
+        "Healthcheck": {
+            "Test": ["CMD", program, "healthcheck"],
+            "Interval": seconds(30),
+            "Timeout": seconds(3),
+            "StartPeriod": seconds(5),
+            "Retries": 3,
         },
-        // "The rootfs key references the layer content addresses used by the image. This makes the
-        // image config hash depend on the filesystem hash." (config.md)
-        "rootfs": { "type": "layers", "diff_ids": [diff_id.0.as_str()] },
-        // config.md: one entry for each layer, and one for each step that made none.
-        "history": [{ "created": created, "created_by": format!("{NAME} packed itself") }],
-    })
+        "Labels": {
+            "org.opencontainers.image.title": NAME,
+            "org.opencontainers.image.description": env!("CARGO_PKG_DESCRIPTION"),
+            "org.opencontainers.image.version": VERSION,
+            "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
+            "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
+        },
+        "StopSignal": "SIGTERM",
+        "User": USER,
+        "WorkingDir": "/",
+    });
+    let others = layers.iter().filter(|layer| layer.architecture != architecture);
+    let with = others.flat_map(|other| ["--with".into(), format!("/{}", layer::path(other.architecture))]);
+    insert(&mut runtime, "Entrypoint", std::iter::once(program).chain(with).collect());
+
+    // config.md: one entry for each layer, and one for each step that made none.
+    let history = |layer: &Layer| {
+        let made_by = format!("{NAME} packed {}", layer::path(layer.architecture));
+        json!({ "created": created, "created_by": made_by })
+    };
+    // "The rootfs key references the layer content addresses used by the image. This makes the image
+    // config hash depend on the filesystem hash." (config.md)
+    let mut rootfs = json!({ "type": "layers" });
+    insert(&mut rootfs, "diff_ids", layers.iter().map(|layer| layer.diff_id.0.as_str()).collect());
+
+    let mut config = platform(architecture);
+    insert(&mut config, "created", created.as_str().into());
+    insert(&mut config, "config", runtime);
+    insert(&mut config, "rootfs", rootfs);
+    insert(&mut config, "history", layers.iter().map(history).collect());
+    config
 }
 
-fn manifest(format: &Format, config: &Document, layer: Descriptor) -> Document {
-    Document::new(
-        format.manifest,
-        &json!({
-            "schemaVersion": 2,
-            "mediaType": format.manifest,
-            "config": config.descriptor.to_json(format.config),
-            "layers": [layer.to_json(format.layer)],
-        }),
-    )
+fn manifest(format: &Format, config: &Document, layers: &[Layer]) -> Document {
+    let mut manifest = json!({ "schemaVersion": 2, "mediaType": format.manifest });
+    insert(&mut manifest, "config", config.descriptor.to_json(format.config));
+    let layers = layers.iter().map(|layer| Descriptor::of(layer).to_json(format.layer));
+    insert(&mut manifest, "layers", layers.collect());
+    Document::new(format.manifest, &manifest)
+}
+
+/// The index of one manifest for each platform.
+fn index(format: &Format, platforms: &[Platform], manifest: fn(&Platform) -> &Document) -> Document {
+    let entry = |of: &Platform| {
+        let mut entry = manifest(of).descriptor.to_json(format.manifest);
+        insert(&mut entry, "platform", platform(of.architecture));
+        entry
+    };
+    let mut index = json!({ "schemaVersion": 2, "mediaType": format.index });
+    insert(&mut index, "manifests", platforms.iter().map(entry).collect());
+    Document::new(format.index, &index)
+}
+
+/// Adds a field to a JSON object. A value inside of `json!` would be copied.
+fn insert(object: &mut Value, key: &str, value: Value) {
+    object.as_object_mut().expect("json! made an object").insert(key.into(), value);
+}
+
+/// Writes JSON, indented, because people look at it with curl.
+pub(crate) fn to_bytes(json: &Value) -> Vec<u8> {
+    serde_json::to_vec_pretty(json).expect("a Value has string keys only")
 }

@@ -19,16 +19,19 @@ pub const PARENT: &str = include_str!("../k8s/parent.yaml");
 /// Runs the image that the parent on the same node serves, and serves it on port 5001.
 pub const CHILD: &str = include_str!("../k8s/child.yaml");
 
-/// Pins a manifest to an image: to its digest, and to nodes of its architecture. All other lines,
-/// comments included, stay as they are.
+/// Pins a manifest to an image: to its digest, and to nodes of the architectures that it carries. All
+/// other lines, comments included, stay as they are.
 #[must_use]
 pub fn pin(manifest: &str, image: &Image) -> String {
+    let digest = image.docker_list.descriptor.digest;
+    let architectures: Vec<_> = image.platforms.iter().map(|platform| platform.architecture).collect();
     let mut pinned = String::new();
     for line in manifest.lines() {
         let (key, value) = line.split_once(": ").unwrap_or((line, ""));
         match key.trim_ascii_start() {
-            "image" => writeln!(pinned, "{key}: {value}@{}", image.manifest.descriptor.digest),
-            "kubernetes.io/arch" => writeln!(pinned, "{key}: {}", image.architecture),
+            "image" => writeln!(pinned, "{key}: {value}@{digest}"),
+            // There is one list of values: the architectures of the nodes.
+            "values" => writeln!(pinned, "{key}: [{}]", architectures.join(", ")),
             _ => writeln!(pinned, "{line}"),
         }
         .expect("a String takes everything");

@@ -21,7 +21,7 @@
 //!     -------------------  ------------------------------------------  ---------------------------------
 //!     main.rs              does what the command line asks for         options server registry kubernetes
 //!                                                                      health image/archive image
-//!                                                                      image/tar log system
+//!                                                                      image/layer image/tar log system
 //!     options.rs           turns the command line into options         kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   clients turns connection registry
 //!                                                                      http/response log clock system
@@ -38,8 +38,10 @@
 //!     http/syntax.rs       the grammar that several files read with
 //!     kubernetes.rs        turns an image into manifests that run it   image
 //!     image/archive.rs     turns an image into one file                image image/tar
-//!     image.rs             turns an executable into an image           image/digest image/executable
-//!                                                                      image/gzip image/tar clock
+//!     image.rs             turns executables into an image             image/digest image/executable
+//!                                                                      image/layer clock
+//!     image/layer.rs       turns an executable into a layer            image/digest image/executable
+//!                                                                      image/gzip image/tar
 //!     image/executable.rs  reads the processor out of an executable
 //!     image/tar.rs         turns files into a tar archive
 //!     image/gzip.rs        turns bytes into a gzip member
@@ -55,7 +57,8 @@
 //! ```
 //! use quinistry::http::request::{FieldStorage, parse};
 //! use quinistry::http::response::Persistence;
-//! use quinistry::image;
+//! use quinistry::image::Image;
+//! use quinistry::image::layer::Executable;
 //! use quinistry::registry::Registry;
 //!
 //! # // The smallest file that passes for an executable: an ELF header with one program header.
@@ -64,9 +67,11 @@
 //! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
 //! #     executable[at] = byte;
 //! # }
-//! // At start: an executable becomes an image, and the image a registry.
-//! let mut layer = Vec::new();
-//! let image = image::pack(&executable[..], executable.len() as u64, &mut layer).expect("it is static");
+//! // At start: an executable becomes a layer, the layer an image, and the image a registry.
+//! let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
+//! let mut content = Vec::new();
+//! let layer = executable.pack(&mut content).expect("a Vec takes everything");
+//! let (_, image) = Image::assemble(vec![(content, layer)]);
 //! let registry = Registry::new(image);
 //!
 //! // Bytes come in, and become a request.

@@ -25,7 +25,8 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use quinistry::health;
-use quinistry::image::{self, Image, NAME, VERSION, archive, tar};
+use quinistry::image::layer::Executable;
+use quinistry::image::{Descriptor, Image, NAME, VERSION, archive, tar};
 use quinistry::kubernetes;
 use quinistry::log::Log;
 use quinistry::options::{self, Address, Command, HELP};
@@ -80,8 +81,8 @@ fn execute(command: Command) -> Result<i32, Error> {
                 .map_err(|error| Error::Failed(format!("unhealthy, {address}: {error}")))?;
         }
         Command::Save => save()?,
-        Command::Digest => print(&digest_line(&pack()?.1))?,
-        Command::Kubernetes(manifest) => print(&kubernetes::pin(manifest, &pack()?.1))?,
+        Command::Digest => print(&digest_line(&pack(open(&[])?)?.1))?,
+        Command::Kubernetes(manifest) => print(&kubernetes::pin(manifest, &pack(open(&[])?)?.1))?,
         Command::Help => print(HELP)?,
         Command::Version => print(&format!("{NAME} {VERSION}\n"))?,
     }
@@ -93,7 +94,8 @@ fn serve(address: Address, quiet: bool) -> Result<i32, Error> {
     // From here on a signal waits until it can be obeyed; as process 1 it would else be lost.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
-    // Listening comes first: a port in use shows at once, and clients wait until we are ready.
+    let executables = open(&[])?;
+    // Listening comes before packing: a port in use shows at once, and clients wait until we are ready.
     let listener = listen(address)?;
     let address = listener
         .local_addr()
@@ -101,13 +103,13 @@ fn serve(address: Address, quiet: bool) -> Result<i32, Error> {
     if !quiet {
         say(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
     }
-    let (layer, image) = pack()?;
+    let (layers, image) = pack(executables)?;
     if !quiet {
         say(&describe(&image, address));
     }
     let log = Log::new(!quiet).short(io::stderr().is_terminal());
-    let ended = Server::new(listener, signals, Registry::new(image), vec![layer], log)
-        .and_then(|mut server| server.run());
+    let ended =
+        Server::new(listener, signals, Registry::new(image), layers, log).and_then(|mut server| server.run());
     match ended.map_err(|error| Error::Failed(error.to_string()))? {
         None => Ok(DONE),
         Some(signal) => Ok(SIGNALLED + signal.cast_signed()),
@@ -146,14 +148,36 @@ fn try_to_listen(address: Address) -> io::Result<TcpListener> {
     }
 }
 
-/// Packs the executable of this process. Its path may be gone, or lead to another file by now; the
-/// link in /proc leads to the file that runs.
-fn pack() -> Result<(SealedFile, Image), Error> {
-    let read = |error: io::Error| Error::Failed(format!("cannot read /proc/self/exe: {error}"));
-    let executable = File::open("/proc/self/exe").map_err(read)?;
-    let size = executable.metadata().map_err(read)?.len();
-    SealedFile::create(|layer| image::pack(&executable, size, layer))
-        .map_err(|error: image::Error| Error::Failed(error.to_string()))
+/// Opens and checks the executable of this process and the others. The path of our own may be gone, or
+/// lead to another file by now; the link in /proc leads to the file that runs.
+fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
+    let mut executables: Vec<Executable<File>> = Vec::new();
+    for path in ["/proc/self/exe"].into_iter().chain(others.iter().map(String::as_str)) {
+        let check = || {
+            let file = File::open(path)?;
+            let size = file.metadata()?.len();
+            Executable::check(file, size)
+        };
+        let executable = check().map_err(|error| Error::Failed(format!("cannot carry {path}: {error}")))?;
+        let architecture = executable.architecture;
+        if executables.iter().any(|other| other.architecture == architecture) {
+            let reason = format!("an executable for {architecture} is already there");
+            return Err(Error::Failed(format!("cannot carry {path}: {reason}")));
+        }
+        executables.push(executable);
+    }
+    Ok(executables)
+}
+
+/// Packs executables, of which the first is that of this process.
+fn pack(executables: Vec<Executable<File>>) -> Result<(Vec<SealedFile>, Image), Error> {
+    let pack = |executable: Executable<File>| {
+        let architecture = executable.architecture;
+        SealedFile::create(|layer| executable.pack(layer))
+            .map_err(|error| Error::Failed(format!("cannot make the layer for {architecture}: {error}")))
+    };
+    let packed = executables.into_iter().map(pack).collect::<Result<_, _>>();
+    packed.map(Image::assemble)
 }
 
 /// What is served, and how to get it.
@@ -163,17 +187,21 @@ fn describe(image: &Image, address: SocketAddr) -> String {
         ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("localhost:{}", address.port()),
         _ => address.to_string(),
     };
-    let Image { manifest, config, layer, .. } = image;
-    let line = |what, descriptor: &image::Descriptor| {
-        format!("  {what:<9} {}  {:>7} bytes\n", descriptor.digest, descriptor.size)
-    };
-    format!(
-        "{}{}{}Listening on {address}. Pull the image, run it, and pull it again from there:\n\n{}\n",
-        line("manifest", &manifest.descriptor),
-        line("config", &config.descriptor),
-        line("layer", layer),
-        registry::commands(&host),
+    let mut text = line("index", "", &image.docker_list.descriptor);
+    for (platform, layer) in image.platforms.iter().zip(&image.layers) {
+        text += &line("manifest", platform.architecture, &platform.docker_manifest.descriptor);
+        text += &line("config", platform.architecture, &platform.config.descriptor);
+        text += &line("layer", platform.architecture, layer);
+    }
+    let commands = registry::commands(&host);
+    text + &format!(
+        "Listening on {address}. Pull the image, run it, and pull it again from there:\n\n{commands}\n"
     )
+}
+
+fn line(what: &str, architecture: &str, descriptor: &Descriptor) -> String {
+    let line = format!("  {what:<9} {}  {:>7} bytes  {architecture}", descriptor.digest, descriptor.size);
+    format!("{}\n", line.trim_ascii_end())
 }
 
 /// Writes the image to standard output, as an archive that other tools load.
@@ -182,13 +210,16 @@ fn save() -> Result<(), Error> {
         let reason = "a terminal cannot show an archive; try `quinistry save | docker load`";
         return Err(Error::Failed(reason.into()));
     }
-    let (layer, image) = pack()?;
-    write(|stdout| archive::write(&image, &mut layer.content()?, stdout))
+    let (layers, image) = pack(open(&[])?)?;
+    write(|stdout| {
+        let contents = layers.iter().map(SealedFile::content).collect::<Result<Vec<_>, _>>()?;
+        archive::write(&image, contents, stdout)
+    })
 }
 
 /// The image by its digest, as `docker pull` takes it behind a registry's address.
 fn digest_line(image: &Image) -> String {
-    format!("{NAME}@{}\n", image.manifest.descriptor.digest)
+    format!("{NAME}@{}\n", image.docker_list.descriptor.digest)
 }
 
 fn print(text: &str) -> Result<(), Error> {

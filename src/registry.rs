@@ -1,12 +1,11 @@
-//! A request to its answer: the registry protocol.
+//! Turns a request into its answer: the registry protocol.
 //!
-//! Documents: OCI distribution-spec 1.1; RFC 9110 sections 12 (Accept), 13 (conditional requests)
-//! and 14 (ranges).
+//! Documents: OCI distribution-spec 1.1; RFC 9110 section 12 (Accept).
 //!
 //! ```text
 //!     GET /v2/                             is this a registry?
-//!     GET /v2/<name>/manifests/<reference> the manifest, by tag or digest
-//!     GET /v2/<name>/blobs/<digest>        the config or the layer
+//!     GET /v2/<name>/manifests/<reference> an index or a manifest, by tag or digest
+//!     GET /v2/<name>/blobs/<digest>        a config or a layer
 //!     GET /v2/<name>/tags/list             the tags
 //!     GET /v2/<name>/referrers/<digest>    what refers to a manifest: nothing does
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
@@ -14,34 +13,54 @@
 //!     GET /healthz                         is the server well? (What Kubernetes calls it.) Not logged
 //! ```
 //!
-//! Every one of them as HEAD, too; anything else is refused. Nothing here does input or output or
+//! Each of them may be a HEAD, too; anything else is refused. Nothing here does input or output or
 //! looks at a clock: the answer depends on the image and the request alone.
 //!
 //! ## Which manifest?
 //!
-//! There are two media types for the same manifest, and so two digests for the same image, which a
-//! quine can't have. Docker schema 2 is the canonical one: every client takes it, some (keel,
-//! Dependabot, older watchtower) take no other, and podman honours a health check only from it. Who
-//! asks for the OCI's by tag and takes *only* that gets it. Who asks by digest gets those bytes.
+//! The same image has an index and a manifest for each platform, and each of these has two forms, whose
+//! media types and so digests differ. A client that asks by digest gets those very bytes. A client that
+//! asks by tag gets what it says it can read. The first line that fits counts:
 //!
-//! Deliberately absent: writing anything, authentication, compression on the way, and Last-Modified
-//! with the conditions that go with it: a digest says more than any date.
+//! | the client's `Accept` has                                   | the tag stands for                  |
+//! |-------------------------------------------------------------|-------------------------------------|
+//! | `application/vnd.docker.distribution.manifest.list.v2+json` | Docker's index                      |
+//! | `*/*`                                                       | Docker's index                      |
+//! | `application/*`                                             | Docker's index                      |
+//! | `application/vnd.oci.image.index.v1+json`                   | the OCI's index                     |
+//! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform  |
+//! | `application/vnd.oci.image.manifest.v1+json`                | the OCI's manifest for our platform |
+//! | none of these, or there is no `Accept`                      | Docker's index                      |
+//!
+//! A tag has to lead to one digest, or a quine could not be compared with its child. So Docker's index is
+//! the canonical one: a client that takes all of them, as most do, gets that. Docker's forms come first
+//! because keel, Dependabot and older watchtower take no others, and because podman honours a health check
+//! only from Docker's manifest. "Our platform" is that of the process that answers.
+//!
+//! No `Accept` makes a tag answer 404 or 406. RFC 9110 section 12.5.1 lets a server disregard the field
+//! if it has nothing that the client lists, and the client may still read what comes.
+//!
+//! Deliberately absent: writing anything, authentication, compression on the way, and weights in
+//! `Accept` other than 0. If a client takes several types, the table decides.
 
 use std::ops::Range;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::http::conditional::{Selection, select};
 use crate::http::request::{Body, Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::{parse_number, percent_decode};
 use crate::image::digest;
-use crate::image::{DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT, TAGS};
+use crate::image::{
+    BLOB, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT,
+    Platform, TAGS, to_bytes,
+};
 
 const JSON: &str = "application/json";
 
-/// The field that says which protocol this is. Field note: containers/image and older Docker clients
-/// take a server without it for something that is no registry; they read it from errors, too.
+/// The field that says which protocol this is. Field note: containers/image and older Docker clients do
+/// not take a server for a registry without it. They read it from errors, too.
 const API_VERSION: &str = "Docker-Distribution-Api-Version";
 const VERSION_2: &str = "registry/2.0";
 
@@ -77,10 +96,19 @@ impl ErrorCode {
 
 /// The image, made ready to be served.
 pub struct Registry {
-    manifest: Resource,
-    oci_manifest: Resource,
-    config: Resource,
-    layer: Resource,
+    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`Choice`].
+    manifests: Vec<Resource>,
+    /// The configs and layers.
+    blobs: Vec<Resource>,
+}
+
+/// What a tag may stand for.
+#[derive(Clone, Copy)]
+enum Choice {
+    DockerList,
+    OciIndex,
+    DockerManifest,
+    OciManifest,
 }
 
 /// Content that is served by its digest.
@@ -89,24 +117,39 @@ struct Resource {
     label: &'static str,
     /// The fields of a 200, made once from the descriptor.
     fields: Vec<u8>,
-    /// The content, or `None` for the layer, which the transport has.
-    bytes: Option<Vec<u8>>,
+    bytes: Bytes,
+}
+
+/// Where some content is.
+enum Bytes {
+    Here(Vec<u8>),
+    /// In this file of the transport's.
+    File(usize),
 }
 
 impl Registry {
     /// Makes an image ready to be served.
     #[must_use]
     pub fn new(image: Image) -> Self {
-        let Image { manifest, oci_manifest, config, layer, .. } = image;
-        Self {
-            manifest: Resource::document("Serving manifest", manifest),
-            oci_manifest: Resource::document("Serving OCI manifest", oci_manifest),
-            config: Resource::document("Serving config", config),
-            layer: Resource::new("Serving layer", layer, None),
+        let Image { docker_list, oci_index, mut platforms, layers, own } = image;
+        let mut manifests = vec![
+            Resource::document("Serving index", docker_list),
+            Resource::document("Serving OCI index", oci_index),
+        ];
+        let mut blobs = Vec::new();
+        platforms.swap(0, own);
+        for Platform { config, docker_manifest, oci_manifest, .. } in platforms {
+            manifests.push(Resource::document("Serving manifest", docker_manifest));
+            manifests.push(Resource::document("Serving OCI manifest", oci_manifest));
+            blobs.push(Resource::document("Serving config", config));
         }
+        for (file, layer) in layers.into_iter().enumerate() {
+            blobs.push(Resource::new("Serving layer", layer, Bytes::File(file)));
+        }
+        Self { manifests, blobs }
     }
 
-    /// Answers bytes that are no request that can be answered as it wishes.
+    /// Answers bytes that are not a request, or not one that this server can answer.
     #[must_use]
     pub fn refuse(rejection: &Rejection) -> Response<'static> {
         let mut response = error(rejection.status, ErrorCode::Unsupported, rejection.reason, "");
@@ -126,14 +169,14 @@ impl Registry {
     #[must_use]
     pub fn answer(&self, request: &Request<'_>) -> Response<'_> {
         let mut response = match request.method {
-            // A length without chunked coding could be told, and content of GET ignored; but where
-            // chunks end only a decoder knows (RFC 9110 section 15.5.12).
+            // Content with a length can be skipped. The end of chunked content is known to a decoder
+            // alone, and there is none here (RFC 9110 section 15.5.12).
             Method::Get | Method::Head if request.body == Body::Chunked => {
                 refuse(Status::LengthRequired, "a GET request has no use for chunked content", request)
             }
             Method::Get | Method::Head => self.route(request),
-            // RFC 9110 section 15.5.6: MUST send Allow. Of the specification's codes, UNSUPPORTED is
-            // the one that says it.
+            // RFC 9110 section 15.5.6: MUST send Allow. UNSUPPORTED is the code that the
+            // distribution-spec has for this.
             Method::Other => refuse(
                 Status::MethodNotAllowed,
                 "this registry is read-only: it serves one image, itself, and takes none",
@@ -179,17 +222,15 @@ impl Registry {
             if !digest::is_well_formed(reference) {
                 return invalid_digest(reference);
             }
-            // Whoever knows the digest knows the content: Accept has no say (and schema 2 clients
-            // that resolved a tag before ask again by the digest they were given).
-            if let Some(resource) = find([&self.manifest, &self.oci_manifest], reference) {
+            // A digest names the content, so Accept has no say.
+            if let Some(resource) = find(&self.manifests, reference) {
                 return resource.answer(request);
             }
         } else if TAGS.contains(&reference) {
-            let resource = if takes_only_oci(request) { &self.oci_manifest } else { &self.manifest };
-            return resource.answer(request);
+            return self.manifests[choose(request) as usize].answer(request);
         }
-        // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`, and its
-        // successors under `sha256-<hex>`. To them, as to all, an unknown tag has to be a 404.
+        // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`, and its successors
+        // under `sha256-<hex>`. Like every other client, they expect a 404 if a tag is unknown.
         error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference)
     }
 
@@ -198,9 +239,9 @@ impl Registry {
         if !digest::is_well_formed(digest) {
             return invalid_digest(digest);
         }
-        // Field note: a manifest is no blob here. containerd's cache, if it gets one that way, keeps
-        // it without its media type and fails later.
-        match find([&self.config, &self.layer], digest) {
+        // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
+        // in its cache without a media type and fails later.
+        match find(&self.blobs, digest) {
             Some(resource) => resource.answer(request),
             None => error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest),
         }
@@ -237,8 +278,8 @@ fn split_path(path: &str) -> Option<(&str, Endpoint, &str)> {
     Some((name, endpoint, reference))
 }
 
-/// The repository is `quinistry`, in any namespace: a mirror asks for `library/quinistry` or
-/// whatever its upstream has in front.
+/// The repository is `quinistry`, in any namespace: a client that takes us for a mirror asks for
+/// `library/quinistry`, or for another namespace that the mirrored registry has.
 fn refuse_name(name: &str) -> Option<Response<'static>> {
     let error = |code, message| Some(error(Status::NotFound, code, message, name));
     if !name.split('/').all(is_name_component) {
@@ -254,34 +295,38 @@ fn refuse_name(name: &str) -> Option<Response<'static>> {
 fn is_name_component(component: &str) -> bool {
     let is_alphanumeric = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9');
     let mut separators = component.split(|c: char| c.is_ascii() && is_alphanumeric(c as u8));
-    // What is left between letters and digits are separators, with nothing at either end. Of an
-    // empty component there is but one piece, so that it has a first and no last.
+    // Between the letters and digits are separators, and nothing is in front of the first and behind
+    // the last. An empty component is one piece, which is the first, so that there is no last.
     let (first, last) = (separators.next(), separators.next_back());
     let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
     first == Some("") && last == Some("") && separators.all(is_separator)
 }
 
-fn find<'a>(resources: [&'a Resource; 2], digest: &str) -> Option<&'a Resource> {
-    resources.into_iter().find(|resource| resource.descriptor.digest.as_str() == digest)
+fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
+    resources.iter().find(|resource| resource.descriptor.digest.as_str() == digest)
 }
 
-/// Whether the client names the OCI manifest, and neither the other nor everything.
-fn takes_only_oci(request: &Request<'_>) -> bool {
-    let (mut oci, mut docker) = (false, false);
-    for media_range in request.media_ranges() {
-        let is = |name: &str| media_range.eq_ignore_ascii_case(name);
-        oci |= is(OCI_MANIFEST);
-        docker |= is(DOCKER_MANIFEST) || is("*/*") || is("application/*");
-    }
-    oci && !docker
+/// Decides what a tag stands for: see "Which manifest?".
+fn choose(request: &Request<'_>) -> Choice {
+    const CHOICES: [(&str, Choice); 6] = [
+        (DOCKER_LIST, Choice::DockerList),
+        ("*/*", Choice::DockerList),
+        ("application/*", Choice::DockerList),
+        (OCI_INDEX, Choice::OciIndex),
+        (DOCKER_MANIFEST, Choice::DockerManifest),
+        (OCI_MANIFEST, Choice::OciManifest),
+    ];
+    let rank =
+        |media_range: &str| CHOICES.iter().position(|(name, _)| media_range.eq_ignore_ascii_case(name));
+    request.media_ranges().filter_map(rank).min().map_or(Choice::DockerList, |rank| CHOICES[rank].1)
 }
 
 impl Resource {
     fn document(label: &'static str, document: Document) -> Self {
-        Self::new(label, document.descriptor, Some(document.content))
+        Self::new(label, document.descriptor, Bytes::Here(document.content))
     }
 
-    fn new(label: &'static str, descriptor: Descriptor, bytes: Option<Vec<u8>>) -> Self {
+    fn new(label: &'static str, descriptor: Descriptor, bytes: Bytes) -> Self {
         let fields = fields(&descriptor, descriptor.size, "");
         Self { descriptor, label, fields, bytes }
     }
@@ -318,8 +363,8 @@ impl Resource {
 
     fn content(&self, range: Range<u64>) -> Content<'_> {
         match &self.bytes {
-            None => Content::File(FilePart { file: 0, range }),
-            Some(bytes) => Content::Bytes(bytes[range.start as usize..range.end as usize].into()),
+            Bytes::Here(bytes) => Content::Bytes(bytes[range.start as usize..range.end as usize].into()),
+            Bytes::File(file) => Content::File(FilePart { file: *file, range }),
         }
     }
 }
@@ -335,16 +380,15 @@ fn fields(descriptor: &Descriptor, length: u64, more: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What a cache needs to know, of a 304 as well.
+/// The fields that a cache needs, in a 304 as well.
 fn validators(descriptor: &Descriptor) -> String {
-    // RFC 9110 section 12.5.5: what a tag stands for depends on Accept.
-    let is_negotiated = [DOCKER_MANIFEST, OCI_MANIFEST].contains(&descriptor.content_type);
-    let vary = if is_negotiated { "Vary: Accept\r\n" } else { "" };
+    // RFC 9110 section 12.5.5: what a tag stands for depends on Accept. No tag stands for a blob.
+    let vary = if descriptor.content_type == BLOB { "" } else { "Vary: Accept\r\n" };
     format!("ETag: \"{}\"\r\n{vary}{API_VERSION}: {VERSION_2}\r\n", descriptor.digest)
 }
 
-/// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, `last` is where
-/// the answer before ended.
+/// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
+/// entry that the client has seen.
 fn list(
     label: &'static str,
     key: &str,
@@ -365,11 +409,11 @@ fn list(
     let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
     let page = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
 
-    let mut content = json!({ key: page });
+    let mut content = Map::from_iter([(key.into(), page.into())]);
     if let Some(name) = name {
-        content["name"] = name.into();
+        content.insert("name".into(), name.into());
     }
-    let response = json(Status::Ok, label, JSON, &content);
+    let response = json(Status::Ok, label, JSON, &content.into());
     match page.last() {
         // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; the page has no last.
         Some(last) if page.len() < rest.len() => {
@@ -380,8 +424,8 @@ fn list(
     }
 }
 
-/// distribution-spec, "Listing Referrers". There are none, of whatever manifest: but the answer is
-/// an index, not a 404, which would send the client to look for a tag instead.
+/// distribution-spec, "Listing Referrers". Nothing refers to any manifest here. The answer is an empty
+/// index all the same: a 404 would make the client look for a tag instead.
 fn referrers(digest: &str, request: &Request<'_>) -> Response<'static> {
     if !digest::is_well_formed(digest) {
         return invalid_digest(digest);
@@ -432,14 +476,14 @@ fn generated(status: Status, label: &'static str, media_type: &str, content: Vec
 
 /// An answer with JSON for content.
 fn json(status: Status, label: &'static str, media_type: &str, json: &Value) -> Response<'static> {
-    generated(status, label, media_type, json.to_string().into_bytes())
+    generated(status, label, media_type, to_bytes(json))
 }
 
 /// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
 /// MUST be of this shape. Other paths than those of /v2 get the same.
 fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
-    let error = json!({ "code": code.name(), "message": message, "detail": detail });
-    json(status, "Refusing", JSON, &json!({ "errors": [error] }))
+    let errors = json!({ "errors": [{ "code": code.name(), "message": message, "detail": detail }] });
+    json(status, "Refusing", JSON, &errors)
 }
 
 fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {

@@ -170,23 +170,29 @@ fn assert_allocates_at_most(limit: usize, requests: &str, content: u64) {
 }
 
 #[test]
-fn the_manifest_by_tag_and_by_digest_allocates_nothing() {
-    let manifest = sample::packed().0.manifest.descriptor;
-    for reference in ["latest", manifest.digest.as_str()] {
-        assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{reference}")), manifest.size);
+fn the_index_by_tag_and_by_digest_allocates_nothing() {
+    let index = sample::packed().0.docker_list.descriptor;
+    for reference in ["latest", index.digest.as_str()] {
+        assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{reference}")), index.size);
     }
 }
 
 #[test]
+fn a_manifest_allocates_nothing() {
+    let manifest = sample::packed().0.platforms[0].docker_manifest.descriptor;
+    assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{}", manifest.digest)), manifest.size);
+}
+
+#[test]
 fn pipelined_requests_allocate_nothing() {
-    let manifest = sample::packed().0.manifest.descriptor;
+    let index = sample::packed().0.docker_list.descriptor;
     let requests = get("/v2/quinistry/manifests/latest").repeat(16);
-    assert_allocates_at_most(0, &requests, 16 * manifest.size);
+    assert_allocates_at_most(0, &requests, 16 * index.size);
 }
 
 #[test]
 fn the_config_and_the_base_allocate_nothing() {
-    let config = sample::packed().0.config.descriptor;
+    let config = sample::packed().0.platforms[0].config.descriptor;
     assert_allocates_at_most(0, &get(&format!("/v2/quinistry/blobs/{}", config.digest)), config.size);
     assert_allocates_at_most(0, &get("/v2/"), 2);
 }
@@ -195,6 +201,6 @@ fn the_config_and_the_base_allocate_nothing() {
 /// room for that. One allocation is nothing next to hundreds of kilobytes; a copy of them would be.
 #[test]
 fn the_layer_allocates_the_state_of_its_transfer() {
-    let layer = sample::packed().0.layer;
+    let layer = sample::packed().0.layers[0];
     assert_allocates_at_most(1, &get(&format!("/v2/quinistry/blobs/{}", layer.digest)), layer.size);
 }

@@ -10,8 +10,8 @@ use std::process::Command;
 use common::docker::{ImageName, docker, has_docker};
 use common::node::{Daemon, Network, Node};
 use common::{
-    Folder, Server, eventually, find, has_tool, is_root, lossy, quinistry, readme_block, run, save, sha256,
-    tool,
+    Folder, Server, eventually, find, goarch, has_tool, is_root, lossy, quinistry, readme_block, run, save,
+    sha256, tool,
 };
 
 /// A running container. The name of its image removes it.
@@ -124,7 +124,7 @@ fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
     }
     let folder = Folder::new("saved");
     let [saved, renamed, again] = ["saved.tar", "renamed.tar", "again.tar"].map(|name| folder.path(name));
-    save(&saved);
+    save(&saved, &[]);
     let saved = std::fs::read(saved).expect("it was saved");
     // An image of the archive's own name may be somebody's. This name is as long, so that it fits.
     let name = format!("q{:08}", std::process::id());
@@ -157,7 +157,7 @@ fn skopeo_takes_the_archive_for_one_and_for_the_other() {
     }
     let folder = Folder::new("archive");
     let archive = folder.path("image.tar");
-    save(&archive);
+    save(&archive, &[]);
     for source in
         [format!("oci-archive:{archive}:latest"), format!("docker-archive:{archive}:quinistry:latest")]
     {
@@ -188,13 +188,15 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     skopeo(&["copy", "--insecure-policy", "--format", "v2s2", &layout, &plain]);
     // The way there and back keeps the layer to the byte. Not so the config: the OCI's format has no
     // health check, so that skopeo writes another one without.
-    let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]).json();
-    let digest = manifest["layers"][0]["digest"].as_str().expect("a digest");
+    let (digest, _) = server.layer();
     let file = folder.0.join("plain").join(digest.strip_prefix("sha256:").expect("sha256"));
     assert_eq!(sha256(&std::fs::read(file).expect("a blob")), digest);
-    // With the digests to be kept, the manifest is ours, too.
+    // With the digests to be kept, the index is ours, too.
     let kept = format!("dir:{}", folder.path("kept"));
-    skopeo(&["copy", "--insecure-policy", "--src-tls-verify=false", "--preserve-digests", &remote, &kept]);
+    let keep = ["--all", "--preserve-digests"];
+    skopeo(
+        &[&["copy", "--insecure-policy", "--src-tls-verify=false"][..], &keep, &[&remote, &kept]].concat(),
+    );
     let manifest = std::fs::read(folder.0.join("kept/manifest.json")).expect("a manifest");
     assert_eq!(sha256(&manifest), server.manifest_digest());
 }
@@ -203,7 +205,7 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
 fn podman_loads_the_archive_and_umoci_unpacks_it() {
     let folder = Folder::new("loaded");
     let archive = folder.path("image.tar");
-    save(&archive);
+    save(&archive, &[]);
     if has_podman() {
         let podman =
             |arguments: &[&str]| run(podman_in(&folder.path("podman"), tool("podman")).args(arguments));
@@ -214,14 +216,15 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
             "{{.Config.Entrypoint}} {{.User}}",
             "localhost/quinistry:latest",
         ]);
-        assert_eq!(entry.trim(), "[/quinistry] 65532:65532");
+        assert_eq!(entry.trim(), format!("[/{}/quinistry] 65532:65532", goarch()));
     }
     if has_tool("umoci", &["--version"]) && has_tool("tar", &["--version"]) {
         let (layout, bundle) = (folder.path("layout"), folder.path("bundle"));
         std::fs::create_dir(&layout).expect("a new folder");
         run(tool("tar").args(["-xf", &archive, "-C", &layout]));
         run(tool("umoci").args(["unpack", "--rootless", "--image", &format!("{layout}:latest"), &bundle]));
-        let unpacked = std::fs::read(format!("{bundle}/rootfs/quinistry")).expect("the executable");
+        let unpacked =
+            std::fs::read(format!("{bundle}/rootfs/{}/quinistry", goarch())).expect("the executable");
         assert!(unpacked == std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable"));
     }
 }
@@ -350,14 +353,5 @@ fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
         };
         podman(&["pull", &image]);
         assert_eq!(podman(&["inspect", "--format", "{{.Digest}}", &image]).trim(), digest);
-    }
-}
-
-/// The architecture of this machine, in Go's terms.
-fn goarch() -> &'static str {
-    match std::env::consts::ARCH {
-        "x86_64" => "amd64",
-        "aarch64" => "arm64",
-        other => other,
     }
 }

@@ -1,4 +1,4 @@
-//! The image, as those who unpack and run it see it.
+//! Holds the image, as the programs that unpack and run it see it.
 
 mod common;
 
@@ -7,38 +7,44 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use common::{Folder, has_tool, run, sample, sha256, tool};
-use quinistry::image::{self, Error, Image, VERSION};
+use common::sample::{self, AMD64, ARM64};
+use common::{Folder, has_tool, run, sha256, tool};
+use quinistry::image::layer::{Error, Executable};
+use quinistry::image::{Document, Image, Platform, VERSION};
 use serde_json::{Value, json};
 
 fn json(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).expect("JSON")
 }
 
+/// What a gzip member holds.
+fn unpacked(member: &[u8]) -> Vec<u8> {
+    let mut content = Vec::new();
+    flate2::read::GzDecoder::new(member).read_to_end(&mut content).expect("a gzip member");
+    content
+}
+
 #[test]
 fn the_config_says_all_that_a_runtime_wants_to_know() {
     let (image, layer) = sample::packed();
-    let config = json(&image.config.content);
-    let mut archive = Vec::new();
-    flate2::read::GzDecoder::new(&layer[..]).read_to_end(&mut archive).expect("a gzip member");
+    let config = json(&image.platforms[0].config.content);
     assert_eq!(config["architecture"], "amd64");
     assert_eq!(config["os"], "linux");
     if option_env!("SOURCE_DATE_EPOCH").is_none() {
         assert_eq!(config["created"], "1970-01-01T00:00:00Z");
     }
-    assert_eq!(config["rootfs"], json!({ "type": "layers", "diff_ids": [sha256(&archive)] }));
+    assert_eq!(config["rootfs"], json!({ "type": "layers", "diff_ids": [sha256(&unpacked(&layer))] }));
     assert_eq!(config["history"].as_array().map(Vec::len), Some(1), "one line per layer");
 
     let config = &config["config"];
-    assert_eq!(config["Entrypoint"], json!(["/quinistry"]));
+    assert_eq!(config["Entrypoint"], json!(["/amd64/quinistry"]));
     assert_eq!(config["User"], "65532:65532");
     assert_eq!(config["ExposedPorts"], json!({ "8080/tcp": {} }));
     assert_eq!(config["WorkingDir"], "/");
-    assert!(config["Env"][0].as_str().expect("a variable").starts_with("PATH="));
+    assert_eq!(config["Env"], json!(["PATH=/amd64"]));
     assert_eq!(config["StopSignal"], "SIGTERM");
-    assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/quinistry", "healthcheck"]));
-    // In nanoseconds; the check itself takes 2 s at most.
-    assert_eq!(config["Healthcheck"]["Timeout"], 3_000_000_000_u64);
+    assert_eq!(config["Healthcheck"]["Test"], json!(["CMD", "/amd64/quinistry", "healthcheck"]));
+    assert_eq!(config["Healthcheck"]["Timeout"], 3_000_000_000_u64, "in nanoseconds");
     for (label, value) in [
         ("title", Some("quinistry")),
         ("description", None),
@@ -52,46 +58,135 @@ fn the_config_says_all_that_a_runtime_wants_to_know() {
 }
 
 #[test]
-fn the_two_manifests_describe_the_same_config_and_layer() {
-    let (Image { manifest, oci_manifest, config, layer, .. }, bytes) = sample::packed();
-    assert_eq!(layer.digest.as_str(), sha256(&bytes));
-    assert_eq!(layer.size, bytes.len() as u64);
-    for (document, config_type, layer_type) in [
-        (
-            &manifest,
-            "application/vnd.docker.container.image.v1+json",
-            "application/vnd.docker.image.rootfs.diff.tar.gzip",
-        ),
-        (
-            &oci_manifest,
-            "application/vnd.oci.image.config.v1+json",
-            "application/vnd.oci.image.layer.v1.tar+gzip",
-        ),
-    ] {
-        assert_eq!(document.descriptor.digest.as_str(), sha256(&document.content));
-        assert_eq!(document.descriptor.size, document.content.len() as u64);
-        let expected = json!({
-            "schemaVersion": 2,
-            "mediaType": document.descriptor.content_type,
-            "config": { "mediaType": config_type, "digest": sha256(&config.content), "size": config.content.len() },
-            "layers": [{ "mediaType": layer_type, "digest": sha256(&bytes), "size": bytes.len() }],
-        });
-        assert_eq!(json(&document.content), expected);
+fn the_configs_of_two_platforms_differ_in_the_architecture_and_the_file_that_runs() {
+    let (contents, image) = sample::image(&[AMD64, ARM64]);
+    let [mut amd64, mut arm64] =
+        [&image.platforms[0], &image.platforms[1]].map(|platform| json(&platform.config.content));
+    let diff_ids: Vec<_> = contents.iter().map(|layer| sha256(&unpacked(layer))).collect();
+    for (config, own, other) in [(&mut amd64, "amd64", "arm64"), (&mut arm64, "arm64", "amd64")] {
+        assert_eq!(config["architecture"].take(), own);
+        assert_eq!(config["rootfs"]["diff_ids"], json!(diff_ids), "every image has all layers");
+        assert_eq!(config["history"].as_array().map(Vec::len), Some(2), "one line per layer");
+        let (own, other) = (format!("/{own}/quinistry"), format!("/{other}/quinistry"));
+        let config = &mut config["config"];
+        assert_eq!(config["Entrypoint"].take(), json!([own, "--with", other]));
+        assert_eq!(config["Healthcheck"]["Test"].take(), json!(["CMD", own, "healthcheck"]));
+        assert_eq!(config["Env"].take(), json!([format!("PATH={}", own.trim_end_matches("/quinistry"))]));
+    }
+    assert_eq!(amd64, arm64);
+}
+
+#[test]
+fn the_manifests_of_a_platform_describe_its_config_and_all_layers() {
+    let (contents, image) = sample::image(&[AMD64, ARM64]);
+    for Platform { config, docker_manifest, oci_manifest, .. } in &image.platforms {
+        for (document, config_type, layer_type) in [
+            (
+                docker_manifest,
+                "application/vnd.docker.container.image.v1+json",
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+            ),
+            (
+                oci_manifest,
+                "application/vnd.oci.image.config.v1+json",
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            ),
+        ] {
+            let described = |content: &[u8], media_type| json!({ "mediaType": media_type, "digest": sha256(content), "size": content.len() });
+            let layers: Vec<_> = contents.iter().map(|layer| described(layer, layer_type)).collect();
+            let expected = json!({
+                "schemaVersion": 2,
+                "mediaType": document.descriptor.content_type,
+                "config": described(&config.content, config_type),
+                "layers": layers,
+            });
+            assert_eq!(json(&document.content), expected);
+        }
+    }
+    for (layer, content) in image.layers.iter().zip(&contents) {
+        assert_eq!((layer.digest.as_str(), layer.size), (&*sha256(content), content.len() as u64));
     }
 }
 
 #[test]
-fn the_same_executable_gives_the_same_bytes_and_another_one_others() {
-    let (first, first_layer) = sample::packed();
-    let (second, second_layer) = sample::packed();
-    assert_eq!(first_layer, second_layer);
-    assert_eq!(first.manifest.content, second.manifest.content);
-    assert_eq!(first.config.content, second.config.content);
+fn both_indexes_name_each_platform_and_its_manifest() {
+    let (_, image) = sample::image(&[ARM64, AMD64]);
+    for (index, index_type, manifest_of) in [
+        (
+            &image.docker_list,
+            "application/vnd.docker.distribution.manifest.list.v2+json",
+            (|platform: &Platform| &platform.docker_manifest) as fn(&Platform) -> &Document,
+        ),
+        (&image.oci_index, "application/vnd.oci.image.index.v1+json", |platform| &platform.oci_manifest),
+    ] {
+        assert_eq!(index.descriptor.content_type, index_type);
+        let entries = image.platforms.iter().zip(["amd64", "arm64"]).map(|(platform, architecture)| {
+            let Document { descriptor, content } = manifest_of(platform);
+            json!({
+                "mediaType": descriptor.content_type,
+                "digest": sha256(content),
+                "size": content.len(),
+                "platform": { "architecture": architecture, "os": "linux" },
+            })
+        });
+        let entries: Vec<_> = entries.collect();
+        let expected = json!({ "schemaVersion": 2, "mediaType": index_type, "manifests": entries });
+        assert_eq!(json(&index.content), expected);
+    }
+}
 
-    let mut executable = sample::executable();
+#[test]
+fn every_document_has_the_digest_and_the_size_of_its_content() {
+    let (_, image) = sample::image(&[AMD64, ARM64]);
+    assert_eq!(image.documents().count(), 2 + 2 * 3);
+    for Document { descriptor, content } in image.documents() {
+        assert_eq!((descriptor.digest.as_str(), descriptor.size), (&*sha256(content), content.len() as u64));
+    }
+}
+
+#[test]
+fn an_arm_executable_gets_its_variant() {
+    let mut executable = sample::executable(40);
+    executable[4] = 1; // 32 bits wide, with its table of program headers in another place.
+    executable[28] = 64;
+    executable[42] = 56;
+    executable[44] = 1;
+    let (_, image) = Image::assemble(vec![sample::layer(&executable)]);
+    let platform = json!({ "architecture": "arm", "os": "linux", "variant": "v7" });
+    for index in [&image.docker_list, &image.oci_index] {
+        assert_eq!(json(&index.content)["manifests"][0]["platform"], platform);
+    }
+    let config = json(&image.platforms[0].config.content);
+    for field in ["architecture", "os", "variant"] {
+        assert_eq!(config[field], platform[field]);
+    }
+}
+
+#[test]
+fn the_image_is_the_same_on_whichever_platform_it_is_packed() {
+    let (contents, image) = sample::image(&[AMD64, ARM64]);
+    let (other_contents, other) = sample::image(&[ARM64, AMD64]);
+    assert_eq!((image.own, other.own), (0, 1));
+    assert_eq!(contents, other_contents);
+    let contents = |image: &Image| image.documents().map(|it| it.content.clone()).collect::<Vec<_>>();
+    assert_eq!(contents(&image), contents(&other));
+}
+
+#[test]
+fn a_layer_is_the_same_whatever_it_travels_with() {
+    let (_, alone) = sample::image(&[ARM64]);
+    let (_, with_another) = sample::image(&[AMD64, ARM64]);
+    assert_eq!(alone.layers[0].digest, with_another.layers[1].digest);
+    assert_ne!(alone.docker_list.descriptor.digest, with_another.docker_list.descriptor.digest);
+}
+
+#[test]
+fn another_executable_makes_another_image() {
+    let mut executable = sample::executable(AMD64);
     *executable.last_mut().expect("not empty") ^= 1;
-    let other = image::pack(&executable[..], executable.len() as u64, Vec::new()).expect("it packs");
-    assert_ne!(other.manifest.descriptor.digest, first.manifest.descriptor.digest);
+    let (_, other) = Image::assemble(vec![sample::layer(&executable)]);
+    let (image, _) = sample::packed();
+    assert_ne!(other.docker_list.descriptor.digest, image.docker_list.descriptor.digest);
 }
 
 #[test]
@@ -104,10 +199,10 @@ fn the_layer_is_one_gzip_member_without_name_or_time() {
 }
 
 #[test]
-fn what_cannot_be_an_image_is_refused() {
-    let pack = |bytes: &[u8], size| image::pack(bytes, size, Vec::new()).map(|_| ());
+fn a_file_that_cannot_be_in_an_image_is_refused() {
+    let pack = |bytes: &[u8], size| Executable::check(bytes, size)?.pack(Vec::new());
     assert!(matches!(pack(b"#!/bin/sh\n", 10), Err(Error::Executable(_))));
-    let executable = sample::executable();
+    let executable = sample::executable(AMD64);
     let size = executable.len() as u64;
     assert!(matches!(pack(&executable, size - 1), Err(Error::Tar(_))));
     assert!(matches!(pack(&executable, size + 1), Err(Error::Tar(_))));
@@ -116,13 +211,10 @@ fn what_cannot_be_an_image_is_refused() {
     assert!(error.to_string().contains("8589934592"), "{error}");
 }
 
-#[test]
-fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
-    let (image, layer) = sample::packed();
-    let mut archive = Vec::new();
-    quinistry::image::archive::write(&image, &mut &layer[..], &mut archive).expect("a Vec takes everything");
+/// The files of a tar archive, none of which is there twice. The names of blobs have to be their digests.
+fn files(archive: &[u8]) -> HashMap<String, Vec<u8>> {
     let mut files = HashMap::new();
-    for entry in tar::Archive::new(&archive[..]).entries().expect("a tar archive") {
+    for entry in tar::Archive::new(archive).entries().expect("a tar archive") {
         let mut entry = entry.expect("a header");
         let path = entry.path().expect("a path").display().to_string();
         let mut content = Vec::new();
@@ -132,32 +224,52 @@ fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
         }
         assert!(files.insert(path, content).is_none(), "no file twice");
     }
-    assert_eq!(json(&files["oci-layout"]), json!({ "imageLayoutVersion": "1.0.0" }));
-    let blob =
-        |digest: &Value| &files[&format!("blobs/{}", digest.as_str().expect("a digest").replace(':', "/"))];
+    files
+}
 
-    // The OCI's way: the tag leads to the OCI manifest, containerd's names to the canonical one.
-    let index = json(&files["index.json"]);
-    let manifests = index["manifests"].as_array().expect("a list");
-    assert_eq!(manifests.len(), 3);
-    let name = "docker.io/library/quinistry";
-    let pinned = format!("{name}@{}", image.manifest.descriptor.digest);
-    for (manifest, annotation, value, document) in [
-        (&manifests[0], "io.containerd.image.name", &*format!("{name}:latest"), &image.manifest),
-        (&manifests[1], "io.containerd.image.name", &pinned, &image.manifest),
-        (&manifests[2], "org.opencontainers.image.ref.name", "latest", &image.oci_manifest),
-    ] {
-        assert_eq!(manifest["annotations"], json!({ annotation: value }));
-        assert_eq!(manifest["mediaType"], document.descriptor.content_type);
-        assert_eq!(manifest["size"], document.content.len());
-        assert_eq!(blob(&manifest["digest"]), &document.content);
+#[test]
+fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
+    let (contents, image) = sample::image(&[ARM64, AMD64]);
+    let mut archive = Vec::new();
+    let layers = contents.iter().map(|content| &content[..]);
+    quinistry::image::archive::write(&image, layers, &mut archive).expect("a Vec takes everything");
+    let files = files(&archive);
+    assert_eq!(files.len(), 3 + image.documents().count() + contents.len());
+    assert_eq!(json(&files["oci-layout"]), json!({ "imageLayoutVersion": "1.0.0" }));
+    let blob = |digest: &str| &files[&format!("blobs/{}", digest.replace(':', "/"))];
+    for Document { descriptor, content } in image.documents() {
+        assert_eq!(blob(descriptor.digest.as_str()), content);
     }
-    // Docker's way.
+
+    // The OCI's way: containerd's names lead to the canonical index, the tag leads to the OCI's.
+    let index = json(&files["index.json"]);
+    let name = "docker.io/library/quinistry";
+    let [docker, oci] = [&image.docker_list, &image.oci_index].map(|index| index.descriptor);
+    let tag = Some("latest");
+    let expected = [
+        (docker, format!("{name}:latest"), None),
+        (docker, format!("{name}@{}", docker.digest), None),
+        (oci, format!("{name}@{}", oci.digest), tag),
+    ];
+    let entries = index["manifests"].as_array().expect("a list");
+    assert_eq!(entries.len(), expected.len());
+    for (entry, (descriptor, name, tag)) in entries.iter().zip(expected) {
+        assert_eq!(entry["mediaType"], descriptor.content_type);
+        assert_eq!(entry["size"], descriptor.size);
+        assert_eq!(entry["digest"], descriptor.digest.as_str());
+        assert_eq!(entry["annotations"]["io.containerd.image.name"], name);
+        assert_eq!(entry["annotations"]["org.opencontainers.image.ref.name"].as_str(), tag);
+    }
+
+    // Docker's way, which leads to the platform of the process that writes.
     let images = json(&files["manifest.json"]);
+    assert_eq!(images.as_array().map(Vec::len), Some(1));
     assert_eq!(images[0]["RepoTags"], json!(["quinistry:latest"]));
-    assert_eq!(files[images[0]["Config"].as_str().expect("a path")], image.config.content);
-    assert_eq!(files[images[0]["Layers"][0].as_str().expect("a path")], layer);
-    assert_eq!(files.len(), 3 + 4);
+    let config = &files[images[0]["Config"].as_str().expect("a path")];
+    assert_eq!(json(config)["architecture"], "arm64");
+    let layers = images[0]["Layers"].as_array().expect("a list").iter();
+    let layers: Vec<_> = layers.map(|path| &files[path.as_str().expect("a path")]).collect();
+    assert_eq!(layers, [&contents[0], &contents[1]]);
 }
 
 #[test]
@@ -171,7 +283,10 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_of_root() {
         let archive = folder.0.join("layer.tar.gz");
         fs::write(&archive, &layer).expect("room for it");
         let listed = run(tool(name).arg("-tvzf").arg(&archive));
-        assert!(listed.starts_with("-rwxr-xr-x") && listed.contains("1970"), "{listed}");
+        let lines: Vec<_> = listed.lines().collect();
+        assert!(lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with("amd64/"), "{listed}");
+        assert!(lines[1].starts_with("-rwxr-xr-x") && lines[1].ends_with("amd64/quinistry"), "{listed}");
+        assert!(lines.len() == 2 && lines.iter().all(|line| line.contains("1970")), "{listed}");
         let owners = run(tool(name).arg("--numeric-owner").arg("-tvzf").arg(&archive));
         assert!(
             owners.contains(" 0/0 ")
@@ -179,8 +294,8 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_of_root() {
             "{owners}"
         );
         run(tool(name).arg("-xzf").arg(&archive).arg("-C").arg(&folder.0));
-        let unpacked = folder.0.join("quinistry");
-        assert_eq!(fs::read(&unpacked).expect("it was unpacked"), sample::executable());
+        let unpacked = folder.0.join("amd64/quinistry");
+        assert_eq!(fs::read(&unpacked).expect("it was unpacked"), sample::executable(AMD64));
         let metadata = fs::metadata(&unpacked).expect("it is there");
         assert_eq!((metadata.permissions().mode() & 0o777, metadata.mtime()), (0o755, 0));
     }

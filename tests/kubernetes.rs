@@ -1,4 +1,4 @@
-//! The manifests in `k8s/`: valid to Kubernetes, alike where they have to be, pinned on demand.
+//! Holds the manifests in `k8s/`: Kubernetes takes them, parent and child agree, and pinning works.
 //!
 //! `data/daemonset-apps-v1.json` is the strict schema (every property that is not known is an error)
 //! of Kubernetes 1.32, made from its `OpenAPI` document (Apache-2.0) by `openapi2jsonschema`, without
@@ -6,7 +6,8 @@
 
 mod common;
 
-use common::{Folder, bash, has_tool, lossy, quinistry, readme_block, run, sample, tool};
+use common::sample::{self, AMD64, ARM64};
+use common::{Folder, bash, has_tool, lossy, quinistry, readme_block, run, tool};
 use quinistry::kubernetes::{CHILD, PARENT, pin};
 use quinistry::server::GRACE;
 use serde_json::{Value, json};
@@ -28,7 +29,7 @@ fn faults(manifest: &Value) -> Vec<String> {
 
 #[test]
 fn the_manifests_are_valid_as_they_are_and_pinned() {
-    let (image, _) = sample::packed();
+    let (_, image) = sample::image(&[AMD64, ARM64]);
     for manifest in [PARENT, CHILD] {
         assert_eq!(faults(&parse(manifest)), [""; 0]);
         assert_eq!(faults(&parse(&pin(manifest, &image))), [""; 0]);
@@ -40,29 +41,28 @@ fn the_manifests_are_valid_as_they_are_and_pinned() {
 }
 
 #[test]
-fn pinning_adds_the_digest_and_changes_nothing_else() {
-    let (image, _) = sample::packed();
-    let at = format!("@{}", image.manifest.descriptor.digest);
-    for (manifest, name) in
-        [(PARENT, "docker.io/library/quinistry:latest"), (CHILD, "localhost:5000/quinistry")]
+fn pinning_adds_the_digest_and_the_architectures_and_changes_nothing_else() {
+    for (machines, architectures) in
+        [(&[AMD64][..], "[amd64]"), (&[ARM64], "[arm64]"), (&[ARM64, AMD64], "[amd64, arm64]")]
     {
-        let line = format!("image: {name}\n");
-        assert_eq!(manifest.matches(&line).count(), 1);
-        assert_eq!(pin(manifest, &image), manifest.replace(&line, &format!("image: {name}{at}\n")));
+        let (_, image) = sample::image(machines);
+        let at = format!("@{}", image.docker_list.descriptor.digest);
+        for (manifest, name) in
+            [(PARENT, "docker.io/library/quinistry:latest"), (CHILD, "localhost:5000/quinistry")]
+        {
+            let line = format!("image: {name}\n");
+            assert_eq!((manifest.matches(&line).count(), manifest.matches("[amd64]").count()), (1, 1));
+            let expected = manifest.replace(&line, &format!("image: {name}{at}\n"));
+            assert_eq!(pin(manifest, &image), expected.replace("[amd64]", architectures));
+        }
     }
-    let (mut image, _) = sample::packed();
-    image.architecture = "arm64";
-    assert_eq!(
-        parse(&pin(CHILD, &image))["spec"]["template"]["spec"]["nodeSelector"]["kubernetes.io/arch"],
-        "arm64"
-    );
 }
 
 #[test]
 fn pinning_changes_no_line_that_only_looks_like_an_image_or_an_architecture() {
     let (image, _) = sample::packed();
     let others = "# about the image: none\n# image: none\n  base image: none\n  imagePullPolicy: Always\n  \
-                  kubernetes.io/arches: amd64\n  # kubernetes.io/arch: amd64\n  image:\n";
+                  base values: [amd64]\n  # values: [amd64]\n  image:\n";
     assert_eq!(pin(others, &image), others);
 }
 

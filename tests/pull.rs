@@ -1,82 +1,135 @@
-//! How an image is pulled, told with plain sockets: what `docker pull localhost:8080/quinistry` does.
+//! Tells how an image is pulled, with plain sockets: what `docker pull localhost:8080/quinistry` does.
 
 mod common;
 
+use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Folder, Server, quinistry_at, sha256};
+use common::{Folder, Server, goarch, quinistry_at, sha256};
+use serde_json::Value;
 
-const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 #[test]
 fn a_pull_step_by_step_and_then_the_child_is_asked_for_the_same() {
     let parent = Server::start();
-    let (digest, executable) = pull(&parent);
+    let pulled = pull(&parent);
 
     // What was pulled is the program that served it,
-    assert_eq!(executable, std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("our own binary"));
+    let program = pulled.config["config"]["Entrypoint"][0].as_str().expect("a path");
+    let executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("our own binary");
+    assert!(pulled.files[program] == executable);
 
     // and it runs, and serves itself: the same image, to the byte.
-    let folder = Folder::new("pulled");
-    let path = folder.0.join("quinistry");
-    std::fs::write(&path, &executable).expect("room for it");
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).expect("our own file");
-    let child = Server::start_as(quinistry_at(&path).args(["--listen", "127.0.0.1:0"]));
-    assert_eq!(pull(&child), (digest, executable));
+    let child = start(&pulled, &Folder::new("pulled"));
+    assert!(pull(&child) == pulled);
 }
 
-/// Pulls the image. Gives the digest of its manifest and the one file in it.
-fn pull(server: &Server) -> (String, Vec<u8>) {
+/// Does what a runtime does with an image: unpacks the files, and runs the command that the config has.
+/// (A runtime would make the folder the root of what the program sees.)
+fn start(pulled: &Pulled, root: &Folder) -> Server {
+    for (path, file) in &pulled.files {
+        let path = root.path(path.trim_start_matches('/'));
+        std::fs::create_dir_all(path.rsplit_once('/').expect("a folder").0).expect("a new folder");
+        std::fs::write(&path, file).expect("room for it");
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("our own file");
+    }
+    let entrypoint = pulled.config["config"]["Entrypoint"].as_array().expect("a command");
+    let mut words = entrypoint.iter().map(|word| {
+        let word = word.as_str().expect("text");
+        word.strip_prefix('/').map_or(word.to_owned(), |path| root.path(path))
+    });
+    let program = words.next().expect("a program");
+    Server::start_as(quinistry_at(program).args(words).args(["--listen", "127.0.0.1:0"]))
+}
+
+/// What a pull brings.
+#[derive(PartialEq)]
+struct Pulled {
+    /// The digest of the index, by which people know the image.
+    digest: String,
+    /// How to run it.
+    config: Value,
+    /// The files of all layers, by their paths.
+    files: HashMap<String, Vec<u8>>,
+}
+
+/// Pulls the image for this machine.
+fn pull(server: &Server) -> Pulled {
     let mut client = server.connect();
     let mut ask = |line: &str, fields: &[&str]| {
         client.send_request(line, fields);
         client.answer_to(line)
     };
 
-    // 1. Is this a registry, and does it want to know who we are? A 401 would say so.
+    // 1. Is this a registry, and does it want to know who we are? A 401 would ask that.
     let base = ask("GET /v2/", &[]);
     assert_eq!(base.status, 200);
     assert_eq!(base.field("Docker-Distribution-Api-Version"), Some("registry/2.0"));
 
-    // 2. What does the tag stand for today? A HEAD is enough: the answer is a digest, which is the
-    //    name of the manifest that never changes its meaning.
-    let accept = format!("Accept: {DOCKER_MANIFEST}");
+    // 2. What does the tag stand for today? We say what we can read, and prefer an index. A HEAD is
+    //    enough: the answer is a digest, and that is a name that never changes its meaning.
+    let accept = format!("Accept: {INDEX}, {MANIFEST}");
     let resolved = ask("HEAD /v2/quinistry/manifests/latest", &[&accept]);
     let digest = resolved.field("Docker-Content-Digest").expect("what the tag stands for").to_owned();
 
-    // 3. The manifest, by that digest. Its bytes have to have it, whoever sent them.
-    let manifest = ask(&format!("GET /v2/quinistry/manifests/{digest}"), &[&accept]);
-    assert_eq!(sha256(&manifest.content), digest);
-    assert_eq!(manifest.field("Content-Type"), Some(DOCKER_MANIFEST));
-    assert_eq!(manifest.content_length(), resolved.content_length());
+    // 3. The index, by that digest. Its bytes have to have the digest, whoever sent them.
+    let index = ask(&format!("GET /v2/quinistry/manifests/{digest}"), &[&accept]);
+    assert_eq!(sha256(&index.content), digest);
+    assert_eq!(index.field("Content-Type"), Some(INDEX));
+    assert_eq!(index.content_length(), resolved.content_length());
+
+    // 4. The index lists a manifest for each platform, and we look for ours. If it were not there, we
+    //    would give up now, before anything large is on its way.
+    let index = index.json();
+    let entries = index["manifests"].as_array().expect("a list");
+    let is_ours = |entry: &&Value| entry["platform"]["architecture"] == goarch();
+    let entry = entries.iter().find(is_ours).expect("the server's own platform is there");
+    assert_eq!(entry["platform"]["os"], "linux");
+
+    // 5. The manifest. From here on a digest in one document leads to the next, so that all of it is
+    //    what the first digest stands for.
+    let manifest_digest = entry["digest"].as_str().expect("a digest");
+    let manifest = ask(&format!("GET /v2/quinistry/manifests/{manifest_digest}"), &[&accept]);
+    assert_eq!(sha256(&manifest.content), manifest_digest);
+    assert_eq!(manifest.field("Content-Type"), Some(MANIFEST));
     let manifest = manifest.json();
 
-    // 4. The config, which says how to run the image, and lists the layers by diff ID.
+    // 6. The config, which says how to run the image, and lists the layers by diff ID.
     let config_digest = manifest["config"]["digest"].as_str().expect("a digest");
     let config = ask(&format!("GET /v2/quinistry/blobs/{config_digest}"), &[]);
     assert_eq!(sha256(&config.content), config_digest);
     let config = config.json();
-    assert_eq!(config["config"]["Entrypoint"][0], "/quinistry");
+    assert_eq!(config["architecture"], goarch());
 
-    // 5. Every layer: there is one.
-    let layer_digest = manifest["layers"][0]["digest"].as_str().expect("a digest");
-    let layer = ask(&format!("GET /v2/quinistry/blobs/{layer_digest}"), &[]);
-    assert_eq!(sha256(&layer.content), layer_digest);
-    assert_eq!(manifest["layers"][0]["size"], layer.content.len());
+    // 7. Every layer. Here each holds the program for one processor, and most often there is one.
+    let layers = manifest["layers"].as_array().expect("a list");
+    let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("a list");
+    assert_eq!(layers.len(), diff_ids.len());
+    let mut files = HashMap::new();
+    for (layer, diff_id) in layers.iter().zip(diff_ids) {
+        let layer_digest = layer["digest"].as_str().expect("a digest");
+        let content = ask(&format!("GET /v2/quinistry/blobs/{layer_digest}"), &[]).content;
+        assert_eq!(sha256(&content), layer_digest);
+        assert_eq!(layer["size"], content.len());
 
-    // 6. A layer is a compressed tar. Uncompressed, its digest is the diff ID.
-    let mut archive = Vec::new();
-    flate2::read::GzDecoder::new(&layer.content[..]).read_to_end(&mut archive).expect("a gzip member");
-    assert_eq!(config["rootfs"]["diff_ids"][0], sha256(&archive));
+        // 8. A layer is a compressed tar. Uncompressed, its digest is the diff ID.
+        let mut archive = Vec::new();
+        flate2::read::GzDecoder::new(&content[..]).read_to_end(&mut archive).expect("a gzip member");
+        assert_eq!(*diff_id, sha256(&archive));
 
-    // 7. And in the tar is what runs.
-    let mut archive = tar::Archive::new(&archive[..]);
-    let mut entries = archive.entries().expect("a tar archive");
-    let mut entry = entries.next().expect("one entry").expect("a header");
-    assert_eq!(entry.path().expect("a path").to_str(), Some("quinistry"));
-    let mut executable = Vec::new();
-    entry.read_to_end(&mut executable).expect("content");
-    assert!(entries.next().is_none(), "and nothing else");
-    (digest, executable)
+        // 9. And in the tar is what runs.
+        for entry in tar::Archive::new(&archive[..]).entries().expect("a tar archive") {
+            let mut entry = entry.expect("a header");
+            if entry.header().entry_type().is_file() {
+                let path = format!("/{}", entry.path().expect("a path").display());
+                let mut file = Vec::new();
+                entry.read_to_end(&mut file).expect("content");
+                files.insert(path, file);
+            }
+        }
+    }
+    Pulled { digest, config, files }
 }

@@ -1,39 +1,60 @@
-//! The registry protocol, answer by answer: what real clients ask, and what they need to hear.
+//! Holds the registry protocol, answer by answer: what real clients ask, and what they need to hear.
 //!
 //! An answer is a pure function of the request, so nothing here opens a socket. Every answer, of
 //! whatever test, is also held to what is true of all of them; see [`World::ask`].
+//!
+//! What is served here is an image for two platforms, by a process that runs on the second of them.
 
 mod common;
 
-use common::{Answer, request, sample, sha256};
+use common::sample::{self, AMD64, ARM64};
+use common::{Answer, request, sha256};
 use quinistry::http::request::{self, FieldStorage};
 use quinistry::http::response::{Content, Persistence};
-use quinistry::image::{Image, VERSION};
+use quinistry::image::{Descriptor, VERSION};
 use quinistry::registry::Registry;
+use serde_json::Value;
 
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// A registry, and what it serves.
 struct World {
     registry: Registry,
-    layer: Vec<u8>,
-    manifest: String,
-    oci_manifest: String,
-    config: String,
+    /// What the layers are, in the order of the image.
+    contents: Vec<Vec<u8>>,
+    /// The digests of the indexes and manifests, each with its type; the canonical index first.
+    manifests: Vec<(String, &'static str)>,
+    /// The digests of the configs.
+    configs: Vec<String>,
+    /// The digest of the last layer, and its content.
     blob: String,
+    layer: Vec<u8>,
 }
 
 impl World {
     fn new() -> Self {
-        let (image, layer) = sample::packed();
-        let digest = |d: &quinistry::image::Descriptor| d.digest.to_string();
-        let Image { manifest, oci_manifest, config, layer: descriptor, .. } = &image;
-        let (manifest, oci_manifest) = (digest(&manifest.descriptor), digest(&oci_manifest.descriptor));
-        let (config, blob) = (digest(&config.descriptor), digest(descriptor));
-        Self { registry: Registry::new(image), layer, manifest, oci_manifest, config, blob }
+        let (contents, image) = sample::image(&[ARM64, AMD64]);
+        let digest = |d: &Descriptor| d.digest.to_string();
+        let mut manifests = vec![
+            (digest(&image.docker_list.descriptor), DOCKER_LIST),
+            (digest(&image.oci_index.descriptor), OCI_INDEX),
+        ];
+        for platform in &image.platforms {
+            manifests.push((digest(&platform.docker_manifest.descriptor), DOCKER));
+            manifests.push((digest(&platform.oci_manifest.descriptor), OCI));
+        }
+        let configs = image.platforms.iter().map(|platform| digest(&platform.config.descriptor)).collect();
+        let (blob, layer) = (digest(&image.layers[1]), contents[1].clone());
+        Self { registry: Registry::new(image), contents, manifests, configs, blob, layer }
+    }
+
+    /// The digest of the image.
+    fn index(&self) -> &str {
+        &self.manifests[0].0
     }
 
     /// Asks in HTTP/1.1. Holds the answer to what is true of every answer, and of HEAD.
@@ -62,7 +83,9 @@ impl World {
         let mut answer = Answer::from_head(&head);
         answer.content = match &response.content {
             Content::Bytes(bytes) => bytes.to_vec(),
-            Content::File(part) => self.layer[part.range.start as usize..part.range.end as usize].to_vec(),
+            Content::File(part) => {
+                self.contents[part.file][part.range.start as usize..part.range.end as usize].to_vec()
+            }
         };
 
         assert_eq!(answer.status, response.status.code());
@@ -150,81 +173,136 @@ fn a_probe_is_answered_with_ok() {
     }
 }
 
+/// The table "Which manifest?" of the registry's documentation: what Accept has, and what a tag then
+/// stands for. The last line is for an Accept with none of these, and for none at all.
+fn documented_choices() -> Vec<(&'static str, &'static str)> {
+    let source = include_str!("../src/registry.rs");
+    let rows = source.lines().filter_map(|line| line.strip_prefix("//! | ")).skip(1);
+    rows.map(|row| {
+        let (accept, stands_for) = row.trim_end_matches([' ', '|']).split_once('|').expect("two columns");
+        (accept.trim().trim_matches('`'), stands_for.trim())
+    })
+    .collect()
+}
+
+/// The media type of something that the table names.
+fn media_type(stands_for: &str) -> &'static str {
+    match stands_for {
+        "Docker's index" => DOCKER_LIST,
+        "the OCI's index" => OCI_INDEX,
+        "Docker's manifest for our platform" => DOCKER,
+        "the OCI's manifest for our platform" => OCI,
+        other => panic!("the documentation has no {other:?}"),
+    }
+}
+
 #[test]
-fn a_tag_means_the_docker_manifest_unless_only_the_ocis_will_do() {
+fn a_tag_stands_for_what_the_documentations_table_says() {
     let world = World::new();
-    let docker_list = "application/vnd.docker.distribution.manifest.list.v2+json";
-    let both = format!("Accept: {DOCKER}, {docker_list}, {OCI}, {INDEX}");
-    // Docker 28 sends six lines; containerd one joined list; skopeo a line of each.
-    let lines: Vec<String> = [
-        DOCKER,
-        docker_list,
-        INDEX,
-        OCI,
-        "application/vnd.docker.distribution.manifest.v1+prettyjws",
-        "application/json",
-    ]
-    .map(|media_type| format!("Accept: {media_type}"))
-    .to_vec();
-    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let cases: [(&[&str], &str); 12] = [
-        (&[], DOCKER),
-        (&["Accept: */*"], DOCKER),
-        (&["Accept: application/*"], DOCKER),
-        (&["Accept: text/html"], DOCKER),
-        (&[&format!("Accept: {DOCKER}")], DOCKER),
-        (&[&both], DOCKER),
-        (&lines, DOCKER),
-        (&[&format!("Accept: {OCI};q=1.0, */*;q=0.1")], DOCKER),
-        (&[&format!("Accept: {DOCKER};q=0.5,{OCI}")], DOCKER),
-        (&[&format!("Accept: {OCI}")], OCI),
-        (&[&format!("Accept: {}", OCI.to_uppercase()), &format!("accept: {INDEX}")], OCI),
-        (&[&format!("Accept: {OCI}, {DOCKER};q=0.000, */* ; q=0")], OCI),
-    ];
-    for (fields, media_type) in cases {
-        for tag in ["latest", VERSION] {
-            let answer = world.content(&format!("GET /v2/quinistry/manifests/{tag}"), fields);
-            assert_eq!(answer.field("content-type"), Some(media_type), "{fields:?}");
-            assert_eq!(answer.json()["mediaType"], media_type);
-            assert_eq!(answer.field("vary"), Some("Accept"));
+    let mut choices = documented_choices();
+    assert_eq!(choices.len(), 7);
+    let (_, otherwise) = choices.pop().expect("the last line");
+    // Any set of the types, in any order and however it is written: the first line of the table counts.
+    for set in 0..1_usize << choices.len() {
+        let chosen: Vec<_> = (0..choices.len()).filter(|bit| set >> bit & 1 == 1).collect();
+        let expected = media_type(chosen.first().map_or(otherwise, |line| choices[*line].1));
+        let types: Vec<_> = chosen.iter().rev().map(|line| choices[*line].0).collect();
+        // containerd sends one list; Docker 28, skopeo and others a line for each.
+        let joined = format!("Accept: text/html, {}", types.join(" , "));
+        let each: Vec<_> =
+            types.iter().map(|name| format!("accept: {};q=0.5", name.to_uppercase())).collect();
+        let each: Vec<_> = each.iter().map(String::as_str).collect();
+        for fields in [&[&*joined][..], &each] {
+            for tag in ["latest", VERSION] {
+                let answer = world.content(&format!("GET /v2/quinistry/manifests/{tag}"), fields);
+                assert_eq!(answer.field("content-type"), Some(expected), "{fields:?}");
+                assert_eq!(answer.json()["mediaType"], expected);
+                assert_eq!(answer.field("vary"), Some("Accept"));
+            }
         }
     }
 }
 
 #[test]
-fn a_digest_means_its_own_bytes_whatever_is_accepted() {
+fn a_type_that_the_client_refuses_does_not_count() {
     let world = World::new();
-    for (digest, media_type) in [(&world.manifest, DOCKER), (&world.oci_manifest, OCI)] {
-        for accept in
-            ["Accept: */*", &format!("Accept: {DOCKER}"), &format!("Accept: {OCI}"), "Accept: text/html"]
-        {
-            for digest in [digest.clone(), digest.replace(':', "%3A"), digest.replace(':', "%3a")] {
-                let answer = world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[accept]);
-                assert_eq!(answer.field("content-type"), Some(media_type));
+    for (accept, expected) in [
+        (format!("{OCI}, {DOCKER_LIST};q=0, */* ; q=0.000"), OCI),
+        (format!("{DOCKER_LIST};q=0,{OCI_INDEX}; q=0.001"), OCI_INDEX),
+        ("*/*;q=0".into(), DOCKER_LIST),
+    ] {
+        let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
+        assert_eq!(answer.field("content-type"), Some(expected), "{accept}");
+    }
+}
+
+#[test]
+fn a_client_of_manifests_alone_gets_that_of_the_servers_own_platform() {
+    for machines in [[AMD64, ARM64], [ARM64, AMD64]] {
+        let (contents, image) = sample::image(&machines);
+        let own = &image.platforms[image.own];
+        assert_eq!(own.architecture, if machines[0] == AMD64 { "amd64" } else { "arm64" });
+        let digests = [&own.docker_manifest, &own.oci_manifest].map(|document| document.descriptor.digest);
+        let world = World { registry: Registry::new(image), contents, ..World::new() };
+        for (accept, digest) in [DOCKER, OCI].into_iter().zip(digests) {
+            let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
+            assert_eq!(answer.field("docker-content-digest"), Some(digest.as_str()));
+        }
+    }
+}
+
+#[test]
+fn a_digest_stands_for_its_own_bytes_whatever_is_accepted() {
+    let world = World::new();
+    assert_eq!(world.manifests.len(), 2 + 2 * 2);
+    for (digest, media_type) in &world.manifests {
+        for accept in ["*/*", DOCKER_LIST, OCI_INDEX, DOCKER, OCI, "text/html"] {
+            for written in [digest.clone(), digest.replace(':', "%3A"), digest.replace(':', "%3a")] {
+                let line = format!("GET /v2/quinistry/manifests/{written}");
+                let answer = world.content(&line, &[&format!("Accept: {accept}")]);
+                assert_eq!(answer.field("docker-content-digest"), Some(&**digest));
+                assert_eq!(answer.field("content-type"), Some(*media_type));
+                assert_eq!(answer.json()["mediaType"], *media_type);
             }
         }
     }
     let by_tag = world.ask("GET /v2/quinistry/manifests/latest", &[]);
-    assert_eq!(by_tag.field("docker-content-digest"), Some(&*world.manifest));
+    assert_eq!(by_tag.field("docker-content-digest"), Some(world.index()));
 }
 
 #[test]
-fn the_manifests_lead_to_the_blobs() {
+fn an_index_leads_to_its_manifests_and_they_to_the_blobs() {
     let world = World::new();
-    for digest in [&world.manifest, &world.oci_manifest] {
-        let manifest = world.ask(&format!("GET /v2/quinistry/manifests/{digest}"), &[]).json();
-        assert_eq!(manifest["schemaVersion"], 2);
-        let layers = manifest["layers"].as_array().expect("a list");
-        assert_eq!(layers.len(), 1);
-        for descriptor in [&manifest["config"], &layers[0]] {
-            let digest = descriptor["digest"].as_str().expect("a digest");
-            let answer = world.content(
-                &format!("GET /v2/quinistry/blobs/{digest}"),
-                &["Accept-Encoding: gzip, deflate, zstd, br, identity;q=0"],
-            );
-            assert_eq!(answer.field("docker-content-digest"), Some(digest));
-            assert_eq!(descriptor["size"], answer.content.len());
-            assert_eq!(answer.field("content-type"), Some("application/octet-stream"));
+    let by_digest = |path: &str, descriptor: &Value, fields: &[&str]| {
+        let digest = descriptor["digest"].as_str().expect("a digest");
+        let answer = world.content(&format!("GET /v2/quinistry/{path}/{digest}"), fields);
+        assert_eq!(answer.field("docker-content-digest"), Some(digest));
+        assert_eq!(descriptor["size"], answer.content.len());
+        answer
+    };
+    for (index_type, manifest_type) in [(DOCKER_LIST, DOCKER), (OCI_INDEX, OCI)] {
+        let index =
+            world.ask("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {index_type}")]).json();
+        assert_eq!(index["schemaVersion"], 2);
+        let entries = index["manifests"].as_array().expect("a list");
+        let architectures: Vec<_> = entries.iter().map(|entry| &entry["platform"]["architecture"]).collect();
+        assert_eq!(architectures, ["amd64", "arm64"]);
+        for entry in entries {
+            let manifest = by_digest("manifests", entry, &[]);
+            assert_eq!(entry["mediaType"], manifest_type);
+            assert_eq!(manifest.field("content-type"), Some(manifest_type));
+            let manifest = manifest.json();
+            assert_eq!(manifest["schemaVersion"], 2);
+            let layers = manifest["layers"].as_array().expect("a list");
+            assert_eq!(layers.len(), 2);
+            for descriptor in layers.iter().chain([&manifest["config"]]) {
+                let any_coding = ["Accept-Encoding: gzip, deflate, zstd, br, identity;q=0"];
+                let blob = by_digest("blobs", descriptor, &any_coding);
+                assert_eq!(blob.field("content-type"), Some("application/octet-stream"));
+                assert_eq!(blob.field("vary"), None, "a blob does not depend on Accept");
+            }
+            let config = by_digest("blobs", &manifest["config"], &[]).json();
+            assert_eq!(config["architecture"], entry["platform"]["architecture"]);
         }
     }
 }
@@ -235,12 +313,12 @@ fn any_namespace_and_any_unknown_query_lead_to_the_same_image() {
     for name in ["quinistry", "library/quinistry", "tazjin/quinistry", "a/b-c/d__e/f.g/quinistry"] {
         for query in ["", "?ns=docker.io", "?ns=docker.io&x=%2F", "?"] {
             let line = format!("GET /v2/{name}/manifests/latest{query}");
-            assert_eq!(world.content(&line, &[]).field("docker-content-digest"), Some(&*world.manifest));
+            assert_eq!(world.content(&line, &[]).field("docker-content-digest"), Some(world.index()));
             assert_eq!(
                 world.content(&format!("GET /v2/{name}/blobs/{}{query}", world.blob), &[]).content,
                 world.layer
             );
-            for path in ["tags/list".to_owned(), format!("referrers/{}", world.manifest)] {
+            for path in ["tags/list".to_owned(), format!("referrers/{}", world.index())] {
                 assert_eq!(world.ask(&format!("GET /v2/{name}/{path}{query}"), &[]).status, 200);
             }
         }
@@ -290,7 +368,8 @@ fn what_is_unknown_or_malformed_has_the_specifications_code() {
         ("GET /v2/quinistry/manifests/nonesuch".to_owned(), 404, "MANIFEST_UNKNOWN"),
         (format!("GET /v2/quinistry/manifests/sha256:{hex}"), 404, "MANIFEST_UNKNOWN"),
         (format!("GET /v2/quinistry/manifests/sha512:{hex}{hex}"), 404, "MANIFEST_UNKNOWN"),
-        (format!("GET /v2/quinistry/manifests/{}", world.config), 404, "MANIFEST_UNKNOWN"),
+        (format!("GET /v2/quinistry/manifests/{}", world.configs[0]), 404, "MANIFEST_UNKNOWN"),
+        (format!("GET /v2/quinistry/manifests/{}", world.blob), 404, "MANIFEST_UNKNOWN"),
         // cosign's signatures and attestations, and the referrers tag schema.
         (format!("GET /v2/quinistry/manifests/sha256-{hex}"), 404, "MANIFEST_UNKNOWN"),
         (format!("GET /v2/quinistry/manifests/sha256-{hex}.sig"), 404, "MANIFEST_UNKNOWN"),
@@ -299,8 +378,8 @@ fn what_is_unknown_or_malformed_has_the_specifications_code() {
         ("GET /v2/quinistry/manifests/:".to_owned(), 400, "DIGEST_INVALID"),
         (format!("GET /v2/quinistry/blobs/sha256:{hex}"), 404, "BLOB_UNKNOWN"),
         (format!("GET /v2/quinistry/blobs/sha512:{hex}{hex}"), 404, "BLOB_UNKNOWN"),
-        (format!("GET /v2/quinistry/blobs/{}", world.manifest), 404, "BLOB_UNKNOWN"),
-        (format!("GET /v2/quinistry/blobs/{}", world.oci_manifest), 404, "BLOB_UNKNOWN"),
+        (format!("GET /v2/quinistry/blobs/{}", world.manifests[0].0), 404, "BLOB_UNKNOWN"),
+        (format!("GET /v2/quinistry/blobs/{}", world.manifests[3].0), 404, "BLOB_UNKNOWN"),
         ("GET /v2/quinistry/blobs/latest".to_owned(), 400, "DIGEST_INVALID"),
         (format!("GET /v2/quinistry/blobs/sha256:{}", "A".repeat(64)), 400, "DIGEST_INVALID"),
         ("GET /v2/quinistry/referrers/latest".to_owned(), 400, "DIGEST_INVALID"),
@@ -402,15 +481,15 @@ fn manifests_have_ranges_too() {
     let whole = world.content("GET /v2/quinistry/manifests/latest", &[]);
     let part = world.ask("GET /v2/quinistry/manifests/latest", &["Range: bytes=0-9"]);
     assert_eq!((part.status, &*part.content), (206, &whole.content[..10]));
-    assert_eq!(part.field("content-type"), Some(DOCKER));
+    assert_eq!(part.field("content-type"), Some(DOCKER_LIST));
 }
 
 #[test]
-fn who_has_the_content_is_told_that_it_is_the_same() {
+fn a_client_that_has_the_content_is_told_so() {
     let world = World::new();
     for (path, digest) in [
-        ("manifests/latest".to_owned(), &world.manifest),
-        (format!("manifests/{}", world.manifest), &world.manifest),
+        ("manifests/latest".to_owned(), world.index()),
+        (format!("manifests/{}", world.manifests[2].0), &*world.manifests[2].0),
         (format!("blobs/{}", world.blob), &world.blob),
     ] {
         let line = format!("GET /v2/quinistry/{path}");
@@ -480,11 +559,11 @@ fn tags_are_listed_in_order_and_page_by_page() {
 fn nothing_refers_to_anything_and_that_is_an_index() {
     let world = World::new();
     let sha512 = format!("sha512:{}", "0".repeat(128));
-    for digest in [&world.manifest, &world.blob, &sha512] {
+    for digest in [world.index(), &world.blob, &sha512] {
         let line = format!("GET /v2/quinistry/referrers/{digest}");
         let answer = world.ask(&line, &[]);
-        assert_eq!((answer.status, answer.field("content-type")), (200, Some(INDEX)));
-        let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": [] });
+        assert_eq!((answer.status, answer.field("content-type")), (200, Some(OCI_INDEX)));
+        let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
         assert_eq!(answer.json(), empty);
         assert_eq!(answer.field("oci-filters-applied"), None);
         let filtered = world.ask(&format!("{line}?artifactType=application%2Fspdx"), &[]);

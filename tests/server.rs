@@ -148,9 +148,9 @@ fn the_start_says_what_is_served_and_how_to_get_it() {
     ] {
         assert!(log.contains(&line), "{line}");
     }
-    let manifest = server.ask("GET /v2/quinistry/manifests/latest", &[]);
+    let index = server.ask("GET /v2/quinistry/manifests/latest", &[]);
     let (layer, size) = server.layer();
-    for text in [&sha256(&manifest.content), &layer, &size.to_string()] {
+    for text in [&sha256(&index.content), &layer, &size.to_string()] {
         assert!(log.contains(text), "{text}");
     }
 }
@@ -164,7 +164,7 @@ fn every_answer_is_a_line_of_the_log() {
     let line = log.lines().find(|line| line.contains("GET")).expect("a line for the GET");
     let (time, rest) = line.split_once(' ').expect("a time first");
     assert!(time.len() == 20 && time.ends_with('Z'), "{time}");
-    assert!(rest.starts_with("Serving manifest: GET /v2/quinistry/manifests/latest 200 "), "{rest}");
+    assert!(rest.starts_with("Serving index: GET /v2/quinistry/manifests/latest 200 "), "{rest}");
     assert!(rest.contains(" 127.0.0.1:") && rest.ends_with(r#" "tester/1 \"q\"""#), "{rest}");
     assert!(log.contains("Refusing: DELETE /v2/quinistry/manifests/latest 405 "));
 }
@@ -469,7 +469,8 @@ fn a_limit_on_file_size_below_the_layers_is_said_at_the_start() {
     command.args(["--listen", "127.0.0.1:0"]);
     let (code, _, stderr) = output(system::with_file_size(&mut command, 64 * 1024));
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("cannot make the layer: File too large"), "{stderr}");
+    assert!(stderr.contains("cannot make the layer for "), "{stderr}");
+    assert!(stderr.contains("File too large"), "{stderr}");
 }
 
 #[test]

@@ -58,8 +58,7 @@ impl Transport for Pieces<'_> {
 
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
         let count = self.next(part.len() as usize)?;
-        let start = part.range.start;
-        self.output.extend_from_slice(SERVED.layer(start..start + count as u64));
+        self.output.extend_from_slice(&SERVED.layer(part)[..count]);
         Ok(count)
     }
 

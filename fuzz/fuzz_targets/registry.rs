@@ -1,5 +1,5 @@
-//! Any request to the registry: a 200's content has the digest that it says, every answer has the
-//! length that it says, and nothing that a client sends becomes a line of the head.
+//! Sends any request to the registry. A 200's content must have the digest that it says, every answer must
+//! have the length that it says, and nothing that a client sends may become a line of the head.
 #![no_main]
 
 mod served;
@@ -36,7 +36,7 @@ fuzz_target!(|bytes: &[u8]| {
     response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);
     let content = match &response.content {
         Content::Bytes(bytes) => bytes,
-        Content::File(part) => SERVED.layer(part.range.clone()),
+        Content::File(part) => SERVED.layer(part),
     };
 
     let head = str::from_utf8(&head).expect("ASCII").strip_suffix("\r\n\r\n").expect("a complete head");

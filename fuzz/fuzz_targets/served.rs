@@ -1,35 +1,39 @@
-//! The image that the fuzz targets serve.
+//! Holds the image that the fuzz targets serve: it is for two platforms.
 
 #[path = "../../tests/common/sample.rs"]
 mod sample;
 
-use std::ops::Range;
 use std::sync::LazyLock;
 
+use quinistry::http::response::FilePart;
 use quinistry::registry::Registry;
 
 pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
 
 pub struct Served {
     pub registry: Registry,
-    layer: Vec<u8>,
-    digests: [(&'static [u8], String); 4],
+    layers: Vec<Vec<u8>>,
+    digests: [(&'static [u8], String); 6],
 }
 
 impl Served {
     fn new() -> Self {
-        let (image, layer) = sample::packed();
+        let (layers, image) = sample::image(&[sample::AMD64, sample::ARM64]);
+        let other = &image.platforms[1];
         let digests = [
-            (&b"@manifest"[..], image.manifest.descriptor.digest.to_string()),
-            (b"@oci", image.oci_manifest.descriptor.digest.to_string()),
-            (b"@config", image.config.descriptor.digest.to_string()),
-            (b"@layer", image.layer.digest.to_string()),
+            (&b"@list"[..], image.docker_list.descriptor.digest),
+            (b"@index", image.oci_index.descriptor.digest),
+            (b"@manifest", other.docker_manifest.descriptor.digest),
+            (b"@oci", other.oci_manifest.descriptor.digest),
+            (b"@config", other.config.descriptor.digest),
+            (b"@layer", image.layers[1].digest),
         ];
-        Self { registry: Registry::new(image), layer, digests }
+        let digests = digests.map(|(name, digest)| (name, digest.to_string()));
+        Self { registry: Registry::new(image), layers, digests }
     }
 
-    pub fn layer(&self, part: Range<u64>) -> &[u8] {
-        &self.layer[part.start as usize..part.end as usize]
+    pub fn layer(&self, part: &FilePart) -> &[u8] {
+        &self.layers[part.file][part.range.start as usize..part.range.end as usize]
     }
 
     /// Puts digests where the input has names for them: a fuzzer would never guess one.

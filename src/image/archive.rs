@@ -1,52 +1,63 @@
-//! An image to one tar, for those who have no registry to pull it from yet.
+//! Turns an image into one tar archive, for those who have no registry to pull it from yet.
 //!
 //! Documents: OCI image-spec, `image-layout.md`; for `manifest.json`, what `docker save` writes.
 //!
 //! ```text
 //!     oci-layout                      {"imageLayoutVersion": "1.0.0"}
-//!     index.json                      names the image, and leads to its manifest   \  the OCI's way
-//!     manifest.json                   names the image, its config and its layer     > Docker's way
-//!     blobs/sha256/<manifest>         both manifests                               /
-//!     blobs/sha256/<config>           \  what all lead to
+//!     index.json                      names the image, and leads to its index      \  the OCI's way
+//!     manifest.json                   names the image, its config and its layers    > Docker's way
+//!     blobs/sha256/<index>            \                                            /
+//!     blobs/sha256/<manifest>          \  all that the registry serves;
+//!     blobs/sha256/<config>            /  both ways lead there
 //!     blobs/sha256/<layer>            /
 //! ```
 //!
-//! One archive is both an OCI image layout and a Docker archive, since each reader looks for its own
-//! file and passes over the other's. It is as deterministic as the image.
+//! One archive is both an OCI image layout and a Docker archive, because each reader looks for its own
+//! file and ignores the other's. The archive is as deterministic as the image.
+//!
+//! Docker's way knows no index. It leads to the image for this process's platform.
+//!
+//! Limits: those of `tar`.
+//!
+//! Deliberately absent: reading such an archive.
 
 use std::io::{Read, Write};
 
 use serde_json::{Value, json};
 
 use crate::image::tar::{self, Error};
-use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX};
+use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, insert, to_bytes};
 
 /// Files are for all to read, and for no one to run.
 const MODE: u32 = 0o644;
 
-/// Writes the archive of `image`, whose layer's content is `layer`.
+/// Writes the archive of `image`. `contents` are those of its layers, in their order.
 ///
 /// # Errors
 ///
 /// When reading or writing fails. The archive is then useless.
-pub fn write(image: &Image, layer: &mut impl Read, archive: &mut impl Write) -> Result<(), Error> {
-    let Image { manifest, oci_manifest, config, layer: descriptor, .. } = image;
+pub fn write<R: Read>(
+    image: &Image,
+    contents: impl IntoIterator<Item = R>,
+    archive: &mut impl Write,
+) -> Result<(), Error> {
     let documents = [
         ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" })),
         ("index.json", index(image)),
-        ("manifest.json", docker_index(config, descriptor)),
+        ("manifest.json", docker_images(image)),
     ];
     for (name, json) in documents {
-        append(archive, name, json.to_string().as_bytes())?;
+        append(archive, name, &to_bytes(&json))?;
     }
-    for Document { descriptor, content } in [manifest, oci_manifest, config] {
+    for Document { descriptor, content } in image.documents() {
         append(archive, &path(descriptor), content)?;
     }
-    tar::append(archive, &path(descriptor), MODE, descriptor.size, layer)?;
+    for (descriptor, mut content) in image.layers.iter().zip(contents) {
+        tar::append(archive, &path(descriptor), MODE, descriptor.size, &mut content)?;
+    }
     archive.write_all(&tar::END)?;
     Ok(())
 }
-
 fn append(archive: &mut impl Write, path: &str, mut content: &[u8]) -> Result<(), Error> {
     tar::append(archive, path, MODE, content.len() as u64, &mut content)
 }
@@ -56,37 +67,39 @@ fn path(descriptor: &Descriptor) -> String {
     format!("blobs/{}", descriptor.digest.as_str().replace(':', "/"))
 }
 
-/// The index of the layout.
+/// The index of the layout: it leads to the image's own index, under each name that a reader looks for.
 ///
-/// Field note: umoci 0.4 and skopeo 1.9 (`oci-archive:`) look for a tag, and want it to lead to an OCI
-/// manifest. containerd 1.6 to 2.1 looks for its own annotation first, and takes either manifest: so
-/// the canonical one has that, and no tag. (To the other it gives a name of its own making.) A kubelet
-/// finds a pinned image only if containerd has it under a name with the digest, too.
+/// Field note: three entries are the fewest that suit every reader. containerd 1.6 to 2.1 takes one name
+/// of an entry, from its own annotation. A kubelet that wants `NAME:TAG` looks for that name in
+/// containerd, and one that wants a pinned image for `NAME@DIGEST`: this makes two entries for the
+/// canonical index. umoci 0.4 and skopeo 1.9 (`oci-archive:FILE:latest`) look for a tag, and only among
+/// the OCI's media types: this is the third, which containerd gets under its own digest. umoci cannot
+/// choose among several platforms.
 fn index(image: &Image) -> Value {
-    const CONTAINERD_NAME: &str = "io.containerd.image.name";
+    const CONTAINERD: &str = "io.containerd.image.name";
+    const OCI_TAG: &str = "org.opencontainers.image.ref.name";
     let name = format!("docker.io/library/{NAME}");
-    let pinned = format!("{name}@{}", image.manifest.descriptor.digest);
-    json!({
-        "schemaVersion": 2,
-        "mediaType": OCI_INDEX,
-        "manifests": [
-            descriptor(&image.manifest, CONTAINERD_NAME, &(name + ":latest")),
-            descriptor(&image.manifest, CONTAINERD_NAME, &pinned),
-            descriptor(&image.oci_manifest, "org.opencontainers.image.ref.name", "latest"),
-        ],
-    })
+    let pinned = |document: &Document| format!("{name}@{}", document.descriptor.digest);
+    let entries = [
+        entry(&image.docker_list, json!({ CONTAINERD: format!("{name}:latest") })),
+        entry(&image.docker_list, json!({ CONTAINERD: pinned(&image.docker_list) })),
+        entry(&image.oci_index, json!({ CONTAINERD: pinned(&image.oci_index), OCI_TAG: "latest" })),
+    ];
+    let mut index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX });
+    insert(&mut index, "manifests", entries.into_iter().collect());
+    index
 }
 
-fn descriptor(manifest: &Document, annotation: &str, value: &str) -> Value {
-    let Descriptor { content_type, digest, size } = manifest.descriptor;
-    let annotations = json!({ annotation: value });
-    json!({ "mediaType": content_type, "digest": digest.as_str(), "size": size, "annotations": annotations })
+fn entry(document: &Document, annotations: Value) -> Value {
+    let mut entry = document.descriptor.to_json(document.descriptor.content_type);
+    insert(&mut entry, "annotations", annotations);
+    entry
 }
 
-fn docker_index(config: &Document, layer: &Descriptor) -> Value {
-    json!([{
-        "Config": path(&config.descriptor),
-        "RepoTags": [format!("{NAME}:latest")],
-        "Layers": [path(layer)],
-    }])
+/// The list of images in a Docker archive.
+fn docker_images(image: &Image) -> Value {
+    let config = path(&image.platforms[image.own].config.descriptor);
+    let mut entry = json!({ "Config": config, "RepoTags": [format!("{NAME}:latest")] });
+    insert(&mut entry, "Layers", image.layers.iter().map(path).collect());
+    vec![entry].into()
 }

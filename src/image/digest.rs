@@ -1,9 +1,16 @@
-//! Bytes to the name a registry knows them by.
+//! Turns bytes into their digest, the name that a registry knows them by.
 //!
 //! Document: OCI image-spec, `descriptor.md`, section "Digests".
 //!
-//! A digest is `algorithm ":" encoded`. This registry computes one algorithm, `sha256`; a digest of
-//! any other algorithm is well formed and simply names nothing here.
+//! ```text
+//!     digest = algorithm ":" encoded          sha256:1f3c…
+//! ```
+//!
+//! This registry computes one algorithm, `sha256`. A digest of another algorithm may be well formed, but
+//! names nothing here.
+//!
+//! Deliberately absent: the hash as bytes. A digest is compared and copied as text, and never computed
+//! with.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,8 +20,7 @@ use sha2::{Digest as _, Sha256};
 /// The text `sha256:` and 64 hexadecimal digits.
 const LENGTH: usize = "sha256:".len() + 64;
 
-/// The sha256 digest of some content, kept as the text in which every client and every document
-/// writes it: it is compared with request targets and copied into answers, never computed with.
+/// The sha256 digest of some content, as the text in which every client and every document writes it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Digest([u8; LENGTH]);
 
@@ -57,8 +63,8 @@ impl fmt::Debug for Digest {
 /// The digest of a layer's *uncompressed* tar, as the config lists it (image-spec, `config.md`,
 /// "Layer `DiffID`").
 ///
-/// A type of its own, because mixing it up with the digest of the compressed blob is the classic
-/// mistake of every first image builder: both are sha256, both are right, and nothing unpacks.
+/// It has a type of its own because it is easily mistaken for the digest of the compressed blob: both
+/// are sha256 digests of the same layer, and with the wrong one no runtime unpacks it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct DiffId(pub Digest);
 
@@ -86,8 +92,8 @@ pub fn is_well_formed(text: &str) -> bool {
     }
 }
 
-/// Passes bytes on to `sink` and takes their digest and length on the way, so that content is
-/// read once however much has to be known about it.
+/// Passes bytes on to a sink, and computes their digest and length on the way: so content is read once,
+/// however much has to be known about it.
 pub struct Hashing<W> {
     sink: W,
     hasher: Sha256,

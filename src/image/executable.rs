@@ -1,4 +1,5 @@
-//! The first bytes of an executable to the processor it runs on, or the reason it cannot be an image.
+//! Turns the first bytes of an executable into the architecture it runs on, or into the reason why it
+//! cannot be in an image.
 //!
 //! Document: System V ABI (gABI), chapters 4 "Object Files" and 5 "Program Loading".
 //!
@@ -12,9 +13,15 @@
 //!      44/56   e_phnum: how many there are
 //! ```
 //!
-//! An image `FROM scratch` has nothing but our file. A dynamically linked program names its loader
-//! in a program header of type `PT_INTERP`; started in such an image, it would fail with a bare
-//! "no such file or directory". We say so before serving it instead.
+//! Our image holds no loader and no shared library. A dynamically linked program names its loader in a
+//! program header of type `PT_INTERP`. Started in such an image, it would fail with a bare "no such file
+//! or directory": so it is refused here, with the reason.
+//!
+//! Limits: the program headers have to be in the first 4096 bytes.
+//!
+//! Deliberately absent: the sections, which are at the end of the file and which a program may lack. For
+//! `arm` the version of the architecture is there alone (`.ARM.attributes`); [`ARM_VARIANT`] says what is
+//! done without it.
 
 use std::fmt;
 
@@ -22,7 +29,13 @@ use std::fmt;
 /// the 64 bytes of the file header; a dozen of 56 bytes each is common.
 pub const ENOUGH: usize = 4096;
 
-/// Why a file cannot be the content of an image.
+/// The variant that every `arm` executable is said to be for: version 7 of the architecture, as Debian's
+/// armhf and the targets that Rust calls armv7. A program for version 6, such as the first Raspberry Pi's,
+/// runs there, too. But a client on a machine of version 6 does not find it in the index, and has to ask for
+/// its manifest by digest.
+pub const ARM_VARIANT: &str = "v7";
+
+/// Why a file cannot be in an image.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
     /// Not an ELF file for Linux, or one cut short.
@@ -36,13 +49,13 @@ pub enum Error {
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotLinuxElf => f.write_str("the executable is not an ELF file for Linux"),
+            Self::NotLinuxElf => f.write_str("this is not an executable for Linux (an ELF file)"),
             Self::UnknownMachine(machine) => {
-                write!(f, "the executable is for an unknown machine ({machine})")
+                write!(f, "this executable is for a machine without a name in images (e_machine {machine})")
             }
             Self::DynamicallyLinked => f.write_str(
-                "the executable is dynamically linked and could not run in an image that holds nothing \
-                 else. Build it statically:\n    \
+                "this executable is dynamically linked, and the image has no libraries for it. Build it \
+                 statically:\n    \
                  RUSTFLAGS='-C target-feature=+crt-static' cargo build --release\n\
                  (the .cargo/config.toml of the source tree does that for a plain `cargo build`)",
             ),
@@ -87,14 +100,14 @@ impl<'a> Elf<'a> {
 
     fn architecture(&self) -> Result<&'static str, Error> {
         Ok(match (self.half(18).ok_or(Error::NotLinuxElf)?, self.wide, self.little_endian) {
-            (3, ..) => "386",              // EM_386
-            (21, true, true) => "ppc64le", // EM_PPC64
-            (22, true, false) => "s390x",  // EM_S390
-            (40, ..) => "arm",             // EM_ARM
-            (62, true, _) => "amd64",      // EM_X86_64
-            (183, _, true) => "arm64",     // EM_AARCH64
-            (243, true, _) => "riscv64",   // EM_RISCV
-            (258, true, _) => "loong64",   // EM_LOONGARCH
+            (3, false, true) => "386",      // EM_386
+            (21, true, true) => "ppc64le",  // EM_PPC64
+            (22, true, false) => "s390x",   // EM_S390
+            (40, false, true) => "arm",     // EM_ARM
+            (62, true, true) => "amd64",    // EM_X86_64
+            (183, true, true) => "arm64",   // EM_AARCH64
+            (243, true, true) => "riscv64", // EM_RISCV
+            (258, true, true) => "loong64", // EM_LOONGARCH
             (machine, ..) => return Err(Error::UnknownMachine(machine)),
         })
     }

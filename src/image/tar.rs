@@ -1,4 +1,4 @@
-//! Files to a tar archive.
+//! Turns files into a tar archive.
 //!
 //! Document: POSIX.1-2017, `pax` utility, section "ustar Interchange Format".
 //!
@@ -15,11 +15,13 @@
 //!       124  12 size
 //! ```
 //!
-//! Every entry is a regular file of user and group 0, modified at time 0: an archive says what
-//! it holds and nothing about where and when it was made.
+//! Every entry belongs to user and group 0 and was modified at time 0: an archive says what it holds,
+//! and nothing about where and when it was made.
 //!
-//! Deliberately absent: directories, links, long names, and the extensions (pax, GNU) that those
-//! and sizes of 8 GiB and more would need. Such an entry is an error, never a wrong header.
+//! Limits: a path of 100 bytes, and a file of 8 GiB less one byte. More is an error, never a wrong
+//! header.
+//!
+//! Deliberately absent: links, and the extensions (pax, GNU) that long paths and larger files need.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -35,6 +37,10 @@ const MAX_SIZE: u64 = 0o777_7777_7777;
 
 /// The name field holds 100 bytes; a longer path would need the prefix field.
 const MAX_NAME: usize = 100;
+
+// What the field typeflag has for each kind of entry.
+const REGULAR_FILE: u8 = b'0';
+const DIRECTORY: u8 = b'5';
 
 /// Why an entry cannot be written.
 #[derive(Debug)]
@@ -75,8 +81,8 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Appends one entry to `archive`: header, exactly `size` bytes of `content`, padding. The
-/// content streams through, so that its size costs no memory.
+/// Appends a file to `archive`: its header, exactly `size` bytes of `content`, padding. The content
+/// streams through, so that its size costs no memory.
 ///
 /// # Errors
 ///
@@ -89,7 +95,7 @@ pub fn append(
     size: u64,
     content: &mut impl Read,
 ) -> Result<(), Error> {
-    archive.write_all(&header(path, mode, size)?)?;
+    archive.write_all(&header(path, REGULAR_FILE, mode, size)?)?;
     if io::copy(&mut content.by_ref().take(size), archive)? != size || content.read(&mut [0])? != 0 {
         return Err(Error::SizeChanged { announced: size });
     }
@@ -97,7 +103,17 @@ pub fn append(
     Ok(())
 }
 
-fn header(path: &str, mode: u32, size: u64) -> Result<[u8; BLOCK], Error> {
+/// Appends a directory that everyone may enter. Its path ends with a slash, as that of every directory
+/// does.
+///
+/// # Errors
+///
+/// When ustar cannot express the path, and when writing fails. The archive is then useless.
+pub fn append_directory(archive: &mut impl Write, path: &str) -> Result<(), Error> {
+    Ok(archive.write_all(&header(path, DIRECTORY, 0o755, 0)?)?)
+}
+
+fn header(path: &str, kind: u8, mode: u32, size: u64) -> Result<[u8; BLOCK], Error> {
     if path.len() > MAX_NAME {
         return Err(Error::NameTooLong);
     }
@@ -111,7 +127,7 @@ fn header(path: &str, mode: u32, size: u64) -> Result<[u8; BLOCK], Error> {
     octal(&mut header[116..124], 0); // gid
     octal(&mut header[124..136], size);
     octal(&mut header[136..148], 0); // mtime
-    header[156] = b'0'; // typeflag: a regular file
+    header[156] = kind; // typeflag
     header[257..265].copy_from_slice(b"ustar\x0000");
     octal(&mut header[329..337], 0); // devmajor
     octal(&mut header[337..345], 0); // devminor
@@ -143,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_independent_reader_finds_what_was_written() {
+    fn an_independent_reader_finds_the_file_that_was_written() {
         for size in [0, 1, 511, 512, 513, 70_000] {
             let content = vec![b'q'; size];
             let mut archive = Vec::new();
@@ -168,11 +184,23 @@ mod tests {
     }
 
     #[test]
-    fn what_ustar_cannot_express_is_an_error() {
-        assert!(header("x", 0o644, MAX_SIZE).is_ok());
-        assert!(matches!(header("x", 0o644, MAX_SIZE + 1), Err(Error::TooLarge(_))));
-        assert!(header(&"x".repeat(100), 0o644, 0).is_ok());
-        assert!(matches!(header(&"x".repeat(101), 0o644, 0), Err(Error::NameTooLong)));
+    fn an_independent_reader_finds_a_directory_that_all_may_enter() {
+        let mut archive = Vec::new();
+        append_directory(&mut archive, "amd64/").expect("it fits");
+        let mut reader = tar::Archive::new(&archive[..]);
+        let entry = reader.entries().expect("an archive").next().expect("one entry").expect("a valid header");
+        assert!(entry.header().entry_type().is_dir());
+        assert_eq!(entry.header().path().expect("a path").to_str(), Some("amd64/"));
+        assert_eq!((entry.header().mode().expect("a mode"), entry.size()), (0o755, 0));
+    }
+
+    #[test]
+    fn a_path_or_a_size_that_ustar_cannot_express_is_an_error() {
+        let header = |path: &str, size| header(path, REGULAR_FILE, 0o644, size);
+        assert!(header("x", MAX_SIZE).is_ok());
+        assert!(matches!(header("x", MAX_SIZE + 1), Err(Error::TooLarge(_))));
+        assert!(header(&"x".repeat(100), 0).is_ok());
+        assert!(matches!(header(&"x".repeat(101), 0), Err(Error::NameTooLong)));
     }
 
     #[test]

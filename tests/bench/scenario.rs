@@ -110,7 +110,9 @@ impl Subject {
         let manifest_path = "/v2/quinistry/manifests/latest";
         let ((manifest_head, manifest), _) = process::ask(server.address, manifest_path, "")?;
         let ((closing_head, _), _) = process::ask(server.address, manifest_path, "Connection: close\r\n")?;
-        let json: Value = serde_json::from_slice(&manifest)?;
+        let one_platform = "Accept: application/vnd.docker.distribution.manifest.v2+json\r\n";
+        let ((_, with_layer), _) = process::ask(server.address, manifest_path, one_platform)?;
+        let json: Value = serde_json::from_slice(&with_layer)?;
         let digest = json["layers"][0]["digest"].as_str().ok_or("a manifest without a layer")?;
         let layer_path = format!("/v2/quinistry/blobs/{digest}");
         let ((layer_head, layer), _) = process::ask(server.address, &layer_path, "")?;

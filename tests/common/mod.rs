@@ -33,7 +33,12 @@ pub struct Server {
 
 impl Server {
     pub fn start() -> Self {
-        Self::start_as(quinistry().args(["--listen", "127.0.0.1:0"]))
+        Self::start_with(&[])
+    }
+
+    /// Starts the server with more arguments.
+    pub fn start_with(arguments: &[&str]) -> Self {
+        Self::start_as(quinistry().args(arguments).args(["--listen", "127.0.0.1:0"]))
     }
 
     /// Starts the server by a command of the test's.
@@ -98,20 +103,35 @@ impl Server {
         log.clone()
     }
 
-    /// The digest of the served manifest, from the log.
+    /// The digest of the index that a tag stands for, from the log.
     pub fn manifest_digest(&self) -> String {
         let log = self.log();
-        let line =
-            log.lines().find(|line| line.trim_start().starts_with("manifest")).expect("the manifest's line");
+        let line = log.lines().find(|line| line.trim_start().starts_with("index")).expect("the index's line");
         line.split_whitespace().nth(1).expect("a digest").to_owned()
     }
 
-    /// The digest and size of the layer, as the manifest has them.
+    /// The manifest for the server's own platform.
+    pub fn manifest(&self) -> serde_json::Value {
+        let accept = "Accept: application/vnd.docker.distribution.manifest.v2+json";
+        self.ask("GET /v2/quinistry/manifests/latest", &[accept]).json()
+    }
+
+    /// The digests and sizes of the layers, as the manifest has them.
+    pub fn layers(&self) -> Vec<(String, usize)> {
+        let manifest = self.manifest();
+        let layers = manifest["layers"].as_array().expect("a list");
+        let describe = |layer: &serde_json::Value| {
+            let size = layer["size"].as_u64().and_then(|size| size.try_into().ok());
+            (layer["digest"].as_str().expect("a digest").to_owned(), size.expect("a size"))
+        };
+        layers.iter().map(describe).collect()
+    }
+
+    /// The digest and size of the only layer.
     pub fn layer(&self) -> (String, usize) {
-        let manifest = self.ask("GET /v2/quinistry/manifests/latest", &[]).json();
-        let layer = &manifest["layers"][0];
-        let size = layer["size"].as_u64().and_then(|size| size.try_into().ok());
-        (layer["digest"].as_str().expect("a digest").to_owned(), size.expect("a size"))
+        let mut layers = self.layers();
+        assert_eq!(layers.len(), 1);
+        layers.remove(0)
     }
 
     /// Sends it a signal, such as `libc::SIGTERM`.
@@ -315,10 +335,10 @@ pub fn run(command: &mut Command) -> String {
     stdout.into_owned()
 }
 
-/// Writes the image to a file, by `quinistry save`.
-pub fn save(path: &str) {
+/// Writes the image to a file, by `quinistry save` with more arguments.
+pub fn save(path: &str, arguments: &[&str]) {
     let file = std::fs::File::create(path).expect("room for it");
-    run(quinistry().arg("save").stdout(file));
+    run(quinistry().arg("save").args(arguments).stdout(file));
 }
 
 pub const README: &str = include_str!("../../README.md");
@@ -332,6 +352,30 @@ pub fn readme_blocks(language: &str) -> impl Iterator<Item = &'static str> {
 /// The README's first block in that language that has this text.
 pub fn readme_block(language: &str, text: &str) -> &'static str {
     readme_blocks(language).find(|block| block.contains(text)).expect("the README has it")
+}
+
+/// Makes a copy of our own executable that says that it is for another processor: for arm64, or on arm64
+/// for amd64. Gives its path.
+pub fn sibling(folder: &Folder) -> String {
+    let mut executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
+    executable[18] = if other_goarch() == "arm64" { sample::ARM64 } else { sample::AMD64 };
+    let path = folder.path("sibling");
+    std::fs::write(&path, executable).expect("room for it");
+    path
+}
+
+/// The architecture that [`sibling`] says it is for.
+pub fn other_goarch() -> &'static str {
+    if goarch() == "arm64" { "amd64" } else { "arm64" }
+}
+
+/// The architecture of this machine, in Go's terms.
+pub fn goarch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 /// A loopback port that was free a moment before.

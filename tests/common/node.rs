@@ -127,7 +127,7 @@ impl Node {
     /// Brings the first copy by hand.
     pub fn load(&self) -> String {
         let archive = format!("{}/image.tar", self.folder);
-        save(&archive);
+        save(&archive, &[]);
         run(&mut self.ctr(&["images", "import", "--snapshotter", "native", &archive]));
         "docker.io/library/quinistry:latest".to_owned()
     }

@@ -1,13 +1,19 @@
-//! A small image, for what needs one but not a whole executable.
+//! Small images, for what needs one but not whole executables.
+#![allow(dead_code, reason = "no test needs all of it")]
 
-use quinistry::image::{self, Image};
+use quinistry::image::Image;
+use quinistry::image::layer::{Executable, Layer};
 
-/// The smallest file that passes for a static executable: a 64-bit ELF header for amd64, one
+/// ELF's numbers for processors.
+pub const AMD64: u8 = 62;
+pub const ARM64: u8 = 183;
+
+/// The smallest file that passes for a static executable: a 64-bit ELF header for that processor, one
 /// program header that loads nothing, and something that deflate does not shrink to nothing.
-pub fn executable() -> Vec<u8> {
+pub fn executable(machine: u8) -> Vec<u8> {
     let mut file = vec![0; 64 + 56];
     file[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
-    for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
+    for (at, byte) in [(16, 2), (18, machine), (32, 64), (54, 56), (56, 1), (64, 1)] {
         file[at] = byte;
     }
     let mut state = 1_u32;
@@ -18,9 +24,21 @@ pub fn executable() -> Vec<u8> {
     file
 }
 
-/// The image of that executable, and its layer.
+/// A layer and its content.
+pub fn layer(executable: &[u8]) -> (Vec<u8>, Layer) {
+    let mut content = Vec::new();
+    let executable = Executable::check(executable, executable.len() as u64).expect("it is one");
+    let layer = executable.pack(&mut content).expect("it packs");
+    (content, layer)
+}
+
+/// The image of such executables, of which the first is our own, and the contents of its layers.
+pub fn image(machines: &[u8]) -> (Vec<Vec<u8>>, Image) {
+    Image::assemble(machines.iter().map(|machine| layer(&executable(*machine))).collect())
+}
+
+/// The image of one such executable, and the content of its layer.
 pub fn packed() -> (Image, Vec<u8>) {
-    let (executable, mut layer) = (executable(), Vec::new());
-    let image = image::pack(&executable[..], executable.len() as u64, &mut layer).expect("it packs");
-    (image, layer)
+    let (contents, image) = image(&[AMD64]);
+    (image, contents.concat())
 }
