@@ -74,15 +74,15 @@ fn run(arguments: &[String]) -> i32 {
 
 fn execute(command: Command) -> Result<i32, Error> {
     match command {
-        Command::Serve { address, quiet } => return serve(address, quiet),
+        Command::Serve { address, quiet, with } => return serve(address, quiet, &with),
         Command::Healthcheck(address) => {
             let address = address.on_this_machine();
             health::check(address)
                 .map_err(|error| Error::Failed(format!("unhealthy, {address}: {error}")))?;
         }
-        Command::Save => save()?,
-        Command::Digest => print(&digest_line(&pack(open(&[])?)?.1))?,
-        Command::Kubernetes(manifest) => print(&kubernetes::pin(manifest, &pack(open(&[])?)?.1))?,
+        Command::Save(with) => save(&with)?,
+        Command::Digest(with) => print(&digest_line(&pack(open(&with)?)?.1))?,
+        Command::Kubernetes(manifest, with) => print(&kubernetes::pin(manifest, &pack(open(&with)?)?.1))?,
         Command::Help => print(HELP)?,
         Command::Version => print(&format!("{NAME} {VERSION}\n"))?,
     }
@@ -90,11 +90,11 @@ fn execute(command: Command) -> Result<i32, Error> {
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(address: Address, quiet: bool) -> Result<i32, Error> {
+fn serve(address: Address, quiet: bool, with: &[String]) -> Result<i32, Error> {
     // From here on a signal waits until it can be obeyed; as process 1 it would else be lost.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
-    let executables = open(&[])?;
+    let executables = open(with)?;
     // Listening comes before packing: a port in use shows at once, and clients wait until we are ready.
     let listener = listen(address)?;
     let address = listener
@@ -205,12 +205,12 @@ fn line(what: &str, architecture: &str, descriptor: &Descriptor) -> String {
 }
 
 /// Writes the image to standard output, as an archive that other tools load.
-fn save() -> Result<(), Error> {
+fn save(with: &[String]) -> Result<(), Error> {
     if system::stdout().is_terminal() {
         let reason = "a terminal cannot show an archive; try `quinistry save | docker load`";
         return Err(Error::Failed(reason.into()));
     }
-    let (layers, image) = pack(open(&[])?)?;
+    let (layers, image) = pack(open(with)?)?;
     write(|stdout| {
         let contents = layers.iter().map(SealedFile::content).collect::<Result<Vec<_>, _>>()?;
         archive::write(&image, contents, stdout)

@@ -4,12 +4,14 @@
 //! names of GNU, and may stand before the command, too.
 //!
 //! ```text
-//!     quinistry [serve] [--listen ADDRESS] [--quiet]
+//!     quinistry [serve] [--listen ADDRESS] [--quiet] [--with FILE]...
 //!     quinistry healthcheck [--listen ADDRESS]
-//!     quinistry save | digest | k8s parent | k8s child | help | version
+//!     quinistry save | digest | k8s parent | k8s child [--with FILE]...
+//!     quinistry help | version
 //! ```
 //!
-//! A command refuses an option that it does not use. `--help` and `--version` end the reading: what
+//! A command refuses an option that it does not use, but for `--with`: an image of several platforms has
+//! it in its entrypoint, in front of every command. `--help` and `--version` end the reading: what
 //! follows them is not looked at. Only the two commands that use the variable `QUINISTRY_LISTEN` look
 //! at it, so that a wrong one stops no other.
 //!
@@ -38,6 +40,8 @@ Options:
   --listen ADDRESS  8080 or :8080 (every address, the default), localhost:8080 (127.0.0.1),
                     192.0.2.1:8080, [::1]:8080 [variable: QUINISTRY_LISTEN]
   --quiet           print errors and the end, but no requests
+  --with FILE       also carry FILE, which is this program for another processor. With serve, save,
+                    digest and k8s, any number of times
 
 Run it, and in another terminal pull its image, run that, and pull it again from there:
 
@@ -47,7 +51,7 @@ Run it, and in another terminal pull its image, run that, and pull it again from
 ";
 
 /// What the command line asks for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// Serve the image.
     Serve {
@@ -55,15 +59,17 @@ pub enum Command {
         address: Address,
         /// Whether to keep silent about what goes well.
         quiet: bool,
+        /// The executables to carry besides our own.
+        with: Vec<String>,
     },
     /// Ask the server that listens there whether it is well.
     Healthcheck(Address),
-    /// Write the image to standard output.
-    Save,
-    /// Print the digest.
-    Digest,
-    /// Print this manifest, pinned to the image.
-    Kubernetes(&'static str),
+    /// Write the image to standard output, which carries these executables besides our own.
+    Save(Vec<String>),
+    /// Print the digest of the image, which carries these, too.
+    Digest(Vec<String>),
+    /// Print this manifest, pinned to the image, which carries these, too.
+    Kubernetes(&'static str, Vec<String>),
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -141,6 +147,8 @@ pub enum Error {
     Unused(&'static str),
     /// `--listen` is the last argument.
     NoAddress,
+    /// `--with` is the last argument.
+    NoFile,
     /// An address that cannot be read.
     WrongAddress {
         /// The option or the variable.
@@ -161,6 +169,7 @@ impl fmt::Display for Error {
             }
             Self::Unused(option) => write!(f, "this command does not use {option}"),
             Self::NoAddress => f.write_str("--listen needs an address, such as 8080 or 127.0.0.1:8080"),
+            Self::NoFile => f.write_str("--with needs a file"),
             Self::WrongAddress { origin, value } => write!(
                 f,
                 "{origin} is {value:?}; it must be a port, or an address and a port: 8080, \
@@ -181,34 +190,41 @@ impl std::error::Error for Error {}
 /// At the first argument that is not understood.
 pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Error> {
     let mut arguments = arguments.iter().map(String::as_str);
-    let (mut words, mut listen, mut quiet) = (Vec::new(), None, false);
+    let (mut words, mut listen, mut quiet, mut with) = (Vec::new(), None, false, Vec::new());
     while let Some(argument) = arguments.next() {
         match argument {
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
             "--quiet" => quiet = true,
             "--listen" => listen = Some(("--listen", arguments.next().ok_or(Error::NoAddress)?)),
-            _ => match argument.strip_prefix("--listen=") {
-                Some(value) => listen = Some(("--listen", value)),
-                None if argument.starts_with('-') => return Err(Error::Unexpected(argument.into())),
-                None => words.push(argument),
+            "--with" => with.push(arguments.next().ok_or(Error::NoFile)?.to_owned()),
+            _ => match argument.split_once('=') {
+                Some(("--listen", value)) => listen = Some(("--listen", value)),
+                Some(("--with", file)) => with.push(file.to_owned()),
+                _ if argument.starts_with('-') => return Err(Error::Unexpected(argument.into())),
+                _ => words.push(argument),
             },
         }
     }
     let mut words = words.into_iter();
     // A command takes the words and options that it uses. What is then left is an error.
     let command = match words.next() {
-        None | Some("serve") => {
-            Command::Serve { address: address(listen.take(), variable)?, quiet: take(&mut quiet) }
-        }
+        None | Some("serve") => Command::Serve {
+            address: address(listen.take(), variable)?,
+            quiet: take(&mut quiet),
+            with: take(&mut with),
+        },
         Some("healthcheck") => Command::Healthcheck(address(listen.take(), variable)?),
-        Some("save") => Command::Save,
-        Some("digest") => Command::Digest,
-        Some("k8s") => Command::Kubernetes(match words.next() {
-            Some("parent") => kubernetes::PARENT,
-            Some("child") => kubernetes::CHILD,
-            _ => return Err(Error::NoManifest),
-        }),
+        Some("save") => Command::Save(take(&mut with)),
+        Some("digest") => Command::Digest(take(&mut with)),
+        Some("k8s") => {
+            let manifest = match words.next() {
+                Some("parent") => kubernetes::PARENT,
+                Some("child") => kubernetes::CHILD,
+                _ => return Err(Error::NoManifest),
+            };
+            Command::Kubernetes(manifest, take(&mut with))
+        }
         Some("help") => return Ok(Command::Help),
         Some("version") => Command::Version,
         Some(unknown) => return Err(Error::Unexpected(unknown.into())),
@@ -233,7 +249,7 @@ fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Resu
 /// The known word that a mistyped one was probably meant to be, if there is one. The two differ in one
 /// place, by at most two bytes, and have at least twice as many in common.
 fn nearest(word: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 11] = [
+    const KNOWN: [&str; 12] = [
         "serve",
         "healthcheck",
         "save",
@@ -243,6 +259,7 @@ fn nearest(word: &str) -> Option<&'static str> {
         "version",
         "--listen",
         "--quiet",
+        "--with",
         "--help",
         "--version",
     ];
@@ -340,6 +357,28 @@ mod tests {
         }
         for line in ["save", "digest", "k8s parent", "version", "healthcheck"] {
             assert_eq!(parse_line(&format!("--quiet {line}"), None), Err(Error::Unused("--quiet")), "{line}");
+        }
+    }
+
+    #[test]
+    fn files_to_carry_may_stand_anywhere_and_any_number_of_times() {
+        let files = vec!["a=b".to_owned(), "--quiet".into(), "c".into()];
+        for (command, expected) in [
+            ("save", Command::Save(files.clone())),
+            ("digest", Command::Digest(files.clone())),
+            ("k8s child", Command::Kubernetes(kubernetes::CHILD, files.clone())),
+            ("", Command::Serve { address: Address::Every(PORT), quiet: false, with: files.clone() }),
+        ] {
+            let line = format!("--with a=b --with=--quiet {command} --with c");
+            assert_eq!(parse_line(&line, None), Ok(expected), "{line}");
+        }
+        assert_eq!(parse_line("save --with", None), Err(Error::NoFile));
+    }
+
+    #[test]
+    fn every_command_takes_files_to_carry_because_the_images_entrypoint_has_them() {
+        for line in ["", "save", "digest", "k8s child", "healthcheck", "help", "version", "--version"] {
+            assert!(parse_line(&format!("--with x {line}"), None).is_ok(), "{line}");
         }
     }
 

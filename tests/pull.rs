@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 
-use common::{Folder, Server, goarch, quinistry_at, sha256};
+use common::{Folder, Server, goarch, quinistry_at, sha256, sibling};
 use serde_json::Value;
 
 const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -25,6 +25,19 @@ fn a_pull_step_by_step_and_then_the_child_is_asked_for_the_same() {
     // and it runs, and serves itself: the same image, to the byte.
     let child = start(&pulled, &Folder::new("pulled"));
     assert!(pull(&child) == pulled);
+}
+
+#[test]
+fn three_generations_that_carry_another_processors_program_have_one_digest() {
+    let folder = Folder::new("carried");
+    let mut server = Server::start_with(&["--with", &sibling(&folder)]);
+    let pulled = pull(&server);
+    assert_eq!(pulled.digest, server.manifest_digest());
+    assert_eq!(pulled.files.len(), 2);
+    for generation in 1..=3 {
+        server = start(&pulled, &Folder::new(&format!("generation-{generation}")));
+        assert!(pull(&server) == pulled, "generation {generation}");
+    }
 }
 
 /// Does what a runtime does with an image: unpacks the files, and runs the command that the config has.
