@@ -10,8 +10,8 @@ use std::process::Command;
 use common::docker::{ImageName, docker, has_docker};
 use common::node::{Daemon, Network, Node};
 use common::{
-    Folder, Server, eventually, find, goarch, has_tool, is_root, lossy, quinistry, readme_block, run, save,
-    sha256, tool,
+    Folder, Server, eventually, find, goarch, has_tool, is_root, lossy, other_goarch, quinistry,
+    readme_block, run, save, sha256, sibling, tool,
 };
 
 /// A running container. The name of its image removes it.
@@ -124,22 +124,27 @@ fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
     }
     let folder = Folder::new("saved");
     let [saved, renamed, again] = ["saved.tar", "renamed.tar", "again.tar"].map(|name| folder.path(name));
-    save(&saved, &[]);
-    let saved = std::fs::read(saved).expect("it was saved");
     // An image of the archive's own name may be somebody's. This name is as long, so that it fits.
     let name = format!("q{:08}", std::process::id());
-    let image = ImageName(format!("{name}:latest"));
-    let mut archive = saved.clone();
-    for (old, new) in [("quinistry:latest", &image.0), ("library/quinistry", &format!("library/{name}"))] {
-        while let Some(at) = find(&archive, old.as_bytes()) {
-            archive[at..][..old.len()].copy_from_slice(new.as_bytes());
+    let with = ["--with", &sibling(&folder)];
+    for with in [&[][..], &with] {
+        save(&saved, with);
+        let saved = std::fs::read(&saved).expect("it was saved");
+        let image = ImageName(format!("{name}:latest"));
+        let mut archive = saved.clone();
+        let names = [("quinistry:latest", &image.0), ("library/quinistry", &format!("library/{name}"))];
+        for (old, new) in names {
+            while let Some(at) = find(&archive, old.as_bytes()) {
+                archive[at..][..old.len()].copy_from_slice(new.as_bytes());
+            }
         }
+        std::fs::write(&renamed, archive).expect("room for it");
+        assert!(docker(&["load", "--input", &renamed]).contains(&image.0));
+        assert_eq!(docker(&["inspect", "--format", "{{.Architecture}}", &image.0]), goarch());
+        let file = std::fs::File::create(&again).expect("room for it");
+        run(tool("docker").args(["run", "--rm", &image.0, "save"]).stdout(file));
+        assert!(std::fs::read(&again).expect("it was saved") == saved);
     }
-    std::fs::write(&renamed, archive).expect("room for it");
-    assert!(docker(&["load", "--input", &renamed]).contains(&image.0));
-    let file = std::fs::File::create(&again).expect("room for it");
-    run(tool("docker").args(["run", "--rm", &image.0, "save"]).stdout(file));
-    assert!(std::fs::read(again).expect("it was saved") == saved);
 }
 
 /// skopeo. For a user who is not root, all that it knows and remembers is in one folder.
@@ -354,4 +359,117 @@ fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
         podman(&["pull", &image]);
         assert_eq!(podman(&["inspect", "--format", "{{.Digest}}", &image]).trim(), digest);
     }
+}
+
+/// A server that carries this program for two processors.
+fn server_with_sibling(folder: &Folder) -> Server {
+    Server::start_with(&["--with", &sibling(folder)])
+}
+
+/// Writes the image of two platforms to a file, and gives its digest.
+fn save_with_sibling(folder: &Folder, archive: &str) -> String {
+    let with = ["--with", &sibling(folder)];
+    save(archive, &with);
+    let line = run(quinistry().arg("digest").args(with));
+    line.trim().strip_prefix("quinistry@").expect("a digest").to_owned()
+}
+
+#[test]
+fn docker_pulls_the_platform_that_it_is_told_to_and_says_when_there_is_none() {
+    if !has_docker() {
+        return;
+    }
+    let folder = Folder::new("docker-platforms");
+    let server = server_with_sibling(&folder);
+    let (digest, image) = (server.manifest_digest(), ImageName::at(server.address.port()));
+    let pull = |architecture: &str| {
+        let platform = format!("linux/{architecture}");
+        tool("docker").args(["pull", "--platform", &platform, &image.0]).output().expect("docker starts")
+    };
+    for architecture in [other_goarch(), goarch()] {
+        let output = pull(architecture);
+        assert!(lossy(&output.stdout).contains(&format!("Digest: {digest}")), "{output:?}");
+        assert_eq!(docker(&["inspect", "--format", "{{.Architecture}}", &image.0]), architecture);
+        docker(&["rmi", &image.0]); // Or the next one would take its name, and it would stay.
+    }
+    let blobs = || server.log().matches("/blobs/").count();
+    let before = blobs();
+    let refused = pull("s390x");
+    assert!(lossy(&refused.stderr).contains("no matching manifest"), "{refused:?}");
+    assert_eq!(blobs(), before, "docker knows it before it downloads anything");
+
+    // What is pulled serves both platforms again, and people find the program by its name.
+    assert_eq!(image.pull(), digest);
+    let container = Container::run(&image, &["--read-only"]);
+    let child = container.served_image();
+    eventually("the container is ready", || container.log().contains("Listening").then_some(()));
+    assert_eq!(child.pull(), digest);
+    docker(&["exec", &container.0, "quinistry", "healthcheck"]);
+    assert_eq!(docker(&["run", "--rm", &image.0, "digest"]), format!("quinistry@{digest}"));
+}
+
+#[test]
+fn skopeo_inspects_and_copies_every_platform_of_the_registry_and_of_the_archive() {
+    if !has_tool("skopeo", &["--version"]) {
+        return;
+    }
+    let folder = Folder::new("skopeo-platforms");
+    let archive = folder.path("image.tar");
+    let digest = save_with_sibling(&folder, &archive);
+    let server = server_with_sibling(&folder);
+    assert_eq!(server.manifest_digest(), digest);
+    let registry = format!("docker://localhost:{}/quinistry", server.address.port());
+    let skopeo = |arguments: &[&str]| run(skopeo_in(&folder).args(arguments));
+    for (number, source) in [registry, format!("oci-archive:{archive}:latest")].iter().enumerate() {
+        for architecture in [goarch(), other_goarch()] {
+            let choice = ["--override-arch", architecture, "inspect", "--tls-verify=false", "--config"];
+            let config = skopeo(&[&choice[..], &[source]].concat());
+            let config: serde_json::Value = serde_json::from_str(&config).expect("JSON");
+            assert_eq!(config["architecture"], architecture);
+        }
+        let copy = folder.path(&number.to_string());
+        let how = ["copy", "--insecure-policy", "--src-tls-verify=false", "--all", "--preserve-digests"];
+        skopeo(&[&how[..], &[source, &format!("dir:{copy}")]].concat());
+        // In a folder of this kind every blob is a file, named by its digest. Both layers are there.
+        let layers = server.layers();
+        assert_eq!(layers.len(), 2);
+        for (layer, _) in layers {
+            let blob = std::fs::read(format!("{copy}/{}", &layer["sha256:".len()..])).expect("a blob");
+            assert_eq!(sha256(&blob), layer);
+        }
+    }
+    let index = std::fs::read(folder.path("0/manifest.json")).expect("the index");
+    assert_eq!(sha256(&index), digest);
+}
+
+#[test]
+fn podman_pulls_either_platform_under_one_digest() {
+    if !has_podman() {
+        return;
+    }
+    let folder = Folder::new("podman-platforms");
+    let server = server_with_sibling(&folder);
+    let image = format!("localhost:{}/quinistry", server.address.port());
+    let podman = |arguments: &[&str]| run(podman_in(&folder.path("podman"), tool("podman")).args(arguments));
+    for architecture in [other_goarch(), goarch()] {
+        podman(&["pull", "--quiet", "--tls-verify=false", "--arch", architecture, &image]);
+        let inspected = podman(&["inspect", "--format", "{{.Digest}} {{.Architecture}}", &image]);
+        assert_eq!(inspected.trim(), format!("{} {architecture}", server.manifest_digest()));
+    }
+}
+
+#[test]
+fn containerd_takes_an_archive_of_two_platforms_and_another_node_pulls_it() {
+    let Some(network) = Network::new("platforms") else { return };
+    let (holder, puller) = (network.node(1), network.node(2));
+    let folder = Folder::new("containerd-platforms");
+    let archive = folder.path("image.tar");
+    let digest = save_with_sibling(&folder, &archive);
+    run(&mut holder.ctr(&["images", "import", "--snapshotter", "native", &archive]));
+    let name = "docker.io/library/quinistry";
+    for name in [format!("{name}:latest"), format!("{name}@{digest}")] {
+        assert_eq!(holder.digest(&name), digest);
+    }
+    assert_eq!(holder.run(&format!("{name}:latest")), digest);
+    assert_eq!(puller.digest(&puller.pull(&holder)), digest);
 }
