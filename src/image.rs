@@ -48,6 +48,7 @@ pub mod archive;
 pub mod digest;
 pub mod executable;
 pub mod gzip;
+pub mod json;
 pub mod layer;
 pub mod tar;
 
@@ -147,7 +148,7 @@ pub struct Document {
 
 impl Document {
     fn new(content_type: &'static str, json: &Value) -> Self {
-        let content = to_bytes(json);
+        let content = json::to_bytes(json);
         let descriptor =
             Descriptor { content_type, digest: Digest::of(&content), size: content.len() as u64 };
         Self { descriptor, content }
@@ -321,9 +322,4 @@ fn index(format: &Format, platforms: &[Platform], manifest: fn(&Platform) -> &Do
 /// Adds a field to a JSON object. A value inside of `json!` would be copied.
 fn insert(object: &mut Value, key: &str, value: Value) {
     object.as_object_mut().expect("json! made an object").insert(key.into(), value);
-}
-
-/// Writes JSON, indented, because people look at it with curl.
-pub(crate) fn to_bytes(json: &Value) -> Vec<u8> {
-    serde_json::to_vec_pretty(json).expect("a Value has string keys only")
 }

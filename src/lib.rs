@@ -31,20 +31,21 @@
 //!                                                                      http/response log clock
 //!     registry.rs          turns a request into its answer             http/conditional http/request
 //!                                                                      http/response http/syntax image
-//!                                                                      image/digest
+//!                                                                      image/digest image/json
 //!     http/conditional.rs  decides how much content a request gets     http/request http/syntax
 //!     http/request.rs      turns bytes into a request                  http/response http/syntax
 //!     http/response.rs     turns an answer into the bytes of its head
 //!     http/syntax.rs       the grammar that several files read with
 //!     kubernetes.rs        turns an image into manifests that run it   image
-//!     image/archive.rs     turns an image into one file                image image/tar
+//!     image/archive.rs     turns an image into one file                image image/json image/tar
 //!     image.rs             turns executables into an image             image/digest image/executable
-//!                                                                      image/layer clock
+//!                                                                      image/json image/layer clock
 //!     image/layer.rs       turns an executable into a layer            image/digest image/executable
 //!                                                                      image/gzip image/tar
 //!     image/executable.rs  reads the processor out of an executable
 //!     image/tar.rs         turns files into a tar archive
 //!     image/gzip.rs        turns bytes into a gzip member
+//!     image/json.rs        turns JSON values into text
 //!     image/digest.rs      turns bytes into the name they have
 //!     health.rs            asks a server whether it is well
 //!     log.rs               turns events into lines for people          system

@@ -52,9 +52,10 @@ use crate::http::request::{Body, Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::{parse_number, percent_decode};
 use crate::image::digest;
+use crate::image::json::to_bytes;
 use crate::image::{
     BLOB, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT,
-    Platform, TAGS, to_bytes,
+    Platform, TAGS,
 };
 
 const JSON: &str = "application/json";

@@ -25,8 +25,9 @@ use std::io::{Read, Write};
 
 use serde_json::{Value, json};
 
+use crate::image::json::to_bytes;
 use crate::image::tar::{self, Error};
-use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, insert, to_bytes};
+use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, insert};
 
 /// Files are for all to read, and for no one to run.
 const MODE: u32 = 0o644;

@@ -1,0 +1,83 @@
+//! Turns JSON values into text. It is indented, because people look at it with curl.
+//!
+//! Document: RFC 8259.
+//!
+//! Limits: a number is a whole one and not negative.
+//!
+//! Deliberately absent: other numbers, booleans and null, which no document here has. `serde_json` can
+//! write all of them. But it needs tables for floating-point numbers, which would be 14,000 bytes of the layer.
+
+use serde_json::Value;
+
+/// Writes a value that has nothing but objects, lists, texts and whole numbers.
+///
+/// # Panics
+///
+/// If it has anything else.
+#[must_use]
+pub fn to_bytes(value: &Value) -> Vec<u8> {
+    let mut out = String::new();
+    write(value, "\n", &mut out);
+    out.into_bytes()
+}
+
+/// Writes a value. `line_end` begins a new line as deep as the one that the value begins on.
+fn write(value: &Value, line_end: &str, out: &mut String) {
+    match value {
+        Value::Object(fields) => {
+            write_members(fields.iter().map(|(key, value)| (Some(key), value)), ["{", "}"], line_end, out);
+        }
+        Value::Array(values) => {
+            write_members(values.iter().map(|value| (None, value)), ["[", "]"], line_end, out);
+        }
+        Value::String(text) => write_text(text, out),
+        other => *out += &other.as_u64().expect("it is a whole number").to_string(),
+    }
+}
+
+fn write_members<'v>(
+    members: impl Iterator<Item = (Option<&'v String>, &'v Value)>,
+    [open, close]: [&str; 2],
+    line_end: &str,
+    out: &mut String,
+) {
+    *out += open;
+    let deeper = format!("{line_end}  ");
+    let mut is_empty = true;
+    for (key, value) in members {
+        *out += if is_empty { "" } else { "," };
+        *out += &deeper;
+        if let Some(key) = key {
+            write_text(key, out);
+            *out += ": ";
+        }
+        write(value, &deeper, out);
+        is_empty = false;
+    }
+    *out += if is_empty { "" } else { line_end };
+    *out += close;
+}
+
+fn write_text(text: &str, out: &mut String) {
+    *out += &serde_json::to_string(text).expect("every text can be written");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_text_is_that_of_serde_json() {
+        for value in [
+            json!({}),
+            json!([]),
+            json!("\"quoted\"\n\u{1}\u{1f600}\\"),
+            json!(u64::MAX),
+            json!({ "b": [1, {}, [], [[]], { "c": "" }], "a": { "key \"of\" it\t": 0 } }),
+        ] {
+            let expected = serde_json::to_string_pretty(&value).expect("a value");
+            assert_eq!(str::from_utf8(&to_bytes(&value)), Ok(&*expected));
+        }
+    }
+}
