@@ -10,7 +10,7 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
 use std::cell::Cell;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 
 use quinistry::clock::Clock;
 use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
@@ -70,18 +70,17 @@ unsafe impl GlobalAlloc for Counting {
 /// Brings the same requests again and again, and takes whatever is answered.
 struct Script<'a> {
     requests: &'a [u8],
-    /// Whether the requests have not been read in this turn.
-    is_ready: bool,
+    /// What has not been read in this turn.
+    rest: &'a [u8],
     written: u64,
 }
 
 impl Transport for Script<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !std::mem::take(&mut self.is_ready) {
+        if self.rest.is_empty() {
             return Err(ErrorKind::WouldBlock.into());
         }
-        buffer[..self.requests.len()].copy_from_slice(self.requests);
-        Ok(self.requests.len())
+        self.rest.read(buffer)
     }
 
     fn write(&mut self, bytes: &[u8], _: bool) -> io::Result<usize> {
@@ -122,9 +121,9 @@ fn serve(requests: &str) -> (u64, usize) {
     let registry = Registry::new(image);
     let (clock, mut log, mut buffers) = (Clock::start(), Log::new(true), Buffers::default());
     let mut connection = Connection::new(([127, 0, 0, 1], 50514).into(), clock.now);
-    let mut script = Script { requests: requests.as_bytes(), is_ready: true, written: 0 };
+    let mut script = Script { requests: requests.as_bytes(), rest: &[], written: 0 };
     let mut turn = |script: &mut Script<'_>| {
-        script.is_ready = true;
+        script.rest = script.requests;
         let next = connection.turn(&mut Turn {
             transport: script,
             registry: &registry,
@@ -186,7 +185,8 @@ fn a_manifest_allocates_nothing() {
 #[test]
 fn pipelined_requests_allocate_nothing() {
     let index = sample::packed().0.docker_list.descriptor;
-    let requests = get("/v2/quinistry/manifests/latest").repeat(16);
+    // As wrk sends them; they fit one read. Those that did not would be kept until the next.
+    let requests = "GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".repeat(16);
     assert_allocates_at_most(0, &requests, 16 * index.size);
 }
 
