@@ -144,13 +144,12 @@ const fn bad(reason: &'static str) -> Rejection {
 #[must_use]
 pub fn timeout(head: &[u8]) -> Rejection {
     let rejection = reject(Status::RequestTimeout, "the head of the request took too long");
-    Rejection { is_head: is_head(head), ..rejection }
+    let is_head = head.strip_prefix(b"\r\n").unwrap_or(head).starts_with(HEAD);
+    Rejection { is_head, ..rejection }
 }
 
-/// Whether the bytes begin like a HEAD request, perhaps after an empty line.
-fn is_head(bytes: &[u8]) -> bool {
-    bytes.strip_prefix(b"\r\n").unwrap_or(bytes).starts_with(b"HEAD ")
-}
+/// How a HEAD request begins, whatever follows.
+const HEAD: &[u8] = b"HEAD ";
 
 /// Parses the request at the start of `bytes`. Its field lines are put into `storage`. The first
 /// `searched` bytes have been parsed before, when they did not hold a complete head.
@@ -183,7 +182,8 @@ pub fn parse<'h, 'b>(
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
         Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
-        Err(rejection) => Err(Rejection { is_head: is_head(bytes), ..rejection }),
+        // No second empty line is skipped: behind one, it would depend on the packets whether HEAD is seen.
+        Err(rejection) => Err(Rejection { is_head: bytes.starts_with(HEAD), ..rejection }),
     }
 }
 
