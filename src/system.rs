@@ -252,11 +252,13 @@ impl SealedFile {
     /// `WouldBlock` if there is no room, others if the connection is broken.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
         debug_assert!(part.start <= part.end && part.end <= self.size, "a part of the file");
-        let mut offset = part.start.cast_signed();
-        let count = (part.end - part.start) as usize;
-        // SAFETY: the pointer is to an off_t that outlives the call.
+        // On a 32-bit processor an `off_t` may have 32 bits, and a `usize` has: hence `sendfile64`, and
+        // a part that is too long for one call is sent by several, as any part may be.
+        let mut offset: libc::off64_t = part.start.cast_signed();
+        let count = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
+        // SAFETY: the pointer is to an off64_t that outlives the call.
         check_count(unsafe {
-            libc::sendfile(socket.as_raw_fd(), self.file.as_raw_fd(), &raw mut offset, count)
+            libc::sendfile64(socket.as_raw_fd(), self.file.as_raw_fd(), &raw mut offset, count)
         })
     }
 }
