@@ -34,6 +34,16 @@ use quinistry::registry::{self, Registry};
 use quinistry::server::Server;
 use quinistry::system::{self, SealedFile, Signals};
 
+// The library compiles all the same, for a fuzzer's sanitizers need a dynamic build. rustdoc does not see the flags.
+#[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
+compile_error!(
+    "quinistry has to be linked statically, for its image holds no C library and no loader. The flags of
+.cargo/config.toml ask for that, but something has replaced them, as a rule the variable RUSTFLAGS. Build it so:
+
+    RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" cargo build --release
+"
+);
+
 const DONE: i32 = 0;
 const FAILED: i32 = 1;
 const MISUSED: i32 = 2;
