@@ -8,7 +8,7 @@ use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use common::sample::{self, AMD64, ARM64};
-use common::{Folder, has_tool, run, sha256, tool};
+use common::{Folder, has_tool, lossy, run, sha256, tool};
 use quinistry::image::layer::{Error, Executable};
 use quinistry::image::{Document, Image, Platform, VERSION};
 use serde_json::{Value, json};
@@ -299,4 +299,18 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_of_root() {
         let metadata = fs::metadata(&unpacked).expect("it is there");
         assert_eq!((metadata.permissions().mode() & 0o777, metadata.mtime()), (0o755, 0));
     }
+}
+
+#[test]
+fn a_program_that_is_not_linked_statically_does_not_compile() {
+    let errors = |feature: &str| {
+        let main = concat!(env!("CARGO_MANIFEST_DIR"), "/src/main.rs");
+        let mut rustc = tool("rustc");
+        // Without the library there are errors in any case.
+        rustc.args(["--edition=2024", "--emit=metadata=/dev/null", "-C", feature, main]);
+        lossy(&rustc.output().expect("rustc starts").stderr).into_owned()
+    };
+    let way_out = "-C target-feature=+crt-static\" cargo build --release";
+    assert!(errors("target-feature=-crt-static").contains(way_out));
+    assert!(!errors("target-feature=+crt-static").contains(way_out));
 }

@@ -36,6 +36,7 @@ const TOOLS: [(&str, &str, &str); 22] = [
     ("kubectl", "kubernetes-client", "the manifests"),
     ("podman", "podman", "pull and load"),
     ("runc", "runc", "nodes with a containerd of their own"),
+    ("rustc", "rustc", "a build that has to fail"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
     ("strace", "strace", "the system calls that the server makes"),
     ("umoci", "umoci", "the archive"),
