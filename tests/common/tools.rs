@@ -16,11 +16,12 @@ use super::Folder;
 
 /// A command, the package that Debian has it in, and what is tested with it. The packages down to
 /// `util-linux` are in every Debian system.
-const TOOLS: [(&str, &str, &str); 22] = [
+const TOOLS: [(&str, &str, &str); 24] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
     ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
     ("sha256sum", "coreutils", "the README's commands"),
+    ("rm", "coreutils", "the README's commands"),
     ("tail", "coreutils", "the README's commands"),
     ("grep", "grep", "the README's commands"),
     ("gzip", "gzip", "tar, which calls it"),
