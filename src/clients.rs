@@ -1,6 +1,8 @@
 //! The table of connected clients: finds a client by its token, and the client that gives way when
 //! there are too many.
 //!
+//! Document: epoll(7).
+//!
 //! A token is what the kernel hands back with an event. It names a slot of the table and the slot's
 //! generation, which grows whenever the slot is emptied. So an event that was meant for a connection
 //! that is closed does not reach the one that has its slot now.
@@ -9,11 +11,12 @@
 //!     token = generation * MAX_CONNECTIONS + slot
 //! ```
 //!
-//! Limits: the number of connections. [`Clients::held`] is what the server holds against its limit of
-//! memory.
+//! Limits: the most slots that a token can name. The server compares [`Clients::count`] with
+//! [`Clients::limit`] before it adds a client, and [`Clients::held`] with its limit of memory.
 //!
 //! Deliberately absent: an index by rank. Ranks change with every answer, and are asked for only when
-//! something is short. Then all clients are looked at once for every 64 that give way.
+//! something is short. Then all clients are looked at, and the 64 that give way first are kept for the
+//! next times.
 
 use std::ops::Range;
 use std::time::Instant;
@@ -70,8 +73,9 @@ pub struct Clients {
     limit: usize,
     /// What all connections together keep in memory.
     held: usize,
-    /// The clients that give way first, as of the last look, for each shortage. The best one is last. An
-    /// entry is stale if the client's rank has changed since.
+    /// The clients that give way first, as of the last look, for each shortage. The first to give way is
+    /// last. An entry is stale if the client's rank has changed since. No client that is being answered
+    /// is here, because since the last look there may be one that is not.
     candidates: [Vec<(Rank, Token)>; 2],
 }
 
@@ -143,17 +147,17 @@ impl Clients {
         self.token(slot)
     }
 
-    /// Lets something happen to a client that may change what its connection keeps.
-    pub fn with<R>(&mut self, token: Token, happen: impl FnOnce(&mut Client) -> R) -> Option<R> {
+    /// Changes a client, and counts what its connection then keeps.
+    pub fn with<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
         let client = self.find(token)?;
         let before = client.connection.held();
-        let result = happen(client);
+        let result = change(client);
         let after = client.connection.held();
         self.held = self.held - before + after;
         Some(result)
     }
 
-    /// Takes a client out of the table. To drop it closes its connection.
+    /// Takes a client out of the table. Dropping it closes its connection.
     pub fn remove(&mut self, token: Token) -> Option<Client> {
         let slot = self.slot(token)?;
         let client = self.slots[slot].client.take()?;
@@ -176,16 +180,21 @@ impl Clients {
                 Some((self.rank(token, shortage, now)?, token))
             });
             let mut ranked: Vec<_> = ranked.collect();
-            if ranked.is_empty() {
-                return None;
-            }
             ranked.sort_unstable_by(|one, other| other.cmp(one));
+            if ranked.last()?.0.is_being_answered() {
+                return ranked.pop().map(|(_, token)| token);
+            }
+            ranked.retain(|(rank, _)| !rank.is_being_answered());
             ranked.drain(..ranked.len().saturating_sub(LOOKED_UP));
             self.candidates[shortage as usize] = ranked;
         }
     }
 
+    /// The rank of a client; none if it does not give way. A client in the light queue keeps its place: it
+    /// may have sent a request, and will be looked at soon.
     fn rank(&self, token: Token, shortage: Shortage, now: Instant) -> Option<Rank> {
-        self.slots[self.slot(token)?].client.as_ref()?.connection.rank(shortage, now)
+        let client = self.slots[self.slot(token)?].client.as_ref()?;
+        let keeps_place = shortage == Shortage::Places && client.share.is_next();
+        if keeps_place { None } else { client.connection.rank(shortage, now) }
     }
 }

@@ -18,16 +18,22 @@
 //!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
 //!                the deadline passes                    answered 408 (refuse)  expire     the first
 //!                                                                                         of them
-//!     Pending    it is this client's turn again         as for "bytes" below   receive    10 s
+//!     Pending    it goes on, now or in its next turn    as for "bytes" below   receive    none: the
+//!                                                                                         next move
+//!                                                                                         is ours
 //!     Writing    the transport takes some               Writing                send       60 s after
 //!                it takes the last                      as for "sent" below    proceed    the last
-//!                the deadline passes, and the client    closed: Stalled        expire     progress
-//!                  has acknowledged nothing since
+//!                the deadline passes, and the client    Writing                expire     progress
+//!                  has acknowledged some
+//!                ... and it has acknowledged nothing    closed: Stalled        expire
 //!     Lingering  bytes come                             Lingering              discard    2 s after
 //!                the client stops sending               closed: LastAnswer     discard    the last
-//!                more than 256 KiB came, and the last   closed: TalkedOn       discard    bytes, 5 s
-//!                  answer has arrived                                                     in all
-//!                the deadline passes                    closed: TalkedOn       expire
+//!                more than 256 KiB came, and the last   closed: DidNotClose    discard    sign of
+//!                  answer has arrived                                                     life, and
+//!                the deadline passes, and the client    Lingering              expire     5 s after
+//!                  has acknowledged some, not all                                         the last
+//!                ... and it has acknowledged nothing    closed: DidNotClose    expire     such news
+//!                  more, or all
 //!
 //!     bytes:     no whole request                       Partial                respond
 //!                requests                               answered               respond
@@ -38,17 +44,20 @@
 //!                more has come                          Pending                proceed
 //!                it was the last answer                 closed: LastAnswer     proceed
 //!                it was, and more may be coming         Lingering              linger
+//!                the server is stopping                 Lingering              linger
 //! ```
 //!
-//! Besides, every state but Writing and Lingering ends when the client stops sending (closed: Left or
-//! `CutShort`), every state ends when the transport fails (closed: Broken), and the server may close a
-//! connection because it is short of something or stops ([`Connection::rank`], [`Connection::stop`]).
+//! Besides, Fresh, Idle and Partial end when the client stops sending (closed: Left or `CutShort`), and
+//! every state ends when the transport fails (closed: Broken). The server may close a connection because
+//! it is short of something ([`Connection::rank`]), and closes it or has it linger when it stops
+//! ([`Connection::stop`]).
 //!
 //! # Memory
 //!
-//! A connection that waits holds no buffer. Bytes are read into a buffer that all connections share.
-//! What a connection keeps is the beginning of a head, requests that came before their turn, and the
-//! rest of an answer that did not fit.
+//! An idle connection keeps no buffer. Bytes are read into a buffer that all connections share. What a
+//! connection may keep is the beginning of a head, requests that came before their turn, and the rest of
+//! an answer that did not fit; [`Connection::held`] counts it. What the kernel keeps for a socket is
+//! bounded by `system`.
 //!
 //! Limits: the deadlines above, and how much a connection may do in one turn.
 //!
@@ -111,6 +120,10 @@ const MAX_READ: usize = 2560;
 const MAX_GATHERED: usize = 16 * 1024;
 
 const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
+/// How many bytes of a file cost as much as a request.
+const BYTES_PER_REQUEST: u64 = 12 * 1024;
+
+const _: () = assert!(BYTES_PER_TURN / BYTES_PER_REQUEST >= REQUESTS_PER_TURN as u64);
 const _: () = assert!(MAX_READ < MAX_INPUT);
 const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
 
@@ -196,11 +209,11 @@ impl Allowance {
     /// and have more, the rest has to wait for a turn like everything else.
     pub const FIRST: Self = Self { requests: 4, ..Self::FULL };
 
-    /// How much has been used of an allowance of which this is left, counted in requests. To send 16 KiB
-    /// takes about as long as a request.
+    /// How much has been used of an allowance of which this is left, counted in requests. To send 12 KiB
+    /// takes about as long as a request. A turn that is used up counts as one of a client that asks much.
     #[must_use]
     pub fn used(self, at_first: Self) -> usize {
-        (at_first.requests - self.requests) + ((at_first.bytes - self.bytes) / (16 * 1024)) as usize
+        (at_first.requests - self.requests) + ((at_first.bytes - self.bytes) / BYTES_PER_REQUEST) as usize
     }
 
     /// Takes off as much as so many requests.
@@ -225,7 +238,7 @@ pub enum Next {
 pub enum CloseReason {
     /// The last answer was sent: the client wanted no other, or its bytes were no request.
     LastAnswer,
-    /// The client closed between two requests.
+    /// The client closed before its first request, or between two.
     Left,
     /// The client closed within a head.
     CutShort,
@@ -237,12 +250,14 @@ pub enum CloseReason {
     Idle,
     /// The client took nothing of its answer for a long time.
     Stalled,
-    /// The client had its last answer, and neither closed nor fell silent.
-    TalkedOn,
+    /// The client had its last answer, and did not close its side in time.
+    DidNotClose,
     /// A newcomer needed the place.
     NoPlace,
     /// The memory for half requests and unsent answers was full.
     NoMemory,
+    /// The kernel had no memory to watch the socket.
+    NotWatched,
     /// The server stops.
     Stopping,
 }
@@ -256,9 +271,10 @@ impl CloseReason {
             Self::Silent => "it has never said anything",
             Self::Idle => "it has asked nothing for a long time",
             Self::Stalled => "it has taken nothing of its answer for a long time",
-            Self::TalkedOn => "it did not close after its last answer",
+            Self::DidNotClose => "it did not close after its last answer",
             Self::NoPlace => "a newcomer needs its place",
             Self::NoMemory => "the memory for half requests and unsent answers is full",
+            Self::NotWatched => "the kernel has no memory to watch it",
             Self::Stopping => "the server stops",
         })
     }
@@ -280,6 +296,14 @@ pub struct Rank {
     is_being_answered: bool,
     /// Among those, the connection that has waited longest gives way first.
     since: Instant,
+}
+
+impl Rank {
+    /// Whether the connection is being answered.
+    #[must_use]
+    pub fn is_being_answered(&self) -> bool {
+        self.is_being_answered
+    }
 }
 
 /// One client's connection.
@@ -318,7 +342,7 @@ struct Writing {
 }
 
 struct Lingering {
-    /// When lingering began, or the client last acknowledged a part of the answer.
+    /// When lingering began, or a look last showed that the client was taking the answer.
     began: Instant,
     discarded: usize,
     progress: Progress,
@@ -336,7 +360,8 @@ enum Then {
 struct Progress {
     /// When it last did, as far as we know.
     at: Instant,
-    /// What it had not acknowledged when last looked at. `None` if more has been sent since.
+    /// What it had not acknowledged when last looked at, in bytes; the end of the stream counts as one.
+    /// `None` if more has been sent since.
     unacknowledged: Option<u64>,
 }
 
@@ -369,7 +394,7 @@ impl Connection {
     /// A connection that was just accepted.
     #[must_use]
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
-        // A dual-stack socket shows IPv4 peers as `::ffff:…`; people don't.
+        // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         Self { peer, state: State::Fresh { since: now } }
     }
@@ -422,12 +447,17 @@ impl Connection {
         gives_way.then_some(Rank { is_being_answered, since })
     }
 
-    /// Whether the connection can be closed to make room for another, now that its rank says so. A reader
-    /// that has acknowledged something since it was last looked at can not: the transport takes bytes
-    /// in large steps, so that one which reads steadily looks as if it stalled.
+    /// Whether the connection can be closed to make room for another, now that its rank says so.
+    ///
+    /// A reader stays if it has acknowledged something since it was last looked at. The transport takes
+    /// bytes in large steps, so a steady reader can look stalled. A lingering connection stays for a while
+    /// if its answer has not arrived, because closing it could destroy the answer.
     pub fn yields(&mut self, transport: &impl Transport, now: Instant) -> bool {
         match &mut self.state {
             State::Writing(writing) => !writing.progress.look(transport.unacknowledged(), now),
+            State::Lingering(lingering) => {
+                now >= lingering.began + STALL_NOTICED || transport.unacknowledged() == 0
+            }
             _ => true,
         }
     }
@@ -513,7 +543,7 @@ impl Connection {
                     lingering.began = now;
                     Next::Wait
                 } else {
-                    Next::Close(CloseReason::TalkedOn)
+                    Next::Close(CloseReason::DidNotClose)
                 }
             }
         }
@@ -590,9 +620,10 @@ impl Connection {
             let shown = [request.method_name, request.target];
             let part = self.gather(shown, user_agent, &response, persistence, turn);
             if persistence == Persistence::Close {
-                // RFC 9112 section 9.6: MUST NOT process what follows. If nothing can follow, and the
-                // answer is sure to fit the client's buffers, it is safe to close at once.
-                let is_last = rest.is_empty() && request.body == Body::None && part.is_empty();
+                // RFC 9112 section 9.6: MUST NOT process what follows. If nothing follows, and the answer
+                // is small, it is safe to close at once. More may follow if the read was a full one.
+                let is_all = rest.is_empty() && input.len() < MAX_READ;
+                let is_last = is_all && request.body == Body::None && part.is_empty();
                 let then = if is_last && !turn.is_stopping { Then::Close } else { Then::Linger };
                 return self.flush(part, &[], then, turn).map(Some);
             }
@@ -738,7 +769,7 @@ impl Lingering {
         self.discarded += count;
         self.progress.at = turn.clock.now;
         if self.discarded > MAX_DISCARDED && turn.transport.unacknowledged() == 0 {
-            return Ok(Step::Break(Next::Close(CloseReason::TalkedOn)));
+            return Ok(Step::Break(Next::Close(CloseReason::DidNotClose)));
         }
         turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
         Ok(if turn.left.bytes == 0 { Step::Break(Next::Again) } else { Step::Continue(()) })

@@ -36,7 +36,7 @@
 //!
 //! Limits: one executable for each architecture, and so one variant of `arm`.
 //!
-//! Deliberately absent: a signature. It would have to be in the program that it signs.
+//! Deliberately absent: a signature. A signature cannot be a part of what it signs.
 
 use serde_json::{Value, json};
 

@@ -96,8 +96,8 @@
 //! * An endpoint: the routes in `registry.rs`, and a row in `tests/registry.rs`.
 //! * A header field of answers: where `registry.rs` makes the fields; if HTTP itself wants it on every
 //!   answer, in `http/response.rs`.
-//! * A limit: a constant at the top of the file that enforces it, and the table in the README, which
-//!   a test compares with the constants.
+//! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
+//!   also stands in the README's table, which a test compares with the constants.
 //! * A system call: `system.rs`, and nowhere else.
 //!
 //! # What must not change
@@ -111,13 +111,13 @@
 //!
 //! And it is safe only as long as
 //!
-//! * no byte from outside can cause a panic, a wait, or memory that is not counted;
+//! * no byte from outside can cause a panic, a wait, or memory without a bound;
 //! * a request that could be understood in two ways is refused.
 //!
 //! # How to read the comments
 //!
-//! A file opens with what it turns into what, the document that it follows, its limits, and what is
-//! deliberately absent. A line that obeys a MUST cites it. A *Field note* tells what no document says and
+//! A file opens with what it turns into what, the document that it follows (if there is one), its limits,
+//! and what is deliberately absent. A line that obeys a MUST cites it. A *Field note* tells what no document says and
 //! real clients need.
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.

@@ -7,7 +7,7 @@
 //!       0  what was asked for was done
 //!       1  it could not be done; standard error says why
 //!       2  the command line was not understood; standard error says why
-//!     141  the reader of standard output went away (128 + SIGPIPE), of which there is nothing to say
+//!     141  the reader of standard output went away (128 + SIGPIPE); no message is printed
 //!     130, 143  a second signal ended the server before its transfers were over (128 + the signal)
 //! ```
 //!
@@ -101,7 +101,7 @@ fn execute(command: Command) -> Result<i32, Error> {
 
 /// Packs, listens and serves until a signal comes.
 fn serve(address: Address, quiet: bool, with: &[String]) -> Result<i32, Error> {
-    // From here on a signal waits until it can be obeyed; as process 1 it would else be lost.
+    // From here on a signal waits until it can be obeyed; process 1 would lose it otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
     let executables = open(with)?;

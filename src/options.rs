@@ -13,7 +13,7 @@
 //! A command refuses an option that it does not use, but for `--with`: an image of several platforms has
 //! it in its entrypoint, in front of every command. `--help` and `--version` end the reading: what
 //! follows them is not looked at. Only the two commands that use the variable `QUINISTRY_LISTEN` look
-//! at it, so that a wrong one stops no other.
+//! at it. A wrong value does not stop the other commands.
 //!
 //! Deliberately absent: looking up names. `localhost` means 127.0.0.1 here, and every other host has
 //! to be an address, so that a start never waits for a name server.
@@ -207,7 +207,7 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
         }
     }
     let mut words = words.into_iter();
-    // A command takes the words and options that it uses. What is then left is an error.
+    // Each command removes what it uses from these variables. What is left then is an error.
     let command = match words.next() {
         None | Some("serve") => Command::Serve {
             address: address(listen.take(), variable)?,

@@ -3,7 +3,7 @@
 //! Documents: OCI distribution-spec 1.1; RFC 9110 section 12 (Accept).
 //!
 //! ```text
-//!     GET /v2/                             is this a registry?
+//!     GET /v2/                             is this a registry? (Also without the slash at the end)
 //!     GET /v2/<name>/manifests/<reference> an index or a manifest, by tag or digest
 //!     GET /v2/<name>/blobs/<digest>        a config or a layer
 //!     GET /v2/<name>/tags/list             the tags
@@ -18,7 +18,7 @@
 //!
 //! ## Which manifest?
 //!
-//! The same image has an index and a manifest for each platform, and each of these has two forms, whose
+//! An image has one index, and one manifest for each platform. Each of these documents has two forms, whose
 //! media types and so digests differ. A client that asks by digest gets those very bytes. A client that
 //! asks by tag gets what it says it can read. The first line that fits counts:
 //!
@@ -33,7 +33,7 @@
 //! | none of these, or there is no `Accept`                      | Docker's index                      |
 //!
 //! A tag has to lead to one digest, or a quine could not be compared with its child. So Docker's index is
-//! the canonical one: a client that takes all of them, as most do, gets that. Docker's forms come first
+//! the canonical one: a client that takes all types, as most do, gets Docker's index. Docker's forms come first
 //! because keel, Dependabot and older watchtower take no others, and because podman honours a health check
 //! only from Docker's manifest. "Our platform" is that of the process that answers.
 //!

@@ -5,21 +5,22 @@
 //! A reader who has never seen an event loop may begin at [`Server::run`]. The idea is this. The kernel
 //! can tell which of many sockets have something to read or room to write. The loop waits for that,
 //! does for each of those clients what can be done without waiting, and waits again. Nothing but that
-//! one wait blocks.
+//! one wait blocks, until the last lines of the log are written.
 //!
-//! The kernel says when a socket *becomes* ready, and does not say it again until a read or a write
-//! would have blocked ("edge-triggered"). So the loop has to remember a client that has not come to
-//! that point: such a client stands in a queue (see `turns`), and while the queue is not empty the wait
-//! is no wait, but a look.
+//! The kernel says when a socket *becomes* ready, and does not say it again for the same bytes
+//! ("edge-triggered"). So the loop has to remember a client that it has not served to the end. Such a
+//! client stands in one of two queues (see `turns`). While a queue is not empty, the loop asks the kernel
+//! without waiting.
 //!
-//! Between two looks the loop does a bounded amount of work: it accepts at most 64 connections and
-//! gives at most 80 turns. So a newcomer is noticed within milliseconds, however many clients ask
-//! without end.
+//! Between two looks at the kernel the loop does a bounded amount of work, some tens of milliseconds at
+//! worst: it accepts some connections, and gives some turns to clients that ask little and fewer to
+//! clients that ask much. So a newcomer is noticed soon, however many clients ask without end.
 //!
 //! Limits: the number of connections, which depends on the number of descriptors that the process may
 //! have; and how much all connections together may keep in memory. When one of them is reached, a
-//! connection gives way: the one that has waited longest without a complete request, or else a reader
-//! that has stopped reading. So thousands of clients that say nothing cannot keep out one that speaks.
+//! connection gives way: the one that has waited longest without being answered, or else a reader that
+//! has stopped reading (for want of memory, a reader that has unsent answers). So thousands of clients
+//! that say nothing cannot keep out one that speaks.
 //! `connection` has the limits of each connection.
 //!
 //! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of
@@ -43,8 +44,8 @@ use crate::registry::Registry;
 use crate::system::{self, SealedFile, Signals};
 use crate::turns::{Share, Turns};
 
-/// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', one
-/// for each layer and that of the terminal; and as many to spare.
+/// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', the
+/// terminal's, and one for each layer, of which there can be eight.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// The most bytes that all connections together may keep of incomplete heads and unsent answers. An
@@ -53,6 +54,9 @@ pub const MAX_HELD: usize = 8 * 1024 * 1024;
 
 /// How long transfers may go on after the first signal. Docker kills after 10 s.
 pub const GRACE: Duration = Duration::from_secs(8);
+
+/// How many connections are asked at most whether they give way, for one that needs room.
+const ASKED_TO_GIVE_WAY: usize = 16;
 
 /// How many events are taken from the kernel at a time: all there can be, or a client would wait for
 /// several looks until its event is seen.
@@ -268,20 +272,34 @@ impl Server {
             && self.poll.registry().register(&mut client.socket.stream, token, interest).is_err()
         {
             // The kernel has no memory for it.
-            self.close(token, CloseReason::NoMemory);
+            self.close(token, CloseReason::NotWatched);
         }
     }
 
     /// Gives turns to some of the clients that stand in the queues.
     fn give_turns(&mut self) {
-        for _ in 0..LIGHT_TURNS_PER_LOOK {
-            let Some(token) = self.turns.next_light() else { break };
-            self.turn(token, Allowance::FULL);
+        let (mut light, mut heavy) = (LIGHT_TURNS_PER_LOOK, HEAVY_TURNS_PER_LOOK);
+        while light > 0
+            && let Some(token) = self.turns.next_light()
+        {
+            light -= usize::from(self.queued_turn(token));
         }
-        for _ in 0..HEAVY_TURNS_PER_LOOK {
-            let Some(token) = self.turns.next_heavy() else { break };
-            self.turn(token, Allowance::FULL);
+        while heavy > 0
+            && let Some(token) = self.turns.next_heavy()
+        {
+            heavy -= usize::from(self.queued_turn(token));
         }
+        if self.turns.len() > 2 * MAX_CONNECTIONS {
+            self.turns.retain(|token| self.clients.find(*token).is_some());
+        }
+    }
+
+    /// Gives a turn to a client that was taken from its queue. Tells whether the client is still there.
+    fn queued_turn(&mut self, token: Token) -> bool {
+        let Some(client) = self.clients.find(token) else { return false };
+        client.share.leave_queue();
+        self.turn(token, Allowance::FULL);
+        true
     }
 
     /// Gives a client a turn, and does what its connection wants next.
@@ -314,10 +332,11 @@ impl Server {
         }
     }
 
-    /// Closes the connection that gives way first, if there is one that does.
+    /// Closes the connection that gives way first, if one of the first few does.
     fn make_room(&mut self, shortage: Shortage) -> bool {
-        while let Some(token) = self.clients.first_to_give_way(shortage, self.clock.now) {
-            let Some(Client { socket, connection, .. }) = self.clients.find(token) else { continue };
+        for _ in 0..ASKED_TO_GIVE_WAY {
+            let Some(token) = self.clients.first_to_give_way(shortage, self.clock.now) else { break };
+            let Some(Client { socket, connection, .. }) = self.clients.find(token) else { break };
             let transport = ClientSocket { socket, layers: &self.layers };
             let reason = match shortage {
                 Shortage::Memory => CloseReason::NoMemory,
@@ -365,8 +384,8 @@ impl Server {
     /// Refuses new connections, closes those that wait for nothing, and gives the others their time.
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections that wait to be accepted. They
-        // came before the signal, so they are accepted first.
-        self.acceptor.note_event();
+        // came before the signal, so they are accepted first, as far as there is room.
+        self.acceptor.resume(self.clock.now);
         for _ in 0..=self.clients.limit() / ACCEPTS_PER_LOOK {
             self.accept();
         }
@@ -378,11 +397,15 @@ impl Server {
             let token = self.clients.token(slot);
             // What has arrived before the signal is answered.
             self.turn(token, Allowance::FULL);
-            let next = self.clients.with(token, |Client { socket, connection, .. }| {
-                connection.stop(&mut ClientSocket { socket, layers: &self.layers }, self.clock.now)
+            let outcome = self.clients.with(token, |Client { socket, connection, .. }| {
+                let mut transport = ClientSocket { socket, layers: &self.layers };
+                let next = connection.stop(&mut transport, self.clock.now);
+                (next, connection.deadline())
             });
-            if let Some(Next::Close(reason)) = next {
-                self.close(token, reason);
+            match outcome {
+                Some((Next::Close(reason), _)) => self.close(token, reason),
+                Some((_, deadline)) => self.plan_sweep(deadline),
+                None => {}
             }
         }
     }
@@ -399,15 +422,22 @@ struct Acceptor {
     resume_at: Instant,
     /// When a shortage was last logged.
     logged_at: Option<Instant>,
+    /// How many attempts have failed in a row, for other reasons than a shortage.
+    failures: usize,
 }
 
 impl Acceptor {
     fn new(listener: TcpListener, now: Instant) -> Self {
-        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None }
+        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None, failures: 0 }
     }
 
     fn note_event(&mut self) {
         self.may_wait = true;
+    }
+
+    /// Ends a pause, and looks again whether connections wait.
+    fn resume(&mut self, now: Instant) {
+        (self.may_wait, self.resume_at) = (true, now);
     }
 
     fn close(&mut self) {
@@ -447,7 +477,10 @@ impl Acceptor {
     fn accept(&mut self, now: Instant) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
         match listener.accept() {
-            Ok(accepted) => return Ok(Some(accepted)),
+            Ok(accepted) => {
+                self.failures = 0;
+                return Ok(Some(accepted));
+            }
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
             // Linux looks for a free descriptor before it looks for a connection. The event does not
             // come again, so `may_wait` has to stay if there is a connection.
@@ -457,10 +490,14 @@ impl Acceptor {
                 }
             }
             // accept(2): an error of the connection that was to be accepted, such as ECONNABORTED or
-            // EHOSTUNREACH, is to be treated as if there had been none. EINTR likewise. For any other
-            // error, a pause keeps the loop from spinning.
-            Err(error) if is_of_connection(&error) => {}
-            Err(_) => self.pause(now),
+            // EHOSTUNREACH, is to be treated as if there had been no connection. EINTR likewise. An error
+            // that comes again and again is of another kind, and a pause keeps the loop from spinning.
+            Err(_) => {
+                self.failures += 1;
+                if self.failures.is_multiple_of(ACCEPTS_PER_LOOK) {
+                    self.pause(now);
+                }
+            }
         }
         Ok(None)
     }
@@ -470,24 +507,6 @@ impl Acceptor {
 fn is_shortage(error: &io::Error) -> bool {
     let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     error.raw_os_error().is_some_and(|number| shortages.contains(&number))
-}
-
-/// The errors that accept(2) passes on from the network, and EINTR.
-fn is_of_connection(error: &io::Error) -> bool {
-    let passing = [
-        libc::EINTR,
-        libc::ECONNABORTED,
-        libc::ENETDOWN,
-        libc::EPROTO,
-        libc::ENOPROTOOPT,
-        libc::EHOSTDOWN,
-        libc::ENONET,
-        libc::EHOSTUNREACH,
-        libc::EOPNOTSUPP,
-        libc::ENETUNREACH,
-        libc::EPERM,
-    ];
-    error.raw_os_error().is_some_and(|number| passing.contains(&number))
 }
 
 /// Writes the log to standard error, not too often.

@@ -19,9 +19,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-/// The most connections that wait to be accepted. With the 128 of std and mio, some clients of a crowd of
-/// 200 would wait for a second, until they repeat their SYN. The system cuts this to
-/// `net.core.somaxconn`.
+/// The most connections that wait to be accepted. With std's 128, some clients of a crowd of 200 would
+/// wait for a second, until they repeat their SYN. The system cuts this to `net.core.somaxconn`.
 const BACKLOG: c_int = 4096;
 
 /// The most unsent bytes that are queued for one socket. This is enough to keep a link busy until the
@@ -29,10 +28,10 @@ const BACKLOG: c_int = 4096;
 const UNSENT: c_int = 128 * 1024;
 
 /// For how many seconds the kernel does not hand over a connection on which nothing has come yet. The
-/// request of an honest client follows at once. A server that is woken before the request is there looks
-/// in vain, which takes a third of the time of a connection with one request. Apache httpd sets this,
-/// too. If very many clients say nothing, the kernel turns to SYN cookies, and hands connections over at
-/// once. (If the server ends in that second, a silent client hears of it only when it speaks.)
+/// request of an honest client follows at once. A read that finds nothing is a third of the cost of a
+/// short connection. Apache httpd sets this, too. If very many clients say nothing, the kernel turns to
+/// SYN cookies, and hands connections over at once. A connection that the kernel still holds back when
+/// the server ends is not closed: its client learns of the end when it sends.
 const SILENCE: c_int = 1;
 
 /// Defines `main`, from a function that takes the arguments as `&[String]` and gives the exit code,
@@ -92,8 +91,8 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Standard output, as a file. std's `Stdout` takes a descriptor that cannot be written to for a
-/// success, and looks for the ends of lines.
+/// Standard output, as a file. std's `Stdout` reports success even if the descriptor cannot be written to,
+/// and it looks for the ends of lines.
 #[must_use]
 pub fn stdout() -> ManuallyDrop<File> {
     // SAFETY: the descriptor is open, since `start` saw to it, and the file is never dropped, which

@@ -251,11 +251,14 @@ fn requests_are_answered_in_order_and_the_connection_goes_on() {
 fn a_turn_is_bounded_in_requests_and_in_bytes() {
     let mut world = World::new(manifest().repeat(3 * REQUESTS_PER_TURN));
     let mut answered = 0;
-    while world.turn() == Next::Again {
+    for _ in 0..3 {
+        // The beginning of a head that a read has cut off may cost one of them.
+        assert_eq!(world.turn(), Next::Again);
         let in_this_turn = world.answers().len() - answered;
-        assert!((1..=REQUESTS_PER_TURN).contains(&in_this_turn), "{in_this_turn}");
+        assert!((REQUESTS_PER_TURN - 1..=REQUESTS_PER_TURN).contains(&in_this_turn), "{in_this_turn}");
         answered += in_this_turn;
     }
+    assert_eq!(world.run(), Next::Wait);
     assert_eq!(world.answers().len(), 3 * REQUESTS_PER_TURN);
 
     let mut world = World::new("");
@@ -508,6 +511,30 @@ fn the_connection_that_has_waited_longest_makes_room_first() {
 }
 
 #[test]
+fn a_lingering_connection_makes_room_only_when_its_answer_has_arrived_or_after_a_while() {
+    let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    assert!(!world.connection.yields(&world.transport, world.clock.now));
+    world.transport.unacknowledged = 0;
+    assert!(world.connection.yields(&world.transport, world.clock.now));
+    world.transport.unacknowledged = 300;
+    world.pass(STALL_NOTICED);
+    assert!(world.connection.yields(&world.transport, world.clock.now));
+}
+
+#[test]
+fn a_client_that_may_send_more_after_its_last_answer_is_not_reset() {
+    // A tunnel's bytes may be on their way; and after a read that filled the buffer there may be more.
+    let long = format!("GET /v2/ HTTP/1.0\r\nX: {}\r\n\r\n", "a".repeat(2560 - 26));
+    for bytes in ["CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", &long] {
+        let mut world = World::new(bytes);
+        assert_eq!(world.run(), Next::Wait, "{bytes:.20}");
+        assert!(world.transport.finished);
+    }
+}
+
+#[test]
 fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
     let malformed = "GET / HTTP/1.1\r\nHost : x\r\n\r\n";
     // Silence ends it, whether or not the answer had arrived when it began.
@@ -516,7 +543,7 @@ fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
         world.transport.unacknowledged = unacknowledged;
         assert_eq!(world.run(), Next::Wait);
         world.transport.unacknowledged = 0;
-        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::TalkedOn));
+        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
     }
     // It goes on while the answer is still being taken.
     let mut world = World::new(malformed);
@@ -524,7 +551,7 @@ fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
     assert_eq!(world.run(), Next::Wait);
     world.transport.unacknowledged = 200;
     assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Wait);
-    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::TalkedOn));
+    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
     // A trickle does not prolong it,
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
@@ -534,12 +561,12 @@ fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
         assert_eq!(world.receive("x"), Next::Wait);
     }
     world.pass(end - world.clock.now);
-    assert_eq!(world.turn(), closed(CloseReason::TalkedOn));
+    assert_eq!(world.turn(), closed(CloseReason::DidNotClose));
     // nor does a flood.
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
     assert_eq!(world.receive(vec![b'x'; MAX_DISCARDED]), Next::Wait);
-    assert_eq!(world.receive(vec![b'x'; 2 * MAX_HEAD]), closed(CloseReason::TalkedOn));
+    assert_eq!(world.receive(vec![b'x'; 2 * MAX_HEAD]), closed(CloseReason::DidNotClose));
 }
 
 #[test]
@@ -550,14 +577,14 @@ fn a_flood_is_discarded_while_the_answer_is_on_its_way() {
     // To close now would reset the connection, and the reset could overtake the answer.
     assert_eq!(world.receive(vec![b'x'; 3 * MAX_DISCARDED]), Next::Wait);
     world.transport.unacknowledged = 0;
-    assert_eq!(world.receive("x"), closed(CloseReason::TalkedOn));
+    assert_eq!(world.receive("x"), closed(CloseReason::DidNotClose));
     // A client that never takes the answer runs out of time, even if it never stops sending.
     let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
     world.pass(MAX_LINGER);
     world.transport.input = vec![b'x'; 10 * BYTES_PER_TURN as usize];
-    assert_eq!(world.turn(), closed(CloseReason::TalkedOn));
+    assert_eq!(world.turn(), closed(CloseReason::DidNotClose));
 }
 
 #[test]
@@ -681,10 +708,12 @@ proptest! {
         acts.insert(at.min(acts.len()), Act::Break);
         let planned = acts.len();
         world.transport.acts = acts.into();
-        if world.run() == Next::Wait {
+        let next = world.run();
+        if next == Next::Wait {
             let is_break = |act: &Act| matches!(act, Act::Break);
             prop_assert!(world.transport.acts.iter().any(is_break), "it has been broken, and goes on");
         } else {
+            prop_assert_eq!(next, closed(CloseReason::Broken));
             let performed = planned - world.transport.acts.len();
             prop_assert_eq!(world.transport.calls, performed, "nothing is called after the break");
         }

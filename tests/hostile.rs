@@ -141,7 +141,7 @@ fn silent_and_slow_clients_run_out_of_time() {
 }
 
 #[test]
-fn ten_thousand_idle_connections_cost_little_memory_and_no_time() {
+fn thousands_of_idle_connections_cost_little_memory_and_no_time() {
     let limit = quinistry::system::raise_descriptor_limit();
     let count = 10_000.min(limit.saturating_sub(200));
     let server = Server::start();
@@ -582,7 +582,7 @@ fn a_server_that_was_killed_does_not_keep_the_next_from_its_port() {
 }
 
 #[test]
-fn other_signals_change_nothing() {
+fn signals_that_are_ignored_or_harmless_change_nothing() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     for signal in [libc::SIGPIPE, libc::SIGSTOP, libc::SIGCONT, libc::SIGWINCH, libc::SIGURG] {

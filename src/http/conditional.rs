@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Deliberately absent: dates (`If-Modified-Since`, `Last-Modified`), because an entity tag says more;
-//! and answers of several parts. RFC 9110 section 14.2 allows to ignore a Range: a request for several
+//! and answers of several parts. RFC 9110 section 14.2 allows ignoring a Range: a request for several
 //! ranges gets the whole content. No client of a registry sends one, and overlapping ranges are a
 //! known attack.
 

@@ -73,6 +73,8 @@ pub enum Body {
     Sized,
     /// Content in chunked coding.
     Chunked,
+    /// Bytes of another protocol: after CONNECT a client may go on at once (RFC 9110 section 9.3.6).
+    Tunnel,
 }
 
 /// A request, borrowed from the bytes it came in.
@@ -112,7 +114,8 @@ impl<'b> Request<'b> {
             let media_range = parts.next()?;
             // RFC 9110 section 12.4.2: a weight of 0, or 0.000, means "not acceptable".
             let is_zero = |weight: &str| weight.trim_matches(['.', '0']).is_empty();
-            let is_refused = parts.any(|part| part.strip_prefix("q=0").is_some_and(is_zero));
+            let is_weight = |part: &str| part.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("q=0"));
+            let is_refused = parts.any(|part| is_weight(part) && is_zero(&part[3..]));
             (!is_refused).then_some(media_range)
         })
     }
@@ -177,7 +180,7 @@ pub fn parse<'h, 'b>(
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Option<(Request<'h>, usize)>, Rejection> {
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the
-    // request-line". We ignore one. A client that sent nothing but empty lines would else never end.
+    // request-line". We ignore one; with more, a client could send empty lines for ever.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
@@ -256,9 +259,9 @@ fn find_line_feed(mut bytes: &[u8]) -> Option<usize> {
     all[..count].ends_with(b"\n").then(|| count - 1)
 }
 
-/// RFC 9112 section 2.2 allows to take a bare LF for the end of a line. We refuse it: where two readers
+/// RFC 9112 section 2.2 allows taking a bare LF for the end of a line. We refuse it: where two readers
 /// disagree about the end of a line, a request can be hidden from one of them. We refuse it at once,
-/// because a client that ends its head with two bare LFs would else wait until its time is over.
+/// because otherwise a client that ends its head with two bare LFs would wait until its time is over.
 const BARE_LINE_FEED: Rejection = bad("a line ends with CR LF");
 
 const HEAD_TOO_LONG: Rejection = reject(Status::FieldsTooLarge, "the head of a request has at most 16 KiB");
@@ -273,11 +276,11 @@ fn parse_head<'h, 'b: 'h>(
 ) -> Result<Request<'h>, Rejection> {
     let fields = Fields::parse(fields, storage)?;
     let host = fields.host(line.is_http_1_0)?;
-    let body = fields.body(line.is_http_1_0)?;
+    let framed = fields.body(line.is_http_1_0)?;
+    let body = if line.method == "CONNECT" { Body::Tunnel } else { framed };
     let method = method(line.method);
     let target = Target::parse(line.target, method)?;
-    // RFC 9110 section 9.3.6: after CONNECT a client may send what is no request.
-    let can_persist = body == Body::None && line.method != "CONNECT";
+    let can_persist = body == Body::None;
     Ok(Request {
         method,
         method_name: line.method,

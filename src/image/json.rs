@@ -2,7 +2,7 @@
 //!
 //! Document: RFC 8259.
 //!
-//! Limits: a number is a whole one and not negative.
+//! Limits: numbers are whole and not negative.
 //!
 //! Deliberately absent: other numbers, booleans and null, which no document here has. `serde_json` can
 //! write all of them. But it needs tables for floating-point numbers, which would be 14,000 bytes of the layer.
