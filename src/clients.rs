@@ -30,7 +30,10 @@ use crate::turns::Share;
 /// The most connections, however many descriptors there are: at 600 bytes each, 10 MB.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
-const _: () = assert!(MAX_CONNECTIONS.is_power_of_two(), "or a token that wraps around changes its slot");
+const _: () = assert!(
+    MAX_CONNECTIONS.is_power_of_two(),
+    "otherwise a token whose generation wraps around would name another slot"
+);
 
 /// How many clients that may give way are looked up at a time.
 const LOOKED_UP: usize = 64;
@@ -39,7 +42,7 @@ const LOOKED_UP: usize = 64;
 pub struct Client {
     /// The client's socket, and what the kernel has said of it.
     pub socket: Socket,
-    /// What the client and the server have to say to each other.
+    /// The state of the exchange with the client.
     pub connection: Connection,
     /// What the client has asked lately.
     pub share: Share,

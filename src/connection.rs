@@ -106,8 +106,8 @@ pub const MAX_DISCARDED: usize = 256 * 1024;
 /// clients that pipeline send 16 at once, which one turn should answer.
 pub const REQUESTS_PER_TURN: usize = 20;
 
-/// How many bytes of a file a connection may send before it is the others' turn: a twentieth of a
-/// millisecond's work. nginx's `sendfile_max_chunk` is 2 MiB.
+/// How many bytes of a file a connection may send before it is the others' turn: 50 us of work. nginx's
+/// `sendfile_max_chunk` is 2 MiB.
 pub const BYTES_PER_TURN: u64 = 256 * 1024;
 
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
@@ -123,6 +123,7 @@ const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
 /// How many bytes of a file cost as much as a request.
 const BYTES_PER_REQUEST: u64 = 12 * 1024;
 
+// A client that has used up a turn has asked much, whichever of the two it has used up.
 const _: () = assert!(BYTES_PER_TURN / BYTES_PER_REQUEST >= REQUESTS_PER_TURN as u64);
 const _: () = assert!(MAX_READ < MAX_INPUT);
 const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
@@ -209,11 +210,11 @@ impl Allowance {
     /// and have more, the rest has to wait for a turn like everything else.
     pub const FIRST: Self = Self { requests: 4, ..Self::FULL };
 
-    /// How much has been used of an allowance of which this is left, counted in requests. To send 12 KiB
-    /// takes about as long as a request. A turn that is used up counts as one of a client that asks much.
+    /// What a turn with this allowance has cost if so much of it is left. The cost is counted in requests;
+    /// sending 12 KiB takes about as long as a request.
     #[must_use]
-    pub fn used(self, at_first: Self) -> usize {
-        (at_first.requests - self.requests) + ((at_first.bytes - self.bytes) / BYTES_PER_REQUEST) as usize
+    pub fn spent(self, left: Self) -> usize {
+        (self.requests - left.requests) + ((self.bytes - left.bytes) / BYTES_PER_REQUEST) as usize
     }
 
     /// Takes off as much as so many requests.
@@ -634,7 +635,7 @@ impl Connection {
         }
     }
 
-    /// Answers bytes that are no request. The client is heard no more.
+    /// Answers bytes that are no request. What the client sends afterwards is not answered.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         let response = Registry::refuse(rejection);
         self.gather(["-", rejection.reason], "", &response, Persistence::Close, turn);
@@ -702,9 +703,11 @@ impl Connection {
         match then {
             Then::Close => return Ok(Step::Break(Next::Close(CloseReason::LastAnswer))),
             Then::Persist if !turn.is_stopping => {
-                let has_all = input.is_empty();
-                self.state =
-                    if has_all { State::Idle { since: now } } else { State::Pending { input, since: now } };
+                self.state = if input.is_empty() {
+                    State::Idle { since: now }
+                } else {
+                    State::Pending { input, since: now }
+                };
             }
             Then::Persist | Then::Linger => self.linger(turn.transport, now)?,
         }

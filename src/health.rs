@@ -1,12 +1,12 @@
-//! Turns an address into whether a registry answers there: what the image's health check runs.
+//! Asks a server whether it is well. The image's health check runs this.
 //!
-//! Document: distribution-spec has no such endpoint; `/healthz` is what Kubernetes' own servers call
-//! theirs. The registry does not log it while it succeeds.
+//! Document: none. `/healthz` is the name that Kubernetes' own servers have for such an endpoint. The
+//! registry does not log it while it succeeds.
 //!
 //! Limit: 2 s for all of it, however slowly the other end talks.
 //!
-//! Deliberately absent: parsing the answer. The peer is this program, which answers a request that
-//! it likes with these very bytes.
+//! Deliberately absent: parsing the answer. The peer is this program, and its answer begins with
+//! `HTTP/1.1 200` if it is well.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -28,8 +28,8 @@
 //!
 //! These must never reach a document, or the quine breaks: a clock, a path of the host, a user, the order
 //! of a hash map, a random seed, and which of the platforms this process runs on. The executables and the
-//! constants of this file determine every byte. (The keys of JSON objects are sorted.) So all executables
-//! have to be built from one source, and with the same `SOURCE_DATE_EPOCH`.
+//! source determine every byte. (The keys of JSON objects are sorted.) So all executables have to be built
+//! from one source, and with the same `SOURCE_DATE_EPOCH`.
 //!
 //! There are two forms of each index and manifest: Docker's, which is the canonical one, and the OCI's.
 //! `registry` says which client gets which, and why.

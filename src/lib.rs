@@ -13,8 +13,7 @@
 //!
 //! # One way through the files
 //!
-//! Each file uses only files further down. A reader who follows a request from the socket to its answer
-//! never has to go back. A test holds this table against the source.
+//! Each file uses only files further down. A test compares this table with the source.
 //!
 //! ```text
 //!     file                 what it does                                uses
@@ -46,12 +45,32 @@
 //!     image/tar.rs         turns files into a tar archive
 //!     image/gzip.rs        turns bytes into a gzip member
 //!     image/json.rs        turns JSON values into text
-//!     image/digest.rs      turns bytes into the name they have
+//!     image/digest.rs      turns content into the digest that names it
 //!     health.rs            asks a server whether it is well
 //!     log.rs               turns events into lines for people          system
 //!     clock.rs             turns a moment into dates
 //!     system.rs            the system calls; all that is unsafe
 //! ```
+//!
+//! # A request's way through them
+//!
+//! 1. `Server::run` waits for the kernel, accepts a connection (`admit`) and gives it a turn (`turn`).
+//! 2. `Connection::turn` reads what has come (`receive`), and has `http::request::parse` make a request of it
+//!    (`respond`).
+//! 3. `Registry::answer` finds the answer (`route`, `manifest`), and `http::conditional::select` how much of
+//!    the content the client wants.
+//! 4. `Connection` writes the answer's head (`gather`, `Response::write_head`), sends it with the content
+//!    (`flush`), and waits for the next request (`proceed`).
+//! 5. What does not fit the socket is sent when the kernel says that there is room (`note_event`, `send`).
+//!
+//! # Words
+//!
+//! * A *blob* is content that a registry knows by its digest and does not interpret: a config or a layer.
+//! * A *diff ID* is the digest of a layer before it was compressed.
+//! * A *head* is a request line or status line with its field lines, up to the empty line.
+//! * A *look* is the loop's question to the kernel: what is new? A *turn* is what one client may do between
+//!   two looks. A client is *light* or *heavy* by what its turns have cost lately.
+//! * *Pipelining* is sending requests without waiting for the answers to earlier ones.
 //!
 //! # One request, from bytes to bytes
 //!
@@ -92,12 +111,18 @@
 //!
 //! # Where a change goes
 //!
-//! * A tag: [`image::TAGS`].
-//! * An endpoint: the routes in `registry.rs`, and a row in `tests/registry.rs`.
-//! * A header field of answers: where `registry.rs` makes the fields; if HTTP itself wants it on every
-//!   answer, in `http/response.rs`.
+//! * A tag: [`image::TAGS`], in sorted order. Tests that list the tags name themselves by failing. What
+//!   `save` writes has `latest` alone.
+//! * An endpoint: `Registry::route` has those with a path of their own, and `split_path` those below a
+//!   repository; the list at the top of `registry.rs` has both. Its answer needs a test in
+//!   `tests/registry.rs`. JSON goes through `image/json.rs`, which knows no booleans.
+//! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
+//!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
+//! * A processor: `image/executable.rs`.
+//! * A reason to close a connection: `CloseReason` in `connection.rs`, and the table at its top.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
-//!   also stands in the README's table, which a test compares with the constants.
+//!   also stands in the README's table, which a test compares with the constants. A limit in
+//!   `http/request.rs` ends the connection; one in `registry.rs` lets it go on.
 //! * A system call: `system.rs`, and nowhere else.
 //!
 //! # What must not change
@@ -105,14 +130,17 @@
 //! The program is a quine only as long as the same executable always makes the same image:
 //!
 //! * No clock, path, user, environment, map order or random number may reach the image. Keys in JSON are
-//!   sorted, times are 0, owners are root.
+//!   sorted (which `serde_json`'s feature `preserve_order` would end), times are 0, owners are root. Only
+//!   `SOURCE_DATE_EPOCH` may set another time, when the program is built.
+//! * A layer must not depend on the size of the pieces in which its executable is read.
 //! * What a child packs is the executable that runs (`/proc/self/exe`), to the byte.
-//! * Every byte that is served by a digest has that digest.
+//! * Content that is served by a digest has that digest.
 //!
 //! And it is safe only as long as
 //!
 //! * no byte from outside can cause a panic, a wait, or memory without a bound;
-//! * a request that could be understood in two ways is refused.
+//! * a request that could be understood in two ways is refused;
+//! * the output that connections share is empty after every turn, or a client would get another's.
 //!
 //! # How to read the comments
 //!

@@ -3,14 +3,16 @@
 //! Documents: RFC 3339 (the time), RFC 9110 section 10.1.5 (User-Agent), POSIX `PIPE_BUF`.
 //!
 //! ```text
-//!     2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/latest 200 702 127.0.0.1:50514 "docker/28.2.2 …"
-//!     time                 what            : method and target                  |   |   peer            user agent
-//!                                                                          status   bytes of content
+//!     2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/sha256:c0… 200 502 127.0.0.1:50514 "docker/28.2.2 …"
+//!     time                 what            : method and target                      |   |   peer            user agent
+//!                                                                              status   bytes of content
 //! ```
 //!
 //! Lines are gathered, and written when there is nothing else to do, when there are many, or after
 //! 10 ms. They must never stop the event loop, and what they are written to may be a pipe that nothing
-//! reads. So a write happens only if it cannot block, and what cannot be written waits in a buffer.
+//! reads. So a write happens only if the pipe has room, and what cannot be written waits in a buffer. (If
+//! another process fills the same pipe between the question and the write, the write blocks until
+//! something reads the pipe.)
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit it, or that a write fails for, is dropped
 //! and counted; the next write that succeeds tells the count. Of a target or user agent, 256 bytes are
@@ -18,8 +20,8 @@
 //! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
 //! stays short.
 //!
-//! Deliberately absent: levels, formats to choose from, and files with a rotation: standard error goes
-//! where the one who starts the program sends it.
+//! Deliberately absent: levels, formats to choose from, and files with a rotation. Where standard error
+//! goes is decided by the person who starts the program.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
@@ -55,7 +57,7 @@ pub trait Sink {
     ///
     /// # Errors
     ///
-    /// When they cannot be written, now or later: they are lost.
+    /// `WouldBlock` if they can be written later. With any other error they are lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 

@@ -101,7 +101,7 @@ fn execute(command: Command) -> Result<i32, Error> {
 
 /// Packs, listens and serves until a signal comes.
 fn serve(address: Address, quiet: bool, with: &[String]) -> Result<i32, Error> {
-    // From here on a signal waits until it can be obeyed; process 1 would lose it otherwise.
+    // From here on a signal waits until it can be obeyed; process 1 would lose the signal otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
     let executables = open(with)?;

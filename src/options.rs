@@ -10,10 +10,11 @@
 //!     quinistry help | version
 //! ```
 //!
-//! A command refuses an option that it does not use, but for `--with`: an image of several platforms has
-//! it in its entrypoint, in front of every command. `--help` and `--version` end the reading: what
-//! follows them is not looked at. Only the two commands that use the variable `QUINISTRY_LISTEN` look
-//! at it. A wrong value does not stop the other commands.
+//! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image
+//! with several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest`
+//! appends the command to that. `--help` and `--version` end the reading: what follows them is not looked
+//! at. Only the two commands that use the variable `QUINISTRY_LISTEN` look at it. A wrong value does not
+//! stop the other commands.
 //!
 //! Deliberately absent: looking up names. `localhost` means 127.0.0.1 here, and every other host has
 //! to be an address, so that a start never waits for a name server.
@@ -39,7 +40,7 @@ Usage: quinistry [serve] [--listen ADDRESS] [--quiet]   serve the image
 Options:
   --listen ADDRESS  8080 or :8080 (every address, the default), localhost:8080 (127.0.0.1),
                     192.0.2.1:8080, [::1]:8080 [variable: QUINISTRY_LISTEN]
-  --quiet           print errors and the end, but no requests
+  --quiet           log errors and the end of the server, but no requests
   --with FILE       also carry FILE, which is this program for another processor. With serve, save,
                     digest and k8s, any number of times
 

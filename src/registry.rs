@@ -97,7 +97,8 @@ impl ErrorCode {
 
 /// The image, made ready to be served.
 pub struct Registry {
-    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`Choice`].
+    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`Choice`]: the
+    /// two indexes, then the two manifests of our own platform.
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
@@ -296,8 +297,8 @@ fn refuse_name(name: &str) -> Option<Response<'static>> {
 fn is_name_component(component: &str) -> bool {
     let is_alphanumeric = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9');
     let mut separators = component.split(|c: char| c.is_ascii() && is_alphanumeric(c as u8));
-    // Between the letters and digits are separators, and nothing is in front of the first and behind
-    // the last. An empty component is one piece, which is the first, so that there is no last.
+    // "a1-b" is split at its letters and digits into "", "", "-", "". The first and the last piece have to
+    // be empty, and the others separators. The empty component is one piece: it has no last.
     let (first, last) = (separators.next(), separators.next_back());
     let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
     first == Some("") && last == Some("") && separators.all(is_separator)
@@ -370,7 +371,7 @@ impl Resource {
     }
 }
 
-/// The fields of a 200 or 206 with `length` bytes; `more` are those of the one and not of the other.
+/// The fields of a 200 or 206 with `length` bytes. `more` is the Content-Range line of a 206.
 fn fields(descriptor: &Descriptor, length: u64, more: &str) -> Vec<u8> {
     let Descriptor { content_type, digest, .. } = descriptor;
     let validators = validators(descriptor);

@@ -49,10 +49,10 @@ use crate::turns::{Share, Turns};
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// The most bytes that all connections together may keep of incomplete heads and unsent answers. An
-/// honest client needs some only while its packets are on their way.
+/// honest client needs such memory only while its packets are on their way.
 pub const MAX_HELD: usize = 8 * 1024 * 1024;
 
-/// How long transfers may go on after the first signal. Docker kills after 10 s.
+/// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
 /// How many connections are asked at most whether they give way, for one that needs room.
@@ -80,7 +80,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A shortage that lasts is logged once in this time.
 const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
 
-/// Deadlines are looked at this often at most, so an overdue one is noticed so late at worst.
+/// The least time between two looks at all deadlines. So a deadline is noticed that much too late at worst.
 const SWEEP_PAUSE: Duration = Duration::from_millis(250);
 
 /// How long a line of the log waits at most while there are other things to do.
@@ -237,7 +237,7 @@ impl Server {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
-            // No connection is closed for a newcomer that is not there.
+            // Before a connection is closed for a newcomer, make sure that there is one.
             let is_full = self.clients.count() >= self.clients.limit();
             if is_full && self.acceptor.is_anyone_waiting() && !self.make_room(Shortage::Places) {
                 // All clients are being answered. There will be room when the first has been.
@@ -259,8 +259,9 @@ impl Server {
         }
     }
 
-    /// Gives a newcomer its first turn. Its request is there, as a rule; if the client wants no other,
-    /// the socket is never registered.
+    /// Gives a newcomer its first turn, and then has the kernel watch its socket. The request is there, as a
+    /// rule; if the client wants only one answer, it is gone before its socket is registered. No event is
+    /// lost in between: if there is something to read when the socket is registered, the kernel says so.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, share: Share::new(self.clock.now) };
@@ -315,7 +316,7 @@ impl Server {
                 left: allowance,
             };
             let next = connection.turn(&mut turn);
-            share.note_turn(turn.left.used(allowance), self.clock.now);
+            share.note_turn(allowance.spent(turn.left), self.clock.now);
             if next == Next::Again {
                 self.turns.enqueue(token, share, self.clock.now);
             }

@@ -24,7 +24,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 const BACKLOG: c_int = 4096;
 
 /// The most unsent bytes that are queued for one socket. This is enough to keep a link busy until the
-/// next call. More would cost memory, which counts for a container, with every reader that stalls.
+/// next call. With more, every reader that stalls would cost the kernel more memory, and a container is
+/// charged for that.
 const UNSENT: c_int = 128 * 1024;
 
 /// For how many seconds the kernel does not hand over a connection on which nothing has come yet. The
@@ -57,7 +58,7 @@ macro_rules! entry {
 }
 
 /// Does what has to be done before anything else, and gives the arguments behind the program's name.
-/// Where one is not UTF-8, it has U+FFFD: no argument is the name of a file.
+/// What is not UTF-8 in an argument becomes U+FFFD. So a file that `--with` names needs a name in UTF-8.
 ///
 /// # Safety
 ///
@@ -67,10 +68,10 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     for descriptor in 0..3 {
         // SAFETY: none of the calls has a pointer to anything but a constant C string.
         unsafe {
-            // If one of the standard three were closed, the next file or socket would get its number:
-            // a client would read the log. open(2) gives the lowest number that is free, which is this
-            // one. Only standard error may be written to, for nothing is lost with it: a write to
-            // standard output has to fail.
+            // If one of the standard three were closed, the next file or socket would get its number,
+            // and a client would read the log. So something has to be open there: open(2) gives the
+            // lowest number that is free, which is this one. A write to standard output has to fail,
+            // because its data would be lost; so that is opened for reading. The log may be lost.
             let mode = if descriptor == libc::STDERR_FILENO { libc::O_WRONLY } else { libc::O_RDONLY };
             if libc::fcntl(descriptor, libc::F_GETFD) == -1
                 && libc::open(c"/dev/null".as_ptr(), mode) != descriptor
@@ -82,7 +83,7 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     // Each of these would end the process. If it is ignored, the call that caused it fails instead: with
     // EPIPE if a client or a reader is gone, with EFBIG if a file has grown to its limit.
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-        // SAFETY: to ignore a signal takes no function.
+        // SAFETY: ignoring a signal passes no function.
         unsafe { libc::signal(signal, libc::SIG_IGN) };
     }
     let count = usize::try_from(count).unwrap_or(0);
@@ -263,7 +264,7 @@ impl SealedFile {
 }
 
 /// SIGTERM and SIGINT as a descriptor (signalfd(2)). The kernel does not send process 1 a signal that the
-/// process neither handles nor blocks; to block them is enough.
+/// process neither handles nor blocks. Blocking them is enough.
 pub struct Signals(File);
 
 impl Signals {

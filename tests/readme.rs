@@ -38,7 +38,7 @@ fn on_port(port: u16, script: &str) -> String {
 
 #[test]
 fn the_commands_work_as_printed_but_for_the_ports() {
-    if !["bash", "curl", "grep", "gzip", "head", "sha256sum", "tail", "tar"]
+    if !["bash", "curl", "grep", "gzip", "head", "rm", "sha256sum", "tail", "tar"]
         .iter()
         .all(|tool| has_tool(tool, &["--version"]))
     {
@@ -78,18 +78,21 @@ fn the_commands_for_docker_work_as_printed_but_for_the_ports() {
 #[test]
 fn every_block_of_commands_is_run_somewhere() {
     // By the tests above or those of the Kubernetes manifests; or, in this order, by hand in the first
-    // terminal and by the gate.
+    // terminal, by the gate, and by `tests/targets.sh`, which has the same commands in other words.
     let elsewhere = ["curl", "docker ", "kubectl patch"];
     let others: Vec<_> =
         readme_blocks("sh").filter(|block| !elsewhere.iter().any(|word| block.contains(word))).collect();
-    assert_eq!(others.len(), 5, "{others:?}");
-    for (block, command) in others.iter().zip([
+    let commands = [
         "cargo run --release",
+        "cargo test",
         "cargo build --release",
         "cargo build --release --config",
-        "cargo test",
+        "rustup target add",
+        "rustup toolchain install nightly",
         "RUSTFLAGS='-C target-feature=+crt-static' cargo install",
-    ]) {
+    ];
+    assert_eq!(others.len(), commands.len(), "{others:?}");
+    for (block, command) in others.iter().zip(commands) {
         assert!(block.starts_with(command), "{block}");
     }
 }

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! A head is judged in this order: the length and the grammar of the request line, the fields, Host,
-//! framing, target. The first fault decides. After some faults nobody can tell where the next request
-//! begins. So every fault is answered once, and then the connection ends.
+//! framing, target. The first fault decides. It is answered once, and then the connection ends: after
+//! some faults it is not known where the next request begins, and no fault is worth an exception.
 //!
 //! `httparse` reads the field lines. The request line is read here, for two reasons: `httparse` takes
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
@@ -25,7 +25,7 @@
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
-//! Deliberately absent: content. No request that this registry fulfils has any, and to skip it safely
+//! Deliberately absent: content. No request that this registry fulfils needs any, and skipping it safely
 //! takes all of chunked coding. A connection that carries content ends after the answer.
 
 use std::borrow::Cow;
@@ -197,7 +197,7 @@ fn parse_trimmed<'h, 'b>(
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Option<(Request<'h>, usize)>, Rejection> {
     check_first_bytes(bytes)?;
-    // Never to look past the limit makes the answer independent of how the bytes arrived.
+    // Not looking past the limit makes the answer independent of how the bytes arrived.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = find_line_end(bytes)? else { return Ok(None) };
     let (line, fields) = bytes.split_at(line_end);
@@ -384,8 +384,8 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// Iterates over the values of all lines with that name. A value that is not UTF-8 becomes a text that
-    /// is valid in no field that matters here.
+    /// Iterates over the values of all lines with that name. A value that is not UTF-8 becomes U+FFFD, which
+    /// is not valid in any field that this server acts upon.
     fn lines(&self, name: &str) -> impl Iterator<Item = &'h str> {
         self.0
             .iter()
@@ -486,7 +486,8 @@ impl<'b> Target<'b> {
     ///     asterisk-form  = "*"                                      ; section 3.2.4, of OPTIONS
     /// ```
     fn parse(text: &'b str, method: Method) -> Result<Self, Rejection> {
-        // CONNECT and OPTIONS are refused whatever their target is.
+        // Methods other than GET and HEAD are refused whatever their target is. CONNECT has the third
+        // form, and OPTIONS may have the fourth.
         if matches!(method, Method::Other | Method::Unrecognized) && !text.starts_with('/') {
             return Ok(Self { authority: None, path: text.into(), query: None });
         }

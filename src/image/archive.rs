@@ -29,7 +29,7 @@ use crate::image::json::to_bytes;
 use crate::image::tar::{self, Error};
 use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, insert};
 
-/// Files are for all to read, and for no one to run.
+/// Every user may read the files, and none may run them.
 const MODE: u32 = 0o644;
 
 /// Writes the archive of `image`. `contents` are those of its layers, in their order.
@@ -59,6 +59,7 @@ pub fn write<R: Read>(
     archive.write_all(&tar::END)?;
     Ok(())
 }
+
 fn append(archive: &mut impl Write, path: &str, mut content: &[u8]) -> Result<(), Error> {
     tar::append(archive, path, MODE, content.len() as u64, &mut content)
 }
@@ -70,12 +71,13 @@ fn path(descriptor: &Descriptor) -> String {
 
 /// The index of the layout: it leads to the image's own index, under each name that a reader looks for.
 ///
-/// Field note: three entries are the fewest that suit every reader. containerd 1.6 to 2.1 takes one name
-/// of an entry, from its own annotation. A kubelet that wants `NAME:TAG` looks for that name in
-/// containerd, and one that wants a pinned image for `NAME@DIGEST`: this makes two entries for the
-/// canonical index. umoci 0.4 and skopeo 1.9 (`oci-archive:FILE:latest`) look for a tag, and only among
-/// the OCI's media types: this is the third, which containerd gets under its own digest. umoci cannot
-/// choose among several platforms.
+/// Field note: three entries are the fewest that suit every reader.
+///
+/// * containerd 1.6 to 2.1 takes one name from an entry, from an annotation of its own. A kubelet asks
+///   containerd for `NAME:TAG`, so the canonical index has an entry with that name.
+/// * For a pinned image a kubelet asks for `NAME@DIGEST`, so the canonical index has a second entry.
+/// * umoci 0.4 and skopeo 1.9 (`oci-archive:FILE:latest`) look for a tag, and only among the OCI's media
+///   types. So the OCI index is the third entry. containerd gets it under its own digest.
 fn index(image: &Image) -> Value {
     const CONTAINERD: &str = "io.containerd.image.name";
     const OCI_TAG: &str = "org.opencontainers.image.ref.name";

@@ -21,7 +21,7 @@ pub fn to_bytes(value: &Value) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Writes a value. `line_end` begins a new line as deep as the one that the value begins on.
+/// Writes a value. `line_end` is a line feed and the indentation of the line that the value begins on.
 fn write(value: &Value, line_end: &str, out: &mut String) {
     match value {
         Value::Object(fields) => {

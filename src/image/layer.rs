@@ -7,14 +7,14 @@
 //!                arm64/quinistry   the executable ))
 //! ```
 //!
-//! The paths depend on the architecture alone, and nothing else but the executable goes in: so a layer
-//! has the same digest in every image that it is part of, whatever other layers are there. Each program
-//! has a directory to itself, and a platform has one of these in its `PATH`: so `quinistry` is on every
-//! platform the program that runs there.
+//! The paths depend on the architecture alone, and only the executable goes in. So a layer has the same
+//! digest in every image that it is part of, whatever other layers are there. Each program has a directory
+//! of its own, and the `PATH` of a platform is one of these directories. So the command `quinistry` is, on
+//! every platform, the program that runs there.
 //!
-//! Limits: those of `executable` and `tar`, of which the file's size is the one to know (8 GiB).
+//! Limits: those of `executable` and `tar`; a file may have 8 GiB less one byte.
 //!
-//! Deliberately absent: to run the executable, which may be for another processor. So nothing can tell
+//! Deliberately absent: running the executable, which may be for another processor. So it is not checked
 //! whether it is this program.
 
 use std::fmt;

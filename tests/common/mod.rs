@@ -341,7 +341,8 @@ pub fn save(path: &str, arguments: &[&str]) {
     run(quinistry().arg("save").args(arguments).stdout(file));
 }
 
-pub const README: &str = include_str!("../../README.md");
+/// The README, and that of the cluster.
+pub const README: &str = concat!(include_str!("../../README.md"), include_str!("../../k8s/README.md"));
 
 /// The README's blocks in that language.
 pub fn readme_blocks(language: &str) -> impl Iterator<Item = &'static str> {
