@@ -1,7 +1,7 @@
-//! Ratios to a bar chart: a small SVG with no script and no font of its own.
+//! Turns ratios into a bar chart: a small SVG with no script and no font of its own.
 //!
-//! It is shown as an image on pages that may be light or dark. Such an image is told which by the
-//! reader's system alone, so its colours are ones that can be read on both.
+//! It is shown as an image on pages that may be light or dark, and is not told which. So its colours are
+//! ones that can be read on both.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ const ROW: f64 = 36.0;
 const TOP: f64 = 28.0;
 const BAR: f64 = 13.0;
 
-/// A bar ends here, whatever its figure: the ratios that matter are those near 1.
+/// A longer bar is cut off here, with a mark: the ratios that matter are those near 1.
 const LONGEST: f64 = 2.0;
 
 /// Draws the rates of quinistry against nginx's and the limit's.
@@ -45,9 +45,18 @@ pub fn draw(comparisons: &[Comparison]) -> String {
             let Some(ratio) = ratio else { continue };
             let (y, width) = (top + BAR * bar as f64, ratio.min(LONGEST) * scale);
             let (text_x, text_y) = (LABELS + width + 5.0, y + 10.5);
+            // Two strokes through the bar, in the colour of neither page.
+            let (cut_x, cut_y) = (LABELS + width - 14.0, y + BAR);
+            let cut = if ratio > LONGEST {
+                format!(
+                    "<path d=\"M{cut_x:.1} {cut_y}l5 -15m4 0l-5 15\" stroke=\"#808890\" stroke-width=\"2\" fill=\"none\"/>"
+                )
+            } else {
+                String::new()
+            };
             put(format!(
                 "<rect class=\"{class}\" x=\"{LABELS}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\"/>\
-                 <text x=\"{text_x:.1}\" y=\"{text_y}\" font-size=\"11\">{ratio:.2}</text>",
+                 <text x=\"{text_x:.1}\" y=\"{text_y}\" font-size=\"11\">{ratio:.2}</text>{cut}",
                 BAR - 1.0
             ));
         }
