@@ -49,7 +49,7 @@
 //!     health.rs            asks a server whether it is well
 //!     log.rs               turns events into lines for people          system
 //!     clock.rs             turns a moment into dates
-//!     system.rs            the system calls; all that is unsafe
+//!     system.rs            the system calls that std lacks
 //! ```
 //!
 //! # A request's way through them
