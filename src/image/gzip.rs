@@ -150,6 +150,8 @@ mod tests {
                 gzip.write_all(piece).expect("a Vec takes everything");
             }
             let member = gzip.finish().expect("a Vec takes everything");
+            // Deflate, no name, no time, an unknown system.
+            assert_eq!(member[..10], [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff]);
             let mut decoder = flate2::bufread::GzDecoder::new(&member[..]);
             let mut read = Vec::new();
             decoder.read_to_end(&mut read).expect("valid, and the CRC and length match");
