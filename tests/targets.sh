@@ -425,6 +425,8 @@ main() {
     images=()
     if [ $# -gt 1 ]; then STEPS=("${@:2}"); fi
     mkdir -p "$folder/programs"
+    exec 9>"$folder/lock"
+    flock --nonblock 9 || fail "$folder is in use by another run"
     work=$(mktemp --directory)
     trap clean_up EXIT
     trap 'exit 130' INT TERM
