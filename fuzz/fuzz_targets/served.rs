@@ -1,4 +1,5 @@
 //! Holds the image that the fuzz targets serve: it is for two platforms.
+#![allow(dead_code, reason = "no target needs all of it")]
 
 #[path = "../../tests/common/sample.rs"]
 mod sample;
@@ -38,20 +39,17 @@ impl Served {
 
     /// Puts digests where the input has names for them: a fuzzer would never guess one.
     pub fn with_digests(&self, bytes: &[u8]) -> Vec<u8> {
-        let mut filled = Vec::with_capacity(bytes.len());
-        let mut rest = bytes;
-        while let Some((first, more)) = rest.split_first() {
-            match self.digests.iter().find(|(name, _)| rest.starts_with(name)) {
-                Some((name, digest)) => {
-                    filled.extend_from_slice(digest.as_bytes());
-                    rest = &rest[name.len()..];
-                }
-                None => {
-                    filled.push(*first);
-                    rest = more;
-                }
-            }
+        let (mut filled, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
+        while let Some(at) = rest.iter().position(|&byte| byte == b'@') {
+            let (before, marked) = rest.split_at(at);
+            let named = self.digests.iter().find(|(name, _)| marked.starts_with(name));
+            let (filling, length) =
+                named.map_or((&b"@"[..], 1), |(name, digest)| (digest.as_bytes(), name.len()));
+            filled.extend_from_slice(before);
+            filled.extend_from_slice(filling);
+            rest = &marked[length..];
         }
+        filled.extend_from_slice(rest);
         filled
     }
 }

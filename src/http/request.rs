@@ -78,7 +78,7 @@ pub enum Body {
 }
 
 /// A request, borrowed from the bytes it came in.
-#[derive(Debug)]
+#[derive(PartialEq, Eq, Debug)]
 pub struct Request<'b> {
     /// The method.
     pub method: Method,
@@ -359,7 +359,7 @@ impl Default for FieldStorage<'_> {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Fields<'h>(&'h [httparse::Header<'h>]);
 
 impl<'h> Fields<'h> {
