@@ -1,0 +1,78 @@
+//! Packs any bytes as if they were an executable. That must never panic. If they are accepted, other
+//! programs' readers must find the same bytes in the layer, and every digest must be right.
+//!
+//! The first byte of the input says how many bytes of the file are read at a time. 254 and 255 have the file
+//! announced with one byte too many and one too few. The rest of the input is the file.
+#![no_main]
+
+use std::io::{self, Read};
+
+use flate2::bufread::GzDecoder;
+use libfuzzer_sys::fuzz_target;
+use quinistry::image::digest::Digest;
+use quinistry::image::{self, Document, NAME};
+use tar::Archive;
+
+/// A file that gives at most `step` bytes at a time.
+struct Pieces<'a> {
+    file: &'a [u8],
+    step: usize,
+}
+
+impl Read for Pieces<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = buffer.len().min(self.step);
+        self.file.read(&mut buffer[..count])
+    }
+}
+
+/// Undoes the compression with zlib, which shares no code with what we compress with.
+fn decompress(layer: &[u8]) -> Vec<u8> {
+    let (mut decoder, mut archive) = (GzDecoder::new(layer), Vec::new());
+    decoder.read_to_end(&mut archive).expect("a gzip member whose length and CRC are right");
+    assert!(decoder.into_inner().is_empty(), "nothing follows the member");
+    archive
+}
+
+/// Takes the one file out of an archive.
+fn extract(archive: &[u8]) -> Vec<u8> {
+    let (mut archive, mut file) = (Archive::new(archive), Vec::new());
+    let mut entries = archive.entries().expect("an archive");
+    let mut entry = entries.next().expect("there is an entry").expect("its header is valid");
+    assert_eq!(&*entry.path_bytes(), NAME.as_bytes());
+    assert_eq!(entry.header().mode().ok(), Some(0o755));
+    entry.read_to_end(&mut file).expect("the content is complete");
+    assert!(entries.next().is_none(), "there is one entry");
+    file
+}
+
+/// Checks that a document has its digest and size, and names these others.
+fn check(document: &Document, named: &[&Digest]) {
+    let Document { descriptor, content } = document;
+    assert!(descriptor.digest == Digest::of(content) && descriptor.size == content.len() as u64);
+    let text = str::from_utf8(content).expect("JSON is UTF-8");
+    assert!(
+        named.iter().all(|digest| text.contains(&format!("\"{digest}\""))),
+        "a digest is missing: {text}"
+    );
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Some((&first, file)) = bytes.split_first() else { return };
+    let size = file.len() as u64;
+    let announced = match first {
+        254 => size + 1,
+        255 => size.saturating_sub(1),
+        _ => size,
+    };
+    let (pieces, mut layer) = (Pieces { file, step: usize::from(first).max(1) }, Vec::new());
+    let Ok(image) = image::pack(pieces, announced, &mut layer) else { return };
+    assert_eq!(announced, size, "a file of another size was packed");
+
+    let archive = decompress(&layer);
+    assert!(extract(&archive) == file, "the file has changed");
+    assert!(image.layer.digest == Digest::of(&layer) && image.layer.size == layer.len() as u64);
+    check(&image.config, &[&Digest::of(&archive)]);
+    check(&image.manifest, &[&image.config.descriptor.digest, &image.layer.digest]);
+    check(&image.oci_manifest, &[&image.config.descriptor.digest, &image.layer.digest]);
+});
