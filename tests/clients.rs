@@ -240,6 +240,8 @@ fn has_podman() -> bool {
 }
 
 /// podman, with all that it stores in one folder.
+/// Podman with a storage of its own below a folder, whose path has to be short: Podman takes no more than 50
+/// characters for its `--runroot`.
 fn podman_in(folder: &str, mut command: Command) -> Command {
     command.args(["--storage-driver", "vfs", "--root", &format!("{folder}/root")]);
     command.args(["--runroot", &format!("{folder}/run"), "--tmpdir", &format!("{folder}/tmp")]);
@@ -447,7 +449,7 @@ fn podman_pulls_either_platform_under_one_digest() {
     if !has_podman() {
         return;
     }
-    let folder = Folder::new("podman-platforms");
+    let folder = Folder::new("arches");
     let server = server_with_sibling(&folder);
     let image = format!("localhost:{}/quinistry", server.address.port());
     let podman = |arguments: &[&str]| run(podman_in(&folder.path("podman"), tool("podman")).args(arguments));

@@ -10,7 +10,8 @@ use std::io::{self, Read};
 use flate2::bufread::GzDecoder;
 use libfuzzer_sys::fuzz_target;
 use quinistry::image::digest::Digest;
-use quinistry::image::{self, Document, NAME};
+use quinistry::image::layer::{Executable, path};
+use quinistry::image::{Document, Image};
 use tar::Archive;
 
 /// A file that gives at most `step` bytes at a time.
@@ -34,15 +35,17 @@ fn decompress(layer: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// Takes the one file out of an archive.
-fn extract(archive: &[u8]) -> Vec<u8> {
+/// Takes the one file, which comes behind its directory, out of an archive.
+fn extract(archive: &[u8], architecture: &str) -> Vec<u8> {
     let (mut archive, mut file) = (Archive::new(archive), Vec::new());
     let mut entries = archive.entries().expect("an archive");
-    let mut entry = entries.next().expect("there is an entry").expect("its header is valid");
-    assert_eq!(&*entry.path_bytes(), NAME.as_bytes());
+    let directory = entries.next().expect("there is an entry").expect("its header is valid");
+    assert!(directory.header().entry_type().is_dir());
+    let mut entry = entries.next().expect("there is another").expect("its header is valid");
+    assert_eq!(&*entry.path_bytes(), path(architecture).as_bytes());
     assert_eq!(entry.header().mode().ok(), Some(0o755));
     entry.read_to_end(&mut file).expect("the content is complete");
-    assert!(entries.next().is_none(), "there is one entry");
+    assert!(entries.next().is_none(), "there are two entries");
     file
 }
 
@@ -65,14 +68,20 @@ fuzz_target!(|bytes: &[u8]| {
         255 => size.saturating_sub(1),
         _ => size,
     };
-    let (pieces, mut layer) = (Pieces { file, step: usize::from(first).max(1) }, Vec::new());
-    let Ok(image) = image::pack(pieces, announced, &mut layer) else { return };
+    let (pieces, mut content) = (Pieces { file, step: usize::from(first).max(1) }, Vec::new());
+    let checked = Executable::check(pieces, announced);
+    let Ok(layer) = checked.and_then(|executable| executable.pack(&mut content)) else { return };
     assert_eq!(announced, size, "a file of another size was packed");
 
-    let archive = decompress(&layer);
-    assert!(extract(&archive) == file, "the file has changed");
-    assert!(image.layer.digest == Digest::of(&layer) && image.layer.size == layer.len() as u64);
-    check(&image.config, &[&Digest::of(&archive)]);
-    check(&image.manifest, &[&image.config.descriptor.digest, &image.layer.digest]);
-    check(&image.oci_manifest, &[&image.config.descriptor.digest, &image.layer.digest]);
+    let (architecture, archive) = (layer.architecture, decompress(&content));
+    assert!(extract(&archive, architecture) == file, "the file has changed");
+    assert!(layer.digest == Digest::of(&content) && layer.size == content.len() as u64);
+    let (_, image) = Image::assemble(vec![((), layer)]);
+    let (platform, blob) = (&image.platforms[0], &image.layers[0].digest);
+    check(&platform.config, &[&Digest::of(&archive)]);
+    for manifest in [&platform.docker_manifest, &platform.oci_manifest] {
+        check(manifest, &[&platform.config.descriptor.digest, blob]);
+    }
+    check(&image.docker_list, &[&platform.docker_manifest.descriptor.digest]);
+    check(&image.oci_index, &[&platform.oci_manifest.descriptor.digest]);
 });
