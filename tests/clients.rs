@@ -239,7 +239,6 @@ fn has_podman() -> bool {
     has_tool("podman", &["--version"]) && is_root("podman would leave a process behind")
 }
 
-/// podman, with all that it stores in one folder.
 /// Podman with a storage of its own below a folder, whose path has to be short: Podman takes no more than 50
 /// characters for its `--runroot`.
 fn podman_in(folder: &str, mut command: Command) -> Command {
