@@ -1,4 +1,4 @@
-//! The README: its commands work as printed, but for ports, and its figures are the program's.
+//! The README: its commands work as printed, but for ports, and its limits are the program's.
 
 mod common;
 
