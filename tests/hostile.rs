@@ -12,8 +12,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::{
-    Answer, Background, Client, Folder, Server, eventually, free_port, has_tool, quinistry, request, sha256,
-    system, tool,
+    Answer, Background, Client, Folder, OnTerminal, Server, eventually, free_port, has_tool, quinistry,
+    request, sha256, system,
 };
 
 use quinistry::connection::REQUESTS_PER_TURN;
@@ -457,24 +457,15 @@ fn a_terminal_that_is_not_read_does_not_stop_the_server() {
     if !has_tool("script", &["--version"]) {
         return;
     }
-    let port = free_port();
-    let command = format!("exec {} --listen 127.0.0.1:{port}", env!("CARGO_BIN_EXE_quinistry"));
-    let mut script = tool("script");
-    script.args(["--quiet", "--command", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
-    let script = Background::start(&mut script);
-    let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
-    let mut client = Client::connect(address);
+    let server = OnTerminal::start();
+    let mut client = Client::connect(server.address);
     client.send_request(MANIFEST, &[]);
     client.answer_to(MANIFEST);
-    script.signal(libc::SIGSTOP);
+    server.script.signal(libc::SIGSTOP);
     for _ in 0..2000 {
         client.send_request(MANIFEST, &[]);
         assert_eq!(client.answer_to(MANIFEST).status, 200);
     }
-    // The terminal goes with `script`, and the kernel tells the server so: SIGHUP ends it.
-    drop(script);
-    assert!(client.is_closed());
 }
 
 #[test]

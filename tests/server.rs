@@ -9,8 +9,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
-    Background, Client, Folder, Server, bash, eventually, free_port, has_tool, lossy, quinistry, request,
-    sha256, system, tool,
+    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, lossy, quinistry,
+    request, sha256, system, tool,
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -526,18 +526,11 @@ fn a_terminal_shows_the_product_of_the_user_agent_and_no_more() {
     if !has_tool("script", &["--version"]) {
         return;
     }
-    let port = free_port();
-    let command = format!("exec {} --listen 127.0.0.1:{port}", env!("CARGO_BIN_EXE_quinistry"));
-    let mut script = tool("script");
-    script.args(["--quiet", "--command", &command, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::piped());
-    // When it ends, the server loses its terminal, which ends it, too.
-    let mut script = Background::start(&mut script);
-    let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
-    let mut client = Client::connect(address);
+    let mut server = OnTerminal::start();
+    let mut client = Client::connect(server.address);
     client.send_request("GET /v2/", &["User-Agent: docker/28.2.2 go/go1.23.9 os/linux"]);
     client.answer_to("GET /v2/");
-    let mut lines = BufReader::new(script.0.stdout.take().expect("it is piped")).lines();
+    let mut lines = BufReader::new(server.script.0.stdout.take().expect("it is piped")).lines();
     let line = lines.find_map(|line| line.ok().filter(|line| line.contains("GET /v2/")));
     let line = line.expect("a line for the request");
     assert!(line.ends_with("\"docker/28.2.2\""), "{line}");

@@ -405,6 +405,34 @@ impl Drop for Background {
     }
 }
 
+/// The server on a terminal, which `script` gives it. Both are killed when this is dropped.
+pub struct OnTerminal {
+    pub script: Background,
+    pub address: SocketAddr,
+    id: i32,
+}
+
+impl OnTerminal {
+    /// Starts both, and waits until the server listens.
+    pub fn start() -> Self {
+        let (folder, address) = (Folder::new("terminal"), SocketAddr::from(([127, 0, 0, 1], free_port())));
+        let (program, file) = (env!("CARGO_BIN_EXE_quinistry"), folder.path("id"));
+        let command = format!("echo $$ >{file} && exec {program} --listen {address}");
+        let mut script = tool("script");
+        script.args(["--quiet", "--command", &command, "/dev/null"]);
+        let script = Background::start(script.stdin(Stdio::null()).stdout(Stdio::piped()));
+        eventually("it listens", || TcpStream::connect(address).ok());
+        let id = std::fs::read_to_string(file).expect("the shell has written it");
+        Self { script, address, id: id.trim().parse().expect("a number") }
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        system::kill(self.id);
+    }
+}
+
 /// A folder of a test's own.
 pub struct Folder(pub PathBuf);
 

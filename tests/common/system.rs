@@ -21,6 +21,12 @@ pub fn signal(child: &Child, signal: libc::c_int) {
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
 }
 
+/// Kills a process that a child has started.
+pub fn kill(id: libc::pid_t) {
+    // SAFETY: kill(2) takes no pointers.
+    assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0, "{}", io::Error::last_os_error());
+}
+
 /// Sets how many descriptors a child may have, up to its hard limit.
 pub fn limit_descriptors(child: &Child, count: usize) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
