@@ -69,7 +69,8 @@ in_chroot() {
     for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
         if [ -n "${!name:-}" ]; then variables+=("$name=${!name}"); fi
     done
-    chroot "$root" env --ignore-environment --chdir=/src "${variables[@]}" "$@"
+    # Descriptor 9 is the lock, see main. A test of descriptors would notice it.
+    chroot "$root" env --ignore-environment --chdir=/src "${variables[@]}" "$@" 9>&-
 }
 
 # The machine's own mirror, as apt knows it.
@@ -222,7 +223,7 @@ build() {
 # that it listens.
 start_server() {
     local began=${EPOCHREALTIME/./} line log said=''
-    exec {log}< <(exec "$@" --listen 127.0.0.1:0 2>&1)
+    exec {log}< <(exec "$@" --listen 127.0.0.1:0 2>&1 9>&-)
     server=$!
     while read -r -t 30 line <&"$log"; do
         if [[ $line =~ 'Listening on 127.0.0.1:'([0-9]+) ]]; then
