@@ -28,6 +28,7 @@ use std::io::{self, IsTerminal, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
 
 use crate::system;
 
@@ -82,12 +83,17 @@ impl Stderr {
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         Self::Terminal(OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/2").ok())
     }
+
+    /// Waits until there may be room for more.
+    pub fn wait(&self, patience: Duration) {
+        let _ = system::is_writable(io::stderr().as_fd(), patience);
+    }
 }
 
 impl Sink for Stderr {
     fn is_ready(&mut self) -> bool {
         match self {
-            Self::Shared => system::is_writable(io::stderr().as_fd()),
+            Self::Shared => system::is_writable(io::stderr().as_fd(), Duration::ZERO),
             Self::Terminal(terminal) => terminal.is_some(),
         }
     }

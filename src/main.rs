@@ -11,7 +11,7 @@
 //!     130, 143  a second signal ended the server before its transfers were over (128 + the signal)
 //! ```
 //!
-//! All exits but one lead through here: `system::start` aborts if it cannot open /dev/null in the
+//! All exits but one lead through here: `system::start` ends with 1 if it cannot open /dev/null in the
 //! place of a standard descriptor that is closed.
 //!
 //! Deliberately absent: a way into the background, and a file for the process's number. What starts
@@ -118,8 +118,10 @@ fn serve(address: Address, quiet: bool, with: &[String]) -> Result<i32, Error> {
         say(&describe(&image, address));
     }
     let log = Log::new(!quiet).short(io::stderr().is_terminal());
-    let ended =
-        Server::new(listener, signals, Registry::new(image), layers, log).and_then(|mut server| server.run());
+    let ended = Server::new(listener, signals, Registry::new(image), layers, log).and_then(|mut server| {
+        server.confine();
+        server.run()
+    });
     match ended.map_err(|error| Error::Failed(error.to_string()))? {
         None => Ok(DONE),
         Some(signal) => Ok(SIGNALLED + signal.cast_signed()),

@@ -37,6 +37,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::clients::{Client, Clients, MAX_CONNECTIONS, Socket};
 use crate::clock::Clock;
+use crate::confinement;
 use crate::connection::{Allowance, Buffers, CloseReason, Connection, Next, Shortage, Transport, Turn};
 use crate::http::response::FilePart;
 use crate::log::{Log, Stderr};
@@ -77,6 +78,12 @@ const HEAVY_TURNS_PER_LOOK: usize = 32;
 /// and doubles up to 1 s; haproxy waits 100 ms.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// For how long the server waits for signals alone when it could not wait for events.
+const WAIT_PAUSE: Duration = Duration::from_millis(10);
+
+/// After so many failures in a row, a second's worth, waiting for events is given up.
+const MAX_FAILED_WAITS: u32 = 100;
+
 /// A shortage that lasts is logged once in this time.
 const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
 
@@ -110,6 +117,8 @@ pub struct Server {
     sweep_at: Option<Instant>,
     /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
+    /// How many waits for events have failed in a row.
+    failed_waits: u32,
 }
 
 impl Server {
@@ -125,10 +134,8 @@ impl Server {
         layers: Vec<SealedFile>,
         log: Log,
     ) -> io::Result<Self> {
-        let poll = Poll::new()?;
         let mut listener = TcpListener::from_std(listener);
-        poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
-        poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+        let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let descriptors = system::raise_descriptor_limit();
         let clock = Clock::start();
         let log_writer = LogWriter { stderr: Stderr::open(), written_at: clock.now };
@@ -152,7 +159,17 @@ impl Server {
             log_writer,
             sweep_at: None,
             grace_ends: None,
+            failed_waits: 0,
         })
+    }
+
+    /// Gives up what serving does not need (see `confinement`). Where that is not allowed, the server
+    /// serves without, and says so.
+    pub fn confine(&mut self) {
+        if let Err(error) = confinement::confine() {
+            self.log
+                .event(self.clock.rfc3339(), &format!("Cannot give up what serving does not need: {error}"));
+        }
     }
 
     /// Serves until a signal comes. The first signal lets transfers finish. Gives nothing when they have
@@ -160,19 +177,14 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When the event queue breaks, which only a bug could bring about.
+    /// When waiting for events fails again and again, which only a bug could bring about.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_LOOK);
         loop {
             // 1. Wait until the kernel has something to tell, or until something else is due. If clients
             //    stand in a queue, this only looks.
-            match self.poll.poll(&mut events, self.time_to_wait()) {
-                // A signal that stops and continues the process interrupts the wait.
-                Err(error) if error.kind() != ErrorKind::Interrupted => return Err(error),
-                _ => self.clock.tick(),
-            }
+            let mut is_signalled = self.wait(&mut events)?;
             // 2. Note what the kernel says. A client that can go on is put into a queue.
-            let mut is_signalled = false;
             for event in &events {
                 match event.token() {
                     LISTENER => self.acceptor.note_event(),
@@ -180,13 +192,17 @@ impl Server {
                     token => self.note_event(token, event),
                 }
             }
-            // 3. Obey signals: the first lets transfers finish, the second does not.
-            while is_signalled && let Some(signal) = self.signals.take() {
-                if self.grace_ends.is_some() {
+            // 3. Obey signals: the first lets transfers finish, the second does not. That one has come is
+            //    known from the event. Its number matters only for the second.
+            while is_signalled {
+                let signal = self.signals.take();
+                is_signalled = signal.is_some();
+                if self.grace_ends.is_none() {
+                    self.stop();
+                } else if signal.is_some() {
                     self.log_writer.write_last(&mut self.log, &self.clock);
-                    return Ok(Some(signal));
+                    return Ok(signal);
                 }
-                self.stop();
             }
             // 4. Let newcomers in, some at a time.
             self.accept();
@@ -209,6 +225,27 @@ impl Server {
                 self.log_writer.write(&mut self.log, &self.clock);
             }
         }
+    }
+
+    /// Waits for events. A wait that fails is repeated after a pause. Gives whether a signal has come in the
+    /// pause.
+    fn wait(&mut self, events: &mut Events) -> io::Result<bool> {
+        let waited = self.poll.poll(events, self.time_to_wait());
+        let is_signalled = match waited {
+            Ok(()) => {
+                self.failed_waits = 0;
+                false
+            }
+            Err(error) if self.failed_waits == MAX_FAILED_WAITS => return Err(cannot_wait(&error)),
+            // A signal that stops and continues the process interrupts the wait. No other error is known to
+            // happen. None of them loses an event.
+            Err(_) => {
+                self.failed_waits += 1;
+                self.signals.has_any(WAIT_PAUSE)
+            }
+        };
+        self.clock.tick();
+        Ok(is_signalled)
     }
 
     /// How long to wait for events; not at all while there is something to do, if only to write the log.
@@ -412,6 +449,18 @@ impl Server {
     }
 }
 
+/// The queue of events, with those of the listener and of signals.
+fn poll(listener: &mut TcpListener, signals: &Signals) -> io::Result<Poll> {
+    let poll = Poll::new()?;
+    poll.registry().register(listener, LISTENER, Interest::READABLE)?;
+    poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;
+    Ok(poll)
+}
+
+fn cannot_wait(error: &io::Error) -> io::Error {
+    io::Error::other(format!("cannot wait for events: {error}"))
+}
+
 /// Accepts connections, and knows when that makes sense.
 struct Acceptor {
     /// `None` once the server is stopping.
@@ -533,7 +582,7 @@ impl LogWriter {
             if !log.is_waiting() {
                 break;
             }
-            std::thread::sleep(LOG_DELAY);
+            self.stderr.wait(LOG_DELAY);
         }
     }
 }

@@ -1,0 +1,334 @@
+//! Turns a table of system calls into the filter that makes the kernel refuse all others.
+//!
+//! Documents: seccomp(2), and linux/audit.h for the names of architectures.
+//!
+//! A server that has opened its sockets and packed its layers needs few calls more. The others are what
+//! an attacker would need who has taken over the process: to open files, to run programs, to connect to
+//! other machines. The server gives them up, for good, before it reads the first byte from outside. The
+//! filter is a program that the kernel runs at each call. It compares numbers and jumps forward, and it
+//! is made when this file is compiled:
+//!
+//! ```text
+//!     is the call made for this architecture?     no: the process ends
+//!     is it the first of the table?               yes: what the table says
+//!     is it the second?                           yes: what the table says
+//!     ...
+//!     the call fails with ENOSYS
+//! ```
+//!
+//! What happens to a call that is not allowed:
+//!
+//! * As a rule it fails with ENOSYS. A library that tries a call which an old kernel lacks knows this
+//!   error, and does without (EPERM has broken libraries in containers). So a library that does what we
+//!   did not foresee, perhaps on its way to an error message, does no harm.
+//! * A call that only foreign code can make ends the process: nothing here starts a process or makes a
+//!   socket while it serves. A process that is taken over must not go on to try something else, or to
+//!   serve other bytes. What runs the server starts it again, and sees SIGSYS as the reason.
+//!
+//! `abort` is not provided for: its signal to itself fails with ENOSYS, and it then ends the process by
+//! an instruction that is not allowed. x32, the second set of calls of `x86_64`, has numbers that are not
+//! in the table.
+//!
+//! Limits: the architectures below. On others the server serves without a filter, and its log says so.
+//!
+//! Deliberately absent: descriptors. A filter sees only numbers, and which descriptor is a client's
+//! changes with each client. And files: a filter cannot follow a pointer to a name, so no file is opened
+//! at all.
+
+use std::ffi::c_long;
+use std::io::{self, ErrorKind};
+
+use libc::sock_filter;
+
+use crate::system;
+
+use Verdict::{Allowed, AllowedWith, AllowedWithout, Ends};
+
+/// What becomes of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// The kernel carries it out.
+    Allowed,
+    /// The kernel carries it out if the argument with that index, from 0, is that number.
+    AllowedWith(u32, u32),
+    /// The kernel carries it out if the argument with that index has none of those bits.
+    AllowedWithout(u32, u32),
+    /// It ends the process.
+    Ends,
+}
+
+/// The architecture that this program is made for, as the kernel names it to the filter; 0 if it is none
+/// that the table was made for.
+pub const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
+    0xc000_003e // AUDIT_ARCH_X86_64
+} else if cfg!(target_arch = "aarch64") {
+    0xc000_00b7 // AUDIT_ARCH_AARCH64
+} else if cfg!(target_arch = "riscv64") {
+    0xc000_00f3 // AUDIT_ARCH_RISCV64
+} else if cfg!(target_arch = "arm") {
+    0x4000_0028 // AUDIT_ARCH_ARM
+} else {
+    0
+};
+
+/// The flags that `system::send` and std use.
+const SEND_FLAGS: u32 = (libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned();
+const EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
+
+/// All calls that have a verdict of their own. Those with a condition come first: the kernel remembers
+/// which calls are allowed whatever their arguments, and runs the filter only for the others.
+pub const RULES: &[(c_long, Verdict)] = &[
+    // Answers. Not with MSG_FASTOPEN, which connects a socket to another machine.
+    (libc::SYS_sendto, AllowedWithout(3, !SEND_FLAGS)),
+    #[cfg(target_arch = "arm")]
+    (libc::SYS_send, AllowedWithout(3, !SEND_FLAGS)),
+    // Whether an answer has arrived. Other requests do as much as type into a terminal.
+    (libc::SYS_ioctl, AllowedWith(1, libc::TIOCOUTQ as u32)),
+    // The end of the last answer. SHUT_RD would turn the listener into a socket that can connect.
+    (libc::SYS_shutdown, AllowedWith(1, libc::SHUT_WR.cast_unsigned())),
+    // Memory, but none that can be executed.
+    #[cfg(not(target_arch = "arm"))]
+    (libc::SYS_mmap, AllowedWithout(2, EXECUTABLE)),
+    #[cfg(target_arch = "arm")]
+    (libc::SYS_mmap2, AllowedWithout(2, EXECUTABLE)),
+    (libc::SYS_mprotect, AllowedWithout(2, EXECUTABLE)), // musl
+    (libc::SYS_brk, Allowed),
+    (libc::SYS_mremap, Allowed),
+    (libc::SYS_munmap, Allowed),
+    // The loop. musl asks for epoll_pwait even where there is epoll_wait.
+    #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
+    (libc::SYS_epoll_wait, Allowed),
+    (libc::SYS_epoll_pwait, Allowed),
+    (libc::SYS_epoll_ctl, Allowed),
+    // Clients.
+    (libc::SYS_accept4, Allowed),
+    (libc::SYS_recvfrom, Allowed),
+    #[cfg(target_arch = "arm")]
+    (libc::SYS_recv, Allowed),
+    (libc::SYS_sendfile, Allowed),
+    #[cfg(target_arch = "arm")]
+    (libc::SYS_sendfile64, Allowed),
+    (libc::SYS_close, Allowed),
+    // Signals, by their descriptor.
+    (libc::SYS_read, Allowed),
+    // The log, and the last words of a C library or a panic.
+    #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
+    (libc::SYS_poll, Allowed),
+    (libc::SYS_ppoll, Allowed),
+    (libc::SYS_write, Allowed),
+    (libc::SYS_writev, Allowed),
+    // The time, where the kernel does not give it without a call.
+    (libc::SYS_clock_gettime, Allowed),
+    #[cfg(target_arch = "arm")]
+    (SYS_CLOCK_GETTIME64, Allowed),
+    // What the kernel itself makes of a call that a stop and a continuation interrupt.
+    (libc::SYS_restart_syscall, Allowed),
+    // The end.
+    (libc::SYS_exit_group, Allowed),
+    // Another program, another process, another machine.
+    (libc::SYS_execve, Ends),
+    (libc::SYS_execveat, Ends),
+    #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
+    (libc::SYS_fork, Ends),
+    #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
+    (libc::SYS_vfork, Ends),
+    (libc::SYS_clone, Ends),
+    (libc::SYS_clone3, Ends),
+    (libc::SYS_ptrace, Ends),
+    (libc::SYS_socket, Ends),
+    (libc::SYS_connect, Ends),
+];
+
+/// The libc crate has no name for it.
+#[cfg(target_arch = "arm")]
+const SYS_CLOCK_GETTIME64: c_long = 403;
+
+/// What the kernel shows to a filter is a `seccomp_data`: these are the offsets of its fields.
+const NUMBER: u32 = 0;
+const CALLED_ARCHITECTURE: u32 = 4;
+const ARGUMENTS: u32 = 16;
+
+// The kernel's values for a filter's result.
+const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
+const FAIL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+const END: u32 = libc::SECCOMP_RET_KILL_PROCESS;
+
+/// The filter of this program.
+static FILTER: Filter = Filter::new(ARCHITECTURE, RULES);
+
+/// A filter, as the kernel takes it.
+pub struct Filter {
+    instructions: [sock_filter; Self::ROOM],
+    length: usize,
+}
+
+impl Filter {
+    const ROOM: usize = 128;
+
+    /// The filter for an architecture and its table of calls.
+    #[must_use]
+    pub const fn new(architecture: u32, rules: &[(c_long, Verdict)]) -> Self {
+        let nothing = sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
+        let mut filter = Self { instructions: [nothing; Self::ROOM], length: 0 };
+        filter.load(CALLED_ARCHITECTURE);
+        filter.jump(libc::BPF_JEQ, architecture, [1, 0]);
+        filter.give(END);
+        filter.load(NUMBER);
+        let mut index = 0;
+        // A constant function has no `for` yet.
+        while index < rules.len() {
+            let (call, verdict) = rules[index];
+            filter.rule(call.cast_unsigned() as u32, verdict);
+            index += 1;
+        }
+        filter.give(FAIL);
+        filter
+    }
+
+    /// The instructions.
+    #[must_use]
+    pub fn instructions(&self) -> &[sock_filter] {
+        &self.instructions[..self.length]
+    }
+
+    /// Appends what gives the verdict on one call. For other calls it leads behind itself.
+    const fn rule(&mut self, call: u32, verdict: Verdict) {
+        match verdict {
+            Allowed | Ends => {
+                self.jump(libc::BPF_JEQ, call, [0, 1]);
+                self.give(if matches!(verdict, Allowed) { ALLOW } else { END });
+            }
+            AllowedWith(argument, number) => {
+                self.jump(libc::BPF_JEQ, call, [0, 4]);
+                self.load(lower_half(argument));
+                self.jump(libc::BPF_JEQ, number, [0, 1]);
+                self.give(ALLOW);
+                self.give(FAIL);
+            }
+            AllowedWithout(argument, bits) => {
+                self.jump(libc::BPF_JEQ, call, [0, 4]);
+                self.load(lower_half(argument));
+                self.jump(libc::BPF_JSET, bits, [1, 0]);
+                self.give(ALLOW);
+                self.give(FAIL);
+            }
+        }
+    }
+
+    /// Appends: load the 32 bits at this offset.
+    const fn load(&mut self, offset: u32) {
+        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, [0, 0]);
+    }
+
+    /// Appends: compare what is loaded with a number, and skip so many instructions if the comparison
+    /// holds, and so many if not.
+    const fn jump(&mut self, comparison: u32, number: u32, skipped: [u8; 2]) {
+        self.push(libc::BPF_JMP | comparison | libc::BPF_K, number, skipped);
+    }
+
+    /// Appends: this is the result.
+    const fn give(&mut self, result: u32) {
+        self.push(libc::BPF_RET | libc::BPF_K, result, [0, 0]);
+    }
+
+    const fn push(&mut self, code: u32, k: u32, [jt, jf]: [u8; 2]) {
+        self.instructions[self.length] = sock_filter { code: code as u16, jt, jf, k };
+        self.length += 1;
+    }
+}
+
+/// The offset of an argument's lower 32 bits. The upper half of a register does not count: the kernel
+/// takes each of the arguments in the table as an `int`, or looks only at bits of the lower half.
+const fn lower_half(argument: u32) -> u32 {
+    let big_endian = cfg!(target_endian = "big") as u32;
+    ARGUMENTS + 8 * argument + 4 * big_endian
+}
+
+/// Confines this thread to the calls of the table, for good.
+///
+/// # Errors
+///
+/// When the kernel cannot, or what runs the process does not allow it.
+pub fn confine() -> io::Result<()> {
+    if ARCHITECTURE == 0 {
+        return Err(ErrorKind::Unsupported.into());
+    }
+    system::set_filter(FILTER.instructions())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel shows to a filter, as 32-bit words.
+    struct Call {
+        architecture: u32,
+        number: u32,
+        arguments: [u64; 6],
+    }
+
+    impl Call {
+        fn word(&self, offset: u32) -> u32 {
+            let argument = |at: u32| (self.arguments[at as usize / 8] >> (at % 8 * 8)) as u32;
+            match offset {
+                NUMBER => self.number,
+                CALLED_ARCHITECTURE => self.architecture,
+                offset => argument(offset - ARGUMENTS),
+            }
+        }
+    }
+
+    /// Runs a filter as the kernel does.
+    fn run(filter: &[sock_filter], call: &Call) -> u32 {
+        let (mut loaded, mut at) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = filter[at];
+            let skipped = |holds: bool| usize::from(if holds { jt } else { jf });
+            at += 1;
+            match code {
+                0x20 => loaded = call.word(k),
+                0x15 => at += skipped(loaded == k),
+                0x45 => at += skipped(loaded & k != 0),
+                0x06 => return k,
+                other => panic!("an unknown instruction: {other:#x}"),
+            }
+        }
+    }
+
+    const ARCHITECTURE: u32 = 7;
+
+    fn result(number: u32, arguments: [u64; 6]) -> u32 {
+        let rules = [(10, AllowedWithout(2, 4)), (11, Allowed), (12, Ends), (13, AllowedWith(5, 1))];
+        let filter = Filter::new(ARCHITECTURE, &rules);
+        run(filter.instructions(), &Call { architecture: ARCHITECTURE, number, arguments })
+    }
+
+    #[test]
+    fn each_verdict_is_given_for_its_call_alone() {
+        let any = [0, 0, 0, 0, 0, 1];
+        let expected = [(9, FAIL), (10, ALLOW), (11, ALLOW), (12, END), (13, ALLOW), (14, FAIL)];
+        for (number, verdict) in expected {
+            assert_eq!(result(number, any), verdict, "{number}");
+        }
+        assert_eq!(result(0x4000_000b, any), FAIL, "a call of x32");
+        assert_eq!(result(u32::MAX, any), FAIL, "a call that a tracer has taken out");
+    }
+
+    #[test]
+    fn arguments_are_compared_by_their_lower_half() {
+        for (argument, verdict) in [(0, ALLOW), (3, ALLOW), (4, FAIL), (7, FAIL), (1 << 34, ALLOW)] {
+            assert_eq!(result(10, [4, 4, argument, 4, 4, 4]), verdict, "{argument:#x}");
+        }
+        for (argument, verdict) in [(1, ALLOW), (0, FAIL), (3, FAIL), (1 << 32 | 1, ALLOW), (1 << 32, FAIL)] {
+            assert_eq!(result(13, [1, 1, 1, 1, 1, argument]), verdict, "{argument:#x}");
+        }
+    }
+
+    #[test]
+    fn a_call_for_another_architecture_ends_the_process() {
+        for number in [9, 11] {
+            let call = Call { architecture: ARCHITECTURE + 1, number, arguments: [0; 6] };
+            assert_eq!(run(Filter::new(ARCHITECTURE, &[(11, Allowed)]).instructions(), &call), END);
+        }
+    }
+}
