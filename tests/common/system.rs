@@ -1,4 +1,4 @@
-//! Signals and limits of child processes, by the system calls that std lacks.
+//! Signals and limits of child processes, and other system calls that std lacks.
 //!
 //! Document: the Linux manual pages kill(2) and getrlimit(2).
 //!
@@ -80,4 +80,26 @@ pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
     // SAFETY: the pointer is to a c_int that outlives the call, and the length is a c_int's.
     let set = unsafe { libc::setsockopt(stream.as_raw_fd(), level, name, (&raw const size).cast(), length) };
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
+}
+
+/// Makes a system call, and gives its error number, or 0. The numbers and arguments of the tests do no
+/// harm to the process.
+pub fn call(number: libc::c_long, with: [usize; 6]) -> i32 {
+    // SAFETY: the arguments are no address of this process: what has an address for an argument fails.
+    let result = unsafe { libc::syscall(number, with[0], with[1], with[2], with[3], with[4], with[5]) };
+    if result == -1 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 }
+}
+
+/// Asks for the process's id as a 32-bit program does. Gives 0.
+#[cfg(target_arch = "x86_64")]
+pub fn call_as_i386() -> i32 {
+    // SAFETY: getpid has no arguments, and its result replaces its number, in a register that is named.
+    unsafe { std::arch::asm!("int 0x80", inout("eax") 20 => _) };
+    0
+}
+
+/// Ends the process at once.
+pub fn exit(code: i32) -> ! {
+    // SAFETY: _exit(2) takes no pointers.
+    unsafe { libc::_exit(code) }
 }

@@ -61,6 +61,11 @@ pub fn quinistry_at(path: impl AsRef<OsStr>) -> Command {
     command
 }
 
+/// The test program that runs.
+pub fn this_test() -> Command {
+    Command::new(std::env::current_exe().expect("/proc tells"))
+}
+
 /// bash with a script. Of the commands from outside, it and what it starts find those of the list alone:
 /// there are links to them in the test's folder.
 pub fn bash(script: &str, folder: &Folder) -> Command {

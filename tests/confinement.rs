@@ -1,0 +1,289 @@
+//! What a server that was taken over could still do: each call that the filter allows is tried, and many
+//! that it does not.
+//!
+//! A call is tried in a process of its own, since some of them end it. That process is this test program,
+//! started with a variable that tells it what to try; see [`child`].
+
+mod common;
+
+use std::ffi::c_long;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{ExitStatus, Stdio};
+
+use common::docker::{ImageName, docker, has_docker};
+use common::{Server, eventually, is_root, quinistry, system, this_test, tool};
+use quinistry::confinement::{self, RULES, Verdict};
+
+/// What becomes of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Fate {
+    /// The kernel looks at it, and does it or finds its arguments wrong.
+    Heard,
+    /// The filter lets it fail.
+    Refused,
+    /// The filter ends the process.
+    Ends,
+}
+
+use Fate::{Ends, Heard, Refused};
+
+/// An argument that is no descriptor, no address and no id of anything.
+const BAD: usize = usize::MAX;
+const ANY: [usize; 6] = [BAD; 6];
+const NONE: [usize; 6] = [0; 6];
+
+/// A call with its arguments, and what becomes of it in a confined process.
+type Attempt = (c_long, [usize; 6], Fate);
+
+/// A call with one argument that matters.
+const fn with(call: c_long, index: usize, argument: i32, fate: Fate) -> Attempt {
+    let mut arguments = ANY;
+    arguments[index] = argument.cast_unsigned() as usize;
+    (call, arguments, fate)
+}
+
+const ATTEMPTS: &[Attempt] = &[
+    // Answers, but no connection to anywhere. A listener that is shut down for reading is a socket
+    // that MSG_FASTOPEN connects.
+    with(libc::SYS_sendto, 3, libc::MSG_NOSIGNAL | libc::MSG_MORE, Heard),
+    with(libc::SYS_sendto, 3, libc::MSG_FASTOPEN, Refused),
+    with(libc::SYS_sendto, 3, libc::MSG_OOB | libc::MSG_NOSIGNAL, Refused),
+    with(libc::SYS_shutdown, 1, libc::SHUT_WR, Heard),
+    with(libc::SYS_shutdown, 1, libc::SHUT_RD, Refused),
+    with(libc::SYS_shutdown, 1, libc::SHUT_RDWR, Refused),
+    with(libc::SYS_ioctl, 1, libc::TIOCOUTQ as i32, Heard),
+    with(libc::SYS_ioctl, 1, libc::TIOCSTI as i32, Refused),
+    with(libc::SYS_ioctl, 1, libc::FIONREAD as i32, Refused),
+    // Memory, but no code.
+    #[cfg(not(target_arch = "arm"))]
+    with(libc::SYS_mmap, 2, libc::PROT_READ | libc::PROT_WRITE, Heard),
+    #[cfg(not(target_arch = "arm"))]
+    with(libc::SYS_mmap, 2, libc::PROT_READ | libc::PROT_EXEC, Refused),
+    with(libc::SYS_mprotect, 2, libc::PROT_READ | libc::PROT_WRITE, Heard),
+    with(libc::SYS_mprotect, 2, libc::PROT_READ | libc::PROT_EXEC, Refused),
+    (libc::SYS_pkey_mprotect, ANY, Refused),
+    (libc::SYS_brk, NONE, Heard),
+    (libc::SYS_mremap, ANY, Heard),
+    (libc::SYS_munmap, ANY, Heard),
+    // What serving takes besides.
+    #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
+    (libc::SYS_epoll_wait, ANY, Heard),
+    (libc::SYS_epoll_pwait, ANY, Heard),
+    (libc::SYS_epoll_ctl, ANY, Heard),
+    (libc::SYS_accept4, ANY, Heard),
+    (libc::SYS_recvfrom, ANY, Heard),
+    (libc::SYS_sendfile, ANY, Heard),
+    (libc::SYS_close, ANY, Heard),
+    (libc::SYS_read, ANY, Heard),
+    #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
+    (libc::SYS_poll, ANY, Heard),
+    (libc::SYS_ppoll, ANY, Heard),
+    (libc::SYS_write, ANY, Heard),
+    (libc::SYS_writev, ANY, Heard),
+    (libc::SYS_clock_gettime, ANY, Heard),
+    (libc::SYS_restart_syscall, ANY, Heard),
+    (libc::SYS_exit_group, NONE, Heard),
+    // Another program, another process, another machine.
+    (libc::SYS_execve, ANY, Ends),
+    (libc::SYS_execveat, ANY, Ends),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_fork, ANY, Ends),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_vfork, ANY, Ends),
+    (libc::SYS_clone, ANY, Ends),
+    (libc::SYS_clone3, ANY, Ends),
+    (libc::SYS_ptrace, ANY, Ends),
+    (libc::SYS_socket, ANY, Ends),
+    (libc::SYS_connect, ANY, Ends),
+    // Files.
+    (libc::SYS_openat, ANY, Refused),
+    (libc::SYS_openat2, ANY, Refused),
+    (libc::SYS_unlinkat, ANY, Refused),
+    (libc::SYS_linkat, ANY, Refused),
+    (libc::SYS_chdir, ANY, Refused),
+    (libc::SYS_chroot, ANY, Refused),
+    (libc::SYS_mount, ANY, Refused),
+    (libc::SYS_memfd_create, ANY, Refused),
+    (libc::SYS_readlinkat, ANY, Refused),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_open, ANY, Refused),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_creat, ANY, Refused),
+    // Descriptors, and passing them on.
+    (libc::SYS_fcntl, ANY, Refused),
+    (libc::SYS_dup, ANY, Refused),
+    (libc::SYS_pidfd_getfd, ANY, Refused),
+    (libc::SYS_sendmsg, ANY, Refused),
+    (libc::SYS_recvmsg, ANY, Refused),
+    (libc::SYS_splice, ANY, Refused),
+    // Sockets.
+    (libc::SYS_socketpair, ANY, Refused),
+    (libc::SYS_bind, ANY, Refused),
+    (libc::SYS_listen, ANY, Refused),
+    (libc::SYS_setsockopt, ANY, Refused),
+    (libc::SYS_getpeername, ANY, Refused),
+    // Other processes.
+    (libc::SYS_kill, ANY, Refused),
+    (libc::SYS_tgkill, ANY, Refused),
+    (libc::SYS_pidfd_open, ANY, Refused),
+    (libc::SYS_process_vm_readv, ANY, Refused),
+    (libc::SYS_process_vm_writev, ANY, Refused),
+    (libc::SYS_getppid, ANY, Refused),
+    // Rights.
+    (libc::SYS_setuid, ANY, Refused),
+    (libc::SYS_capset, ANY, Refused),
+    (libc::SYS_unshare, ANY, Refused),
+    (libc::SYS_setns, ANY, Refused),
+    (libc::SYS_prctl, ANY, Refused),
+    (libc::SYS_seccomp, ANY, Refused),
+    (libc::SYS_personality, ANY, Refused),
+    (libc::SYS_prlimit64, ANY, Refused),
+    (libc::SYS_rt_sigaction, ANY, Refused),
+];
+
+/// What a child is to do: a number means the attempt with that index.
+const VARIABLE: &str = "QUINISTRY_ATTEMPT";
+
+/// Whether the child confines itself first.
+const CONFINED: &str = "QUINISTRY_CONFINED";
+
+/// This does nothing unless it runs in a child. There it ends the process with the error number of the
+/// call that it tries, or 0. A confined thread could not end as the test harness has its threads end.
+#[test]
+fn child() {
+    let Some(wanted) = std::env::var_os(VARIABLE) else { return };
+    let wanted = wanted.to_str().expect("text");
+    if std::env::var_os(CONFINED).is_some() {
+        confinement::confine().expect("the kernel has such filters");
+    }
+    match wanted {
+        "abort" => std::process::abort(),
+        #[cfg(target_arch = "x86_64")]
+        "i386" => system::exit(system::call_as_i386()),
+        #[cfg(target_arch = "x86_64")]
+        "x32" => system::exit(system::call(libc::SYS_getppid | 0x4000_0000, NONE)),
+        // More than the allocator takes from the heap, then less, then all at once.
+        "memory" => {
+            let mut blocks: Vec<Vec<u8>> = (0..300).map(|size| vec![1; size * size * 10]).collect();
+            for block in &mut blocks {
+                block.resize(block.len() * 3, 2);
+            }
+            blocks.retain(|block| block.len() % 4 == 0);
+            assert!(std::time::Instant::now().elapsed().as_secs() < 60);
+            system::exit(0);
+        }
+        index => {
+            let (call, arguments, _) = ATTEMPTS[index.parse::<usize>().expect("an index")];
+            system::exit(system::call(call, arguments));
+        }
+    }
+}
+
+fn attempt(wanted: &str, is_confined: bool) -> ExitStatus {
+    let mut command = this_test();
+    command.args(["--exact", "child"]).env(VARIABLE, wanted);
+    if is_confined {
+        command.env(CONFINED, "");
+    }
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("this very program")
+}
+
+#[test]
+fn a_confined_process_can_do_what_serving_takes_and_nothing_else() {
+    for (index, (call, arguments, fate)) in ATTEMPTS.iter().enumerate() {
+        let status = attempt(&index.to_string(), true);
+        let found = match (status.code(), status.signal()) {
+            (Some(libc::ENOSYS), _) => Refused,
+            (Some(_), _) => Heard,
+            (_, Some(libc::SIGSYS)) => Ends,
+            _ => panic!("call {call}: {status}"),
+        };
+        assert_eq!(found, *fate, "call {call} with {arguments:x?}: {status}");
+        // It is the filter that refuses.
+        if *fate == Refused {
+            assert_ne!(attempt(&index.to_string(), false).code(), Some(libc::ENOSYS), "call {call}");
+        }
+    }
+}
+
+#[test]
+fn every_call_of_the_table_is_tried() {
+    for (call, verdict) in RULES {
+        let fate = if *verdict == Verdict::Ends { Ends } else { Heard };
+        assert!(ATTEMPTS.iter().any(|(tried, _, found)| (tried, *found) == (call, fate)), "call {call}");
+    }
+}
+
+#[test]
+fn a_confined_process_allocates_as_ever() {
+    assert_eq!(attempt("memory", true).code(), Some(0));
+}
+
+#[test]
+fn a_confined_process_that_aborts_ends_by_a_signal() {
+    assert!(attempt("abort", true).signal().is_some());
+}
+
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn calls_in_the_ways_of_other_architectures_are_refused() {
+    // A kernel may lack the first of these ways. The process ends all the same.
+    assert!(matches!(attempt("i386", true).signal(), Some(libc::SIGSYS | libc::SIGSEGV)));
+    assert_eq!(attempt("x32", true).code(), Some(libc::ENOSYS));
+}
+
+/// What /proc says of a process: the kind of its filter, and whether it can gain rights.
+fn confinement_of(status: &str) -> [Option<&str>; 2] {
+    ["Seccomp:\t", "NoNewPrivs:\t"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)))
+}
+
+const CONFINED_FOR_GOOD: [Option<&str>; 2] = [Some("2"), Some("1")];
+
+#[test]
+fn a_server_that_serves_is_confined() {
+    let server = Server::start();
+    server.ask("GET /v2/", &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
+    assert_eq!(confinement_of(&status), CONFINED_FOR_GOOD);
+    assert!(!server.log().contains("Cannot give up"), "{}", server.log());
+}
+
+#[test]
+fn a_server_of_an_ordinary_user_is_confined() {
+    if !is_root("only root can become another user") {
+        return;
+    }
+    let server = Server::start_as(quinistry().args(["--listen", "127.0.0.1:0"]).uid(65532).gid(65532));
+    server.ask("GET /v2/", &[]);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
+    assert_eq!(confinement_of(&status), CONFINED_FOR_GOOD);
+}
+
+#[test]
+fn a_server_in_a_container_is_confined_whatever_the_container_may() {
+    if !has_docker() {
+        return;
+    }
+    let parent = Server::start();
+    let image = ImageName::at(parent.address.port());
+    image.pull();
+    for options in [
+        &[][..],
+        &["--cap-drop", "ALL", "--read-only", "--user", "12345:54321"],
+        &["--user", "0:0", "--security-opt", "seccomp=unconfined"],
+    ] {
+        let id = docker(&[&["run", "--detach", "--network", "none"], options, &[&image.0]].concat());
+        let log = || {
+            let output = tool("docker").args(["logs", &id]).output().expect("docker starts");
+            common::lossy(&output.stderr).into_owned()
+        };
+        eventually("it listens", || log().contains("Listening on").then_some(()));
+        let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &id]);
+        eventually("it is confined", || {
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+            (confinement_of(&status) == CONFINED_FOR_GOOD).then_some(())
+        });
+        docker(&["stop", "-t", "1", &id]);
+        assert!(!log().contains("Cannot give up"), "{options:?}: {}", log());
+    }
+}
