@@ -147,6 +147,12 @@ impl Log {
         Self { is_short, ..self }
     }
 
+    /// Whether it has lines about single clients, not only about the server.
+    #[must_use]
+    pub fn wants_requests(&self) -> bool {
+        self.wants_requests
+    }
+
     /// Adds the line of one answer. `time` is for the reader, as RFC 3339 has it.
     pub fn request(&mut self, time: &str, entry: &Entry<'_>) {
         if !self.wants_requests {

@@ -390,6 +390,7 @@ impl Server {
     fn close(&mut self, token: Token, reason: CloseReason) {
         if let Some(client) = self.clients.remove(token)
             && let Some(explanation) = reason.explanation()
+            && self.log.wants_requests()
         {
             let event = format!("Closing {}: {explanation}", client.connection.peer());
             self.log.event(self.clock.rfc3339(), &event);
