@@ -111,8 +111,8 @@ pub const REQUESTS_PER_TURN: usize = 20;
 pub const BYTES_PER_TURN: u64 = 256 * 1024;
 
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
-/// stays in the kernel, where it does not count against the memory of all connections. With 4 KiB, 4,000
-/// clients that pipelined without end filled that memory, and were closed and came again.
+/// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the unanswered
+/// requests of 4,000 clients that pipelined without end filled that memory; with less, they fit.
 const MAX_READ: usize = 2560;
 
 /// When so much output has been gathered, in bytes, it is sent before more requests are looked at: a

@@ -113,18 +113,18 @@
 //!
 //! # Where a change goes
 //!
-//! * A tag: [`image::TAGS`], in sorted order. Tests that list the tags name themselves by failing. What
+//! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
 //!   `save` writes has `latest` alone.
-//! * An endpoint: `Registry::route` has those with a path of their own, and `split_path` those below a
-//!   repository; the list at the top of `registry.rs` has both. Its answer needs a test in
-//!   `tests/registry.rs`. JSON goes through `image/json.rs`, which knows no booleans.
+//! * An endpoint: `Registry::route` has those with one path, and `split_path` those of the form
+//!   `<name>/<endpoint>/<reference>`; the list at the top of `registry.rs` has both. Its answer needs a
+//!   test in `tests/registry.rs`. JSON goes through `image/json.rs`, which knows no booleans.
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
 //! * A processor: `image/executable.rs`.
 //! * A reason to close a connection: `CloseReason` in `connection.rs`, and the table at its top.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
-//!   also stands in the README's table, which a test compares with the constants. A limit in
-//!   `http/request.rs` ends the connection; one in `registry.rs` lets it go on.
+//!   also stands in the README's table, which a test compares with the constants. A limit of
+//!   HTTP is in `http/request.rs`, and ends the connection. One of the registry lets it go on.
 //! * A system call: `system.rs`, and nowhere else. If serving makes it, the table in `confinement.rs`, too.
 //!
 //! # What must not change

@@ -185,7 +185,7 @@ pub fn parse<'h, 'b>(
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
         Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
-        // No second empty line is skipped: behind one, it would depend on the packets whether HEAD is seen.
+        // No second empty line is skipped, or it would depend on the packets whether the HEAD behind it is seen.
         Err(rejection) => Err(Rejection { is_head: bytes.starts_with(HEAD), ..rejection }),
     }
 }
