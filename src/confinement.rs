@@ -121,6 +121,8 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (libc::SYS_clock_gettime, Allowed),
     #[cfg(target_arch = "arm")]
     (SYS_CLOCK_GETTIME64, Allowed),
+    // Locks. C libraries wake what waits for one even if nothing does, and give up if that fails.
+    (libc::SYS_futex, Allowed),
     // What the kernel itself makes of a call that a stop and a continuation interrupt.
     (libc::SYS_restart_syscall, Allowed),
     // The end.

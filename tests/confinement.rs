@@ -81,6 +81,7 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_write, ANY, Heard),
     (libc::SYS_writev, ANY, Heard),
     (libc::SYS_clock_gettime, ANY, Heard),
+    with(libc::SYS_futex, 1, libc::FUTEX_WAKE, Heard),
     (libc::SYS_restart_syscall, ANY, Heard),
     (libc::SYS_exit_group, NONE, Heard),
     // Another program, another process, another machine.
