@@ -27,7 +27,8 @@ use mio::net::TcpStream;
 use crate::connection::{Connection, Rank, Shortage};
 use crate::turns::Share;
 
-/// The most connections, however many descriptors there are: at 600 bytes each, 10 MB.
+/// The most connections, however many descriptors there are. An idle one costs less than 600 bytes, so
+/// that all of them cost 10 MB.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
 const _: () = assert!(

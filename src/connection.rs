@@ -119,10 +119,10 @@ const MAX_READ: usize = 2560;
 /// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
-const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
-/// How many bytes of a file cost as much as a request.
+/// How many bytes of a file take as long to send as a request takes to answer.
 const BYTES_PER_REQUEST: u64 = 12 * 1024;
 
+const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
 // A client that has used up a turn has asked much, whichever of the two it has used up.
 const _: () = assert!(BYTES_PER_TURN / BYTES_PER_REQUEST >= REQUESTS_PER_TURN as u64);
 const _: () = assert!(MAX_READ < MAX_INPUT);
@@ -210,8 +210,7 @@ impl Allowance {
     /// and have more, the rest has to wait for a turn like everything else.
     pub const FIRST: Self = Self { requests: 4, ..Self::FULL };
 
-    /// What a turn with this allowance has cost if so much of it is left. The cost is counted in requests;
-    /// sending 12 KiB takes about as long as a request.
+    /// What a turn with this allowance has cost, in requests, if so much of the allowance is left.
     #[must_use]
     pub fn spent(self, left: Self) -> usize {
         (self.requests - left.requests) + ((self.bytes - left.bytes) / BYTES_PER_REQUEST) as usize

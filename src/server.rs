@@ -20,8 +20,7 @@
 //! have; and how much all connections together may keep in memory. When one of them is reached, a
 //! connection gives way: the one that has waited longest without being answered, or else a reader that
 //! has stopped reading (for want of memory, a reader that has unsent answers). So thousands of clients
-//! that say nothing cannot keep out one that speaks.
-//! `connection` has the limits of each connection.
+//! that say nothing cannot keep out one that speaks. `connection` has the limits of each connection.
 //!
 //! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of
 //! memory (`cargo bench` measures it).
@@ -93,7 +92,7 @@ const SWEEP_PAUSE: Duration = Duration::from_millis(250);
 /// How long a line of the log waits at most while there are other things to do.
 const LOG_DELAY: Duration = Duration::from_millis(10);
 
-/// How long the log waits to try again when nobody reads it.
+/// How long the log waits to try again when nothing reads it.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 const LISTENER: Token = Token(usize::MAX);
@@ -144,7 +143,7 @@ impl Server {
             let message = format!("{descriptors} open files are too few to accept a client: {error}");
             io::Error::other(message)
         })?;
-        let limit = descriptors.saturating_sub(RESERVED_DESCRIPTORS).clamp(1, MAX_CONNECTIONS);
+        let limit = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
         Ok(Self {
             registry,
             layers,
@@ -192,8 +191,8 @@ impl Server {
                     token => self.note_event(token, event),
                 }
             }
-            // 3. Obey signals: the first lets transfers finish, the second does not. That one has come is
-            //    known from the event. Its number matters only for the second.
+            // 3. Obey signals: the first lets transfers finish, the second does not. The event says that a
+            //    signal has come, even if its number cannot be read. Only the second's number matters.
             while is_signalled {
                 let signal = self.signals.take();
                 is_signalled = signal.is_some();
