@@ -43,6 +43,12 @@ impl Clock {
         }
     }
 
+    /// The seconds since the epoch.
+    #[must_use]
+    pub fn unix(&self) -> u64 {
+        self.unix
+    }
+
     /// `Sun, 06 Nov 1994 08:49:37 GMT`
     #[must_use]
     pub fn http_date(&self) -> &str {

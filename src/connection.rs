@@ -71,9 +71,11 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::http::request::{self, Body, FieldStorage, MAX_INPUT, Rejection};
-use crate::http::response::{Content, FilePart, Persistence, Response};
+use crate::http::response::{Content, FilePart, Persistence};
+use crate::kinds::CloseReason;
 use crate::log::{Entry, Log};
-use crate::registry::Registry;
+use crate::metrics::{Metrics, Vitals};
+use crate::registry::{Answer, Registry};
 
 /// How long a connection may take to its first byte, counted from when the kernel hands it over; and
 /// then again from the first byte of a head to its end. A head is one packet, or a few. h2o gives
@@ -185,12 +187,21 @@ pub struct Turn<'t, T> {
     pub clock: &'t Clock,
     /// Records answers.
     pub log: &'t mut Log,
+    /// Counts them.
+    pub metrics: &'t mut Metrics,
     /// Scratch room.
     pub buffers: &'t mut Buffers,
     /// Whether the server is stopping: every answer is then the connection's last.
     pub is_stopping: bool,
     /// What the connection may still do in this turn.
     pub left: Allowance,
+}
+
+impl<T> Turn<'_, T> {
+    /// What the server can say of itself now.
+    fn vitals(&self) -> Vitals<'_> {
+        Vitals { metrics: self.metrics, clock: self.clock, dropped_lines: self.log.dropped_lines() }
+    }
 }
 
 /// How much a connection may do in one turn.
@@ -231,53 +242,6 @@ pub enum Next {
     Again,
     /// To be dropped, for this reason.
     Close(CloseReason),
-}
-
-/// Why a connection was closed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum CloseReason {
-    /// The last answer was sent: the client wanted no other, or its bytes were no request.
-    LastAnswer,
-    /// The client closed before its first request, or between two.
-    Left,
-    /// The client closed within a head.
-    CutShort,
-    /// The connection failed: the client reset it, or the network is gone.
-    Broken,
-    /// The client never said anything.
-    Silent,
-    /// The client had no further request for a long time.
-    Idle,
-    /// The client took nothing of its answer for a long time.
-    Stalled,
-    /// The client had its last answer, and did not close its side in time.
-    DidNotClose,
-    /// A newcomer needed the place.
-    NoPlace,
-    /// The memory for half requests and unsent answers was full.
-    NoMemory,
-    /// The kernel had no memory to watch the socket.
-    NotWatched,
-    /// The server stops.
-    Stopping,
-}
-
-impl CloseReason {
-    /// What the log says of it; nothing if the client chose the end.
-    #[must_use]
-    pub fn explanation(self) -> Option<&'static str> {
-        Some(match self {
-            Self::LastAnswer | Self::Left | Self::CutShort | Self::Broken => return None,
-            Self::Silent => "it has never said anything",
-            Self::Idle => "it has asked nothing for a long time",
-            Self::Stalled => "it has taken nothing of its answer for a long time",
-            Self::DidNotClose => "it did not close after its last answer",
-            Self::NoPlace => "a newcomer needs its place",
-            Self::NoMemory => "the memory for half requests and unsent answers is full",
-            Self::NotWatched => "the kernel has no memory to watch it",
-            Self::Stopping => "the server stops",
-        })
-    }
 }
 
 /// What the server may be short of.
@@ -612,13 +576,13 @@ impl Connection {
                 Err(rejection) => return self.refuse(&rejection, turn).map(Some),
             };
             (rest, searched) = (&rest[length..], 0);
-            let response = registry.answer(&request);
+            let answer = registry.answer(&request, &turn.vitals());
             // A part of a file takes system calls of its own, while other answers share one.
-            turn.left.pay(if matches!(response.content, Content::File(_)) { 4 } else { 1 });
+            turn.left.pay(if matches!(answer.response.content, Content::File(_)) { 4 } else { 1 });
             let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
             let user_agent = request.field_lines("user-agent").next().unwrap_or_default();
             let shown = [request.method_name, request.target];
-            let part = self.gather(shown, user_agent, &response, persistence, turn);
+            let part = self.gather(shown, user_agent, &answer, persistence, turn);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows. If nothing follows, and the answer
                 // is small, it is safe to close at once. More may follow if the read was a full one.
@@ -636,8 +600,8 @@ impl Connection {
 
     /// Answers bytes that are no request. What the client sends afterwards is not answered.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> io::Result<Step> {
-        let response = Registry::refuse(rejection);
-        self.gather(["-", rejection.reason], "", &response, Persistence::Close, turn);
+        let answer = Registry::refuse(rejection);
+        self.gather(["-", rejection.reason], "", &answer, Persistence::Close, turn);
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
@@ -646,13 +610,15 @@ impl Connection {
         &self,
         request: [&str; 2],
         user_agent: &str,
-        response: &Response<'_>,
+        answer: &Answer<'_>,
         persistence: Persistence,
         turn: &mut Turn<'_, T>,
     ) -> FilePart {
+        let Answer { endpoint, response } = answer;
+        turn.metrics.note_answer(*endpoint, response.status);
         let output = &mut turn.buffers.output;
         response.write_head(turn.clock.http_date(), persistence, output);
-        if let Some(label) = response.label {
+        if let Some(label) = answer.label() {
             let (status, length) = (response.status.code(), response.content.len());
             let entry = Entry { label, request, status, length, peer: self.peer, user_agent };
             turn.log.request(turn.clock.rfc3339(), &entry);
@@ -660,6 +626,7 @@ impl Connection {
         match &response.content {
             Content::Bytes(bytes) => {
                 output.extend_from_slice(bytes);
+                turn.metrics.content_bytes += bytes.len() as u64;
                 FilePart::NONE
             }
             Content::File(part) => part.clone(),
@@ -754,6 +721,7 @@ impl Writing {
             }
             range.start += count;
             turn.left.bytes -= count;
+            turn.metrics.content_bytes += count;
             self.progress.note_sent(now);
         }
         Ok(true)

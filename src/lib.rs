@@ -23,15 +23,17 @@
 //!                                                                      image/layer image/tar log system
 //!     options.rs           turns the command line into options         kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   clients turns connection registry
-//!                                                                      http/response confinement log
-//!                                                                      clock system
+//!                                                                      metrics http/response confinement
+//!                                                                      kinds log clock system
 //!     clients.rs           the table of connected clients              turns connection
 //!     turns.rs             decides whose turn it is                    connection
-//!     connection.rs        turns a client's bytes into answers         registry http/request
-//!                                                                      http/response log clock
-//!     registry.rs          turns a request into its answer             http/conditional http/request
-//!                                                                      http/response http/syntax image
-//!                                                                      image/digest image/json
+//!     connection.rs        turns a client's bytes into answers         registry metrics http/request
+//!                                                                      http/response kinds log clock
+//!     registry.rs          turns a request into its answer             metrics http/conditional
+//!                                                                      http/request http/response
+//!                                                                      http/syntax image image/digest
+//!                                                                      image/json kinds
+//!     metrics.rs           turns what was counted into text            http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/syntax
 //!     http/request.rs      turns bytes into a request                  http/response http/syntax
 //!     http/response.rs     turns an answer into the bytes of its head
@@ -49,6 +51,7 @@
 //!     image/digest.rs      turns content into the digest that names it
 //!     health.rs            asks a server whether it is well
 //!     confinement.rs       turns system calls into a filter for them   system
+//!     kinds.rs             names what is logged and counted
 //!     log.rs               turns events into lines for people          system
 //!     clock.rs             turns a moment into dates
 //!     system.rs            the system calls that std lacks
@@ -77,10 +80,12 @@
 //! # One request, from bytes to bytes
 //!
 //! ```
+//! use quinistry::clock::Clock;
 //! use quinistry::http::request::{FieldStorage, parse};
 //! use quinistry::http::response::Persistence;
 //! use quinistry::image::Image;
 //! use quinistry::image::layer::Executable;
+//! use quinistry::metrics::{Metrics, Vitals};
 //! use quinistry::registry::Registry;
 //!
 //! # // The smallest file that passes for an executable: an ELF header with one program header.
@@ -104,7 +109,10 @@
 //! assert_eq!(request.path, "/v2/quinistry/manifests/latest");
 //!
 //! // The request becomes an answer, and the answer the bytes of its head.
-//! let answer = registry.answer(&request);
+//! let clock = Clock::start();
+//! let metrics = Metrics::new(&clock, None);
+//! let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+//! let answer = registry.answer(&request, &vitals).response;
 //! let mut head = Vec::new();
 //! answer.write_head("Sun, 06 Nov 1994 08:49:37 GMT", Persistence::Implied, &mut head);
 //! assert!(head.starts_with(b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"));
@@ -116,12 +124,13 @@
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
 //!   `save` writes has `latest` alone.
 //! * An endpoint: `Registry::route` has those with one path, and `split_path` those of the form
-//!   `<name>/<endpoint>/<reference>`; the list at the top of `registry.rs` has both. Its answer needs a
+//!   `<name>/<collection>/<reference>`; `Endpoint` in `kinds.rs` names each; the list at the top of `registry.rs` has both. Its answer needs a
 //!   test in `tests/registry.rs`. JSON goes through `image/json.rs`, which knows no booleans.
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
 //! * A processor: `image/executable.rs`.
-//! * A reason to close a connection: `CloseReason` in `connection.rs`, and the table at its top.
+//! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
+//!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
 //!   also stands in the README's table, which a test compares with the constants. A limit of
 //!   HTTP is in `http/request.rs`, and ends the connection. One of the registry lets it go on.
@@ -159,8 +168,10 @@ pub mod connection;
 pub mod health;
 pub mod http;
 pub mod image;
+pub mod kinds;
 pub mod kubernetes;
 pub mod log;
+pub mod metrics;
 pub mod options;
 pub mod registry;
 pub mod server;

@@ -129,7 +129,9 @@ pub struct Log {
     /// Whether there are lines that no one has tried to write.
     is_new: bool,
     /// Lines that were dropped since the last count was told.
-    dropped: usize,
+    dropped: u64,
+    /// Lines that were dropped before that.
+    dropped_before: u64,
     /// Whether only the first product of a user agent is shown.
     is_short: bool,
 }
@@ -138,7 +140,14 @@ impl Log {
     /// An empty log. Without `wants_requests`, only other events are logged.
     #[must_use]
     pub fn new(wants_requests: bool) -> Self {
-        Self { wants_requests, buffer: Vec::new(), is_new: false, dropped: 0, is_short: false }
+        Self {
+            wants_requests,
+            buffer: Vec::new(),
+            is_new: false,
+            dropped: 0,
+            dropped_before: 0,
+            is_short: false,
+        }
     }
 
     /// The same log, with short lines if `is_short`, for a terminal.
@@ -151,6 +160,12 @@ impl Log {
     #[must_use]
     pub fn wants_requests(&self) -> bool {
         self.wants_requests
+    }
+
+    /// How many lines have been dropped in all.
+    #[must_use]
+    pub fn dropped_lines(&self) -> u64 {
+        self.dropped_before + self.dropped
     }
 
     /// Adds the line of one answer. `time` is for the reader, as RFC 3339 has it.
@@ -236,7 +251,7 @@ impl Log {
                 Err(_) => {
                     // Nothing reads it, or the file is full or has grown to its limit. The next line
                     // tries again.
-                    self.dropped += rest.split_inclusive(|&byte| byte == b'\n').count();
+                    self.dropped += rest.split_inclusive(|&byte| byte == b'\n').count() as u64;
                     self.buffer.clear();
                     self.is_new = false;
                     return;
@@ -247,6 +262,7 @@ impl Log {
         self.buffer.drain(..written);
         if self.buffer.is_empty() && self.dropped > 0 {
             let dropped = std::mem::take(&mut self.dropped);
+            self.dropped_before += dropped;
             self.event(time, &format!("Dropped {dropped} lines of this log, which could not be written"));
         }
     }

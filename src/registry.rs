@@ -11,10 +11,12 @@
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
 //!     GET /                                how to pull the image, for a person with a browser
 //!     GET /healthz                         is the server well? (What Kubernetes calls it.) Not logged
+//!     GET /metrics                         what the server has counted, for Prometheus. Not logged
 //! ```
 //!
 //! Each of them may be a HEAD, too; anything else is refused. Nothing here does input or output or
-//! looks at a clock: the answer depends on the image and the request alone.
+//! looks at a clock: the answer depends on the image and the request alone, and for the last of them on
+//! what the server counts.
 //!
 //! ## Which manifest?
 //!
@@ -55,8 +57,10 @@ use crate::image::digest;
 use crate::image::json::to_bytes;
 use crate::image::{
     BLOB, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT,
-    Platform, TAGS,
+    Platform, TAGS, VERSION,
 };
+use crate::kinds::Endpoint;
+use crate::metrics::{self, Vitals};
 
 const JSON: &str = "application/json";
 
@@ -104,6 +108,27 @@ pub struct Registry {
     blobs: Vec<Resource>,
 }
 
+/// An answer, and what it is about.
+pub struct Answer<'a> {
+    /// What the client asked for.
+    pub endpoint: Endpoint,
+    /// What the client gets.
+    pub response: Response<'a>,
+}
+
+impl<'a> Answer<'a> {
+    fn other(response: Response<'a>) -> Self {
+        Self { endpoint: Endpoint::Other, response }
+    }
+
+    /// What the log says is being done. `None` if it says nothing.
+    #[must_use]
+    pub fn label(&self) -> Option<&'static str> {
+        let is_refusal = self.response.status.is_error() && self.endpoint != Endpoint::Tls;
+        if is_refusal { Some("Refusing") } else { self.endpoint.label() }
+    }
+}
+
 /// What a tag may stand for.
 #[derive(Clone, Copy)]
 enum Choice {
@@ -116,7 +141,7 @@ enum Choice {
 /// Content that is served by its digest.
 struct Resource {
     descriptor: Descriptor,
-    label: &'static str,
+    endpoint: Endpoint,
     /// The fields of a 200, made once from the descriptor.
     fields: Vec<u8>,
     bytes: Bytes,
@@ -135,94 +160,107 @@ impl Registry {
     pub fn new(image: Image) -> Self {
         let Image { docker_list, oci_index, mut platforms, layers, own } = image;
         let mut manifests = vec![
-            Resource::document("Serving index", docker_list),
-            Resource::document("Serving OCI index", oci_index),
+            Resource::document(Endpoint::Index, docker_list),
+            Resource::document(Endpoint::OciIndex, oci_index),
         ];
         let mut blobs = Vec::new();
         platforms.swap(0, own);
         for Platform { config, docker_manifest, oci_manifest, .. } in platforms {
-            manifests.push(Resource::document("Serving manifest", docker_manifest));
-            manifests.push(Resource::document("Serving OCI manifest", oci_manifest));
-            blobs.push(Resource::document("Serving config", config));
+            manifests.push(Resource::document(Endpoint::Manifest, docker_manifest));
+            manifests.push(Resource::document(Endpoint::OciManifest, oci_manifest));
+            blobs.push(Resource::document(Endpoint::Config, config));
         }
         for (file, layer) in layers.into_iter().enumerate() {
-            blobs.push(Resource::new("Serving layer", layer, Bytes::File(file)));
+            blobs.push(Resource::new(Endpoint::Layer, layer, Bytes::File(file)));
         }
         Self { manifests, blobs }
     }
 
     /// Answers bytes that are not a request, or not one that this server can answer.
     #[must_use]
-    pub fn refuse(rejection: &Rejection) -> Response<'static> {
+    pub fn refuse(rejection: &Rejection) -> Answer<'static> {
         let mut response = error(rejection.status, ErrorCode::Unsupported, rejection.reason, "");
         if rejection.is_head {
             // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
             response.content = Content::NONE;
         }
-        if *rejection == TLS {
-            // Field note: to these clients it is the first step of a pull that succeeds (Docker 20.10 and
-            // containerd 1.7, seen), and must not look like a failure.
-            response.label = Some("Client tried HTTPS first, and may go on with HTTP");
-        }
-        response
+        let endpoint = if *rejection == TLS { Endpoint::Tls } else { Endpoint::Unreadable };
+        Answer { endpoint, response }
     }
 
-    /// Answers a request.
+    /// Answers a request. `vitals` are for an answer about the server itself.
     #[must_use]
-    pub fn answer(&self, request: &Request<'_>) -> Response<'_> {
-        let mut response = match request.method {
+    pub fn answer(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
+        let refuse = |status, message| Answer::other(refuse(status, message, request));
+        let mut answer = match request.method {
             // Content with a length can be skipped. The end of chunked content is known to a decoder
             // alone, and there is none here (RFC 9110 section 15.5.12).
             Method::Get | Method::Head if request.body == Body::Chunked => {
-                refuse(Status::LengthRequired, "a GET request has no use for chunked content", request)
+                refuse(Status::LengthRequired, "a GET request has no use for chunked content")
             }
-            Method::Get | Method::Head => self.route(request),
+            Method::Get | Method::Head => self.route(request, vitals),
             // RFC 9110 section 15.5.6: MUST send Allow. UNSUPPORTED is the code that the
             // distribution-spec has for this.
-            Method::Other => refuse(
-                Status::MethodNotAllowed,
-                "this registry is read-only: it serves one image, itself, and takes none",
-                request,
-            )
-            .with("Allow", "GET, HEAD"),
+            Method::Other => {
+                let message = "this registry is read-only: it serves one image, itself, and takes none";
+                let Answer { endpoint, response } = refuse(Status::MethodNotAllowed, message);
+                Answer { endpoint, response: response.with("Allow", "GET, HEAD") }
+            }
             // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
-            Method::Unrecognized => refuse(Status::NotImplemented, "no such method", request),
+            Method::Unrecognized => refuse(Status::NotImplemented, "no such method"),
         };
         if request.method == Method::Head {
             // RFC 9110 section 9.3.2: MUST NOT send content; the fields are those of the GET.
-            response.content = Content::NONE;
+            answer.response.content = Content::NONE;
         }
-        response
+        answer
     }
 
-    fn route(&self, request: &Request<'_>) -> Response<'_> {
-        match &*request.path {
-            "/" => return welcome(request),
-            "/healthz" => return Response::new(Status::Ok, None, HEALTH, HEALTH_CONTENT),
-            "/v2" | "/v2/" => return Response::new(Status::Ok, "Serving API version", BASE, BASE_CONTENT),
-            "/v2/_catalog" => return list("Serving catalog", "repositories", &[NAME], None, request),
-            _ => {}
-        }
-        // A name has slashes of its own, so a path is taken apart from its end.
-        let Some((name, endpoint, reference)) = request.path.strip_prefix("/v2/").and_then(split_path) else {
-            return refuse(Status::NotFound, "there is nothing at this path", request);
+    fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
+        let (endpoint, response) = match &*request.path {
+            "/" => (Endpoint::Welcome, welcome(request)),
+            "/healthz" => (Endpoint::Health, Response::new(Status::Ok, HEALTH, HEALTH_CONTENT)),
+            "/metrics" => (Endpoint::Metrics, self.metrics(vitals)),
+            "/v2" | "/v2/" => (Endpoint::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
+            "/v2/_catalog" => (Endpoint::Catalog, list("repositories", &[NAME], None, request)),
+            path => match path.strip_prefix("/v2/").and_then(split_path) {
+                Some((name, collection, reference)) => {
+                    return self.member(name, collection, reference, request);
+                }
+                None => (Endpoint::Other, refuse(Status::NotFound, "there is nothing at this path", request)),
+            },
         };
-        if let Some(error) = refuse_name(name) {
-            return error;
-        }
-        match endpoint {
-            Endpoint::Manifests => self.manifest(reference, request),
-            Endpoint::Blobs => self.blob(reference, request),
-            Endpoint::Tags => list("Serving tags", "tags", &TAGS, Some(name), request),
-            Endpoint::Referrers => referrers(reference, request),
-        }
+        Answer { endpoint, response }
+    }
+
+    /// Answers `/v2/<name>/<collection>/<reference>`.
+    fn member(
+        &self,
+        name: &str,
+        collection: Collection,
+        reference: &str,
+        request: &Request<'_>,
+    ) -> Answer<'_> {
+        let wrong_name = refuse_name(name);
+        let (endpoint, response) = match (collection, wrong_name) {
+            (Collection::Manifests, None) => return self.manifest(reference, request),
+            (Collection::Blobs, None) => return self.blob(reference, request),
+            (Collection::Tags, None) => (Endpoint::Tags, list("tags", &TAGS, Some(name), request)),
+            (Collection::Referrers, None) => (Endpoint::Referrers, referrers(reference, request)),
+            (Collection::Manifests, Some(error)) => (Endpoint::UnknownManifest, error),
+            (Collection::Blobs, Some(error)) => (Endpoint::UnknownBlob, error),
+            (Collection::Tags, Some(error)) => (Endpoint::Tags, error),
+            (Collection::Referrers, Some(error)) => (Endpoint::Referrers, error),
+        };
+        Answer { endpoint, response }
     }
 
     /// distribution-spec, "Pulling manifests".
-    fn manifest(&self, reference: &str, request: &Request<'_>) -> Response<'_> {
+    fn manifest(&self, reference: &str, request: &Request<'_>) -> Answer<'_> {
+        let unknown = |response| Answer { endpoint: Endpoint::UnknownManifest, response };
         if reference.contains(':') {
             if !digest::is_well_formed(reference) {
-                return invalid_digest(reference);
+                return unknown(invalid_digest(reference));
             }
             // A digest names the content, so Accept has no say.
             if let Some(resource) = find(&self.manifests, reference) {
@@ -233,20 +271,26 @@ impl Registry {
         }
         // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`, and its successors
         // under `sha256-<hex>`. Like every other client, they expect a 404 if a tag is unknown.
-        error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference)
+        unknown(error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference))
     }
 
     /// distribution-spec, "Pulling blobs".
-    fn blob(&self, digest: &str, request: &Request<'_>) -> Response<'_> {
+    fn blob(&self, digest: &str, request: &Request<'_>) -> Answer<'_> {
+        let unknown = |response| Answer { endpoint: Endpoint::UnknownBlob, response };
         if !digest::is_well_formed(digest) {
-            return invalid_digest(digest);
+            return unknown(invalid_digest(digest));
         }
         // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
         // in its cache without a media type and fails later.
         match find(&self.blobs, digest) {
             Some(resource) => resource.answer(request),
-            None => error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest),
+            None => unknown(error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest)),
         }
+    }
+
+    fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
+        let digest = self.manifests[Choice::DockerList as usize].descriptor.digest.as_str();
+        generated(Status::Ok, metrics::MEDIA_TYPE, vitals.to_text(VERSION, digest).into_bytes())
     }
 }
 
@@ -259,25 +303,25 @@ const HEALTH: &[u8] = b"Content-Type: text/plain\r\nContent-Length: 3\r\n\
 const HEALTH_CONTENT: Content = Content::Bytes(std::borrow::Cow::Borrowed(b"ok\n"));
 
 #[derive(Clone, Copy)]
-enum Endpoint {
+enum Collection {
     Manifests,
     Blobs,
     Tags,
     Referrers,
 }
 
-/// `<name>/<endpoint>/<reference>`; the slashes in front of and behind the endpoint are the last.
-fn split_path(path: &str) -> Option<(&str, Endpoint, &str)> {
+/// `<name>/<collection>/<reference>`; the slashes in front of and behind the collection are the last.
+fn split_path(path: &str) -> Option<(&str, Collection, &str)> {
     let (rest, reference) = path.rsplit_once('/')?;
-    let (name, endpoint) = rest.rsplit_once('/')?;
-    let endpoint = match endpoint {
-        "manifests" => Endpoint::Manifests,
-        "blobs" => Endpoint::Blobs,
-        "tags" if reference == "list" => Endpoint::Tags,
-        "referrers" => Endpoint::Referrers,
+    let (name, collection) = rest.rsplit_once('/')?;
+    let collection = match collection {
+        "manifests" => Collection::Manifests,
+        "blobs" => Collection::Blobs,
+        "tags" if reference == "list" => Collection::Tags,
+        "referrers" => Collection::Referrers,
         _ => return None,
     };
-    Some((name, endpoint, reference))
+    Some((name, collection, reference))
 }
 
 /// The repository is `quinistry`, in any namespace: a client that takes us for a mirror asks for
@@ -324,33 +368,31 @@ fn choose(request: &Request<'_>) -> Choice {
 }
 
 impl Resource {
-    fn document(label: &'static str, document: Document) -> Self {
-        Self::new(label, document.descriptor, Bytes::Here(document.content))
+    fn document(endpoint: Endpoint, document: Document) -> Self {
+        Self::new(endpoint, document.descriptor, Bytes::Here(document.content))
     }
 
-    fn new(label: &'static str, descriptor: Descriptor, bytes: Bytes) -> Self {
+    fn new(endpoint: Endpoint, descriptor: Descriptor, bytes: Bytes) -> Self {
         let fields = fields(&descriptor, descriptor.size, "");
-        Self { descriptor, label, fields, bytes }
+        Self { descriptor, endpoint, fields, bytes }
     }
 
     /// Answers with the content, with a part of it, or with the reason why there is none to send.
-    fn answer(&self, request: &Request<'_>) -> Response<'_> {
+    fn answer(&self, request: &Request<'_>) -> Answer<'_> {
         let Descriptor { digest, size, .. } = self.descriptor;
         // The digest is a strong validator: it says that the content is the same to the byte.
-        match select(request, digest.as_str(), size) {
-            Selection::Whole => {
-                Response::new(Status::Ok, self.label, &self.fields[..], self.content(0..size))
-            }
+        let response = match select(request, digest.as_str(), size) {
+            Selection::Whole => Response::new(Status::Ok, &self.fields[..], self.content(0..size)),
             Selection::Part(range) => {
                 let line = format!("Content-Range: bytes {}-{}/{size}\r\n", range.start, range.end - 1);
                 let fields = fields(&self.descriptor, range.end - range.start, &line);
-                Response::new(Status::PartialContent, self.label, fields, self.content(range))
+                Response::new(Status::PartialContent, fields, self.content(range))
             }
             Selection::NotModified => {
                 // RFC 9110 section 15.4.5: MUST send the ETag and the Vary of the 200; SHOULD NOT send
                 // what describes the content.
                 let fields = validators(&self.descriptor).into_bytes();
-                Response::new(Status::NotModified, self.label, fields, Content::NONE)
+                Response::new(Status::NotModified, fields, Content::NONE)
             }
             Selection::PreconditionFailed => {
                 refuse(Status::PreconditionFailed, "the content has another entity tag", request)
@@ -360,7 +402,8 @@ impl Resource {
                 error(Status::RangeNotSatisfiable, ErrorCode::SizeInvalid, message, digest.as_str())
                     .with("Content-Range", &format!("bytes */{size}"))
             }
-        }
+        };
+        Answer { endpoint: self.endpoint, response }
     }
 
     fn content(&self, range: Range<u64>) -> Content<'_> {
@@ -391,13 +434,7 @@ fn validators(descriptor: &Descriptor) -> String {
 
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
 /// entry that the client has seen.
-fn list(
-    label: &'static str,
-    key: &str,
-    all: &[&str],
-    name: Option<&str>,
-    request: &Request<'_>,
-) -> Response<'static> {
+fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
     let number = match parameter(request, "n").map(|n| (parse_number(&n), n)) {
         None => u64::MAX,
         Some((Some(number), _)) => number,
@@ -415,7 +452,7 @@ fn list(
     if let Some(name) = name {
         content.insert("name".into(), name.into());
     }
-    let response = json(Status::Ok, label, JSON, &content.into());
+    let response = json(Status::Ok, JSON, &content.into());
     match page.last() {
         // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; the page has no last.
         Some(last) if page.len() < rest.len() => {
@@ -433,7 +470,7 @@ fn referrers(digest: &str, request: &Request<'_>) -> Response<'static> {
         return invalid_digest(digest);
     }
     let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
-    let response = json(Status::Ok, "Serving referrers", OCI_INDEX, &index);
+    let response = json(Status::Ok, OCI_INDEX, &index);
     if parameter(request, "artifactType").is_some() {
         // "If filtering is requested and applied, the response MUST include" this field.
         response.with("OCI-Filters-Applied", "artifactType")
@@ -448,7 +485,7 @@ fn welcome(request: &Request<'_>) -> Response<'static> {
         "This is a Docker registry quine: it serves one image, which holds the program that serves it.\n\n{}",
         commands(host)
     );
-    generated(Status::Ok, "Serving welcome", "text/plain; charset=utf-8", text.into_bytes())
+    generated(Status::Ok, "text/plain; charset=utf-8", text.into_bytes())
 }
 
 /// Commands that pull the image from `host`, run it, and pull it again from the container. The
@@ -472,20 +509,20 @@ fn parameter(request: &Request<'_>, name: &str) -> Option<String> {
 }
 
 /// An answer with content that was made for it.
-fn generated(status: Status, label: &'static str, media_type: &str, content: Vec<u8>) -> Response<'static> {
-    Response::generated(status, label, media_type, content).with(API_VERSION, VERSION_2)
+fn generated(status: Status, media_type: &str, content: Vec<u8>) -> Response<'static> {
+    Response::generated(status, media_type, content).with(API_VERSION, VERSION_2)
 }
 
 /// An answer with JSON for content.
-fn json(status: Status, label: &'static str, media_type: &str, json: &Value) -> Response<'static> {
-    generated(status, label, media_type, to_bytes(json))
+fn json(status: Status, media_type: &str, json: &Value) -> Response<'static> {
+    generated(status, media_type, to_bytes(json))
 }
 
 /// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
 /// MUST be of this shape. Other paths than those of /v2 get the same.
 fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code.name(), "message": message, "detail": detail }] });
-    json(status, "Refusing", JSON, &errors)
+    json(status, JSON, &errors)
 }
 
 fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {

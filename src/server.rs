@@ -37,15 +37,17 @@ use mio::{Events, Interest, Poll, Token};
 use crate::clients::{Client, Clients, MAX_CONNECTIONS, Socket};
 use crate::clock::Clock;
 use crate::confinement;
-use crate::connection::{Allowance, Buffers, CloseReason, Connection, Next, Shortage, Transport, Turn};
+use crate::connection::{Allowance, Buffers, Connection, Next, Shortage, Transport, Turn};
 use crate::http::response::FilePart;
+use crate::kinds::CloseReason;
 use crate::log::{Log, Stderr};
+use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::system::{self, SealedFile, Signals};
+use crate::system::{self, ResidentMemory, SealedFile, Signals};
 use crate::turns::{Share, Turns};
 
 /// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', the
-/// terminal's, and one for each layer, of which there can be eight.
+/// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// The most bytes that all connections together may keep of incomplete heads and unsent answers. An
@@ -112,6 +114,7 @@ pub struct Server {
     clock: Clock,
     log: Log,
     log_writer: LogWriter,
+    metrics: Metrics,
     /// When deadlines are looked at next.
     sweep_at: Option<Instant>,
     /// When the grace ends; `None` if the server is not stopping.
@@ -137,6 +140,7 @@ impl Server {
         let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let descriptors = system::raise_descriptor_limit();
         let clock = Clock::start();
+        let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
         let log_writer = LogWriter { stderr: Stderr::open(), written_at: clock.now };
         // A server that can accept no client at all should say so now.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
@@ -156,6 +160,7 @@ impl Server {
             clock,
             log,
             log_writer,
+            metrics,
             sweep_at: None,
             grace_ends: None,
             failed_waits: 0,
@@ -277,15 +282,15 @@ impl Server {
             let is_full = self.clients.count() >= self.clients.limit();
             if is_full && self.acceptor.is_anyone_waiting() && !self.make_room(Shortage::Places) {
                 // All clients are being answered. There will be room when the first has been.
-                self.acceptor.pause(self.clock.now);
+                self.acceptor.pause(self.clock.now, &mut self.metrics);
                 return;
             }
-            match self.acceptor.accept(self.clock.now) {
+            match self.acceptor.accept(self.clock.now, &mut self.metrics) {
                 Ok(Some((stream, peer))) => self.admit(stream, peer),
                 Ok(None) => {}
                 Err(error) => {
                     self.make_room(Shortage::Places);
-                    self.acceptor.pause(self.clock.now);
+                    self.acceptor.pause(self.clock.now, &mut self.metrics);
                     if self.acceptor.is_news(self.clock.now) {
                         let event = format!("Cannot accept connections for now: {error}");
                         self.log.event(self.clock.rfc3339(), &event);
@@ -347,6 +352,7 @@ impl Server {
                 registry: &self.registry,
                 clock: &self.clock,
                 log: &mut self.log,
+                metrics: &mut self.metrics,
                 buffers: &mut self.buffers,
                 is_stopping: self.grace_ends.is_some(),
                 left: allowance,
@@ -387,8 +393,9 @@ impl Server {
     }
 
     fn close(&mut self, token: Token, reason: CloseReason) {
-        if let Some(client) = self.clients.remove(token)
-            && let Some(explanation) = reason.explanation()
+        let Some(client) = self.clients.remove(token) else { return };
+        self.metrics.note_closed(reason);
+        if let Some(explanation) = reason.explanation()
             && self.log.wants_requests()
         {
             let event = format!("Closing {}: {explanation}", client.connection.peer());
@@ -499,8 +506,9 @@ impl Acceptor {
         (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
     }
 
-    fn pause(&mut self, now: Instant) {
+    fn pause(&mut self, now: Instant, metrics: &mut Metrics) {
         self.resume_at = now + ACCEPT_PAUSE;
+        metrics.pauses += 1;
     }
 
     /// Whether a shortage is to be logged. One that lasts is logged only now and then.
@@ -524,11 +532,12 @@ impl Acceptor {
     /// # Errors
     ///
     /// When one waits and the system has no room for it.
-    fn accept(&mut self, now: Instant) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    fn accept(&mut self, now: Instant, metrics: &mut Metrics) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
         match listener.accept() {
             Ok(accepted) => {
                 self.failures = 0;
+                metrics.accepted += 1;
                 return Ok(Some(accepted));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
@@ -545,7 +554,7 @@ impl Acceptor {
             Err(_) => {
                 self.failures += 1;
                 if self.failures.is_multiple_of(ACCEPTS_PER_LOOK) {
-                    self.pause(now);
+                    self.pause(now, metrics);
                 }
             }
         }

@@ -18,6 +18,7 @@ use std::mem::{ManuallyDrop, size_of, zeroed};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 /// The most connections that wait to be accepted. With std's 128, some clients of a crowd of 200 would
@@ -271,6 +272,37 @@ impl SealedFile {
         check_count(unsafe {
             libc::sendfile64(socket.as_raw_fd(), self.file.as_raw_fd(), &raw mut offset, count)
         })
+    }
+}
+
+/// The resident memory of this process. The file that tells it is opened before files cannot be opened any
+/// more.
+pub struct ResidentMemory {
+    /// proc(5), `/proc/pid/statm`: numbers of pages; the second is the resident set.
+    statm: File,
+    page_size: u64,
+}
+
+impl ResidentMemory {
+    /// Opens the file.
+    ///
+    /// # Errors
+    ///
+    /// When there is no /proc.
+    pub fn open() -> io::Result<Self> {
+        let statm = File::open("/proc/self/statm")?;
+        // SAFETY: sysconf(3) takes a number and no pointer.
+        let page_size = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+        Ok(Self { statm, page_size: u64::try_from(page_size).map_err(io::Error::other)? })
+    }
+
+    /// The memory, in bytes; nothing if it cannot be read.
+    #[must_use]
+    pub fn bytes(&self) -> Option<u64> {
+        let mut text = [0; 128];
+        let count = self.statm.read_at(&mut text, 0).ok()?;
+        let pages = str::from_utf8(&text[..count]).ok()?.split(' ').nth(1)?;
+        Some(pages.parse::<u64>().ok()? * self.page_size)
     }
 }
 

@@ -16,6 +16,7 @@ use quinistry::clock::Clock;
 use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
 use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Sink};
+use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
 
 #[path = "common/sample.rs"]
@@ -120,6 +121,7 @@ fn serve(requests: &str) -> (u64, usize) {
     let (image, _) = sample::packed();
     let registry = Registry::new(image);
     let (clock, mut log, mut buffers) = (Clock::start(), Log::new(true), Buffers::default());
+    let mut metrics = Metrics::new(&clock, None);
     let mut connection = Connection::new(([127, 0, 0, 1], 50514).into(), clock.now);
     let mut script = Script { requests: requests.as_bytes(), rest: &[], written: 0 };
     let mut turn = |script: &mut Script<'_>| {
@@ -129,6 +131,7 @@ fn serve(requests: &str) -> (u64, usize) {
             registry: &registry,
             clock: &clock,
             log: &mut log,
+            metrics: &mut metrics,
             buffers: &mut buffers,
             is_stopping: false,
             left: Allowance::FULL,

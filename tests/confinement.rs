@@ -75,6 +75,7 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_sendfile, ANY, Heard),
     (libc::SYS_close, ANY, Heard),
     (libc::SYS_read, ANY, Heard),
+    (libc::SYS_pread64, ANY, Heard),
     #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
     (libc::SYS_poll, ANY, Heard),
     (libc::SYS_ppoll, ANY, Heard),

@@ -16,13 +16,15 @@ use common::{Answer, find, request, sample};
 use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
-    Allowance, BYTES_PER_TURN, Buffers, CloseReason, Connection, HEAD_PATIENCE, IDLE_PATIENCE,
-    LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, STALL_NOTICED, STALL_PATIENCE,
-    Shortage, Transport, Turn,
+    Allowance, BYTES_PER_TURN, Buffers, Connection, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE,
+    MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, STALL_NOTICED, STALL_PATIENCE, Shortage, Transport,
+    Turn,
 };
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
+use quinistry::kinds::CloseReason;
 use quinistry::log::Log;
+use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
 
 /// What a transport does when it is called next; after the script, it does all it is asked.
@@ -111,6 +113,7 @@ struct World {
     blob: String,
     clock: Clock,
     log: Log,
+    metrics: Metrics,
     buffers: Buffers,
     connection: Connection,
     transport: Script,
@@ -127,6 +130,7 @@ impl World {
             registry: Registry::new(image),
             blob,
             connection: Connection::new(peer, clock.now),
+            metrics: Metrics::new(&clock, None),
             clock,
             log: Log::new(false),
             buffers: Buffers::default(),
@@ -161,6 +165,7 @@ impl World {
             registry: &self.registry,
             clock: &self.clock,
             log: &mut self.log,
+            metrics: &mut self.metrics,
             buffers: &mut self.buffers,
             is_stopping: self.is_stopping,
             left: Allowance::FULL,

@@ -9,9 +9,11 @@ mod common;
 
 use common::sample::{self, AMD64, ARM64};
 use common::{Answer, request, sha256};
+use quinistry::clock::Clock;
 use quinistry::http::request::{self, FieldStorage};
 use quinistry::http::response::{Content, Persistence};
 use quinistry::image::{Descriptor, VERSION};
+use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
 use serde_json::Value;
 
@@ -77,7 +79,10 @@ impl World {
         let parsed = request::parse(bytes.as_bytes(), 0, &mut lines).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
-        let response = self.registry.answer(&request);
+        let clock = Clock::start();
+        let metrics = Metrics::new(&clock, None);
+        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+        let response = self.registry.answer(&request, &vitals).response;
         let mut head = Vec::new();
         response.write_head(DATE, Persistence::Implied, &mut head);
         let mut answer = Answer::from_head(&head);

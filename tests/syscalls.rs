@@ -36,11 +36,13 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client)) -> Option<(String, String)
 }
 
 #[test]
-fn the_server_opens_its_own_executable_and_no_other_file() {
+fn the_server_opens_its_own_executable_and_what_tells_its_memory_and_no_other_file() {
     let Some((at_start, after)) = traced("open,openat,openat2,creat", |_| {}) else { return };
     let opened: Vec<_> = at_start.lines().filter(|line| line.contains("open")).collect();
-    assert_eq!(opened.len(), 1, "{at_start}");
-    assert!(opened[0].contains("\"/proc/self/exe\", O_RDONLY"), "{at_start}");
+    assert_eq!(opened.len(), 2, "{at_start}");
+    for (call, path) in opened.iter().zip(["exe", "statm"]) {
+        assert!(call.contains(&format!("\"/proc/self/{path}\", O_RDONLY")), "{call}");
+    }
     assert!(!after.contains("open"), "{after}");
 }
 

@@ -18,6 +18,7 @@ use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Tur
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::log::Log;
+use quinistry::metrics::Metrics;
 use served::SERVED;
 
 static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
@@ -99,7 +100,7 @@ impl Transport for Pieces<'_> {
 /// Everything the client receives until the connection closes.
 fn receive(input: &[u8], pieces: &[u8], buffers: &mut Buffers) -> Output {
     let mut transport = Pieces { input, pieces, calls: 0, output: Output::default() };
-    let mut log = Log::new(true);
+    let (mut log, mut metrics) = (Log::new(true), Metrics::new(&CLOCK, None));
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), CLOCK.now);
     loop {
         let next = connection.turn(&mut Turn {
@@ -107,6 +108,7 @@ fn receive(input: &[u8], pieces: &[u8], buffers: &mut Buffers) -> Output {
             registry: &SERVED.registry,
             clock: &CLOCK,
             log: &mut log,
+            metrics: &mut metrics,
             buffers,
             is_stopping: false,
             left: Allowance::FULL,

@@ -4,11 +4,18 @@
 
 mod served;
 
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+
 use libfuzzer_sys::fuzz_target;
+use quinistry::clock::Clock;
 use quinistry::http::request::{FieldStorage, Method, parse};
 use quinistry::http::response::{Content, Persistence, Status};
 use quinistry::image::digest::Digest;
+use quinistry::metrics::{Metrics, Vitals};
 use served::SERVED;
+
+static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
 
 /// The fields that an answer may have.
 const NAMES: [&str; 13] = [
@@ -31,7 +38,9 @@ fuzz_target!(|bytes: &[u8]| {
     let bytes = SERVED.with_digests(bytes);
     let mut lines = FieldStorage::default();
     let Ok(Some((request, _))) = parse(&bytes, 0, &mut lines) else { return };
-    let response = SERVED.registry.answer(&request);
+    let metrics = Metrics::new(&CLOCK, None);
+    let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0 };
+    let response = SERVED.registry.answer(&request, &vitals).response;
     let mut head = Vec::new();
     response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);
     let content = match &response.content {

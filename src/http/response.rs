@@ -17,44 +17,47 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// The statuses that this server answers with (RFC 9110 section 15; 431 is RFC 6585's).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[allow(missing_docs, reason = "the names are the RFC's")]
-pub enum Status {
-    Ok = 200,
-    PartialContent = 206,
-    NotModified = 304,
-    BadRequest = 400,
-    NotFound = 404,
-    MethodNotAllowed = 405,
-    RequestTimeout = 408,
-    LengthRequired = 411,
-    PreconditionFailed = 412,
-    UriTooLong = 414,
-    RangeNotSatisfiable = 416,
-    FieldsTooLarge = 431,
-    NotImplemented = 501,
-    VersionNotSupported = 505,
+/// Declares the statuses: each with its code and its reason phrase.
+macro_rules! statuses {
+    ($($Status:ident = $code:literal $phrase:literal,)*) => {
+        /// The statuses that this server answers with (RFC 9110 section 15; 431 is RFC 6585's).
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[allow(missing_docs, reason = "the names are the RFC's")]
+        pub enum Status { $($Status = $code,)* }
+
+        impl Status {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$Status,)*];
+
+            fn line(self) -> &'static str {
+                match self { $(Self::$Status => concat!("HTTP/1.1 ", $code, " ", $phrase, "\r\n"),)* }
+            }
+        }
+    };
+}
+
+statuses! {
+    Ok = 200 "OK",
+    PartialContent = 206 "Partial Content",
+    NotModified = 304 "Not Modified",
+    BadRequest = 400 "Bad Request",
+    NotFound = 404 "Not Found",
+    MethodNotAllowed = 405 "Method Not Allowed",
+    RequestTimeout = 408 "Request Timeout",
+    LengthRequired = 411 "Length Required",
+    PreconditionFailed = 412 "Precondition Failed",
+    UriTooLong = 414 "URI Too Long",
+    RangeNotSatisfiable = 416 "Range Not Satisfiable",
+    FieldsTooLarge = 431 "Request Header Fields Too Large",
+    NotImplemented = 501 "Not Implemented",
+    VersionNotSupported = 505 "HTTP Version Not Supported",
 }
 
 impl Status {
-    fn line(self) -> &'static str {
-        match self {
-            Self::Ok => "HTTP/1.1 200 OK\r\n",
-            Self::PartialContent => "HTTP/1.1 206 Partial Content\r\n",
-            Self::NotModified => "HTTP/1.1 304 Not Modified\r\n",
-            Self::BadRequest => "HTTP/1.1 400 Bad Request\r\n",
-            Self::NotFound => "HTTP/1.1 404 Not Found\r\n",
-            Self::MethodNotAllowed => "HTTP/1.1 405 Method Not Allowed\r\n",
-            Self::RequestTimeout => "HTTP/1.1 408 Request Timeout\r\n",
-            Self::LengthRequired => "HTTP/1.1 411 Length Required\r\n",
-            Self::PreconditionFailed => "HTTP/1.1 412 Precondition Failed\r\n",
-            Self::UriTooLong => "HTTP/1.1 414 URI Too Long\r\n",
-            Self::RangeNotSatisfiable => "HTTP/1.1 416 Range Not Satisfiable\r\n",
-            Self::FieldsTooLarge => "HTTP/1.1 431 Request Header Fields Too Large\r\n",
-            Self::NotImplemented => "HTTP/1.1 501 Not Implemented\r\n",
-            Self::VersionNotSupported => "HTTP/1.1 505 HTTP Version Not Supported\r\n",
-        }
+    /// Whether the request was not carried out.
+    #[must_use]
+    pub fn is_error(self) -> bool {
+        self.code() >= 400
     }
 
     /// The number of the status, such as 404.
@@ -135,8 +138,6 @@ pub enum Persistence {
 pub struct Response<'a> {
     /// The status.
     pub status: Status,
-    /// What the log says is being done. `None` if it says nothing.
-    pub label: Option<&'static str>,
     /// Complete field lines, each with its CRLF.
     fields: Cow<'a, [u8]>,
     /// What follows the head.
@@ -145,20 +146,15 @@ pub struct Response<'a> {
 
 impl<'a> Response<'a> {
     /// An answer from ready-made field lines, which have to include Content-Length where HTTP wants it.
-    pub fn new(
-        status: Status,
-        label: impl Into<Option<&'static str>>,
-        fields: impl Into<Cow<'a, [u8]>>,
-        content: Content<'a>,
-    ) -> Self {
-        Self { status, label: label.into(), fields: fields.into(), content }
+    pub fn new(status: Status, fields: impl Into<Cow<'a, [u8]>>, content: Content<'a>) -> Self {
+        Self { status, fields: fields.into(), content }
     }
 
     /// An answer with content that was made for it.
     #[must_use]
-    pub fn generated(status: Status, label: &'static str, media_type: &str, content: Vec<u8>) -> Self {
+    pub fn generated(status: Status, media_type: &str, content: Vec<u8>) -> Self {
         let fields = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", content.len());
-        Self::new(status, label, fields.into_bytes(), Content::Bytes(content.into()))
+        Self::new(status, fields.into_bytes(), Content::Bytes(content.into()))
     }
 
     /// Adds a field line. `value` must not have a byte that ends a line.
@@ -175,7 +171,7 @@ impl<'a> Response<'a> {
     /// use quinistry::http::response::{Content, Persistence, Response, Status};
     ///
     /// let fields = &b"Content-Length: 0\r\n"[..];
-    /// let response = Response::new(Status::Ok, "Serving nothing", fields, Content::NONE);
+    /// let response = Response::new(Status::Ok, fields, Content::NONE);
     /// let mut head = Vec::new();
     /// response.write_head("Sun, 06 Nov 1994 08:49:37 GMT", Persistence::Close, &mut head);
     /// assert_eq!(

@@ -16,7 +16,7 @@ use super::Folder;
 
 /// A command, the package that Debian has it in, and what is tested with it. The packages down to
 /// `util-linux` are in every Debian system.
-const TOOLS: [(&str, &str, &str); 24] = [
+const TOOLS: [(&str, &str, &str); 26] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
     ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
@@ -36,6 +36,8 @@ const TOOLS: [(&str, &str, &str); 24] = [
     ("ip", "iproute2", "nodes with a network of their own"),
     ("kubectl", "kubernetes-client", "the manifests"),
     ("podman", "podman", "pull and load"),
+    ("prometheus", "prometheus", "a scrape of the metrics"),
+    ("promtool", "prometheus", "the form of the metrics"),
     ("runc", "runc", "nodes with a containerd of their own"),
     ("rustc", "rustc", "a build that has to fail"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
