@@ -1,0 +1,181 @@
+//! Draws the two pictures of the README, and holds the files to what they show.
+//!
+//! A picture is an SVG without a script and without a font of its own. It is shown as an image on pages that
+//! may be light or dark, so it brings its own background, and colours for both.
+//!
+//! `QUINISTRY_DRAW=1 cargo test --test pictures` writes the files anew.
+
+mod common;
+
+use std::fmt::Write as _;
+
+use common::{README, Server};
+use serde_json::Value;
+
+const STYLE: &str = "<style>\
+    .back{fill:#fff}.line{stroke:#8c959f;fill:#8c959f}.strong{fill:#1f2328}.weak{fill:#59636e}\
+    .ask{stroke:#0969da;fill:#0969da}.answer{stroke:#1a7f37;fill:#1a7f37}.box{fill:#0969da}.file{fill:#8250df}\
+    .inside{fill:#fff}\
+    text{stroke:none}.code{font-family:ui-monospace,monospace}\
+    @media(prefers-color-scheme:dark){.back{fill:#0d1117}.strong{fill:#e6edf3}.weak{fill:#9198a1}\
+    .ask{stroke:#58a6ff;fill:#58a6ff}.answer{stroke:#3fb950;fill:#3fb950}.box{fill:#58a6ff}.file{fill:#bc8cff}\
+    .inside{fill:#0d1117}}\
+    </style>\n";
+
+/// An SVG as it grows.
+struct Picture(String);
+
+impl Picture {
+    fn new(width: f64, height: f64, label: &str) -> Self {
+        Self(format!(
+            "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" \
+             font-size=\"13\" role=\"img\" aria-label=\"{label}\">\n{STYLE}\
+             <rect class=\"back\" width=\"{width}\" height=\"{height}\" rx=\"8\"/>\n"
+        ))
+    }
+
+    fn put(&mut self, element: &str) {
+        self.0 += element;
+        self.0.push('\n');
+    }
+
+    /// `more` has further attributes.
+    fn text(&mut self, (x, y): (f64, f64), class: &str, more: &str, text: &str) {
+        let text = text.replace('<', "&lt;");
+        self.put(&format!("<text x=\"{x}\" y=\"{y}\" class=\"{class}\"{more}>{text}</text>"));
+    }
+
+    /// An arrow along these points.
+    fn arrow(&mut self, class: &str, more: &str, points: &[(f64, f64)]) {
+        let mut path = String::new();
+        for (index, (x, y)) in points.iter().enumerate() {
+            let command = if index == 0 { 'M' } else { 'L' };
+            write!(path, "{command}{x} {y}").expect("a String takes everything");
+        }
+        self.put(&format!("<path class=\"{class}\" d=\"{path}\" style=\"fill:none\"{more}/>"));
+        let [.., (from_x, from_y), (x, y)] = *points else { panic!("an arrow has two ends") };
+        let angle = (y - from_y).atan2(x - from_x).to_degrees();
+        self.put(&format!(
+            "<path class=\"{class}\" d=\"M0 0l-8 -4v8z\" transform=\"translate({x} {y}) rotate({angle})\"/>"
+        ));
+    }
+
+    /// Compares the picture with its file, or writes the file if that is wanted.
+    fn compare(mut self, name: &str) {
+        self.put("</svg>");
+        let path = format!("{}/tests/pictures/{name}", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("QUINISTRY_DRAW").is_some() {
+            std::fs::write(&path, &self.0).expect("our own file");
+        }
+        let file = std::fs::read_to_string(&path).expect("it is in the repository");
+        assert!(file == self.0, "{path} shows something else; QUINISTRY_DRAW=1 writes it anew:\n{}", self.0);
+    }
+}
+
+/// What a client wants to know, what it asks, and what it gets; with names in the place of digests.
+const PULL: [[&str; 3]; 6] = [
+    ["Is this a registry?", "GET /v2/", "yes, and it asks for no password"],
+    ["What does the tag stand for today?", "HEAD /v2/quinistry/manifests/latest", "sha256:<index>"],
+    ["Which manifest is for us?", "GET /v2/quinistry/manifests/sha256:<index>", "a list of manifests"],
+    ["What is the image made of?", "GET /v2/quinistry/manifests/sha256:<manifest>", "a config and a layer"],
+    ["How is it run?", "GET /v2/quinistry/blobs/sha256:<config>", "the command, the user, the platform"],
+    ["What are its files?", "GET /v2/quinistry/blobs/sha256:<layer>", "a compressed tar, with the program"],
+];
+
+/// The digests that the names stand for.
+fn digests(server: &Server) -> [(&'static str, String); 4] {
+    let digest = |value: &Value| value["digest"].as_str().expect("a digest").to_owned();
+    let index = server.ask("GET /v2/quinistry/manifests/latest", &[]).json();
+    let manifest = digest(&index["manifests"][0]);
+    let content = server.ask(&format!("GET /v2/quinistry/manifests/{manifest}"), &[]).json();
+    [
+        ("sha256:<index>", server.manifest_digest()),
+        ("sha256:<manifest>", manifest),
+        ("sha256:<config>", digest(&content["config"])),
+        ("sha256:<layer>", digest(&content["layers"][0])),
+    ]
+}
+
+#[test]
+fn the_picture_of_a_pull_shows_what_is_asked_and_answered() {
+    let server = Server::start();
+    let digests = digests(&server);
+    let (left, right, top, height) = (90.0, 670.0, 56.0, 66.0);
+    let bottom = top + height * 6.0;
+    let mut picture = Picture::new(760.0, bottom + 24.0, "A pull: six requests and their answers");
+    for (x, name) in [(left, "client"), (right, "quinistry")] {
+        picture.text((x, 30.0), "strong", " text-anchor=\"middle\" font-weight=\"bold\"", name);
+        picture.put(&format!("<path class=\"line\" d=\"M{x} 40V{bottom}\" stroke-width=\"2\"/>"));
+    }
+    for ([question, request, got], number) in PULL.into_iter().zip(1_u8..) {
+        let line = digests.iter().fold(request.to_owned(), |line, (name, digest)| line.replace(name, digest));
+        let answer = server.ask(&line, &[]);
+        assert_eq!(answer.status, 200, "{line}");
+        if got.starts_with("sha256:") {
+            assert_eq!(answer.field("Docker-Content-Digest"), Some(&*digests[0].1));
+        }
+        let y = top + height * f64::from(number - 1);
+        picture.text((left + 14.0, y + 12.0), "weak", "", &format!("{number}. {question}"));
+        picture.text((left + 14.0, y + 28.0), "strong code", " font-size=\"12\"", request);
+        picture.arrow("ask", "", &[(left, y + 34.0), (right, y + 34.0)]);
+        let got = format!("{}: {got}", answer.status);
+        picture.text((right - 14.0, y + 48.0), "strong", " text-anchor=\"end\"", &got);
+        picture.arrow("answer", " stroke-dasharray=\"4 3\"", &[(right, y + 54.0), (left, y + 54.0)]);
+    }
+    picture.compare("pull.svg");
+}
+
+/// The number in the README's table of the build, such as `layer`, in bytes.
+fn built(what: &str) -> f64 {
+    let row = README.lines().find_map(|line| line.strip_prefix(&format!("| {what} | ")));
+    let number = row.and_then(|row| row.split(' ').next()).expect("the README has it");
+    number.replace(',', "").parse().expect("a number")
+}
+
+#[test]
+fn the_picture_of_an_image_is_to_scale() {
+    const BYTES_PER_AREA: f64 = 11.0;
+    let server = Server::start();
+    let steps = ["index", "manifest", "config"].map(|what| {
+        let log = server.log();
+        let line = log.lines().find(|line| line.trim_start().starts_with(what)).expect("it is logged");
+        line.split_whitespace().nth(2).and_then(|size| size.parse().ok()).expect("a size")
+    });
+    // To a tenth of a kilobyte, documents have one size, however the program was built.
+    let [index, manifest, config] = steps.map(|size: f64| (size / 100.0).round() / 10.0);
+    let [layer, binary] =
+        ["layer", "binary, static glibc, x86-64"].map(|what| (built(what) / 1000.0).round());
+    let side = |kilobytes: f64| ((kilobytes * 1000.0 / BYTES_PER_AREA).sqrt() * 10.0).round() / 10.0;
+
+    let label = "An image, to scale: the area of each square is the size of what it stands for";
+    let mut picture = Picture::new(820.0, 444.0, label);
+    picture.text((24.0, 30.0), "strong", " font-weight=\"bold\"", label);
+    for (x, y, class, name, kilobytes) in [
+        (44.0, 130.0, "box", "index", index),
+        (124.0, 130.0, "box", "manifest", manifest),
+        (206.0, 76.0, "box", "config", config),
+        (180.0, 150.0, "box", "layer: gzip of a tar of the program", layer),
+        (464.0, 52.0, "file", "program", binary),
+    ] {
+        let side = side(kilobytes);
+        picture.put(&format!(
+            "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\"/>"
+        ));
+        // What is large enough has its name inside, and what is small has it below.
+        let is_large = side > 100.0;
+        let (class, y) = if is_large { ("inside", y + side / 2.0) } else { ("strong", y + side + 18.0) };
+        for (text, line) in [name, &format!("{kilobytes} kB")].into_iter().zip(0_u8..) {
+            let at = (x + side / 2.0, y + 16.0 * f64::from(line));
+            picture.text(at, class, " text-anchor=\"middle\"", text);
+        }
+    }
+    let (layer, binary) = (side(layer), side(binary));
+    picture.arrow("line", "", &[(54.0, 133.0), (120.0, 133.0)]);
+    picture.arrow("line", "", &[(134.0, 128.0), (200.0, 86.0)]);
+    picture.arrow("line", "", &[(129.0, 178.0), (129.0, 270.0), (176.0, 270.0)]);
+    picture.arrow("line", "", &[(184.0 + layer, 270.0), (460.0, 270.0)]);
+    let bottom = 52.0 + binary;
+    picture.arrow("line", "", &[(634.0, bottom + 4.0), (634.0, 428.0), (47.0, 428.0), (47.0, 176.0)]);
+    picture.text((340.0, 422.0), "weak", " text-anchor=\"middle\"", "serves");
+    picture.compare("image.svg");
+}
