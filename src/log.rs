@@ -439,6 +439,7 @@ mod tests {
         log.flush(TIME, &mut pipe);
         let last = pipe.read.lines().last().expect("the count");
         assert!(last.contains(&format!("Dropped {} lines", 2000 - kept)), "{last}");
+        assert_eq!(log.dropped_lines(), 2000 - kept as u64, "it stays counted after it was told");
     }
 
     #[test]
