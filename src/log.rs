@@ -25,6 +25,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
+use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -128,10 +129,12 @@ pub struct Log {
     buffer: Vec<u8>,
     /// Whether there are lines that no one has tried to write.
     is_new: bool,
-    /// Lines that were dropped since the last count was told.
+    /// Lines that were dropped, and of which no line of the log says so.
     dropped: u64,
-    /// Lines that were dropped before that.
-    dropped_before: u64,
+    /// Lines that were dropped, as the first line in the buffer says.
+    being_told: u64,
+    /// Lines that were dropped, as the log has said.
+    told: u64,
     /// Whether only the first product of a user agent is shown.
     is_short: bool,
 }
@@ -145,7 +148,8 @@ impl Log {
             buffer: Vec::new(),
             is_new: false,
             dropped: 0,
-            dropped_before: 0,
+            being_told: 0,
+            told: 0,
             is_short: false,
         }
     }
@@ -165,7 +169,7 @@ impl Log {
     /// How many lines have been dropped in all.
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
-        self.dropped_before + self.dropped
+        self.told + self.being_told + self.dropped
     }
 
     /// Adds the line of one answer. `time` is for the reader, as RFC 3339 has it.
@@ -237,7 +241,8 @@ impl Log {
     /// Writes what can be written without blocking.
     pub fn flush(&mut self, time: &str, sink: &mut impl Sink) {
         let mut written = 0;
-        while written < self.buffer.len() && sink.is_ready() {
+        let mut is_lost = false;
+        while written < self.buffer.len() && !is_lost && sink.is_ready() {
             let rest = &self.buffer[written..];
             let lines = match rest.get(..MAX_WRITE) {
                 // Lines that are written as a whole stay whole among those of other processes.
@@ -248,22 +253,25 @@ impl Log {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => {
-                    // Nothing reads it, or the file is full or has grown to its limit. The next line
-                    // tries again.
-                    self.dropped += rest.split_inclusive(|&byte| byte == b'\n').count() as u64;
-                    self.buffer.clear();
-                    self.is_new = false;
-                    return;
-                }
+                // Nothing reads it, or the file is full or has grown to its limit. The next line tries again.
+                Err(_) => is_lost = true,
             }
         }
         self.is_new = false;
         self.buffer.drain(..written);
-        if self.buffer.is_empty() && self.dropped > 0 {
-            let dropped = std::mem::take(&mut self.dropped);
-            self.dropped_before += dropped;
+        if written > 0 {
+            self.told += take(&mut self.being_told);
+        }
+        if is_lost {
+            let lines = self.buffer.split_inclusive(|&byte| byte == b'\n').count() as u64;
+            // A count that could not be told is none of the lines, and has to be told later.
+            let count = take(&mut self.being_told);
+            self.dropped += if count > 0 { count + lines - 1 } else { lines };
+            self.buffer.clear();
+        } else if self.buffer.is_empty() && self.dropped > 0 {
+            let dropped = take(&mut self.dropped);
             self.event(time, &format!("Dropped {dropped} lines of this log, which could not be written"));
+            self.being_told = dropped;
         }
     }
 }
@@ -452,6 +460,9 @@ mod tests {
             }
             log.flush(TIME, &mut pipe);
             assert!(!log.is_waiting(), "there is nothing to wake up for");
+            // The server may come here with nothing to write. Then it is the count that cannot be written.
+            log.flush(TIME, &mut pipe);
+            assert!(log.is_waiting());
         }
         pipe.is_broken = false;
         for _ in 0..2 {
@@ -460,6 +471,6 @@ mod tests {
         }
         let lines: Vec<_> = pipe.read.lines().collect();
         assert_eq!(lines.len(), 3);
-        assert!(lines[1].contains("Dropped 500 lines"), "{lines:?}");
+        assert!(lines[0].contains("Dropped 500 lines"), "{lines:?}");
     }
 }

@@ -496,6 +496,15 @@ fn a_log_that_has_grown_to_the_limit_on_file_size_drops_and_counts_lines() {
     eventually("the log is full", || (log.metadata().ok()?.len() == LIMIT).then_some(()));
     let written = fs::read(&path).expect("it is there");
     let lines = lossy(&written[(LIMIT - ROOM) as usize..]).matches(LINE).count();
+    eventually("all lines are written or dropped", || {
+        let mut client = Client::connect(address);
+        client.send_request("GET /metrics", &[]);
+        let metrics = client.answer_to("GET /metrics").content;
+        let dropped = lossy(&metrics)
+            .lines()
+            .find_map(|line| line.strip_prefix("quinistry_log_lines_dropped_total ")?.parse::<usize>().ok());
+        (lines + dropped? >= 200).then_some(())
+    });
 
     // With room again, the log goes on, and says how much is missing.
     log.set_len(0).expect("our file");
