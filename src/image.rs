@@ -50,6 +50,7 @@ pub mod executable;
 pub mod gzip;
 pub mod json;
 pub mod layer;
+pub mod sbom;
 pub mod tar;
 
 /// The name of the repository, which is that of the program.

@@ -20,7 +20,8 @@
 //!     -------------------  ------------------------------------------  ---------------------------------
 //!     main.rs              does what the command line asks for         options server registry kubernetes
 //!                                                                      health image/archive image
-//!                                                                      image/layer image/tar log system
+//!                                                                      image/layer image/sbom image/tar
+//!                                                                      log system
 //!     options.rs           turns the command line into options         kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   clients turns connection registry
 //!                                                                      metrics http/response confinement
@@ -47,6 +48,7 @@
 //!     image/executable.rs  reads the processor out of an executable
 //!     image/tar.rs         turns files into a tar archive
 //!     image/gzip.rs        turns bytes into a gzip member
+//!     image/sbom.rs        lists the crates that ship
 //!     image/json.rs        turns JSON values into text
 //!     image/digest.rs      turns content into the digest that names it
 //!     health.rs            asks a server whether it is well
@@ -129,6 +131,7 @@
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
 //! * A processor: `image/executable.rs`.
+//! * A crate, or another version of one: the list in `image/sbom.rs`. A test compares it with Cargo's.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it

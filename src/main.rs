@@ -21,12 +21,13 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
 use quinistry::health;
 use quinistry::image::layer::Executable;
-use quinistry::image::{Descriptor, Image, NAME, VERSION, archive, tar};
+use quinistry::image::{Descriptor, Image, NAME, VERSION, archive, sbom, tar};
 use quinistry::kubernetes;
 use quinistry::log::Log;
 use quinistry::options::{self, Address, Command, HELP};
@@ -64,8 +65,11 @@ enum Error {
 }
 
 quinistry::entry!(run);
+quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 
 fn run(arguments: &[String]) -> i32 {
+    // Nothing else refers to it, and so the executable would lack it.
+    black_box(&BILL_OF_MATERIALS);
     let variable = env::var_os("QUINISTRY_LISTEN");
     let command = options::parse(arguments, variable.as_deref().map(OsStr::to_string_lossy).as_deref());
     match command.map_err(Error::Misused).and_then(execute) {
@@ -91,10 +95,11 @@ fn execute(command: Command) -> Result<i32, Error> {
                 .map_err(|error| Error::Failed(format!("unhealthy, {address}: {error}")))?;
         }
         Command::Save(with) => save(&with)?,
-        Command::Digest(with) => print(&digest_line(&pack(open(&with)?)?.1))?,
-        Command::Kubernetes(manifest, with) => print(&kubernetes::pin(manifest, &pack(open(&with)?)?.1))?,
+        Command::Digest(with) => print(digest_line(&pack(open(&with)?)?.1))?,
+        Command::Kubernetes(manifest, with) => print(kubernetes::pin(manifest, &pack(open(&with)?)?.1))?,
+        Command::Sbom => print(sbom::DOCUMENT)?,
         Command::Help => print(HELP)?,
-        Command::Version => print(&format!("{NAME} {VERSION}\n"))?,
+        Command::Version => print(format!("{NAME} {VERSION}\n"))?,
     }
     Ok(DONE)
 }
@@ -234,8 +239,8 @@ fn digest_line(image: &Image) -> String {
     format!("{NAME}@{}\n", image.docker_list.descriptor.digest)
 }
 
-fn print(text: &str) -> Result<(), Error> {
-    write(|stdout| Ok(stdout.write_all(text.as_bytes())?))
+fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
+    write(|stdout| Ok(stdout.write_all(text.as_ref())?))
 }
 
 /// Writes to standard output.

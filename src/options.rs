@@ -7,7 +7,7 @@
 //!     quinistry [serve] [--listen ADDRESS] [--quiet] [--with FILE]...
 //!     quinistry healthcheck [--listen ADDRESS]
 //!     quinistry save | digest | k8s parent | k8s child [--with FILE]...
-//!     quinistry help | version
+//!     quinistry sbom | help | version
 //! ```
 //!
 //! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image
@@ -35,6 +35,7 @@ Usage: quinistry [serve] [--listen ADDRESS] [--quiet]   serve the image
        quinistry save                                   write the image to standard output
        quinistry digest                                 print the image's name and digest
        quinistry k8s parent|child                       print a Kubernetes manifest for this image
+       quinistry sbom                                   print the bill of materials, a CycloneDX document
        quinistry help | version                         as --help, --version
 
 Options:
@@ -71,6 +72,8 @@ pub enum Command {
     Digest(Vec<String>),
     /// Print this manifest, pinned to the image, which carries these, too.
     Kubernetes(&'static str, Vec<String>),
+    /// Print the bill of materials.
+    Sbom,
     /// Print [`HELP`].
     Help,
     /// Print the version.
@@ -226,6 +229,7 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
             };
             Command::Kubernetes(manifest, take(&mut with))
         }
+        Some("sbom") => Command::Sbom,
         Some("help") => return Ok(Command::Help),
         Some("version") => Command::Version,
         Some(unknown) => return Err(Error::Unexpected(unknown.into())),
@@ -250,12 +254,13 @@ fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Resu
 /// The known word that a mistyped one was probably meant to be, if there is one. The two differ in one
 /// place, by at most two bytes, and have at least twice as many in common.
 fn nearest(word: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 12] = [
+    const KNOWN: [&str; 13] = [
         "serve",
         "healthcheck",
         "save",
         "digest",
         "k8s",
+        "sbom",
         "help",
         "version",
         "--listen",
@@ -328,9 +333,17 @@ mod tests {
             let error = Error::WrongAddress { origin: "QUINISTRY_LISTEN", value: "x".into() };
             assert_eq!(parse_line(line, Some("x")), Err(error), "{line}");
         }
-        for line in
-            ["save", "digest", "k8s child", "help", "version", "--help", "serve --version", "--listen 1"]
-        {
+        for line in [
+            "save",
+            "digest",
+            "k8s child",
+            "sbom",
+            "help",
+            "version",
+            "--help",
+            "serve --version",
+            "--listen 1",
+        ] {
             assert!(parse_line(line, Some("x")).is_ok(), "{line}");
         }
     }
@@ -349,14 +362,14 @@ mod tests {
 
     #[test]
     fn a_command_refuses_an_option_that_it_does_not_use() {
-        for line in ["save", "digest", "k8s parent", "version"] {
+        for line in ["save", "digest", "k8s parent", "sbom", "version"] {
             assert_eq!(
                 parse_line(&format!("{line} --listen 1"), None),
                 Err(Error::Unused("--listen")),
                 "{line}"
             );
         }
-        for line in ["save", "digest", "k8s parent", "version", "healthcheck"] {
+        for line in ["save", "digest", "k8s parent", "sbom", "version", "healthcheck"] {
             assert_eq!(parse_line(&format!("--quiet {line}"), None), Err(Error::Unused("--quiet")), "{line}");
         }
     }
@@ -378,7 +391,8 @@ mod tests {
 
     #[test]
     fn every_command_takes_files_to_carry_because_the_images_entrypoint_has_them() {
-        for line in ["", "save", "digest", "k8s child", "healthcheck", "help", "version", "--version"] {
+        for line in ["", "save", "digest", "k8s child", "healthcheck", "sbom", "help", "version", "--version"]
+        {
             assert!(parse_line(&format!("--with x {line}"), None).is_ok(), "{line}");
         }
     }

@@ -59,6 +59,18 @@ macro_rules! entry {
     };
 }
 
+/// Makes a static of bytes that has a section of the executable to itself: `section!(STATIC, ".name", BYTES)`.
+/// Tools that look at the file find the bytes by the section's name. Something has to refer to the static: what
+/// nothing refers to, the compiler and the linker leave out.
+#[macro_export]
+macro_rules! section {
+    ($static:ident, $name:literal, $bytes:expr) => {
+        // SAFETY: a section of this name means nothing to the linker.
+        #[unsafe(link_section = $name)]
+        static $static: [u8; $bytes.len()] = $bytes;
+    };
+}
+
 /// Does what has to be done before anything else, and gives the arguments behind the program's name.
 /// What is not UTF-8 in an argument becomes U+FFFD. So a file that `--with` names needs a name in UTF-8.
 ///

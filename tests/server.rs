@@ -30,6 +30,7 @@ fn the_command_line_explains_itself_and_its_errors() {
         "healthcheck",
         "save",
         "digest",
+        "sbom",
         "docker pull localhost:8080/quinistry",
         "docker run -d --rm -p 8090:8080 localhost:8080/quinistry",
     ] {
@@ -67,7 +68,8 @@ fn the_digest_is_that_of_the_image_that_is_served() {
 }
 
 /// Every way to print something.
-const PRINTING: [&[&str]; 5] = [&["save"], &["digest"], &["k8s", "child"], &["--help"], &["--version"]];
+const PRINTING: [&[&str]; 6] =
+    [&["save"], &["digest"], &["k8s", "child"], &["sbom"], &["--help"], &["--version"]];
 
 #[test]
 fn output_that_cannot_be_written_is_an_error() {

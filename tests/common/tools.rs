@@ -14,9 +14,9 @@ use std::process::{Command, Stdio};
 
 use super::Folder;
 
-/// A command, the package that Debian has it in, and what is tested with it. The packages down to
-/// `util-linux` are in every Debian system.
-const TOOLS: [(&str, &str, &str); 26] = [
+/// A command, the package that Debian has it in, or else where it comes from, and what is tested with it. The
+/// packages down to `util-linux` are in every Debian system.
+const TOOLS: [(&str, &str, &str); 29] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
     ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
@@ -28,6 +28,7 @@ const TOOLS: [(&str, &str, &str); 26] = [
     ("tar", "tar", "the README's commands; the layer and the archive"),
     ("nsenter", "util-linux", "nodes with a network of their own"),
     ("bsdtar", "libarchive-tools", "the layer"),
+    ("cargo", "cargo", "the list of crates"),
     ("containerd", "containerd", "nodes with a containerd of their own"),
     ("ctr", "containerd", "the same"),
     ("curl", "curl", "the README's commands"),
@@ -38,7 +39,9 @@ const TOOLS: [(&str, &str, &str); 26] = [
     ("podman", "podman", "pull and load"),
     ("prometheus", "prometheus", "a scrape of the metrics"),
     ("promtool", "prometheus", "the form of the metrics"),
+    ("python3", "python3, and cyclonedx-python-lib[json-validation] from PyPI", "the CycloneDX document"),
     ("runc", "runc", "nodes with a containerd of their own"),
+    ("rust-audit-info", "rust-audit-info from crates.io", "the section with the list of crates"),
     ("rustc", "rustc", "a build that has to fail"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
     ("strace", "strace", "the system calls that the server makes"),
@@ -92,7 +95,7 @@ pub fn has_tool(name: &str, arguments: &[&str]) -> bool {
     if !works {
         let (_, package, tested) = TOOLS.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
         let arguments = arguments.join(" ");
-        skip(&format!("`{name} {arguments}` does not work here (Debian's package {package}, for: {tested})"));
+        skip(&format!("`{name} {arguments}` does not work here (package {package}, for: {tested})"));
     }
     works
 }
