@@ -45,6 +45,7 @@ use crate::image::digest::Digest;
 use crate::image::layer::Layer;
 
 pub mod archive;
+pub mod artifacts;
 pub mod digest;
 pub mod executable;
 pub mod gzip;
@@ -85,6 +86,24 @@ struct Format {
     manifest: &'static str,
     config: &'static str,
     layer: &'static str,
+}
+
+impl Format {
+    /// The index of one manifest for each platform.
+    fn index(&self, platforms: &[Platform], manifest: fn(&Platform) -> &Document) -> Document {
+        let entry = |of: &Platform| {
+            let mut entry = manifest(of).descriptor.to_json(self.manifest);
+            insert(&mut entry, "platform", platform(of.architecture));
+            entry
+        };
+        Document::json(self.index, &index(self.index, platforms.iter().map(entry).collect()))
+    }
+
+    fn manifest(&self, config: &Document, layers: &[Layer]) -> Document {
+        let config = config.descriptor.to_json(self.config);
+        let layers = layers.iter().map(|layer| Descriptor::of(layer).to_json(self.layer));
+        Document::json(self.manifest, &manifest(self.manifest, config, layers.collect()))
+    }
 }
 
 const DOCKER: Format = Format {
@@ -148,8 +167,11 @@ pub struct Document {
 }
 
 impl Document {
-    fn new(content_type: &'static str, json: &Value) -> Self {
-        let content = json::to_bytes(json);
+    fn json(content_type: &'static str, json: &Value) -> Self {
+        Self::new(content_type, json::to_bytes(json))
+    }
+
+    fn new(content_type: &'static str, content: Vec<u8>) -> Self {
         let descriptor =
             Descriptor { content_type, digest: Digest::of(&content), size: content.len() as u64 };
         Self { descriptor, content }
@@ -202,7 +224,7 @@ impl Image {
         (contents, Self::new(own, &layers))
     }
 
-    /// All of it but the layers.
+    /// The indexes, manifests and configs.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
         let of_platforms = self.platforms.iter().flat_map(Platform::documents);
         [&self.docker_list, &self.oci_index].into_iter().chain(of_platforms)
@@ -214,8 +236,8 @@ impl Image {
             layers.iter().map(|layer| Platform::new(layer.architecture, layers)).collect();
         let own = platforms.iter().position(|platform| platform.architecture == own);
         Self {
-            docker_list: index(&DOCKER, &platforms, |platform| &platform.docker_manifest),
-            oci_index: index(&OCI, &platforms, |platform| &platform.oci_manifest),
+            docker_list: DOCKER.index(&platforms, |platform| &platform.docker_manifest),
+            oci_index: OCI.index(&platforms, |platform| &platform.oci_manifest),
             own: own.expect("the first layer's architecture is one of them"),
             platforms,
             layers: layers.iter().map(Descriptor::of).collect(),
@@ -225,11 +247,11 @@ impl Image {
 
 impl Platform {
     fn new(architecture: &'static str, layers: &[Layer]) -> Self {
-        let config = Document::new(BLOB, &config(architecture, layers));
+        let config = Document::json(BLOB, &config(architecture, layers));
         Self {
             architecture,
-            docker_manifest: manifest(&DOCKER, &config, layers),
-            oci_manifest: manifest(&OCI, &config, layers),
+            docker_manifest: DOCKER.manifest(&config, layers),
+            oci_manifest: OCI.manifest(&config, layers),
             config,
         }
     }
@@ -300,24 +322,19 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     config
 }
 
-fn manifest(format: &Format, config: &Document, layers: &[Layer]) -> Document {
-    let mut manifest = json!({ "schemaVersion": 2, "mediaType": format.manifest });
-    insert(&mut manifest, "config", config.descriptor.to_json(format.config));
-    let layers = layers.iter().map(|layer| Descriptor::of(layer).to_json(format.layer));
-    insert(&mut manifest, "layers", layers.collect());
-    Document::new(format.manifest, &manifest)
+/// A manifest of a config and layers.
+fn manifest(media_type: &str, config: Value, layers: Vec<Value>) -> Value {
+    let mut manifest = json!({ "schemaVersion": 2, "mediaType": media_type });
+    insert(&mut manifest, "config", config);
+    insert(&mut manifest, "layers", layers.into());
+    manifest
 }
 
-/// The index of one manifest for each platform.
-fn index(format: &Format, platforms: &[Platform], manifest: fn(&Platform) -> &Document) -> Document {
-    let entry = |of: &Platform| {
-        let mut entry = manifest(of).descriptor.to_json(format.manifest);
-        insert(&mut entry, "platform", platform(of.architecture));
-        entry
-    };
-    let mut index = json!({ "schemaVersion": 2, "mediaType": format.index });
-    insert(&mut index, "manifests", platforms.iter().map(entry).collect());
-    Document::new(format.index, &index)
+/// An index of manifests.
+fn index(media_type: &str, manifests: Vec<Value>) -> Value {
+    let mut index = json!({ "schemaVersion": 2, "mediaType": media_type });
+    insert(&mut index, "manifests", manifests.into());
+    index
 }
 
 /// Adds a field to a JSON object. A value inside of `json!` would be copied.

@@ -45,6 +45,8 @@ kinds! {
         Manifest = "manifest",
         /// The OCI's manifest for a platform.
         OciManifest = "oci_manifest",
+        /// A part of an artifact that refers to the image: its manifest, its config or its document.
+        Artifact = "artifact",
         /// An index or manifest that is not there.
         UnknownManifest = "unknown_manifest",
         /// The config of a platform.
@@ -84,6 +86,7 @@ impl Endpoint {
             Self::OciManifest => "Serving OCI manifest",
             Self::Config => "Serving config",
             Self::Layer => "Serving layer",
+            Self::Artifact => "Serving artifact",
             Self::Welcome => "Serving welcome",
             Self::Health | Self::Metrics => return None,
             Self::UnknownManifest | Self::UnknownBlob | Self::Other | Self::Unreadable => "Refusing",

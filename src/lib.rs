@@ -32,8 +32,8 @@
 //!                                                                      http/response kinds log clock
 //!     registry.rs          turns a request into its answer             metrics http/conditional
 //!                                                                      http/request http/response
-//!                                                                      http/syntax image image/digest
-//!                                                                      image/json kinds
+//!                                                                      http/syntax image/artifacts image
+//!                                                                      image/digest image/json kinds
 //!     metrics.rs           turns what was counted into text            http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/syntax
 //!     http/request.rs      turns bytes into a request                  http/response http/syntax
@@ -41,6 +41,7 @@
 //!     http/syntax.rs       the grammar that several files read with
 //!     kubernetes.rs        turns an image into manifests that run it   image
 //!     image/archive.rs     turns an image into one file                image image/json image/tar
+//!     image/artifacts.rs   turns an image into what refers to it       image image/digest image/sbom
 //!     image.rs             turns executables into an image             image/digest image/executable
 //!                                                                      image/json image/layer clock
 //!     image/layer.rs       turns an executable into a layer            image/digest image/executable

@@ -7,7 +7,7 @@
 //!     GET /v2/<name>/manifests/<reference> an index or a manifest, by tag or digest
 //!     GET /v2/<name>/blobs/<digest>        a config or a layer
 //!     GET /v2/<name>/tags/list             the tags
-//!     GET /v2/<name>/referrers/<digest>    what refers to a manifest: nothing does
+//!     GET /v2/<name>/referrers/<digest>    what refers to an index or a manifest: its bill of materials
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
 //!     GET /                                how to pull the image, for a person with a browser
 //!     GET /healthz                         is the server well? (What Kubernetes calls it.) Not logged
@@ -42,6 +42,13 @@
 //! No `Accept` makes a tag answer 404 or 406. RFC 9110 section 12.5.1 lets a server disregard the field
 //! if it has nothing that the client lists, and the client may still read what comes.
 //!
+//! ## What refers to the image
+//!
+//! The answer to `referrers` has the artifact that `image/artifacts.rs` makes for the digest. A client that does
+//! not know this endpoint asks for the tag that the specification derives from the digest, `sha256-<hex>`. It
+//! gets the same index, whatever it accepts. The list of tags does not have these tags: people and tools look
+//! there for versions, and a client that wants referrers computes their tag.
+//!
 //! Deliberately absent: writing anything, authentication, compression on the way, and weights in
 //! `Accept` other than 0. If a client takes several types, the table decides.
 
@@ -52,8 +59,9 @@ use serde_json::{Map, Value, json};
 use crate::http::conditional::{Selection, select};
 use crate::http::request::{Body, Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
-use crate::http::syntax::{parse_number, percent_decode};
-use crate::image::digest;
+use crate::http::syntax::{PLAIN_IN_QUERY, parse_number, percent_decode};
+use crate::image::artifacts::{ARTIFACT_TYPE, Artifacts, Referrer};
+use crate::image::digest::{self, Digest};
 use crate::image::json::to_bytes;
 use crate::image::{
     BLOB, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT,
@@ -106,6 +114,11 @@ pub struct Registry {
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
+    /// The digest of each index and manifest that something refers to, and where among the manifests the index
+    /// of its referrers is.
+    referrers: Vec<(Digest, usize)>,
+    /// The index of the referrers of anything else.
+    no_referrers: Resource,
 }
 
 /// An answer, and what it is about.
@@ -158,6 +171,7 @@ impl Registry {
     /// Makes an image ready to be served.
     #[must_use]
     pub fn new(image: Image) -> Self {
+        let artifacts = Artifacts::of(&image);
         let Image { docker_list, oci_index, mut platforms, layers, own } = image;
         let mut manifests = vec![
             Resource::document(Endpoint::Index, docker_list),
@@ -173,7 +187,17 @@ impl Registry {
         for (file, layer) in layers.into_iter().enumerate() {
             blobs.push(Resource::new(Endpoint::Layer, layer, Bytes::File(file)));
         }
-        Self { manifests, blobs }
+        let mut referrers = Vec::new();
+        for Referrer { subject, manifest, index } in artifacts.referrers {
+            manifests.push(Resource::document(Endpoint::Artifact, manifest));
+            referrers.push((subject, manifests.len()));
+            manifests.push(Resource::document(Endpoint::Referrers, index));
+        }
+        for document in [artifacts.config, artifacts.bill] {
+            blobs.push(Resource::document(Endpoint::Artifact, document));
+        }
+        let no_referrers = Resource::document(Endpoint::Referrers, artifacts.no_referrers);
+        Self { manifests, blobs, referrers, no_referrers }
     }
 
     /// Answers bytes that are not a request, or not one that this server can answer.
@@ -246,7 +270,7 @@ impl Registry {
             (Collection::Manifests, None) => return self.manifest(reference, request),
             (Collection::Blobs, None) => return self.blob(reference, request),
             (Collection::Tags, None) => (Endpoint::Tags, list("tags", &TAGS, Some(name), request)),
-            (Collection::Referrers, None) => (Endpoint::Referrers, referrers(reference, request)),
+            (Collection::Referrers, None) => (Endpoint::Referrers, self.referrers(reference, request)),
             (Collection::Manifests, Some(error)) => (Endpoint::UnknownManifest, error),
             (Collection::Blobs, Some(error)) => (Endpoint::UnknownBlob, error),
             (Collection::Tags, Some(error)) => (Endpoint::Tags, error),
@@ -268,10 +292,40 @@ impl Registry {
             }
         } else if TAGS.contains(&reference) {
             return self.manifests[choose(request) as usize].answer(request);
+        } else if let Some(index) = reference.strip_prefix("sha256-").and_then(|hash| self.referrers_of(hash))
+        {
+            // distribution-spec, "Referrers Tag Schema".
+            return index.answer(request);
         }
-        // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`, and its successors
-        // under `sha256-<hex>`. Like every other client, they expect a 404 if a tag is unknown.
+        // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`. Like every other client, it
+        // expects a 404 if a tag is unknown.
         unknown(error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference))
+    }
+
+    /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the answer is an empty index: a 404
+    /// would make the client look for a tag instead.
+    fn referrers(&self, digest: &str, request: &Request<'_>) -> Response<'_> {
+        if !digest::is_well_formed(digest) {
+            return invalid_digest(digest);
+        }
+        let filter = parameter(request, "artifactType");
+        let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
+        let index =
+            digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
+        let response = index.unwrap_or(&self.no_referrers).answer(request).response;
+        if filter.is_some() {
+            // "If filtering is requested and applied, the response MUST include" this field.
+            response.with("OCI-Filters-Applied", "artifactType")
+        } else {
+            response
+        }
+    }
+
+    /// The index of what refers to the subject with this hash.
+    fn referrers_of(&self, hash: &str) -> Option<&Resource> {
+        let is_subject = |digest: &Digest| digest.as_str().strip_prefix("sha256:") == Some(hash);
+        let (_, place) = self.referrers.iter().find(|(subject, _)| is_subject(subject))?;
+        Some(&self.manifests[*place])
     }
 
     /// distribution-spec, "Pulling blobs".
@@ -463,22 +517,6 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-/// distribution-spec, "Listing Referrers". Nothing refers to any manifest here. The answer is an empty
-/// index all the same: a 404 would make the client look for a tag instead.
-fn referrers(digest: &str, request: &Request<'_>) -> Response<'static> {
-    if !digest::is_well_formed(digest) {
-        return invalid_digest(digest);
-    }
-    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
-    let response = json(Status::Ok, OCI_INDEX, &index);
-    if parameter(request, "artifactType").is_some() {
-        // "If filtering is requested and applied, the response MUST include" this field.
-        response.with("OCI-Filters-Applied", "artifactType")
-    } else {
-        response
-    }
-}
-
 fn welcome(request: &Request<'_>) -> Response<'static> {
     let host = request.authority.unwrap_or("localhost:8080");
     let text = format!(
@@ -505,7 +543,9 @@ pub fn commands(host: &str) -> String {
 /// `ns=docker.io` with which containerd tells a mirror whose place it takes.
 fn parameter(request: &Request<'_>, name: &str) -> Option<String> {
     let mut pairs = request.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    pairs.find(|(key, _)| *key == name).map(|(_, value)| percent_decode(value).into_owned())
+    let (_, value) = pairs.find(|(key, _)| *key == name)?;
+    // A client may encode the slash of a media type.
+    Some(percent_decode(value, PLAIN_IN_QUERY).into_owned())
 }
 
 /// An answer with content that was made for it.

@@ -25,6 +25,9 @@ fn a_pull_step_by_step_and_then_the_child_is_asked_for_the_same() {
     // and it runs, and serves itself: the same image, to the byte.
     let child = start(&pulled, &Folder::new("pulled"));
     assert!(pull(&child) == pulled);
+
+    // What refers to the image is the same, too.
+    assert_eq!(bill_of_materials(&child), bill_of_materials(&parent));
 }
 
 #[test]
@@ -145,4 +148,20 @@ fn pull(server: &Server) -> Pulled {
         }
     }
     Pulled { digest, config, files }
+}
+
+/// Follows the digests from the image to what it is made of: what refers to it, the manifest of that, and the
+/// document. Gives all three.
+fn bill_of_materials(server: &Server) -> [Vec<u8>; 3] {
+    let ask = |path: &str, digest: &str| {
+        let answer = server.ask(&format!("GET /v2/quinistry/{path}/{digest}"), &[]);
+        assert_eq!(answer.status, 200, "{path}/{digest}");
+        answer
+    };
+    let digest = |value: &Value| value["digest"].as_str().expect("a digest").to_owned();
+    let referrers = ask("referrers", &server.manifest_digest());
+    let manifest = ask("manifests", &digest(&referrers.json()["manifests"][0]));
+    let document = ask("blobs", &digest(&manifest.json()["layers"][0]));
+    assert_eq!(document.json()["bomFormat"], "CycloneDX");
+    [referrers, manifest, document].map(|answer| answer.content)
 }

@@ -12,6 +12,7 @@ use common::{Answer, request, sha256};
 use quinistry::clock::Clock;
 use quinistry::http::request::{self, FieldStorage};
 use quinistry::http::response::{Content, Persistence};
+use quinistry::image::sbom::{self, CYCLONE_DX};
 use quinistry::image::{Descriptor, VERSION};
 use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
@@ -560,21 +561,117 @@ fn tags_are_listed_in_order_and_page_by_page() {
     }
 }
 
+/// What the indexes and manifests of an image have: a descriptor of their content.
+fn described(media_type: &str, content: &[u8]) -> Value {
+    serde_json::json!({ "mediaType": media_type, "digest": sha256(content), "size": content.len() })
+}
+
 #[test]
-fn nothing_refers_to_anything_and_that_is_an_index() {
+fn a_bill_of_materials_refers_to_each_index_and_manifest_of_the_image() {
+    let world = World::new();
+    let bill = sbom::DOCUMENT;
+    for (subject, subject_type) in &world.manifests {
+        let referrers = world.content(&format!("GET /v2/quinistry/referrers/{subject}"), &[]);
+        assert_eq!(referrers.field("content-type"), Some(OCI_INDEX));
+        assert_eq!(referrers.field("oci-filters-applied"), None);
+        let digest = referrers.json()["manifests"][0]["digest"].as_str().expect("a digest").to_owned();
+        let artifact = world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[]);
+        assert_eq!(artifact.field("content-type"), Some(OCI));
+        let mut descriptor = described(OCI, &artifact.content);
+        descriptor["artifactType"] = CYCLONE_DX.into();
+        let index =
+            serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor] });
+        assert_eq!(referrers.json(), index);
+
+        let subject = world.content(&format!("GET /v2/quinistry/manifests/{subject}"), &[]);
+        let mut layer = described(CYCLONE_DX, bill);
+        layer["annotations"] = serde_json::json!({ "org.opencontainers.image.title": "quinistry.cdx.json" });
+        let manifest = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": OCI,
+            "artifactType": CYCLONE_DX,
+            "config": described("application/vnd.oci.empty.v1+json", b"{}"),
+            "layers": [layer],
+            "subject": described(subject_type, &subject.content),
+        });
+        assert_eq!(artifact.json(), manifest);
+    }
+    for content in [&b"{}"[..], bill] {
+        let blob = world.content(&format!("GET /v2/quinistry/blobs/{}", sha256(content)), &[]);
+        assert_eq!(blob.content, content);
+    }
+}
+
+#[test]
+fn referrers_are_filtered_by_their_type() {
+    let world = World::new();
+    for (subject, _) in &world.manifests {
+        let line = format!("GET /v2/quinistry/referrers/{subject}");
+        let all = world.ask(&line, &[]);
+        // As clients encode it, and as people write it.
+        for wanted in ["application%2Fvnd.cyclonedx%2Bjson", CYCLONE_DX] {
+            let filtered = world.ask(&format!("{line}?artifactType={wanted}"), &[]);
+            assert_eq!((filtered.status, &filtered.content), (200, &all.content));
+            assert_eq!(filtered.field("oci-filters-applied"), Some("artifactType"));
+        }
+        for other in ["application%2Fspdx%2Bjson", "application/vnd.cyclonedx", ""] {
+            let filtered = world.ask(&format!("{line}?artifactType={other}"), &[]);
+            assert_no_referrers(&filtered);
+            assert_eq!(filtered.field("oci-filters-applied"), Some("artifactType"));
+        }
+        assert_eq!(world.ask(&format!("{line}?other=1"), &[]), all);
+    }
+}
+
+#[test]
+fn the_tag_for_a_digests_referrers_stands_for_the_same_index() {
+    let world = World::new();
+    for (subject, _) in &world.manifests {
+        let referrers = world.content(&format!("GET /v2/quinistry/referrers/{subject}"), &[]);
+        let by_tag = world.content(
+            &format!("GET /v2/x/quinistry/manifests/{}", subject.replace(':', "-")),
+            &["Accept: */*"],
+        );
+        assert_eq!(by_tag, referrers);
+        let digest = by_tag.field("docker-content-digest").expect("a digest");
+        assert_eq!(world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[]), referrers);
+    }
+    for (subject, _) in &world.manifests {
+        for wrong in
+            [&subject[7..], &format!("sha256-{}", &subject[8..]), &format!("sha512-{}", &subject[7..])]
+        {
+            assert_eq!(
+                world.ask(&format!("GET /v2/quinistry/manifests/{wrong}"), &[]).status,
+                404,
+                "{wrong}"
+            );
+        }
+    }
+    assert_eq!(world.ask("GET /v2/quinistry/manifests/sha256-", &[]).status, 404);
+}
+
+#[test]
+fn nothing_refers_to_anything_else_and_that_is_an_index() {
     let world = World::new();
     let sha512 = format!("sha512:{}", "0".repeat(128));
-    for digest in [world.index(), &world.blob, &sha512] {
+    let other = format!("other:{}", &world.index()[7..]);
+    let referrers = world.content(&format!("GET /v2/quinistry/referrers/{}", world.index()), &[]).json();
+    let artifact = referrers["manifests"][0]["digest"].as_str().expect("a digest");
+    for digest in [&*world.blob, &world.configs[0], artifact, &sha512, &other] {
         let line = format!("GET /v2/quinistry/referrers/{digest}");
         let answer = world.ask(&line, &[]);
-        assert_eq!((answer.status, answer.field("content-type")), (200, Some(OCI_INDEX)));
-        let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
-        assert_eq!(answer.json(), empty);
+        assert_no_referrers(&answer);
         assert_eq!(answer.field("oci-filters-applied"), None);
-        let filtered = world.ask(&format!("{line}?artifactType=application%2Fspdx"), &[]);
-        assert_eq!(filtered.json(), empty);
+        let filtered = world.ask(&format!("{line}?artifactType={CYCLONE_DX}"), &[]);
+        assert_no_referrers(&filtered);
         assert_eq!(filtered.field("oci-filters-applied"), Some("artifactType"));
     }
+}
+
+fn assert_no_referrers(answer: &Answer) {
+    assert_eq!((answer.status, answer.field("content-type")), (200, Some(OCI_INDEX)));
+    let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
+    assert_eq!(answer.json(), empty);
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::{Folder, find, has_tool, quinistry, quinistry_at, run, tool};
+use common::{Folder, Server, find, has_tool, quinistry, quinistry_at, run, sha256, tool};
 use quinistry::image::sbom::{CRATES, Crate, DOCUMENT, SECTION};
 use serde_json::{Value, json};
 
@@ -167,4 +167,23 @@ fn the_command_prints_the_document_wherever_and_whenever_it_runs() {
         run(quinistry_at(copy).arg("sbom").env_clear().env("TZ", "Asia/Tokyo").current_dir(&folder.0));
     assert_eq!(elsewhere.as_bytes(), DOCUMENT);
     assert_eq!(run(quinistry().arg("sbom")), elsewhere);
+}
+
+#[test]
+fn skopeo_copies_the_artifact_by_its_digest_and_by_the_tag_for_referrers() {
+    if !has_tool("skopeo", &["--version"]) {
+        return;
+    }
+    let server = Server::start();
+    let image = server.manifest_digest();
+    let referrers = server.ask(&format!("GET /v2/quinistry/referrers/{image}"), &[]).json();
+    let artifact = referrers["manifests"][0]["digest"].as_str().expect("a digest");
+    for reference in [format!("@{artifact}"), format!(":{}", image.replace(':', "-"))] {
+        let folder = Folder::new("artifact");
+        let source = format!("docker://{}/quinistry{reference}", server.address);
+        let target = format!("oci:{}:bill", folder.path("layout"));
+        run(tool("skopeo").args(["copy", "--all", "--src-tls-verify=false", &source, &target]));
+        let blob = folder.path("layout/blobs/") + &sha256(DOCUMENT).replace(':', "/");
+        assert_eq!(std::fs::read(blob).expect("it was copied"), DOCUMENT, "{reference}");
+    }
 }

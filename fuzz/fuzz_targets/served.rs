@@ -7,6 +7,7 @@ mod sample;
 use std::sync::LazyLock;
 
 use quinistry::http::response::FilePart;
+use quinistry::image::artifacts::Artifacts;
 use quinistry::registry::Registry;
 
 pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
@@ -14,13 +15,13 @@ pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
 pub struct Served {
     pub registry: Registry,
     layers: Vec<Vec<u8>>,
-    digests: [(&'static [u8], String); 6],
+    digests: [(&'static [u8], String); 8],
 }
 
 impl Served {
     fn new() -> Self {
         let (layers, image) = sample::image(&[sample::AMD64, sample::ARM64]);
-        let other = &image.platforms[1];
+        let (other, artifacts) = (&image.platforms[1], Artifacts::of(&image));
         let digests = [
             (&b"@list"[..], image.docker_list.descriptor.digest),
             (b"@index", image.oci_index.descriptor.digest),
@@ -28,6 +29,8 @@ impl Served {
             (b"@oci", other.oci_manifest.descriptor.digest),
             (b"@config", other.config.descriptor.digest),
             (b"@layer", image.layers[1].digest),
+            (b"@artifact", artifacts.referrers[0].manifest.descriptor.digest),
+            (b"@bill", artifacts.bill.descriptor.digest),
         ];
         let digests = digests.map(|(name, digest)| (name, digest.to_string()));
         Self { registry: Registry::new(image), layers, digests }

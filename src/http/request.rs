@@ -33,7 +33,8 @@ use std::io::BufRead;
 
 use crate::http::response::{Persistence, Status};
 use crate::http::syntax::{
-    TARGET, TOKEN, is_authority, is_percent_encoded, list_members, parse_number, percent_decode, trim,
+    PLAIN_IN_PATH, TARGET, TOKEN, is_authority, is_percent_encoded, list_members, parse_number,
+    percent_decode, trim,
 };
 
 /// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
@@ -514,7 +515,7 @@ impl<'b> Target<'b> {
         }
         // RFC 9110 section 4.2.3: an empty path is the same as `/`.
         let path = if path.is_empty() { "/" } else { path };
-        Ok(Self { authority, path: percent_decode(path), query })
+        Ok(Self { authority, path: percent_decode(path, PLAIN_IN_PATH), query })
     }
 }
 

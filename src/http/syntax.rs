@@ -75,10 +75,16 @@ pub fn is_percent_encoded(text: &str) -> bool {
     text.split('%').skip(1).all(is_octet)
 }
 
-/// Undoes the percent-encoding of characters that need none in a path, such as the colon of a digest,
-/// and leaves the rest: `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
+/// The characters besides letters and digits whose percent-encoding means nothing in a path. That of a slash
+/// does: `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
+pub const PLAIN_IN_PATH: &[u8] = b"-._~:+";
+
+/// The same in a query, where a slash separates nothing in any case (RFC 3986 section 3.4).
+pub const PLAIN_IN_QUERY: &[u8] = b"-._~:+/";
+
+/// Undoes the percent-encoding of characters that need none, such as the colon of a digest, and leaves the rest.
 #[must_use]
-pub fn percent_decode(text: &str) -> Cow<'_, str> {
+pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
     if !text.contains('%') {
         return text.into();
     }
@@ -88,7 +94,7 @@ pub fn percent_decode(text: &str) -> Cow<'_, str> {
         decoded.push_str(before);
         let octet = after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match octet {
-            Some(octet) if octet.is_ascii_alphanumeric() || b"-._~:+".contains(&octet) => {
+            Some(octet) if octet.is_ascii_alphanumeric() || plain.contains(&octet) => {
                 decoded.push(octet.into());
                 rest = &after[2..];
             }

@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 use crate::image::json::to_bytes;
 use crate::image::tar::{self, Error};
-use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, insert};
+use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, index, insert};
 
 /// Every user may read the files, and none may run them.
 const MODE: u32 = 0o644;
@@ -44,7 +44,7 @@ pub fn write<R: Read>(
 ) -> Result<(), Error> {
     let documents = [
         ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" })),
-        ("index.json", index(image)),
+        ("index.json", layout_index(image)),
         ("manifest.json", docker_images(image)),
     ];
     for (name, json) in documents {
@@ -78,19 +78,17 @@ fn path(descriptor: &Descriptor) -> String {
 /// * For a pinned image a kubelet asks for `NAME@DIGEST`, so the canonical index has a second entry.
 /// * umoci 0.4 and skopeo 1.9 (`oci-archive:FILE:latest`) look for a tag, and only among the OCI's media
 ///   types. So the OCI index is the third entry. containerd gets it under its own digest.
-fn index(image: &Image) -> Value {
+fn layout_index(image: &Image) -> Value {
     const CONTAINERD: &str = "io.containerd.image.name";
     const OCI_TAG: &str = "org.opencontainers.image.ref.name";
     let name = format!("docker.io/library/{NAME}");
     let pinned = |document: &Document| format!("{name}@{}", document.descriptor.digest);
-    let entries = [
+    let entries = vec![
         entry(&image.docker_list, json!({ CONTAINERD: format!("{name}:latest") })),
         entry(&image.docker_list, json!({ CONTAINERD: pinned(&image.docker_list) })),
         entry(&image.oci_index, json!({ CONTAINERD: pinned(&image.oci_index), OCI_TAG: "latest" })),
     ];
-    let mut index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX });
-    insert(&mut index, "manifests", entries.into_iter().collect());
-    index
+    index(OCI_INDEX, entries)
 }
 
 fn entry(document: &Document, annotations: Value) -> Value {
