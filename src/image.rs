@@ -148,8 +148,10 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
-    fn of(layer: &Layer) -> Self {
-        Self { content_type: BLOB, digest: layer.digest, size: layer.size }
+    /// What the registry serves as the layer.
+    #[must_use]
+    pub fn of(layer: &Layer) -> Self {
+        Self { content_type: BLOB, digest: layer.blob.digest, size: layer.blob.size }
     }
 
     /// This descriptor in a manifest, under the media type that its format has for it.
@@ -187,7 +189,7 @@ pub struct Image {
     /// The platforms, ordered by architecture.
     pub platforms: Vec<Platform>,
     /// The layers, in the same order.
-    pub layers: Vec<Descriptor>,
+    pub layers: Vec<Layer>,
     /// Which of the platforms is that of this process.
     pub own: usize,
 }
@@ -221,7 +223,7 @@ impl Image {
             contents.insert(place, content);
             layers.insert(place, layer);
         }
-        (contents, Self::new(own, &layers))
+        (contents, Self::new(own, layers))
     }
 
     /// The indexes, manifests and configs.
@@ -230,17 +232,17 @@ impl Image {
         [&self.docker_list, &self.oci_index].into_iter().chain(of_platforms)
     }
 
-    fn new(own: &str, layers: &[Layer]) -> Self {
+    fn new(own: &str, layers: Vec<Layer>) -> Self {
         assert!(layers.windows(2).all(|pair| pair[0].architecture != pair[1].architecture), "one for each");
         let platforms: Vec<_> =
-            layers.iter().map(|layer| Platform::new(layer.architecture, layers)).collect();
+            layers.iter().map(|layer| Platform::new(layer.architecture, &layers)).collect();
         let own = platforms.iter().position(|platform| platform.architecture == own);
         Self {
             docker_list: DOCKER.index(&platforms, |platform| &platform.docker_manifest),
             oci_index: OCI.index(&platforms, |platform| &platform.oci_manifest),
             own: own.expect("the first layer's architecture is one of them"),
             platforms,
-            layers: layers.iter().map(Descriptor::of).collect(),
+            layers,
         }
     }
 }
@@ -312,7 +314,11 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     // "The rootfs key references the layer content addresses used by the image. This makes the image
     // config hash depend on the filesystem hash." (config.md)
     let mut rootfs = json!({ "type": "layers" });
-    insert(&mut rootfs, "diff_ids", layers.iter().map(|layer| layer.diff_id.0.as_str()).collect());
+    insert(
+        &mut rootfs,
+        "diff_ids",
+        layers.iter().map(|layer| Value::from(layer.diff_id().0.as_str())).collect(),
+    );
 
     let mut config = platform(architecture);
     insert(&mut config, "created", created.as_str().into());

@@ -208,7 +208,7 @@ fn describe(image: &Image, address: SocketAddr) -> String {
     for (platform, layer) in image.platforms.iter().zip(&image.layers) {
         text += &line("manifest", platform.architecture, &platform.docker_manifest.descriptor);
         text += &line("config", platform.architecture, &platform.config.descriptor);
-        text += &line("layer", platform.architecture, layer);
+        text += &line("layer", platform.architecture, &Descriptor::of(layer));
     }
     let commands = registry::commands(&host);
     text + &format!(

@@ -185,7 +185,7 @@ impl Registry {
             blobs.push(Resource::document(Endpoint::Config, config));
         }
         for (file, layer) in layers.into_iter().enumerate() {
-            blobs.push(Resource::new(Endpoint::Layer, layer, Bytes::File(file)));
+            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(&layer), Bytes::File(file)));
         }
         let mut referrers = Vec::new();
         for Referrer { subject, manifest, index } in artifacts.referrers {

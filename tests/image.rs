@@ -104,7 +104,14 @@ fn the_manifests_of_a_platform_describe_its_config_and_all_layers() {
         }
     }
     for (layer, content) in image.layers.iter().zip(&contents) {
-        assert_eq!((layer.digest.as_str(), layer.size), (&*sha256(content), content.len() as u64));
+        let archive = unpacked(content);
+        let executable = sample::executable(if layer.architecture == "amd64" { AMD64 } else { ARM64 });
+        for (summary, bytes) in
+            [(layer.blob, content), (layer.tar, &archive), (layer.executable, &executable)]
+        {
+            assert_eq!((summary.digest.as_str(), summary.size), (&*sha256(bytes), bytes.len() as u64));
+            assert_eq!(summary.start, bytes[..16]);
+        }
     }
 }
 
@@ -176,7 +183,7 @@ fn the_image_is_the_same_on_whichever_platform_it_is_packed() {
 fn a_layer_is_the_same_whatever_it_travels_with() {
     let (_, alone) = sample::image(&[ARM64]);
     let (_, with_another) = sample::image(&[AMD64, ARM64]);
-    assert_eq!(alone.layers[0].digest, with_another.layers[1].digest);
+    assert_eq!(alone.layers[0].blob.digest, with_another.layers[1].blob.digest);
     assert_ne!(alone.docker_list.descriptor.digest, with_another.docker_list.descriptor.digest);
 }
 

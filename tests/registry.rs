@@ -51,7 +51,7 @@ impl World {
             manifests.push((digest(&platform.oci_manifest.descriptor), OCI));
         }
         let configs = image.platforms.iter().map(|platform| digest(&platform.config.descriptor)).collect();
-        let (blob, layer) = (digest(&image.layers[1]), contents[1].clone());
+        let (blob, layer) = (digest(&Descriptor::of(&image.layers[1])), contents[1].clone());
         Self { registry: Registry::new(image), contents, manifests, configs, blob, layer }
     }
 

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 
 use flate2::bufread::GzDecoder;
 use libfuzzer_sys::fuzz_target;
-use quinistry::image::digest::Digest;
+use quinistry::image::digest::{Digest, START};
 use quinistry::image::layer::{Executable, path};
 use quinistry::image::{Document, Image};
 use tar::Archive;
@@ -75,9 +75,13 @@ fuzz_target!(|bytes: &[u8]| {
 
     let (architecture, archive) = (layer.architecture, decompress(&content));
     assert!(extract(&archive, architecture) == file, "the file has changed");
-    assert!(layer.digest == Digest::of(&content) && layer.size == content.len() as u64);
+    for (summary, bytes) in [(layer.blob, &content[..]), (layer.tar, &archive), (layer.executable, file)] {
+        assert!(summary.digest == Digest::of(bytes) && summary.size == bytes.len() as u64);
+        let count = bytes.len().min(START);
+        assert!(summary.start[..count] == bytes[..count], "the first bytes are others");
+    }
     let (_, image) = Image::assemble(vec![((), layer)]);
-    let (platform, blob) = (&image.platforms[0], &image.layers[0].digest);
+    let (platform, blob) = (&image.platforms[0], &image.layers[0].blob.digest);
     check(&platform.config, &[&Digest::of(&archive)]);
     for manifest in [&platform.docker_manifest, &platform.oci_manifest] {
         check(manifest, &[&platform.config.descriptor.digest, blob]);

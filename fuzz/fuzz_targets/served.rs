@@ -28,7 +28,7 @@ impl Served {
             (b"@manifest", other.docker_manifest.descriptor.digest),
             (b"@oci", other.oci_manifest.descriptor.digest),
             (b"@config", other.config.descriptor.digest),
-            (b"@layer", image.layers[1].digest),
+            (b"@layer", image.layers[1].blob.digest),
             (b"@artifact", artifacts.referrers[0].manifest.descriptor.digest),
             (b"@bill", artifacts.bill.descriptor.digest),
         ];

@@ -53,8 +53,8 @@ pub fn write<R: Read>(
     for Document { descriptor, content } in image.documents() {
         append(archive, &path(descriptor), content)?;
     }
-    for (descriptor, mut content) in image.layers.iter().zip(contents) {
-        tar::append(archive, &path(descriptor), MODE, descriptor.size, &mut content)?;
+    for (descriptor, mut content) in image.layers.iter().map(Descriptor::of).zip(contents) {
+        tar::append(archive, &path(&descriptor), MODE, descriptor.size, &mut content)?;
     }
     archive.write_all(&tar::END)?;
     Ok(())
@@ -101,6 +101,6 @@ fn entry(document: &Document, annotations: Value) -> Value {
 fn docker_images(image: &Image) -> Value {
     let config = path(&image.platforms[image.own].config.descriptor);
     let mut entry = json!({ "Config": config, "RepoTags": [format!("{NAME}:latest")] });
-    insert(&mut entry, "Layers", image.layers.iter().map(path).collect());
+    insert(&mut entry, "Layers", image.layers.iter().map(Descriptor::of).map(|layer| path(&layer)).collect());
     vec![entry].into()
 }

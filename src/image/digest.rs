@@ -13,7 +13,7 @@
 //! with.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
@@ -92,36 +92,68 @@ pub fn is_well_formed(text: &str) -> bool {
     }
 }
 
-/// Passes bytes on to a sink, and computes their digest and length on the way: so content is read once,
-/// however much has to be known about it.
-pub struct Hashing<W> {
-    sink: W,
-    hasher: Sha256,
-    length: u64,
+/// How many of its first bytes a [`Summary`] has: a line of a hex dump.
+pub const START: usize = 16;
+
+/// What is known of content after it went by.
+#[derive(Clone, Copy, Debug)]
+pub struct Summary {
+    /// The digest of the content.
+    pub digest: Digest,
+    /// The length of the content in bytes.
+    pub size: u64,
+    /// The first bytes, for people to look at. If there are fewer, zeros follow them.
+    pub start: [u8; START],
 }
 
-impl<W: Write> Hashing<W> {
-    /// Hashes what is written to `sink` from now on.
-    pub fn new(sink: W) -> Self {
-        Self { sink, hasher: Sha256::new(), length: 0 }
+/// Passes bytes on, to a sink or from a source, and sums them up on the way: so content is read once,
+/// however much has to be known about it.
+pub struct Hashing<T> {
+    inner: T,
+    hasher: Sha256,
+    size: u64,
+    start: [u8; START],
+}
+
+impl<T> Hashing<T> {
+    /// Hashes what is written to `inner`, or read from it, from now on.
+    pub fn new(inner: T) -> Self {
+        Self { inner, hasher: Sha256::new(), size: 0, start: [0; START] }
     }
 
-    /// The sink, and the digest and length in bytes of all that went through to it.
-    pub fn finish(self) -> (W, Digest, u64) {
-        (self.sink, Digest::from_hash(&self.hasher.finalize().into()), self.length)
+    /// The sink or source, and the summary of all that went through.
+    pub fn finish(self) -> (T, Summary) {
+        let Self { inner, hasher, size, start } = self;
+        (inner, Summary { digest: Digest::from_hash(&hasher.finalize().into()), size, start })
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        let known = self.size.min(START as u64) as usize;
+        for (kept, byte) in self.start[known..].iter_mut().zip(bytes) {
+            *kept = *byte;
+        }
+        self.size += bytes.len() as u64;
     }
 }
 
 impl<W: Write> Write for Hashing<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.sink.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        self.length += written as u64;
+        let written = self.inner.write(bytes)?;
+        self.update(&bytes[..written]);
         Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.sink.flush()
+        self.inner.flush()
+    }
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.inner.read(buffer)?;
+        self.update(&buffer[..count]);
+        Ok(count)
     }
 }
 
@@ -142,9 +174,20 @@ mod tests {
         for piece in [&b"pull it, "[..], b"", b"run it, pull it again"] {
             hashing.write_all(piece).expect("a Vec takes everything");
         }
-        let (bytes, digest, length) = hashing.finish();
+        let (bytes, Summary { digest, size, start }) = hashing.finish();
         assert_eq!(bytes, b"pull it, run it, pull it again");
-        assert_eq!((digest, length), (Digest::of(&bytes), 30));
+        assert_eq!((digest, size), (Digest::of(&bytes), 30));
+        assert_eq!(&start, b"pull it, run it,");
+    }
+
+    #[test]
+    fn what_is_read_is_summed_up_as_what_is_written() {
+        let mut hashing = Hashing::new(&b"short"[..]);
+        let mut read = [0; 3];
+        while hashing.read(&mut read).expect("a slice can be read") > 0 {}
+        let (rest, Summary { digest, size, start }) = hashing.finish();
+        assert_eq!((rest, digest, size), (&b""[..], Digest::of(b"short"), 5));
+        assert_eq!(&start, b"short\0\0\0\0\0\0\0\0\0\0\0");
     }
 
     #[test]

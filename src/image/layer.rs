@@ -20,7 +20,7 @@
 use std::fmt;
 use std::io::{self, Chain, Cursor, Read, Write};
 
-use crate::image::digest::{DiffId, Digest, Hashing};
+use crate::image::digest::{DiffId, Hashing, Summary};
 use crate::image::gzip::Gzip;
 use crate::image::{executable, tar};
 
@@ -36,16 +36,24 @@ pub struct Executable<R> {
 }
 
 /// A packed executable: everything but the bytes of the layer.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Layer {
     /// What the executable runs on, as `GOARCH` names it.
     pub architecture: &'static str,
-    /// The digest of the layer.
-    pub digest: Digest,
-    /// The length of the layer in bytes.
-    pub size: u64,
-    /// The digest of the tar in it.
-    pub diff_id: DiffId,
+    /// The layer itself, which the registry serves: a gzip member.
+    pub blob: Summary,
+    /// The tar in it.
+    pub tar: Summary,
+    /// The executable in that.
+    pub executable: Summary,
+}
+
+impl Layer {
+    /// The digest of the layer before it was compressed.
+    #[must_use]
+    pub fn diff_id(&self) -> DiffId {
+        DiffId(self.tar.digest)
+    }
 }
 
 /// Why an executable cannot be packed.
@@ -108,18 +116,20 @@ impl<R: Read> Executable<R> {
     ///
     /// When tar cannot hold it, when its size is not the one that was given to [`Executable::check`],
     /// and when reading or writing fails.
-    pub fn pack(mut self, sink: impl Write) -> Result<Layer, Error> {
-        let Self { architecture, size, .. } = self;
+    pub fn pack(self, sink: impl Write) -> Result<Layer, Error> {
+        let Self { architecture, content, size } = self;
+        let mut content = Hashing::new(content);
         // Read from the bottom: what the tar writer writes is hashed for the diff ID, then compressed,
         // and what comes out is hashed again for the blob's digest.
         let compressed = Hashing::new(sink);
         let mut archive = Hashing::new(Gzip::new(compressed)?);
         tar::append_directory(&mut archive, &format!("{architecture}/"))?;
-        tar::append(&mut archive, &path(architecture), 0o755, size, &mut self.content)?;
+        tar::append(&mut archive, &path(architecture), 0o755, size, &mut content)?;
         archive.write_all(&tar::END)?;
-        let (gzip, diff_id, _) = archive.finish();
-        let (_, digest, size) = gzip.finish()?.finish();
-        Ok(Layer { architecture, digest, size, diff_id: DiffId(diff_id) })
+        let (gzip, tar) = archive.finish();
+        let (_, blob) = gzip.finish()?.finish();
+        let (_, executable) = content.finish();
+        Ok(Layer { architecture, blob, tar, executable })
     }
 }
 
