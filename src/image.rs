@@ -106,12 +106,8 @@ impl Format {
     }
 }
 
-const DOCKER: Format = Format {
-    index: DOCKER_LIST,
-    manifest: DOCKER_MANIFEST,
-    config: "application/vnd.docker.container.image.v1+json",
-    layer: "application/vnd.docker.image.rootfs.diff.tar.gzip",
-};
+const DOCKER: Format =
+    Format { index: DOCKER_LIST, manifest: DOCKER_MANIFEST, config: DOCKER_CONFIG, layer: DOCKER_LAYER };
 
 const OCI: Format = Format {
     index: OCI_INDEX,
@@ -128,6 +124,12 @@ pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 
 /// The media type of Docker's form of a manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+
+/// The media type of a config, as Docker's form of a manifest has it.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// The media type of a layer, as Docker's form of a manifest has it.
+pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
 
 /// The media type of the OCI's form of a manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

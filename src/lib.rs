@@ -18,10 +18,10 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              does what the command line asks for         options server registry kubernetes
-//!                                                                      health image/archive image
-//!                                                                      image/layer image/sbom image/tar
-//!                                                                      log system
+//!     main.rs              does what the command line asks for         options server registry page
+//!                                                                      kubernetes health image/archive
+//!                                                                      image image/layer image/sbom
+//!                                                                      image/tar log system
 //!     options.rs           turns the command line into options         kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   clients turns connection registry
 //!                                                                      metrics http/response confinement
@@ -30,10 +30,12 @@
 //!     turns.rs             decides whose turn it is                    connection
 //!     connection.rs        turns a client's bytes into answers         registry metrics http/request
 //!                                                                      http/response kinds log clock
-//!     registry.rs          turns a request into its answer             metrics http/conditional
+//!     registry.rs          turns a request into its answer             page metrics http/conditional
 //!                                                                      http/request http/response
 //!                                                                      http/syntax image/artifacts image
 //!                                                                      image/digest image/json kinds
+//!     page.rs              turns an image into a page for people       metrics image image/digest
+//!                                                                      image/layer kinds
 //!     metrics.rs           turns what was counted into text            http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/syntax
 //!     http/request.rs      turns bytes into a request                  http/response http/syntax
@@ -131,6 +133,8 @@
 //!   test in `tests/registry.rs`. JSON goes through `image/json.rs`, which knows no booleans.
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
+//! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style is no longer
+//!   right, and shows the page to a browser.
 //! * A processor: `image/executable.rs`.
 //! * A crate, or another version of one: the list in `image/sbom.rs`. A test compares it with Cargo's.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
@@ -177,6 +181,7 @@ pub mod kubernetes;
 pub mod log;
 pub mod metrics;
 pub mod options;
+pub mod page;
 pub mod registry;
 pub mod server;
 pub mod system;

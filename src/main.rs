@@ -31,7 +31,8 @@ use quinistry::image::{Descriptor, Image, NAME, VERSION, archive, sbom, tar};
 use quinistry::kubernetes;
 use quinistry::log::Log;
 use quinistry::options::{self, Address, Command, HELP};
-use quinistry::registry::{self, Registry};
+use quinistry::page;
+use quinistry::registry::Registry;
 use quinistry::server::Server;
 use quinistry::system::{self, SealedFile, Signals};
 
@@ -210,7 +211,7 @@ fn describe(image: &Image, address: SocketAddr) -> String {
         text += &line("config", platform.architecture, &platform.config.descriptor);
         text += &line("layer", platform.architecture, &Descriptor::of(layer));
     }
-    let commands = registry::commands(&host);
+    let commands = page::commands(&host, "  ");
     text + &format!(
         "Listening on {address}. Pull the image, run it, and pull it again from there:\n\n{commands}\n"
     )

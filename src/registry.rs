@@ -9,13 +9,13 @@
 //!     GET /v2/<name>/tags/list             the tags
 //!     GET /v2/<name>/referrers/<digest>    what refers to an index or a manifest: its bill of materials
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
-//!     GET /                                how to pull the image, for a person with a browser
+//!     GET /                                what this is, for people: a page, or a short text
 //!     GET /healthz                         is the server well? (What Kubernetes calls it.) Not logged
 //!     GET /metrics                         what the server has counted, for Prometheus. Not logged
 //! ```
 //!
 //! Each of them may be a HEAD, too; anything else is refused. Nothing here does input or output or
-//! looks at a clock: the answer depends on the image and the request alone, and for the last of them on
+//! looks at a clock: the answer depends on the image and the request alone, and for `/` and `/metrics` on
 //! what the server counts.
 //!
 //! ## Which manifest?
@@ -49,26 +49,27 @@
 //! gets the same index, whatever it accepts. The list of tags does not have these tags: people and tools look
 //! there for versions, and a client that wants referrers computes their tag.
 //!
-//! Deliberately absent: writing anything, authentication, compression on the way, and weights in
-//! `Accept` other than 0. If a client takes several types, the table decides.
+//! Deliberately absent: writing anything, authentication, compression on the way, and, where a tag is asked
+//! for, weights in `Accept` other than 0. If a client takes several types, the table decides.
 
 use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
 use crate::http::conditional::{Selection, select};
-use crate::http::request::{Body, Method, Rejection, Request, TLS};
+use crate::http::request::{Body, MediaRange, Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::{PLAIN_IN_QUERY, parse_number, percent_decode};
 use crate::image::artifacts::{ARTIFACT_TYPE, Artifacts, Referrer};
 use crate::image::digest::{self, Digest};
 use crate::image::json::to_bytes;
 use crate::image::{
-    BLOB, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT,
-    Platform, TAGS, VERSION,
+    BLOB, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform,
+    TAGS, VERSION,
 };
 use crate::kinds::Endpoint;
 use crate::metrics::{self, Vitals};
+use crate::page::{self, Page};
 
 const JSON: &str = "application/json";
 
@@ -119,6 +120,8 @@ pub struct Registry {
     referrers: Vec<(Digest, usize)>,
     /// The index of the referrers of anything else.
     no_referrers: Resource,
+    /// All of it, for people.
+    page: Page,
 }
 
 /// An answer, and what it is about.
@@ -171,6 +174,7 @@ impl Registry {
     /// Makes an image ready to be served.
     #[must_use]
     pub fn new(image: Image) -> Self {
+        let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
         let Image { docker_list, oci_index, mut platforms, layers, own } = image;
         let mut manifests = vec![
@@ -197,7 +201,7 @@ impl Registry {
             blobs.push(Resource::document(Endpoint::Artifact, document));
         }
         let no_referrers = Resource::document(Endpoint::Referrers, artifacts.no_referrers);
-        Self { manifests, blobs, referrers, no_referrers }
+        Self { manifests, blobs, referrers, no_referrers, page }
     }
 
     /// Answers bytes that are not a request, or not one that this server can answer.
@@ -242,7 +246,7 @@ impl Registry {
 
     fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
         let (endpoint, response) = match &*request.path {
-            "/" => (Endpoint::Welcome, welcome(request)),
+            "/" => (Endpoint::Welcome, self.welcome(request, vitals)),
             "/healthz" => (Endpoint::Health, Response::new(Status::Ok, HEALTH, HEALTH_CONTENT)),
             "/metrics" => (Endpoint::Metrics, self.metrics(vitals)),
             "/v2" | "/v2/" => (Endpoint::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
@@ -342,6 +346,19 @@ impl Registry {
         }
     }
 
+    /// What this is, as a page or as a short text.
+    fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
+        let host = page::host(request.authority);
+        let (media_type, content, fields) = if prefers_page(request) {
+            (page::HTML, self.page.write(host, vitals), &page::FIELDS[..])
+        } else {
+            ("text/plain; charset=utf-8", page::text(host).into_bytes(), &[][..])
+        };
+        // RFC 9110 section 12.5.5.
+        let response = generated(Status::Ok, media_type, content).with("Vary", "Accept");
+        fields.iter().fold(response, |response, (name, value)| response.with(name, value))
+    }
+
     fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
         let digest = self.manifests[Choice::DockerList as usize].descriptor.digest.as_str();
         generated(Status::Ok, metrics::MEDIA_TYPE, vitals.to_text(VERSION, digest).into_bytes())
@@ -417,8 +434,13 @@ fn choose(request: &Request<'_>) -> Choice {
         (OCI_MANIFEST, Choice::OciManifest),
     ];
     let rank =
-        |media_range: &str| CHOICES.iter().position(|(name, _)| media_range.eq_ignore_ascii_case(name));
-    request.media_ranges().filter_map(rank).min().map_or(Choice::DockerList, |rank| CHOICES[rank].1)
+        |range: MediaRange<'_>| CHOICES.iter().position(|(name, _)| range.name.eq_ignore_ascii_case(name));
+    request
+        .media_ranges()
+        .filter(|range| range.weight > 0)
+        .filter_map(rank)
+        .min()
+        .map_or(Choice::DockerList, |rank| CHOICES[rank].1)
 }
 
 impl Resource {
@@ -517,26 +539,20 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-fn welcome(request: &Request<'_>) -> Response<'static> {
-    let host = request.authority.unwrap_or("localhost:8080");
-    let text = format!(
-        "This is a Docker registry quine: it serves one image, which holds the program that serves it.\n\n{}",
-        commands(host)
-    );
-    generated(Status::Ok, "text/plain; charset=utf-8", text.into_bytes())
-}
-
-/// Commands that pull the image from `host`, run it, and pull it again from the container. The
-/// container gets another port than `host` has: both may be on one machine.
-#[must_use]
-pub fn commands(host: &str) -> String {
-    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(8080);
-    let port = port.checked_add(10).unwrap_or_else(|| port - 10);
-    format!(
-        "  docker pull {host}/{NAME}\n  \
-         docker run -d --rm -p {port}:{PORT} {host}/{NAME}\n  \
-         docker pull localhost:{port}/{NAME}\n"
-    )
+/// Whether a client prefers the page to the short text (RFC 9110 section 12.5.1). Browsers do. curl and
+/// others, which take everything alike, do not.
+fn prefers_page(request: &Request<'_>) -> bool {
+    const NAMES: [&str; 4] = ["text/html", "text/plain", "text/*", "*/*"];
+    let mut weights = [None; NAMES.len()];
+    request.media_ranges().for_each(|range| {
+        if let Some(index) = NAMES.iter().position(|name| name.eq_ignore_ascii_case(range.name)) {
+            weights[index] = Some(range.weight);
+        }
+    });
+    let [html, plain, text, any] = weights;
+    // "The most specific reference has precedence."
+    let otherwise = text.or(any).unwrap_or(0);
+    html.unwrap_or(otherwise) > plain.unwrap_or(otherwise)
 }
 
 /// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the

@@ -162,7 +162,7 @@ fn the_commands_that_it_tells_have_the_child_listen_on_another_port() {
             "  docker pull {host}/quinistry\n  docker run -d --rm -p {port}:8080 {host}/quinistry\n  \
              docker pull localhost:{port}/quinistry\n"
         );
-        assert_eq!(quinistry::registry::commands(host), wanted);
+        assert_eq!(quinistry::page::commands(host, "  "), wanted);
     }
 }
 

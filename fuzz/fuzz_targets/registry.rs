@@ -18,7 +18,7 @@ use served::SERVED;
 static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
 
 /// The fields that an answer may have.
-const NAMES: [&str; 13] = [
+const NAMES: [&str; 17] = [
     "Date",
     "Docker-Distribution-Api-Version",
     "Content-Type",
@@ -31,6 +31,10 @@ const NAMES: [&str; 13] = [
     "Allow",
     "Link",
     "OCI-Filters-Applied",
+    "Content-Security-Policy",
+    "X-Content-Type-Options",
+    "Referrer-Policy",
+    "Cache-Control",
     "Connection",
 ];
 

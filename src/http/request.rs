@@ -107,18 +107,43 @@ impl<'b> Request<'b> {
         self.fields.lines(name)
     }
 
-    /// Iterates over the media ranges that the client accepts, such as `*/*`: those of its Accept fields
-    /// without their parameters (RFC 9110 section 12.5.1).
-    pub fn media_ranges(&self) -> impl Iterator<Item = &'b str> {
-        self.field_lines("accept").flat_map(list_members).filter_map(|member| {
-            let mut parts = member.split(';').map(trim);
-            let media_range = parts.next()?;
-            // RFC 9110 section 12.4.2: a weight of 0, or 0.000, means "not acceptable".
-            let is_zero = |weight: &str| weight.trim_matches(['.', '0']).is_empty();
-            let is_weight = |part: &str| part.get(..3).is_some_and(|start| start.eq_ignore_ascii_case("q=0"));
-            let is_refused = parts.any(|part| is_weight(part) && is_zero(&part[3..]));
-            (!is_refused).then_some(media_range)
-        })
+    /// Iterates over the media ranges of the client's Accept fields (RFC 9110 section 12.5.1).
+    pub fn media_ranges(&self) -> impl Iterator<Item = MediaRange<'b>> {
+        self.field_lines("accept").flat_map(list_members).filter_map(MediaRange::parse)
+    }
+}
+
+/// What a client says of a media type, or of many.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MediaRange<'b> {
+    /// The types, such as `text/html`, `text/*` or `*/*`, without their parameters.
+    pub name: &'b str,
+    /// How much the client likes them, in thousandths. 0 means "not acceptable".
+    pub weight: u16,
+}
+
+impl<'b> MediaRange<'b> {
+    fn parse(text: &'b str) -> Option<Self> {
+        let mut parts = text.split(';').map(trim);
+        let name = parts.next()?;
+        let is_weight = |part: &&str| part.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("q="));
+        let weight = parts.find(is_weight).map_or(1000, |part| weight(&part[2..]));
+        Some(Self { name, weight })
+    }
+}
+
+/// Reads a weight, in thousandths. One that is malformed counts as if it were not there.
+///
+/// ```text
+///     qvalue = ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] )   ; RFC 9110 section 12.4.2
+/// ```
+fn weight(text: &str) -> u16 {
+    match text.strip_prefix('0').map(|rest| rest.strip_prefix('.').unwrap_or(rest)) {
+        Some(digits) if digits.len() <= 3 && digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+            let digits = digits.bytes().chain([b'0'; 3]).take(3);
+            digits.fold(0, |number, digit| 10 * number + u16::from(digit - b'0'))
+        }
+        _ => 1000,
     }
 }
 

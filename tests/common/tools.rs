@@ -16,7 +16,7 @@ use super::Folder;
 
 /// A command, the package that Debian has it in, or else where it comes from, and what is tested with it. The
 /// packages down to `util-linux` are in every Debian system.
-const TOOLS: [(&str, &str, &str); 29] = [
+const TOOLS: [(&str, &str, &str); 31] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
     ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
@@ -29,6 +29,7 @@ const TOOLS: [(&str, &str, &str); 29] = [
     ("nsenter", "util-linux", "nodes with a network of their own"),
     ("bsdtar", "libarchive-tools", "the layer"),
     ("cargo", "cargo", "the list of crates"),
+    ("chromium", "chromium", "the page, as a browser shows it"),
     ("containerd", "containerd", "nodes with a containerd of their own"),
     ("ctr", "containerd", "the same"),
     ("curl", "curl", "the README's commands"),
@@ -45,6 +46,7 @@ const TOOLS: [(&str, &str, &str); 29] = [
     ("rustc", "rustc", "a build that has to fail"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
     ("strace", "strace", "the system calls that the server makes"),
+    ("tidy", "tidy", "the page's HTML"),
     ("umoci", "umoci", "the archive"),
 ];
 
