@@ -70,7 +70,8 @@ use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::http::request::{self, Body, FieldStorage, MAX_INPUT, Rejection};
+use crate::explain::explain;
+use crate::http::request::{self, Body, FieldStorage, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
 use crate::kinds::CloseReason;
 use crate::log::{Entry, Log};
@@ -580,9 +581,7 @@ impl Connection {
             // A part of a file takes system calls of its own, while other answers share one.
             turn.left.pay(if matches!(answer.response.content, Content::File(_)) { 4 } else { 1 });
             let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
-            let user_agent = request.field_lines("user-agent").next().unwrap_or_default();
-            let shown = [request.method_name, request.target];
-            let part = self.gather(shown, user_agent, &answer, persistence, turn);
+            let part = self.gather(Ok(&request), &answer, persistence, turn);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows. If nothing follows, and the answer
                 // is small, it is safe to close at once. More may follow if the read was a full one.
@@ -601,15 +600,14 @@ impl Connection {
     /// Answers bytes that are no request. What the client sends afterwards is not answered.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         let answer = Registry::refuse(rejection);
-        self.gather(["-", rejection.reason], "", &answer, Persistence::Close, turn);
+        self.gather(Err(rejection), &answer, Persistence::Close, turn);
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
     /// Appends one answer to the output and records it. Gives the part of a file that is to follow.
     fn gather<T>(
         &self,
-        request: [&str; 2],
-        user_agent: &str,
+        request: Result<&Request<'_>, &Rejection>,
         answer: &Answer<'_>,
         persistence: Persistence,
         turn: &mut Turn<'_, T>,
@@ -619,9 +617,7 @@ impl Connection {
         let output = &mut turn.buffers.output;
         response.write_head(turn.clock.http_date(), persistence, output);
         if let Some(label) = answer.label() {
-            let (status, length) = (response.status.code(), response.content.len());
-            let entry = Entry { label, request, status, length, peer: self.peer, user_agent };
-            turn.log.request(turn.clock.rfc3339(), &entry);
+            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, turn.log));
         }
         match &response.content {
             Content::Bytes(bytes) => {
@@ -630,6 +626,32 @@ impl Connection {
                 FilePart::NONE
             }
             Content::File(part) => part.clone(),
+        }
+    }
+
+    /// What the log has of an answer.
+    fn entry<'a>(
+        &self,
+        label: &'a str,
+        request: Result<&Request<'a>, &Rejection>,
+        answer: &Answer<'_>,
+        log: &Log,
+    ) -> Entry<'a> {
+        let Answer { endpoint, response } = answer;
+        let (shown, user_agent) = match request {
+            Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
+            Err(rejection) => (["-", rejection.reason], None),
+        };
+        let explanation =
+            if log.wants_explanations() { explain(request.ok(), *endpoint, response.status) } else { None };
+        Entry {
+            label,
+            request: shown,
+            status: response.status.code(),
+            length: response.content.len(),
+            peer: self.peer,
+            user_agent: user_agent.unwrap_or_default(),
+            explanation,
         }
     }
 

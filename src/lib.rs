@@ -28,8 +28,11 @@
 //!                                                                      kinds log clock system
 //!     clients.rs           the table of connected clients              turns connection
 //!     turns.rs             decides whose turn it is                    connection
-//!     connection.rs        turns a client's bytes into answers         registry metrics http/request
-//!                                                                      http/response kinds log clock
+//!     connection.rs        turns a client's bytes into answers         explain registry metrics
+//!                                                                      http/request http/response kinds
+//!                                                                      log clock
+//!     explain.rs           turns a request into words for a learner    http/request http/response
+//!                                                                      http/syntax kinds
 //!     registry.rs          turns a request into its answer             page metrics http/conditional
 //!                                                                      http/request http/response
 //!                                                                      http/syntax image/artifacts image
@@ -129,8 +132,10 @@
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
 //!   `save` writes has `latest` alone.
 //! * An endpoint: `Registry::route` has those with one path, and `split_path` those of the form
-//!   `<name>/<collection>/<reference>`; `Endpoint` in `kinds.rs` names each; the list at the top of `registry.rs` has both. Its answer needs a
-//!   test in `tests/registry.rs`. JSON goes through `image/json.rs`, which knows no booleans.
+//!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `Endpoint` in `kinds.rs`
+//!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
+//!   through `image/json.rs`, which knows no booleans.
+//! * A text of `--explain`: `explain.rs`, which has them all, and then the README, if its log has that text.
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style is no longer
@@ -173,6 +178,7 @@ pub mod clients;
 pub mod clock;
 pub mod confinement;
 pub mod connection;
+pub mod explain;
 pub mod health;
 pub mod http;
 pub mod image;

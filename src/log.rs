@@ -8,6 +8,9 @@
 //!                                                                              status   bytes of content
 //! ```
 //!
+//! An explanation of the request, if the log has them, follows in indented lines. It is written with the
+//! line, or dropped with it.
+//!
 //! Lines are gathered, and written when there is nothing else to do, when there are many, or after
 //! 10 ms. They must never stop the event loop, and what they are written to may be a pipe that nothing
 //! reads. So a write happens only if the pipe has room, and what cannot be written waits in a buffer. (If
@@ -47,8 +50,15 @@ const AMPLE: usize = MAX_WRITE * 3 / 4;
 /// How much of a target or user agent is shown.
 const MAX_SHOWN: usize = 256;
 
-// Even if every byte of method, target and user agent has to be escaped, a line goes out in one piece.
-const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 < MAX_WRITE);
+/// How long an explanation can be, with the name of the client and the indentation.
+pub const MAX_EXPLANATION: usize = 320;
+
+// Even if every byte of method, target and user agent has to be escaped, a line goes out in one piece, and
+// its explanation with it.
+const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
+
+/// Before each line of an explanation. No other line begins with a space.
+const INDENTATION: &str = "    ";
 
 /// Where lines go.
 pub trait Sink {
@@ -121,11 +131,24 @@ pub struct Entry<'a> {
     pub peer: SocketAddr,
     /// The client's name for itself.
     pub user_agent: &'a str,
+    /// A client, and what it does and why: in printable ASCII, and in several lines if need be.
+    pub explanation: Option<[&'a str; 2]>,
+}
+
+/// What the log has of each request.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Requests {
+    /// Nothing.
+    Hidden,
+    /// A line.
+    Shown,
+    /// A line and its explanation.
+    Explained,
 }
 
 /// Lines on their way out.
 pub struct Log {
-    wants_requests: bool,
+    requests: Requests,
     buffer: Vec<u8>,
     /// Whether there are lines that no one has tried to write.
     is_new: bool,
@@ -144,7 +167,7 @@ impl Log {
     #[must_use]
     pub fn new(wants_requests: bool) -> Self {
         Self {
-            wants_requests,
+            requests: if wants_requests { Requests::Shown } else { Requests::Hidden },
             buffer: Vec::new(),
             is_new: false,
             dropped: 0,
@@ -160,10 +183,22 @@ impl Log {
         Self { is_short, ..self }
     }
 
+    /// The same log, which explains each request if `is_explained`.
+    #[must_use]
+    pub fn explained(self, is_explained: bool) -> Self {
+        Self { requests: if is_explained { Requests::Explained } else { self.requests }, ..self }
+    }
+
     /// Whether it has lines about single clients, not only about the server.
     #[must_use]
     pub fn wants_requests(&self) -> bool {
-        self.wants_requests
+        self.requests != Requests::Hidden
+    }
+
+    /// Whether it explains requests.
+    #[must_use]
+    pub fn wants_explanations(&self) -> bool {
+        self.requests == Requests::Explained
     }
 
     /// How many lines have been dropped in all.
@@ -172,9 +207,10 @@ impl Log {
         self.told + self.being_told + self.dropped
     }
 
-    /// Adds the line of one answer. `time` is for the reader, as RFC 3339 has it.
+    /// Adds the line of one answer, and its explanation if there is one. `time` is for the reader, as RFC
+    /// 3339 has it.
     pub fn request(&mut self, time: &str, entry: &Entry<'_>) {
-        if !self.wants_requests {
+        if !self.wants_requests() {
             return;
         }
         // RFC 9110 section 10.1.5: the first product is the client, those that follow are its parts.
@@ -199,6 +235,16 @@ impl Log {
         line.extend_from_slice(b" \"");
         push_escaped(line, user_agent);
         line.extend_from_slice(b"\"\n");
+        if let Some([client, text]) = entry.explanation {
+            for part in [INDENTATION, client, " "] {
+                line.extend_from_slice(part.as_bytes());
+            }
+            for (index, part) in text.split('\n').enumerate() {
+                line.extend_from_slice(if index == 0 { "" } else { INDENTATION }.as_bytes());
+                line.extend_from_slice(part.as_bytes());
+                line.push(b'\n');
+            }
+        }
         self.bound(start);
     }
 
@@ -211,7 +257,7 @@ impl Log {
         self.bound(start);
     }
 
-    /// Takes the line that begins at `start` back if the buffer has become too long.
+    /// Takes what begins at `start` back if the buffer has become too long.
     fn bound(&mut self, start: usize) {
         self.is_new = true;
         if self.buffer.len() > MAX_BUFFERED {
@@ -244,9 +290,9 @@ impl Log {
         let mut is_lost = false;
         while written < self.buffer.len() && !is_lost && sink.is_ready() {
             let rest = &self.buffer[written..];
-            let lines = match rest.get(..MAX_WRITE) {
+            let lines = match rest.get(..=MAX_WRITE) {
                 // Lines that are written as a whole stay whole among those of other processes.
-                Some(piece) => piece.iter().rposition(|&b| b == b'\n').map_or(piece, |at| &piece[..=at]),
+                Some(more) => last_end(more).map_or(&rest[..MAX_WRITE], |end| &rest[..end]),
                 None => rest,
             };
             match sink.write(lines) {
@@ -263,7 +309,7 @@ impl Log {
             self.told += take(&mut self.being_told);
         }
         if is_lost {
-            let lines = self.buffer.split_inclusive(|&byte| byte == b'\n').count() as u64;
+            let lines = count_lines(&self.buffer);
             // A count that could not be told is none of the lines, and has to be told later.
             let count = take(&mut self.being_told);
             self.dropped += if count > 0 { count + lines - 1 } else { lines };
@@ -274,6 +320,17 @@ impl Log {
             self.being_told = dropped;
         }
     }
+}
+
+/// Where the last line ends that is followed by another one, with its explanation.
+fn last_end(lines: &[u8]) -> Option<usize> {
+    lines.windows(2).rposition(|pair| pair[0] == b'\n' && pair[1] != b' ').map(|at| at + 1)
+}
+
+/// How many lines these are, without explanations. The first may be the rest of a line or of an explanation,
+/// which is lost as well if a part of it is.
+fn count_lines(lines: &[u8]) -> u64 {
+    1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
 /// Appends a number. `write!` would take several times as long, and besides system calls the log is a
@@ -367,6 +424,7 @@ mod tests {
             length: 702,
             peer: ([127, 0, 0, 1], 50514).into(),
             user_agent,
+            explanation: None,
         }
     }
 
@@ -383,6 +441,53 @@ mod tests {
              127.0.0.1:50514 \"docker/28.2.2\"\n"
         );
         assert!(!log.is_waiting());
+    }
+
+    /// An entry with an explanation that is as long as can be.
+    fn explained() -> Entry<'static> {
+        let text = "x".repeat(MAX_EXPLANATION - 50) + "\nand y";
+        Entry { explanation: Some(["docker", text.leak()]), ..entry("/", "") }
+    }
+
+    #[test]
+    fn an_explanation_follows_its_line_and_is_indented() {
+        let (mut log, mut pipe) = (Log::new(true).explained(true), Pipe::with_room());
+        let explanation = Some(["docker", "asks.\nIt asks again."]);
+        log.request(TIME, &Entry { explanation, ..entry("/a", "") });
+        log.request(TIME, &entry("/b", ""));
+        log.flush(TIME, &mut pipe);
+        let lines: Vec<_> = pipe.read.lines().collect();
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines[0].contains("GET /a ") && lines[3].contains("GET /b "), "{lines:?}");
+        assert_eq!(lines[1..3], ["    docker asks.", "    It asks again."]);
+    }
+
+    #[test]
+    fn an_explanation_is_written_with_its_line_or_dropped_with_it() {
+        let (mut log, mut pipe) = (Log::new(true).explained(true), Pipe::default());
+        for _ in 0..2000 {
+            log.request(TIME, &explained());
+        }
+        assert!(log.dropped > 0 && log.buffer.len() <= MAX_BUFFERED);
+        let kept = 2000 - log.dropped;
+        // Each write is of whole entries: it begins with a line, and ends with an explanation.
+        while log.is_waiting() && log.dropped > 0 {
+            pipe.room = MAX_WRITE;
+            pipe.read.clear();
+            log.flush(TIME, &mut pipe);
+            assert!(pipe.read.starts_with("2026") && pipe.read.ends_with("    and y\n"), "{}", pipe.read);
+        }
+        let requests = |log: &Log| log.buffer.windows(4).filter(|bytes| bytes == b"2026").count();
+        assert_eq!(requests(&log), 1, "the line that tells how many were dropped");
+        assert!(kept > 0 && log.dropped_lines() == 2000 - kept);
+
+        // A write that fails drops entries, not each of their lines.
+        (pipe.room, pipe.is_broken) = (1 << 20, true);
+        for _ in 0..10 {
+            log.request(TIME, &explained());
+        }
+        log.flush(TIME, &mut pipe);
+        assert_eq!(log.dropped_lines(), 2000 - kept + 10);
     }
 
     #[test]

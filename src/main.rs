@@ -89,7 +89,7 @@ fn run(arguments: &[String]) -> i32 {
 
 fn execute(command: Command) -> Result<i32, Error> {
     match command {
-        Command::Serve { address, quiet, with } => return serve(address, quiet, &with),
+        Command::Serve { address, quiet, explain, with } => return serve(address, quiet, explain, &with),
         Command::Healthcheck(address) => {
             let address = address.on_this_machine();
             health::check(address)
@@ -106,7 +106,7 @@ fn execute(command: Command) -> Result<i32, Error> {
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(address: Address, quiet: bool, with: &[String]) -> Result<i32, Error> {
+fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Result<i32, Error> {
     // From here on a signal waits until it can be obeyed; process 1 would lose the signal otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
@@ -123,7 +123,7 @@ fn serve(address: Address, quiet: bool, with: &[String]) -> Result<i32, Error> {
     if !quiet {
         say(&describe(&image, address));
     }
-    let log = Log::new(!quiet).short(io::stderr().is_terminal());
+    let log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
     let ended = Server::new(listener, signals, Registry::new(image), layers, log).and_then(|mut server| {
         server.confine();
         server.run()

@@ -4,7 +4,7 @@
 //! names of GNU, and may stand before the command, too.
 //!
 //! ```text
-//!     quinistry [serve] [--listen ADDRESS] [--quiet] [--with FILE]...
+//!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--with FILE]...
 //!     quinistry healthcheck [--listen ADDRESS]
 //!     quinistry save | digest | k8s parent | k8s child [--with FILE]...
 //!     quinistry sbom | help | version
@@ -30,18 +30,19 @@ use crate::kubernetes;
 pub const HELP: &str = "\
 quinistry: a Docker registry that serves one image, which holds this very program
 
-Usage: quinistry [serve] [--listen ADDRESS] [--quiet]   serve the image
-       quinistry healthcheck [--listen ADDRESS]         ask the server on this machine if it is well
-       quinistry save                                   write the image to standard output
-       quinistry digest                                 print the image's name and digest
-       quinistry k8s parent|child                       print a Kubernetes manifest for this image
-       quinistry sbom                                   print the bill of materials, a CycloneDX document
-       quinistry help | version                         as --help, --version
+Usage: quinistry [serve] [--listen ADDRESS] [--quiet|--explain]  serve the image
+       quinistry healthcheck [--listen ADDRESS]                  ask the server here if it is well
+       quinistry save                                            write the image to standard output
+       quinistry digest                                          print the image's name and digest
+       quinistry k8s parent|child                                print a Kubernetes manifest for it
+       quinistry sbom                                            print the bill of materials, as JSON
+       quinistry help | version                                  as --help, --version
 
 Options:
   --listen ADDRESS  8080 or :8080 (every address, the default), localhost:8080 (127.0.0.1),
                     192.0.2.1:8080, [::1]:8080 [variable: QUINISTRY_LISTEN]
   --quiet           log errors and the end of the server, but no requests
+  --explain         say under each request in the log what the client wants and will ask next
   --with FILE       also carry FILE, which is this program for another processor. With serve, save,
                     digest and k8s, any number of times
 
@@ -61,6 +62,8 @@ pub enum Command {
         address: Address,
         /// Whether to keep silent about what goes well.
         quiet: bool,
+        /// Whether to explain what the clients ask.
+        explain: bool,
         /// The executables to carry besides our own.
         with: Vec<String>,
     },
@@ -153,6 +156,8 @@ pub enum Error {
     NoAddress,
     /// `--with` is the last argument.
     NoFile,
+    /// `--quiet` and `--explain` together.
+    QuietAndExplain,
     /// An address that cannot be read.
     WrongAddress {
         /// The option or the variable.
@@ -174,6 +179,9 @@ impl fmt::Display for Error {
             Self::Unused(option) => write!(f, "this command does not use {option}"),
             Self::NoAddress => f.write_str("--listen needs an address, such as 8080 or 127.0.0.1:8080"),
             Self::NoFile => f.write_str("--with needs a file"),
+            Self::QuietAndExplain => {
+                f.write_str("--quiet logs no requests, so --explain has nothing to explain; use one of them")
+            }
             Self::WrongAddress { origin, value } => write!(
                 f,
                 "{origin} is {value:?}; it must be a port, or an address and a port: 8080, \
@@ -194,12 +202,14 @@ impl std::error::Error for Error {}
 /// At the first argument that is not understood.
 pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Error> {
     let mut arguments = arguments.iter().map(String::as_str);
-    let (mut words, mut listen, mut quiet, mut with) = (Vec::new(), None, false, Vec::new());
+    let (mut words, mut listen, mut with) = (Vec::new(), None, Vec::new());
+    let (mut quiet, mut explain) = (false, false);
     while let Some(argument) = arguments.next() {
         match argument {
             "--help" | "-h" => return Ok(Command::Help),
             "--version" | "-V" => return Ok(Command::Version),
             "--quiet" => quiet = true,
+            "--explain" => explain = true,
             "--listen" => listen = Some(("--listen", arguments.next().ok_or(Error::NoAddress)?)),
             "--with" => with.push(arguments.next().ok_or(Error::NoFile)?.to_owned()),
             _ => match argument.split_once('=') {
@@ -213,9 +223,11 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
     let mut words = words.into_iter();
     // Each command removes what it uses from these variables. What is left then is an error.
     let command = match words.next() {
+        None | Some("serve") if quiet && explain => return Err(Error::QuietAndExplain),
         None | Some("serve") => Command::Serve {
             address: address(listen.take(), variable)?,
             quiet: take(&mut quiet),
+            explain: take(&mut explain),
             with: take(&mut with),
         },
         Some("healthcheck") => Command::Healthcheck(address(listen.take(), variable)?),
@@ -240,6 +252,8 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
         Err(Error::Unused("--listen"))
     } else if quiet {
         Err(Error::Unused("--quiet"))
+    } else if explain {
+        Err(Error::Unused("--explain"))
     } else {
         Ok(command)
     }
@@ -254,7 +268,7 @@ fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Resu
 /// The known word that a mistyped one was probably meant to be, if there is one. The two differ in one
 /// place, by at most two bytes, and have at least twice as many in common.
 fn nearest(word: &str) -> Option<&'static str> {
-    const KNOWN: [&str; 13] = [
+    const KNOWN: [&str; 14] = [
         "serve",
         "healthcheck",
         "save",
@@ -265,6 +279,7 @@ fn nearest(word: &str) -> Option<&'static str> {
         "version",
         "--listen",
         "--quiet",
+        "--explain",
         "--with",
         "--help",
         "--version",
@@ -370,7 +385,27 @@ mod tests {
             );
         }
         for line in ["save", "digest", "k8s parent", "sbom", "version", "healthcheck"] {
-            assert_eq!(parse_line(&format!("--quiet {line}"), None), Err(Error::Unused("--quiet")), "{line}");
+            for option in ["--quiet", "--explain"] {
+                let outcome = parse_line(&format!("{option} {line}"), None);
+                assert_eq!(outcome, Err(Error::Unused(option)), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn requests_are_hidden_or_explained_or_neither_but_not_both() {
+        for (line, options) in [
+            ("", (false, false)),
+            ("--quiet serve", (true, false)),
+            ("serve --explain", (false, true)),
+            // As `docker run IMAGE --explain` does where the entrypoint has other platforms' programs.
+            ("--with x --explain", (false, true)),
+        ] {
+            let Ok(Command::Serve { quiet, explain, .. }) = parse_line(line, None) else { panic!("{line}") };
+            assert_eq!((quiet, explain), options, "{line}");
+        }
+        for line in ["--quiet --explain", "--explain serve --quiet"] {
+            assert_eq!(parse_line(line, None), Err(Error::QuietAndExplain), "{line}");
         }
     }
 
@@ -381,7 +416,15 @@ mod tests {
             ("save", Command::Save(files.clone())),
             ("digest", Command::Digest(files.clone())),
             ("k8s child", Command::Kubernetes(kubernetes::CHILD, files.clone())),
-            ("", Command::Serve { address: Address::Every(PORT), quiet: false, with: files.clone() }),
+            (
+                "",
+                Command::Serve {
+                    address: Address::Every(PORT),
+                    quiet: false,
+                    explain: false,
+                    with: files.clone(),
+                },
+            ),
         ] {
             let line = format!("--with a=b --with=--quiet {command} --with c");
             assert_eq!(parse_line(&line, None), Ok(expected), "{line}");
@@ -422,6 +465,7 @@ mod tests {
             ("--lisetn=8080", "--listen"),
             ("listen", "--listen"),
             ("-quiet", "--quiet"),
+            ("--explian", "--explain"),
             ("--hlep", "--help"),
             ("server", "serve"),
             ("health-check", "healthcheck"),

@@ -26,6 +26,7 @@ fn the_command_line_explains_itself_and_its_errors() {
         "--listen",
         "QUINISTRY_LISTEN",
         "--quiet",
+        "--explain",
         "--version",
         "healthcheck",
         "save",
@@ -47,6 +48,7 @@ fn the_command_line_explains_itself_and_its_errors() {
         &["k8s"],
         &["--listen=nowhere"],
         &["--quiet=1"],
+        &["--quiet", "--explain"],
         &[""],
     ] {
         let (code, stdout, stderr) = output(quinistry().args(arguments));

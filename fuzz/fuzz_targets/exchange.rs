@@ -100,7 +100,7 @@ impl Transport for Pieces<'_> {
 /// Everything the client receives until the connection closes.
 fn receive(input: &[u8], pieces: &[u8], buffers: &mut Buffers) -> Output {
     let mut transport = Pieces { input, pieces, calls: 0, output: Output::default() };
-    let (mut log, mut metrics) = (Log::new(true), Metrics::new(&CLOCK, None));
+    let (mut log, mut metrics) = (Log::new(true).explained(true), Metrics::new(&CLOCK, None));
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), CLOCK.now);
     loop {
         let next = connection.turn(&mut Turn {

@@ -1,0 +1,263 @@
+//! Turns a request and its answer into a sentence or two for a person who learns the protocol: what the
+//! client wants to know, what it got, and what it will ask next.
+//!
+//! Documents: OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110; each text ends with its section.
+//!
+//! ```text
+//!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
+//!         docker asks by HEAD what the tag means today, and gets a digest.
+//!         It asks next for what the digest names, unless it has that already.
+//!         (distribution-spec, Checking if content exists in the registry)
+//! ```
+//!
+//! No document says in which order a client asks. That part of the texts is from the sources of moby,
+//! containerd and containers/image, and was seen with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
+//! 1.9.3 and podman 4.3.1. Where they differ, a text says what is true of all of them.
+//!
+//! Limits: a text has at most two sentences, and fits a terminal of 100 columns behind "The client", which
+//! is what a client is called whose name for itself is long or strange.
+//!
+//! Deliberately absent: looking at more than one request. What a client asked before is not kept.
+
+use crate::http::request::{Method, Request};
+use crate::http::response::Status;
+use crate::http::syntax::TOKEN;
+use crate::kinds::Endpoint;
+
+/// The longest name of a client that is used as the subject. `go-containerregistry` has 20 bytes.
+pub const MAX_NAME: usize = 20;
+
+// The texts, in the order of a pull. The subject, a client, comes before each.
+
+const TLS: &str = "tries HTTPS first, with a TLS hello, and hears that this port speaks plain HTTP.\n\
+    If it may do without TLS, as docker may on localhost, it asks again. (RFC 8446 section 4.1.2)";
+
+const BASE: &str = "asks whether this is a registry, and whether it wants a password.\n\
+    After 200 it goes on without a password, to an image as a rule.\n\
+    (distribution-spec, Determining Support)";
+
+const TAG_BY_HEAD: &str = "asks by HEAD what the tag means today, and gets a digest.\n\
+    It asks next for what the digest names, unless it has that already.\n\
+    (distribution-spec, Checking if content exists in the registry)";
+
+const MIRROR: &str = "takes this server for a mirror of the registry that \"ns\" names, and asks here first.\n\
+    It goes on here by digest, and turns to that registry for what is missing.\n\
+    (distribution-spec, Registry Proxying)";
+
+const INDEX_BY_TAG: &str = "asks what the tag means today, and gets an index: a manifest for each platform.\n\
+    It chooses a platform, and asks next for that manifest by its digest.\n\
+    (distribution-spec, Pulling manifests)";
+
+const INDEX: &str = "fetches the index by its digest, so that it can check every byte.\n\
+    It chooses a platform, and asks next for that manifest.\n\
+    (image-spec, OCI Image Index Specification)";
+
+const MANIFEST_BY_TAG: &str = "asks what the tag means today. It reads no index, so it gets one manifest,\n\
+    and asks next for the config and for those layers that it lacks.\n\
+    (distribution-spec, Pulling manifests)";
+
+const MANIFEST: &str = "fetches the manifest of a platform: a config and layers, each by its digest.\n\
+    It asks next for the config and for those layers that it lacks. (image-spec, Image Manifest)";
+
+const CONFIG: &str = "fetches the config: what to run, and the digest of each layer's uncompressed tar.\n\
+    A pull compares these digests with the layers that it unpacks. (image-spec, Layer DiffID)";
+
+const LAYER: &str = "fetches a layer, which holds files, and can check it against its digest.\n\
+    The pull is over when it has every layer and the config. (distribution-spec, Pulling blobs)";
+
+const PART: &str = "asks for a part of the content: it resumes a transfer, or fetches in pieces.\n\
+    It puts the parts together, and checks the whole against the digest. (RFC 9110 section 14)";
+
+const NOT_MODIFIED: &str = "has this content already, and asks whether it is still the same.\n\
+    304 says yes and saves the download, and it goes on with what it has. (RFC 9110 section 15.4.5)";
+
+const MANIFEST_BY_HEAD: &str = "asks by HEAD what has this digest, and learns its type and size.\n\
+    A pull fetches it next, and a push need not send it.\n\
+    (distribution-spec, Checking if content exists in the registry)";
+
+const BLOB_BY_HEAD: &str = "asks by HEAD whether this blob is here, and learns its size.\n\
+    A push need not send it, and a pull can fetch it next.\n\
+    (distribution-spec, Checking if content exists in the registry)";
+
+const TAGS: &str = "asks which tags there are.\n\
+    It shows them, or chooses one and asks next what that means. (distribution-spec, Listing Tags)";
+
+const REFERRERS: &str = "asks what refers to a manifest, such as a signature or a list of parts.\n\
+    It gets an index, and asks next for what it wants of it. (distribution-spec, Listing Referrers)";
+
+const ARTIFACT: &str = "asks for a part of an artifact that refers to the image: its manifest, or a blob.\n\
+    After the manifest it asks for the blob that it wants: here, a bill of materials.\n\
+    (image-spec, Guidelines for Artifact Usage)";
+
+const CATALOG: &str = "asks which repositories there are, as a search does.\n\
+    It can ask next for the tags of one. (Docker Registry HTTP API V2, Listing Repositories)";
+
+const WELCOME: &str = "asks what this is, as a browser does.\n\
+    The answer says how to pull the image. (RFC 9110 section 9.3.1)";
+
+const PUSH: &str = "wants to push, but this registry takes no images.\n\
+    405 says that only GET and HEAD are allowed, and the push ends. (distribution-spec, Push)";
+
+// What goes wrong.
+
+const NO_MANIFEST: &str = "asks for a manifest that is not here.\n\
+    A pull ends with 404 or goes on at another registry, and a push sends the manifest next.\n\
+    (distribution-spec, Pulling manifests)";
+
+const NO_REFERRERS_TAG: &str = "looks for a signature or the like, under a tag made of the digest that it is for.\n\
+    404 says that there is none. (distribution-spec, Referrers Tag Schema)";
+
+const NO_BLOB: &str = "asks for a blob that is not here.\n\
+    A pull ends with 404 or goes on at another registry, and a push sends the blob next.\n\
+    (distribution-spec, Pulling blobs)";
+
+const NO_REPOSITORY: &str = "asks about a repository that is not here.\n\
+    The only one is quinistry, in any namespace. (distribution-spec, Error Codes)";
+
+const NO_DIGEST: &str = "asks by digest and gives none: that is an algorithm, a colon, and an encoded hash.\n\
+    After 400 it should not ask this again. (image-spec, Digests)";
+
+const NO_NUMBER: &str = "asks for a part of a list, but \"n\" is no number of entries.\n\
+    After 400 it should not ask this again. (distribution-spec, Listing Tags)";
+
+const NO_PATH: &str = "asks for a path that means nothing here.\n\
+    It tries another protocol, or wants an icon, as a browser does. (RFC 9110 section 15.5.5)";
+
+const METHOD: &str = "wants to do something else than read, and all else is refused.\n\
+    405 names the methods that it may use: GET and HEAD. (RFC 9110 section 15.5.6)";
+
+const NOT_KNOWN: &str = "uses a method or a transfer coding that this server does not know.\n\
+    501 says that no path here supports it. (RFC 9110 section 15.6.2)";
+
+const NOT_SATISFIABLE: &str = "asks for a range of bytes that the content does not have.\n\
+    416 comes with the length of the content, so that it can ask better. (RFC 9110 section 15.5.17)";
+
+const PRECONDITION: &str = "wants the content only if it is what If-Match names, and it is not.\n\
+    With 412 it gets nothing, and can ask again without If-Match. (RFC 9110 section 15.5.13)";
+
+const CHUNKED: &str = "sends content with a request that needs none, in chunks without a length.\n\
+    411 refuses it, and the connection ends. (RFC 9110 section 15.5.12)";
+
+const UNREADABLE: &str = "sends what is no request, or one that could be understood in two ways.\n\
+    400 refuses it, and the connection ends. (RFC 9110 section 15.5.1)";
+
+const TOO_LONG: &str = "sends more than a request to a registry needs.\n\
+    It is refused, and the connection ends. (RFC 9110 section 15.5.15, RFC 6585 section 5)";
+
+const TOO_SLOW: &str = "began a request and did not end it in time.\n\
+    After 408 the connection ends, and it has to begin anew. (RFC 9110 section 15.5.9)";
+
+const VERSION: &str = "speaks a version of HTTP that this server does not speak.\n\
+    505 refuses it, and the connection ends. (RFC 9110 section 15.6.6)";
+
+/// Explains an answer: the client's name, and what is to be said of it, in lines without their ends.
+/// `None` for what the log says nothing of. There is no request if the bytes were none.
+#[must_use]
+pub fn explain<'a>(
+    request: Option<&Request<'a>>,
+    endpoint: Endpoint,
+    status: Status,
+) -> Option<[&'a str; 2]> {
+    let text = match request {
+        Some(request) if status == Status::Ok => found(request, endpoint)?,
+        _ => otherwise(request, endpoint, status),
+    };
+    Some([request.and_then(name).unwrap_or("The client"), text])
+}
+
+/// The client's name for itself. RFC 9110 section 10.1.5: the first product is the client.
+fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
+    let product = request.field_lines("user-agent").next()?.split(['/', ' ']).next()?;
+    TOKEN.text(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
+}
+
+fn found(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
+    let (is_head, is_by_tag) = (request.method == Method::Head, !reference(request).contains(':'));
+    // Field note: containerd adds `ns=docker.io` if it takes this server for a mirror of that registry.
+    let is_for_mirror =
+        request.query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("ns=")));
+    Some(match endpoint {
+        Endpoint::Base => BASE,
+        Endpoint::Index | Endpoint::OciIndex | Endpoint::Manifest | Endpoint::OciManifest
+            if is_for_mirror && (is_head || is_by_tag) =>
+        {
+            MIRROR
+        }
+        Endpoint::Index | Endpoint::OciIndex | Endpoint::Manifest | Endpoint::OciManifest if is_head => {
+            if is_by_tag {
+                TAG_BY_HEAD
+            } else {
+                MANIFEST_BY_HEAD
+            }
+        }
+        Endpoint::Index | Endpoint::OciIndex => {
+            if is_by_tag {
+                INDEX_BY_TAG
+            } else {
+                INDEX
+            }
+        }
+        Endpoint::Manifest | Endpoint::OciManifest => {
+            if is_by_tag {
+                MANIFEST_BY_TAG
+            } else {
+                MANIFEST
+            }
+        }
+        Endpoint::Config | Endpoint::Layer if is_head => BLOB_BY_HEAD,
+        Endpoint::Config => CONFIG,
+        Endpoint::Layer => LAYER,
+        Endpoint::Tags => TAGS,
+        Endpoint::Referrers => REFERRERS,
+        Endpoint::Artifact => ARTIFACT,
+        Endpoint::Catalog => CATALOG,
+        Endpoint::Welcome => WELCOME,
+        // The log says nothing of the first two, and the others are never found.
+        Endpoint::Health
+        | Endpoint::Metrics
+        | Endpoint::UnknownManifest
+        | Endpoint::UnknownBlob
+        | Endpoint::Other
+        | Endpoint::Unreadable
+        | Endpoint::Tls => return None,
+    })
+}
+
+/// Explains an answer other than 200.
+fn otherwise(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) -> &'static str {
+    match (status, endpoint) {
+        (Status::Ok | Status::PartialContent, _) => PART,
+        (Status::NotModified, _) => NOT_MODIFIED,
+        (Status::BadRequest, Endpoint::Tls) => TLS,
+        (Status::BadRequest, Endpoint::Tags | Endpoint::Catalog) => NO_NUMBER,
+        (Status::BadRequest, Endpoint::UnknownManifest | Endpoint::UnknownBlob | Endpoint::Referrers) => {
+            NO_DIGEST
+        }
+        (Status::BadRequest, _) => UNREADABLE,
+        // Field note: cosign's `sha256-<hex>.sig` is older than the schema, and has one letter more than it.
+        (Status::NotFound, Endpoint::UnknownManifest) => {
+            let is_made_of_digest = request.is_some_and(|request| reference(request).starts_with("sha256-"));
+            if is_made_of_digest { NO_REFERRERS_TAG } else { NO_MANIFEST }
+        }
+        (Status::NotFound, Endpoint::UnknownBlob) => NO_BLOB,
+        (Status::NotFound, Endpoint::Tags | Endpoint::Referrers) => NO_REPOSITORY,
+        (Status::NotFound, _) => NO_PATH,
+        (Status::MethodNotAllowed, _) => {
+            let writes = |request: &&Request<'_>| matches!(request.method_name, "POST" | "PUT" | "PATCH");
+            let push = request.filter(writes).filter(|request| request.path.starts_with("/v2/"));
+            if push.is_some() { PUSH } else { METHOD }
+        }
+        (Status::RequestTimeout, _) => TOO_SLOW,
+        (Status::LengthRequired, _) => CHUNKED,
+        (Status::PreconditionFailed, _) => PRECONDITION,
+        (Status::UriTooLong | Status::FieldsTooLarge, _) => TOO_LONG,
+        (Status::RangeNotSatisfiable, _) => NOT_SATISFIABLE,
+        (Status::NotImplemented, _) => NOT_KNOWN,
+        (Status::VersionNotSupported, _) => VERSION,
+    }
+}
+
+/// The tag or digest at the end of the path.
+fn reference<'r>(request: &'r Request<'_>) -> &'r str {
+    request.path.rsplit('/').next().unwrap_or_default()
+}
