@@ -234,7 +234,7 @@ fn otherwise(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) 
             NO_DIGEST
         }
         (Status::BadRequest, _) => UNREADABLE,
-        // Field note: cosign's `sha256-<hex>.sig` is older than the schema, and has one letter more than it.
+        // Field note: cosign looks for `sha256-<hex>.sig`, which is older than the schema.
         (Status::NotFound, Endpoint::UnknownManifest) => {
             let is_made_of_digest = request.is_some_and(|request| reference(request).starts_with("sha256-"));
             if is_made_of_digest { NO_REFERRERS_TAG } else { NO_MANIFEST }

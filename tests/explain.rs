@@ -38,7 +38,7 @@ impl World {
         let index = docker_list.descriptor.digest.to_string();
         let manifest = platforms[0].docker_manifest.descriptor.digest.to_string();
         let config = platforms[0].config.descriptor.digest.to_string();
-        let layer = layers[0].digest.to_string();
+        let layer = layers[0].blob.digest.to_string();
         let bill = Artifacts::of(&image).bill.descriptor.digest.to_string();
         Self { registry: Registry::new(image), index, manifest, config, layer, bill }
     }
