@@ -45,7 +45,7 @@ const TOOLS: [(&str, &str, &str); 31] = [
     ("rust-audit-info", "rust-audit-info from crates.io", "the section with the list of crates"),
     ("rustc", "rustc", "a build that has to fail"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
-    ("strace", "strace", "the system calls that the server makes"),
+    ("strace", "strace", "the system calls that the server makes, and what becomes of it when they fail"),
     ("tidy", "tidy", "the page's HTML"),
     ("umoci", "umoci", "the archive"),
 ];
