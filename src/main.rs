@@ -33,7 +33,7 @@ use quinistry::log::Log;
 use quinistry::options::{self, Address, Command, HELP};
 use quinistry::page;
 use quinistry::registry::Registry;
-use quinistry::server::Server;
+use quinistry::server::{MEMORY, Server};
 use quinistry::system::{self, SealedFile, Signals};
 
 // The library compiles all the same, for a fuzzer's sanitizers need a dynamic build. rustdoc does not see the flags.
@@ -110,6 +110,12 @@ fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Resul
     // From here on a signal waits until it can be obeyed; process 1 would lose the signal otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
+    system::try_memory(MEMORY).map_err(|error| {
+        Error::Failed(format!(
+            "cannot have the {} MiB of memory that serving may take: {error}",
+            MEMORY >> 20
+        ))
+    })?;
     let executables = open(with)?;
     // Listening comes before packing: a port in use shows at once, and clients wait until we are ready.
     let listener = listen(address)?;

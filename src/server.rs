@@ -54,6 +54,11 @@ pub const RESERVED_DESCRIPTORS: usize = 16;
 /// honest client needs such memory only while its packets are on their way.
 pub const MAX_HELD: usize = 8 * 1024 * 1024;
 
+/// The most memory that serving takes, in bytes, and packing before it. As much again as what is kept for
+/// connections is for their table, their turns and the log, and for what lies unused between pieces of memory.
+/// A process that gets no memory when it needs some aborts, so there has to be that much at the start.
+pub const MEMORY: usize = 2 * MAX_HELD;
+
 /// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 

@@ -409,6 +409,25 @@ fn is_ready(descriptor: BorrowedFd<'_>, events: c_short, patience: Duration) -> 
     check(unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as c_int) }).map(|count| count == 1)
 }
 
+/// Whether so many bytes of memory can be had. They are given back before anything touches them, so that no
+/// memory is taken.
+///
+/// # Errors
+///
+/// When a limit of the process (getrlimit(2): `RLIMIT_AS`, `RLIMIT_DATA`) or the system does not allow it.
+pub fn try_memory(size: usize) -> io::Result<()> {
+    let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+    // SAFETY: the kernel chooses where this memory is, so that it is none that is in use. Nothing refers to
+    // it when it is given back.
+    unsafe {
+        let memory = libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0);
+        if memory == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        check(libc::munmap(memory, size)).map(drop)
+    }
+}
+
 /// Raises the limit of open descriptors as far as this process may, and gives it.
 #[must_use]
 pub fn raise_descriptor_limit() -> usize {

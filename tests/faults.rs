@@ -30,9 +30,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{
-    Answer, Background, Folder, PATIENCE, Server, eventually, find, has_tool, is_root, quinistry_at, request,
-    sha256, tool,
+    Answer, Background, Client, Folder, PATIENCE, Server, eventually, find, has_tool, is_root, quinistry_at,
+    request, sha256, system, tool,
 };
+use quinistry::server::MEMORY;
 
 /// The errors that each call fails with, as the manual pages have them. Errors of an argument that can
 /// only be a mistake of the program's are among them: a filter of system calls may give any.
@@ -595,4 +596,61 @@ fn a_fault_while_serving_costs_at_most_the_request_that_it_hits() {
         Ok(trace.is_hit().then_some(true))
     });
     tally.tell("while serving");
+}
+
+#[test]
+fn a_server_that_starts_with_little_memory_has_enough_for_any_crowd() {
+    let site = Site::learn();
+    for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
+        let (address, stderr) = (address(number), site.folder.path("stderr"));
+        // As much as it asks for, and ever more, until that and what it has by then are allowed.
+        let sizes = (0..).map(|step| (MEMORY + step * 128 * 1024) as u64);
+        let mut refused = 0;
+        let mut started = sizes.filter_map(|size| {
+            let mut command = quinistry_at(&site.program);
+            command
+                .args(["--listen", &address.to_string()])
+                .stderr(File::create(&stderr).expect("room for it"));
+            let mut server = Background::start(limit(&mut command, size));
+            if listens(&mut server, address) {
+                return Some(server);
+            }
+            let said = fs::read_to_string(&stderr).expect("text");
+            assert_eq!(server.0.wait().expect("our own child").code(), Some(1), "{said}");
+            assert!(said.contains("cannot have the 16 MiB of memory"), "{said}");
+            refused += 1;
+            None
+        });
+        let mut server = started.next().expect("there is an end to it");
+        drop(started);
+        assert!(refused > 0);
+        let crowd = crowd(&server, address);
+        site.visit(address, PATIENCE, || false).expect("nothing fails");
+        drop(crowd);
+        server.signal(libc::SIGTERM);
+        assert_eq!(check_end(server.0.wait().expect("our own child")), Ok(()));
+    }
+}
+
+/// Has the server keep as much as it may of half heads and of answers that are not read.
+fn crowd(server: &Background, address: SocketAddr) -> Vec<Client> {
+    let limit = quinistry::system::raise_descriptor_limit().saturating_sub(500);
+    let mut half_heads: Vec<_> = (0..6000.min(limit)).map(|_| Client::connect(address)).collect();
+    for client in &mut half_heads {
+        client.send_request("GET /v2/", &[]);
+        client.answer_to("GET /v2/");
+    }
+    // They all act at once, as far as the server can see.
+    server.signal(libc::SIGSTOP);
+    for (index, client) in half_heads.iter_mut().enumerate() {
+        client.send(format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(index * 37 % 15_000)));
+    }
+    server.signal(libc::SIGCONT);
+    half_heads.truncate(3000);
+    let many = request("GET /v2/quinistry/manifests/latest", &[]).repeat(4000);
+    for client in &mut half_heads[..500.min(limit / 2)] {
+        client.stream.set_write_timeout(Some(Duration::from_millis(1))).expect("a valid time");
+        let _ = client.stream.write_all(many.as_bytes());
+    }
+    half_heads
 }

@@ -53,6 +53,20 @@ pub fn with_file_size(command: &mut Command, size: u64) -> &mut Command {
     before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) })
 }
 
+/// Lets what a command starts have no more than that many bytes of memory that it may write to.
+pub fn with_data(command: &mut Command, size: u64) -> &mut Command {
+    let limit = rlimit(size);
+    // SAFETY: as above.
+    before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })
+}
+
+/// The same for memory of all kinds.
+pub fn with_address_space(command: &mut Command, size: u64) -> &mut Command {
+    let limit = rlimit(size);
+    // SAFETY: as above.
+    before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) })
+}
+
 fn rlimit(limit: u64) -> libc::rlimit {
     libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t }
 }
