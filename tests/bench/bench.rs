@@ -5,6 +5,7 @@
 //!     scenario.rs    what is asked of the servers, and what is to come out of it
 //!     load.rs        our own client: rates, latencies, and every answer checked
 //!     compare.rs     nginx, quinistry and the limit side by side
+//!     confinement.rs the server confined and not, side by side
 //!     limit.rs       the limit: a server that makes the system calls and nothing else
 //!     process.rs     starting servers on a core of their own, reading what they cost
 //!     chart.rs       the comparison as a picture
@@ -26,6 +27,7 @@
 
 mod chart;
 mod compare;
+mod confinement;
 mod limit;
 mod load;
 mod process;
@@ -59,6 +61,7 @@ fn main() -> ExitCode {
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--load", text] => plan(text).and_then(|plan| load::load(&plan)).map(|found| println!("{found}")),
         ["--limit", text] => plan(text).and_then(|plan| limit::serve(&plan)),
+        ["--serve", text] => plan(text).and_then(|plan| confinement::serve(&plan)),
         _ => Options::parse(arguments.into_iter()).and_then(|options| bench(&options)),
     };
     match outcome {
@@ -116,6 +119,7 @@ fn bench(options: &Options) -> Outcome<()> {
     report.insert("load".into(), scenarios(&subject, &server, milliseconds)?);
     report.insert("crowd".into(), crowd(&subject, &server, milliseconds)?);
     report.insert("system_calls_per_request".into(), system_calls(&subject, &server)?);
+    report.insert("confinement".into(), price_of_confinement(&subject, options.is_quick)?);
     println!("\nPeak resident memory after all that: {} KiB.", server.status("VmHWM")?);
     report.insert("peak_after_load_kib".into(), server.status("VmHWM")?.into());
     if find("wrk").is_none() {
@@ -255,6 +259,21 @@ fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(Str
     };
     let rows = String::from_utf8_lossy(&table).lines().filter_map(row).collect::<Vec<_>>();
     Ok(rows.into_iter().filter(|(name, calls)| name != "total" && *calls >= 0.001).collect())
+}
+
+/// What the filter of system calls costs.
+fn price_of_confinement(subject: &Subject, is_quick: bool) -> Outcome<Value> {
+    let (pairs, slice) = if is_quick { (2, 100) } else { (40, 500) };
+    println!("\nConfined against not (medians of {pairs} pairs of {slice} ms; target: within 3 %):");
+    let mut report = Map::new();
+    for scenario in [&SCENARIOS[0], &SCENARIOS[4]] {
+        let confinement::Price { rate, cpu } =
+            confinement::price(subject, scenario, pairs, Duration::from_millis(slice))?;
+        let mark = if rate < 0.97 || cpu > 1.03 { "*" } else { "" };
+        println!("  {:<28} rate {rate:.3}, CPU per request {cpu:.3}{mark}", scenario.name);
+        report.insert(scenario.name.into(), json!({ "rate": rate, "cpu": cpu }));
+    }
+    Ok(report.into())
 }
 
 /// The table of the comparison. What misses its target has a mark.

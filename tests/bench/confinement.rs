@@ -1,0 +1,91 @@
+//! The price of the filter of system calls: the server confined and not, side by side.
+//!
+//! Both are this program as a process of its own, which carries quinistry's executable and serves it with
+//! quinistry's library, in the same way. Only one of them calls `Server::confine` before. quinistry itself
+//! has no option for that, and should have none.
+//!
+//! A process may be faster than another of the same program, for good, by where its memory happens to lie.
+//! So new ones are started for every pair of slices, and which of them is first changes.
+//!
+//! Deliberately absent: the time that the filter takes for one call. Calls differ (see the order of
+//! `confinement::RULES`), and what a request costs is what matters.
+
+use std::fs::File;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use quinistry::image::Image;
+use quinistry::image::layer::Executable;
+use quinistry::log::Log;
+use quinistry::registry::Registry;
+use quinistry::system::{self, SealedFile, Signals};
+use serde_json::{Value, json};
+
+use crate::load;
+use crate::process::{self, Outcome, SERVER_CORE, Server, median};
+use crate::scenario::{Scenario, Subject};
+
+/// Be a server.
+pub fn serve(plan: &Value) -> Outcome<()> {
+    let address: SocketAddr = plan["address"].as_str().ok_or("no address")?.parse()?;
+    let signals = Signals::new()?;
+    let listener = system::listen(address)?;
+    let file = File::open(env!("CARGO_BIN_EXE_quinistry"))?;
+    let size = file.metadata()?.len();
+    let executable = Executable::check(file, size).map_err(|error| error.to_string())?;
+    let packed = SealedFile::create(|layer| executable.pack(layer)).map_err(|error| error.to_string())?;
+    let (layers, image) = Image::assemble(vec![packed]);
+    let mut server =
+        quinistry::server::Server::new(listener, signals, Registry::new(image), layers, Log::new(true))?;
+    if plan["is_confined"] == true {
+        server.confine();
+    }
+    server.run()?;
+    Ok(())
+}
+
+fn start(is_confined: bool) -> Outcome<Server> {
+    let address = process::free_address()?;
+    let plan = json!({ "address": address.to_string(), "is_confined": is_confined });
+    let mut command = process::pinned(SERVER_CORE, std::env::current_exe()?);
+    command.args(["--serve", &plan.to_string()]);
+    let server = Server::start(command, address)?;
+    process::ask(address, "/v2/", "")?; // From here on it serves.
+    Ok(server)
+}
+
+/// What a scenario has when the server is confined, against when it is not.
+pub struct Price {
+    /// Of the rates.
+    pub rate: f64,
+    /// Of the CPU time per request.
+    pub cpu: f64,
+}
+
+/// Measures so many pairs of slices, and gives the medians of the ratios within a pair.
+pub fn price(subject: &Subject, scenario: &Scenario, pairs: usize, slice: Duration) -> Outcome<Price> {
+    let measure = |server: &Server| -> Outcome<(f64, f64)> {
+        let found = load::drive(&subject.plan(scenario, server, slice.as_millis() as u64))?;
+        let figure = |key: &str| found[key].as_f64().ok_or(format!("the client does not tell {key}"));
+        Ok((figure("requests_per_second")?, figure("cpu_microseconds_per_request")?))
+    };
+    let mut ratios = Vec::new();
+    for pair in 0..pairs {
+        let (confined, free) = (start(true)?, start(false)?);
+        let is_filtered = |server: &Server| server.status("Seccomp").map(|kind| kind == 2);
+        if !is_filtered(&confined)? || is_filtered(&free)? {
+            return Err("this kernel confines nothing, or everything".into());
+        }
+        let ((rate, cpu), (free_rate, free_cpu)) = if pair % 2 == 0 {
+            (measure(&confined)?, measure(&free)?)
+        } else {
+            let free = measure(&free)?;
+            (measure(&confined)?, free)
+        };
+        ratios.push((rate / free_rate, cpu / free_cpu));
+    }
+    Ok(Price {
+        rate: median(ratios.iter().map(|(rate, _)| *rate)),
+        cpu: median(ratios.iter().map(|(_, cpu)| *cpu)),
+    })
+}
