@@ -10,7 +10,16 @@
 //! The paths depend on the architecture alone, and only the executable goes in. So a layer has the same
 //! digest in every image that it is part of, whatever other layers are there. Each program has a directory
 //! of its own, and the `PATH` of a platform is one of these directories. So the command `quinistry` is, on
-//! every platform, the program that runs there.
+//! every platform, the program that runs there. Byte by byte, a layer is this:
+//!
+//! ```text
+//!     1f 8b 08 00 00000000 00 ff             gzip: no name, no time                  gzip.rs
+//!     ├─ "arm64/"          0000755 …         tar: a header of 512 bytes, a folder    tar.rs
+//!     ├─ "arm64/quinistry" 0000755 …         tar: a header of 512 bytes, a file
+//!     ├─ 7f 45 4c 46 …                       the executable                          executable.rs
+//!     ├─ 00 00 00 …                          zeros to a multiple of 512, and 1024 more
+//!     CRC-32, length
+//! ```
 //!
 //! Limits: those of `executable` and `tar`; a file may have 8 GiB less one byte.
 //!
