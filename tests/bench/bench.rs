@@ -216,14 +216,14 @@ fn crowd(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<Value
 }
 
 /// Counts the server's system calls per request, if strace can be had: for the manifest, on
-/// connections that persist and on others, and for the layer.
+/// connections that persist and on others, for the layer, and for the layer when all ask at once.
 fn system_calls(subject: &Subject, server: &Server) -> Outcome<Value> {
     let Some(strace) = find("strace") else {
         println!("\nSkipped the count of system calls: strace is not installed.");
         return Ok(Value::Null);
     };
     let mut report = Map::new();
-    for scenario in [&SCENARIOS[0], &SCENARIOS[3], &SCENARIOS[5]] {
+    for scenario in [&SCENARIOS[0], &SCENARIOS[3], &SCENARIOS[5], &SCENARIOS[6]] {
         let counts = count_calls(&strace, &subject.plan(scenario, server, 300), server)?;
         println!("\nSystem calls per request: {}", scenario.name);
         for (name, count) in &counts {
@@ -287,22 +287,23 @@ fn comparison(
         println!("\nSkipped the comparison with nginx, which is not installed.");
     }
     println!(
-        "\nMedians of {rounds} rounds; targets in parentheses, * where missed.\n{:<37} {:>14} {:>15} {:>15} {:>15} {:>9} {:>5}",
-        "", "rate", "against nginx", "against limit", "CPU/nginx", "CPU/limit", "busy"
+        "\nMedians of {rounds} rounds; targets in parentheses, * where missed.\n{:<37} {:>14} {:>15} {:>15} {:>15} {:>9} {:>10} {:>5}",
+        "", "rate", "against nginx", "against limit", "CPU/nginx", "CPU/limit", "both/nginx", "busy"
     );
     compare::compare(subject, server, rounds, slice, |comparison| {
-        let Comparison { scenario, rate, nginx, limit, cpu, cpu_limit, busy, .. } = comparison;
+        let Comparison { scenario, rate, nginx, limit, cpu, cpu_limit, both, busy, .. } = comparison;
         let targets = scenario.targets.expect("only scenarios with targets are compared");
         let least = |ratio: Option<f64>, target: Option<f64>| {
             cell(ratio, target, "≥", ratio.zip(target).is_some_and(|(ratio, target)| ratio < target))
         };
         println!(
-            "{:<37} {rate:>8.0} {:<5} {:>15} {:>15} {:>15} {cpu_limit:>9.2} {:>4.0}%",
+            "{:<37} {rate:>8.0} {:<5} {:>15} {:>15} {:>15} {cpu_limit:>9.2} {:>10} {:>4.0}%",
             comparison.name(),
             scenario.unit(),
             least(*nginx, Some(targets.nginx)),
             least(Some(*limit), targets.limit),
             cell(*cpu, Some(targets.cpu), "≤", cpu.is_some_and(|cpu| cpu > targets.cpu)),
+            cell(*both, None, "", false),
             busy * 100.0,
         );
     })

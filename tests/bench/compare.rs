@@ -39,6 +39,8 @@ pub struct Comparison {
     /// CPU time per request, or byte, against nginx, and against the limit.
     pub cpu: Option<f64>,
     pub cpu_limit: f64,
+    /// CPU time of server and client together per request, or byte, against nginx's with that client.
+    pub both: Option<f64>,
     /// The share of its core that quinistry used. Where that is not all, the client was the slower
     /// one, and rates say what the client can do.
     pub busy: f64,
@@ -54,8 +56,8 @@ pub enum Client {
 impl Comparison {
     pub fn name(&self) -> String {
         match self.client {
-            Client::Wrk => self.scenario.name.into(),
-            Client::Own => format!("{}, own client", self.scenario.name),
+            Client::Own if !self.scenario.is_herd => format!("{}, own client", self.scenario.name),
+            _ => self.scenario.name.into(),
         }
     }
 
@@ -72,6 +74,7 @@ impl Comparison {
             "rate_against_limit": self.limit,
             "cpu_against_nginx": self.cpu,
             "cpu_against_limit": self.cpu_limit,
+            "cpu_with_client_against_nginx": self.both,
             "share_of_core": self.busy,
             "targets": targets,
         })
@@ -83,6 +86,8 @@ struct Sample {
     rate: f64,
     /// CPU seconds of the server per unit of work.
     cost: f64,
+    /// The same of server and client together, if the client tells its own.
+    both: Option<f64>,
 }
 
 /// Compares in all scenarios that have targets, and tells of each when it is done.
@@ -95,36 +100,44 @@ pub fn compare(
 ) -> Outcome<Vec<Comparison>> {
     let nginx = process::find("nginx").map(|nginx| start_nginx(&nginx, subject)).transpose()?;
     let directory = &subject.directory;
-    let [manifest, closing, layer] = ["manifest", "closing", "layer"].map(|name| directory.join(name));
-    process::write(&manifest, [&subject.heads[0][..], &subject.manifest].concat())?;
-    process::write(&closing, [&subject.heads[1][..], &subject.manifest].concat())?;
-    process::write(&layer, &subject.heads[2])?;
+    let limit = |name: &str, head: &[u8], content: &[u8], layer: Option<&Path>, is_closing| {
+        let answer = directory.join(name);
+        process::write(&answer, [head, content].concat())?;
+        limit::start(&answer, layer, is_closing)
+    };
+    let [manifest, layer] = &subject.heads;
+    let file = directory.join(&subject.layer_path[1..]);
+    process::write(&file, &subject.layer)?;
     let limits = [
-        limit::start(&manifest, None, false)?,
-        limit::start(&closing, None, true)?,
-        limit::start(&layer, Some(&directory.join(&subject.layer_path[1..])), false)?,
+        limit("manifest", &manifest[0], &subject.manifest, None, false)?,
+        limit("manifest-closing", &manifest[1], &subject.manifest, None, true)?,
+        limit("layer", &layer[0], &[], Some(&file), false)?,
+        limit("layer-closing", &layer[1], &[], Some(&file), true)?,
     ];
     let mut comparisons = Vec::new();
     let compared = SCENARIOS.iter().filter(|scenario| scenario.targets.is_some());
     let compared = compared.flat_map(|scenario| {
         let is_hard_on_wrk = scenario.asked == Asked::Manifest && !scenario.is_closing;
-        let clients = if is_hard_on_wrk { &[Client::Wrk, Client::Own][..] } else { &[Client::Wrk] };
+        let clients = match (scenario.is_herd, is_hard_on_wrk) {
+            (true, _) => &[Client::Own][..],
+            (_, true) => &[Client::Wrk, Client::Own],
+            _ => &[Client::Wrk],
+        };
         clients.iter().map(move |client| (scenario, *client))
     });
     for (scenario, client) in compared {
-        let limit = match scenario.asked {
-            Asked::Manifest => &limits[usize::from(scenario.is_closing)],
-            _ => &limits[2],
-        };
+        let limit = &limits[2 * usize::from(scenario.is_bulk()) + usize::from(scenario.is_closing)];
         // One connection may be twice as fast as the next, so there have to be many of them.
         let parts = if scenario.connections == 1 { 4 } else { 1 };
         let slice = slice / parts as u32;
         let wrk = Wrk::new(scenario, subject)?;
         let load = |server: &Server| match client {
             Client::Wrk => wrk.load(server, slice),
-            Client::Own => own_load(&subject.plan(scenario, server, slice.as_millis() as u64)),
+            Client::Own => own_load(scenario, &subject.plan(scenario, server, slice.as_millis() as u64)),
         };
         let mut samples = Vec::new();
+        // A herd is long, and the same every time.
+        let rounds = if scenario.is_herd { rounds.div_ceil(2) } else { rounds };
         for _ in 0..rounds * parts {
             samples.push((load(quinistry)?, nginx.as_ref().map(load).transpose()?, load(limit)?));
         }
@@ -139,6 +152,12 @@ pub fn compare(
             nginx: against_nginx(|ours, theirs| ours.rate / theirs.rate),
             limit: median(samples.iter().map(|(ours, _, limit)| ours.rate / limit.rate)),
             cpu: against_nginx(|ours, theirs| ours.cost / theirs.cost),
+            both: match client {
+                Client::Wrk => None,
+                Client::Own => against_nginx(|ours, theirs| {
+                    ours.both.unwrap_or(f64::NAN) / theirs.both.unwrap_or(f64::NAN)
+                }),
+            },
             cpu_limit: median(samples.iter().map(|(ours, _, limit)| ours.cost / limit.cost)),
             busy: median(samples.iter().map(|(ours, ..)| ours.cost * ours.rate)),
         };
@@ -155,7 +174,7 @@ fn start_nginx(nginx: &Path, subject: &Subject) -> Outcome<Server> {
     process::write(&subject.directory.join(&subject.manifest_path[1..]), &subject.manifest)?;
     process::write(&subject.directory.join(&subject.layer_path[1..]), &subject.layer)?;
     // One more field makes up for what nginx's own take less than quinistry's.
-    let padding = "x".repeat(subject.heads[0].len().saturating_sub(NGINX_HEAD));
+    let padding = "x".repeat(subject.heads[0][0].len().saturating_sub(NGINX_HEAD));
     let configuration = format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log;
          events {{ worker_connections 8192; }}
@@ -189,10 +208,14 @@ fn start_nginx(nginx: &Path, subject: &Subject) -> Outcome<Server> {
 }
 
 /// Puts a server under our own client's load.
-fn own_load(plan: &Value) -> Outcome<Sample> {
+fn own_load(scenario: &Scenario, plan: &Value) -> Outcome<Sample> {
     let found = load::drive(plan)?;
     let figure = |key: &str| found[key].as_f64().ok_or(format!("the client does not tell {key}"));
-    Ok(Sample { rate: figure("requests_per_second")?, cost: figure("cpu_microseconds_per_request")? / 1e6 })
+    let requests = figure("requests_per_second")?;
+    let rate = if scenario.is_bulk() { figure("megabytes_per_second")? } else { requests };
+    let cost = |key: &str| figure(key).map(|cpu| cpu / 1e6 * requests / rate);
+    let (server, client) = (cost("cpu_microseconds_per_request")?, cost("own_cpu_microseconds_per_request")?);
+    Ok(Sample { rate, cost: server, both: Some(server + client) })
 }
 
 /// What wrk is to do in a scenario.
@@ -256,6 +279,10 @@ impl Wrk {
             return Err(format!("{command:?}: {text}").into());
         }
         let work = figure("requests")? * self.work_per_request;
-        Ok(Sample { rate: work / (figure("microseconds")? / 1e6), cost: cpu.as_secs_f64() / work })
+        Ok(Sample {
+            rate: work / (figure("microseconds")? / 1e6),
+            cost: cpu.as_secs_f64() / work,
+            both: None,
+        })
     }
 }

@@ -4,6 +4,9 @@
 //! connections stand before the clock starts; each then asks again as soon as it is answered
 //! (a closed loop), so that a rate here is what the server can do, and a latency what it does then.
 //!
+//! A *herd* is another load: the clock starts, all clients connect at once, and each asks once. It ends
+//! when the last of them has everything.
+//!
 //! Deliberately absent: being a general HTTP client. It knows what the answer has to be, and
 //! any other is an error that ends the measurement.
 
@@ -17,6 +20,9 @@ use quinistry::system;
 use serde_json::{Value, json};
 
 use crate::process::{self, CLIENT_CORE, Outcome};
+
+/// How long a client of a herd may wait for its next bytes.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Let a process of its own be the client, as `plan` says, and gives what it has measured.
 pub fn drive(plan: &Value) -> Outcome<Value> {
@@ -56,6 +62,7 @@ pub fn load(plan: &Value) -> Outcome<Value> {
     let text = |key: &str| plan[key].as_str().ok_or(format!("no {key}"));
     let address: SocketAddr = text("address")?.parse()?;
     let (depth, connections) = (number("depth")? as usize, number("connections")? as usize);
+    let is_herd = plan["is_herd"] == true;
     let (pid, time) = (number("pid")? as u32, Duration::from_millis(number("milliseconds")?));
     let request = process::request(address, text("path")?, text("fields")?);
     let plan = Plan {
@@ -69,15 +76,26 @@ pub fn load(plan: &Value) -> Outcome<Value> {
     let _ = system::raise_descriptor_limit();
     let mut poll = Poll::new()?;
     let mut clients = Vec::new();
-    for place in 0..connections {
-        clients.push(plan.connect(Token(place), poll.registry())?);
+    if !is_herd {
+        for place in 0..connections {
+            clients.push(plan.connect(Token(place), poll.registry())?);
+        }
     }
-    let (start, cpu) = (Instant::now(), process::cpu(pid)?);
-    for client in &mut clients {
-        client.ask(&plan, start)?;
+    let cpus = || -> Outcome<_> { Ok([process::cpu(pid)?, process::cpu(std::process::id())?]) };
+    let (start, before) = (Instant::now(), cpus()?);
+    let latencies = if is_herd {
+        herd(&plan, &mut poll, connections, start)?
+    } else {
+        for client in &mut clients {
+            client.ask(&plan, start)?;
+        }
+        run(&plan, &mut poll, &mut clients, start + time)?
+    };
+    let (elapsed, mut after) = (start.elapsed(), cpus()?);
+    if is_herd {
+        after[0] = cpu_at_rest(pid)?;
     }
-    let latencies = run(&plan, &mut poll, &mut clients, start + time)?;
-    let (elapsed, cpu) = (start.elapsed(), process::cpu(pid)?.saturating_sub(cpu));
+    let cpu = [0, 1].map(|at| after[at].saturating_sub(before[at]));
     Ok(summary(latencies, elapsed, cpu, plan.content_length))
 }
 
@@ -116,7 +134,56 @@ fn run(plan: &Plan, poll: &mut Poll, clients: &mut [Client], end: Instant) -> Ou
     Ok(latencies)
 }
 
-fn summary(mut latencies: Vec<u64>, elapsed: Duration, cpu: Duration, content_length: usize) -> Value {
+/// Lets so many clients connect, ask once, and take what they are sent. Gives for each the nanoseconds
+/// until it had everything. Each closes its connection then, as clients do that know the length.
+fn herd(plan: &Plan, poll: &mut Poll, connections: usize, start: Instant) -> Outcome<Vec<u64>> {
+    let mut clients = Vec::with_capacity(connections);
+    for place in 0..connections {
+        let mut client = plan.connect(Token(place), poll.registry())?;
+        client.ask(plan, start)?;
+        clients.push(Some(client));
+    }
+    let mut latencies = Vec::with_capacity(connections);
+    let mut buffer = vec![0; 256 * 1024];
+    let mut events = Events::with_capacity(1024);
+    while latencies.len() < connections {
+        poll.poll(&mut events, Some(PATIENCE))?;
+        if events.is_empty() {
+            return Err(format!("{} clients wait in vain", connections - latencies.len()).into());
+        }
+        for event in &events {
+            let place = &mut clients[event.token().0];
+            while let Some(client) = place {
+                let count = match client.stream.read(&mut buffer) {
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                    Ok(0) => return Err("the server closed a connection before its time".into()),
+                    count => count?,
+                };
+                if client.take(&buffer[..count], plan)? > 0 {
+                    latencies.push(start.elapsed().as_nanos() as u64);
+                    *place = None;
+                }
+            }
+        }
+    }
+    Ok(latencies)
+}
+
+/// The CPU time of a process that has come to rest, after it has closed what its clients have.
+fn cpu_at_rest(pid: u32) -> Outcome<Duration> {
+    let mut before = process::cpu(pid)?;
+    loop {
+        std::thread::sleep(Duration::from_millis(20));
+        let now = process::cpu(pid)?;
+        if now == before {
+            return Ok(now);
+        }
+        before = now;
+    }
+}
+
+/// `cpu` is the server's and our own.
+fn summary(mut latencies: Vec<u64>, elapsed: Duration, cpu: [Duration; 2], content_length: usize) -> Value {
     latencies.sort_unstable();
     let requests = latencies.len();
     let microseconds = |part: f64| {
@@ -128,7 +195,8 @@ fn summary(mut latencies: Vec<u64>, elapsed: Duration, cpu: Duration, content_le
         "requests": requests,
         "requests_per_second": requests as f64 / seconds,
         "megabytes_per_second": (requests * content_length) as f64 / seconds / 1e6,
-        "cpu_microseconds_per_request": cpu.as_secs_f64() * 1e6 / requests as f64,
+        "cpu_microseconds_per_request": cpu[0].as_secs_f64() * 1e6 / requests as f64,
+        "own_cpu_microseconds_per_request": cpu[1].as_secs_f64() * 1e6 / requests as f64,
         "latency_microseconds": {
             "p50": microseconds(0.5), "p99": microseconds(0.99), "p99_9": microseconds(0.999),
             "max": microseconds(1.0),

@@ -22,8 +22,10 @@ pub struct Scenario {
     pub connections: usize,
     /// How many requests are sent at once.
     pub depth: usize,
-    /// Whether each request has a connection of its own.
+    /// Whether the connection ends with the answer. Then each request has a connection of its own.
     pub is_closing: bool,
+    /// Whether all clients connect at once, and ask but once.
+    pub is_herd: bool,
     /// `None` if it is not for comparison.
     pub targets: Option<Targets>,
 }
@@ -46,6 +48,7 @@ const MANIFEST: Scenario = Scenario {
     connections: 32,
     depth: 1,
     is_closing: false,
+    is_herd: false,
     targets: Some(targets(1.25, Some(0.95), 0.80)),
 };
 
@@ -56,7 +59,16 @@ const LAYER: Scenario = Scenario {
     ..MANIFEST
 };
 
-pub const SCENARIOS: [Scenario; 7] = [
+const HERD: Scenario = Scenario {
+    name: "layer, 1,000 at once",
+    connections: 1000,
+    is_closing: true,
+    is_herd: true,
+    targets: Some(targets(1.0, None, 1.0)),
+    ..LAYER
+};
+
+pub const SCENARIOS: [Scenario; 10] = [
     MANIFEST,
     Scenario { name: "manifest, 512 connections", connections: 512, ..MANIFEST },
     Scenario {
@@ -78,6 +90,9 @@ pub const SCENARIOS: [Scenario; 7] = [
         targets: Some(targets(1.0, Some(0.95), 1.0)),
         ..LAYER
     },
+    HERD,
+    Scenario { name: "layer, 5,000 at once", connections: 5000, ..HERD },
+    Scenario { name: "layer, 1,000 at once, kept", is_closing: false, ..HERD },
     Scenario { name: "ranges, 32 connections", asked: Asked::Range, targets: None, ..LAYER },
 ];
 
@@ -99,8 +114,9 @@ pub struct Subject {
     pub manifest: Vec<u8>,
     pub layer_path: String,
     pub layer: Vec<u8>,
-    /// The heads of the answers: the manifest's, the one that closes its connection, the layer's.
-    pub heads: [Vec<u8>; 3],
+    /// The heads of the answers: the manifest's and the layer's, each without and with the end of the
+    /// connection.
+    pub heads: [[Vec<u8>; 2]; 2],
     /// Where files for other servers can be.
     pub directory: PathBuf,
 }
@@ -109,14 +125,17 @@ impl Subject {
     pub fn of(server: &Server) -> Outcome<Self> {
         let manifest_path = "/v2/quinistry/manifests/latest";
         let ((manifest_head, manifest), _) = process::ask(server.address, manifest_path, "")?;
-        let ((closing_head, _), _) = process::ask(server.address, manifest_path, "Connection: close\r\n")?;
         let one_platform = "Accept: application/vnd.docker.distribution.manifest.v2+json\r\n";
         let ((_, with_layer), _) = process::ask(server.address, manifest_path, one_platform)?;
         let json: Value = serde_json::from_slice(&with_layer)?;
         let digest = json["layers"][0]["digest"].as_str().ok_or("a manifest without a layer")?;
         let layer_path = format!("/v2/quinistry/blobs/{digest}");
         let ((layer_head, layer), _) = process::ask(server.address, &layer_path, "")?;
-        let heads = [manifest_head, closing_head, layer_head];
+        let closing_head = |path| -> Outcome<Vec<u8>> {
+            let ((head, _), _) = process::ask(server.address, path, "Connection: close\r\n")?;
+            Ok(head)
+        };
+        let heads = [[manifest_head, closing_head(manifest_path)?], [layer_head, closing_head(&layer_path)?]];
         let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench");
         Ok(Self { manifest_path, manifest, layer_path, layer, heads, directory })
     }
@@ -154,6 +173,7 @@ impl Subject {
             "connections": scenario.connections,
             "depth": scenario.depth,
             "is_closing": scenario.is_closing,
+            "is_herd": scenario.is_herd,
             "milliseconds": milliseconds,
         })
     }
