@@ -290,6 +290,38 @@ fn readers_that_stall_do_not_hold_up_readers_that_read() {
 }
 
 #[test]
+fn readers_that_stall_cost_the_kernel_a_bounded_amount_of_memory() {
+    let server = Server::start();
+    let honest = Honest::learn(&server);
+    let lines = request(&honest.layer_line, &["Connection: close"]);
+    let many = request(&honest.layer_line, &[]).repeat(30) + &lines;
+    let stalled: Vec<Client> = (0..40)
+        .map(|number| {
+            let mut client = server.connect();
+            client.send(if number % 2 == 0 { &lines } else { &many });
+            client
+        })
+        .collect();
+    honest.is_served(&server);
+    // What the other end has not acknowledged, in hexadecimal, as proc(5) describes it.
+    let port = format!(":{:04X}", server.address.port());
+    let queues = || -> Vec<u64> {
+        let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+        let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let ours = rows.filter(|columns| columns[1].ends_with(&port));
+        let unsent = ours.map(|columns| columns[4].split_once(':').expect("two queues").0.to_owned());
+        unsent.map(|queue| u64::from_str_radix(&queue, 16).expect("a number")).collect()
+    };
+    let full = eventually("the layer waits for all of them", || {
+        let queues: Vec<_> = queues().into_iter().filter(|&queue| queue > 0).collect();
+        (queues.len() == stalled.len()).then_some(queues)
+    });
+    std::thread::sleep(Duration::from_millis(300)); // If there were room for more, it would be used.
+    let most = queues().into_iter().max().expect("there are some");
+    assert!(most <= 256 * 1024, "{most} bytes of one reader, {full:?} a while ago");
+}
+
+#[test]
 fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     const CROWD: usize = 300;
     const REQUESTS: usize = 300;
