@@ -94,6 +94,10 @@ impl Transport for Script<'_> {
         Ok(usize::try_from(part.len()).expect("the sample is small"))
     }
 
+    fn may_have_input(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
     fn finish(&mut self) -> io::Result<()> {
         Ok(())
     }

@@ -93,6 +93,10 @@ impl Transport for Script {
         Ok(count)
     }
 
+    fn may_have_input(&self) -> bool {
+        self.ends || !self.input.is_empty()
+    }
+
     fn finish(&mut self) -> io::Result<()> {
         match self.next(0) {
             // There is nothing to wait for.
@@ -537,6 +541,42 @@ fn a_client_that_may_send_more_after_its_last_answer_is_not_reset() {
         assert_eq!(world.run(), Next::Wait, "{bytes:.20}");
         assert!(world.transport.finished);
     }
+}
+
+#[test]
+fn a_client_that_reads_is_closed_at_once_after_its_last_layer_and_others_are_not() {
+    let asked = || {
+        let mut world = World::new("");
+        let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
+        world.transport.input = request(&line, &["Connection: close"]).into_bytes();
+        world
+    };
+    let no_room = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000), Act::Block];
+    // There was no room, and then there was: the client reads.
+    let mut world = asked();
+    world.transport.acts = no_room.into();
+    assert_eq!(world.turn(), Next::Wait);
+    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
+    assert!(!world.transport.finished);
+    assert_eq!(world.answers()[0].content, world.transport.layer);
+    // All of it fits. Whether the client reads is not known, and what it leaves would be nobody's.
+    let mut world = asked();
+    assert_eq!(world.turn(), Next::Wait);
+    assert!(world.transport.finished);
+    // More comes meanwhile: to close now would reset the connection.
+    let mut world = asked();
+    world.transport.acts = no_room.into();
+    assert_eq!(world.turn(), Next::Wait);
+    assert_eq!(world.receive("more"), Next::Wait);
+    assert!(world.transport.finished && world.transport.input.is_empty());
+    // The server stops meanwhile: it waits until the answer has arrived.
+    let mut world = asked();
+    world.transport.acts = no_room.into();
+    assert_eq!(world.turn(), Next::Wait);
+    (world.is_stopping, world.transport.unacknowledged) = (true, 300);
+    assert_eq!(world.stop(), Next::Wait);
+    assert_eq!(world.run(), Next::Wait);
+    assert!(world.transport.finished);
 }
 
 #[test]

@@ -7,8 +7,9 @@ use std::process::Stdio;
 use common::{Background, Client, Folder, eventually, free_port, has_tool, tool};
 
 /// Starts the server under strace, which follows the given calls; serves what `ask` asks, and gives the
-/// lines that strace has written since the server listened, and before.
-fn traced(calls: &str, ask: impl FnOnce(&mut Client)) -> Option<(String, String)> {
+/// lines that strace has written since the server listened, and before. `ask` gets a client, and what
+/// gives the lines so far.
+fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Option<(String, String)> {
     if !has_tool("strace", &["--version"]) {
         return None;
     }
@@ -26,7 +27,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client)) -> Option<(String, String)
     client.answer_to("GET /v2/");
     let lines = || std::fs::read_to_string(&path).expect("strace writes it");
     let at_start = lines();
-    ask(&mut client);
+    ask(&mut client, &lines);
     drop(client);
     server.signal(libc::SIGTERM);
     eventually("it ends", || server.0.try_wait().expect("our own child"));
@@ -37,7 +38,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client)) -> Option<(String, String)
 
 #[test]
 fn the_server_opens_its_own_executable_and_what_tells_its_memory_and_no_other_file() {
-    let Some((at_start, after)) = traced("open,openat,openat2,creat", |_| {}) else { return };
+    let Some((at_start, after)) = traced("open,openat,openat2,creat", |_, _| {}) else { return };
     let opened: Vec<_> = at_start.lines().filter(|line| line.contains("open")).collect();
     assert_eq!(opened.len(), 2, "{at_start}");
     for (call, path) in opened.iter().zip(["exe", "statm"]) {
@@ -50,7 +51,7 @@ fn the_server_opens_its_own_executable_and_what_tells_its_memory_and_no_other_fi
 fn a_request_on_a_persistent_connection_costs_one_recv_and_one_send() {
     const REQUESTS: usize = 50;
     const LINE: &str = "GET /v2/quinistry/manifests/latest";
-    let ask = |client: &mut Client| {
+    let ask = |client: &mut Client, _: &dyn Fn() -> String| {
         for _ in 0..REQUESTS {
             client.send_request(LINE, &[]);
             assert_eq!(client.answer_to(LINE).status, 200);
@@ -65,4 +66,23 @@ fn a_request_on_a_persistent_connection_costs_one_recv_and_one_send() {
     for call in ["recvmsg(", "sendmsg(", "readv(", "writev(", "setsockopt("] {
         assert_eq!(count(call), 0, "{call} in {after}");
     }
+}
+
+#[test]
+fn a_client_that_reads_its_last_layer_is_closed_without_a_call_more() {
+    const LINE: &str = "GET /v2/quinistry/manifests/latest";
+    let ask = |client: &mut Client, lines: &dyn Fn() -> String| {
+        client.send_request(LINE, &["Accept: application/vnd.docker.distribution.manifest.v2+json"]);
+        let manifest = client.answer_to(LINE).json();
+        let digest = manifest["layers"][0]["digest"].as_str().expect("a digest");
+        let layer = format!("GET /v2/quinistry/blobs/{digest}");
+        client.send_request(&layer, &["Connection: close"]);
+        // The client reads nothing until the socket has no more room.
+        eventually("the first part is sent", || lines().contains("sendfile(").then_some(()));
+        assert_eq!(client.answer_to(&layer).status, 200);
+        assert!(client.is_closed());
+    };
+    let Some((_, after)) = traced("sendfile,shutdown,ioctl", ask) else { return };
+    assert!(after.matches("sendfile(").count() > 1, "{after}");
+    assert!(!after.contains("shutdown(") && !after.contains("ioctl("), "{after}");
 }
