@@ -42,6 +42,7 @@ fn decompress(layer: &[u8]) -> Vec<u8> {
 
 /// Takes the one file, which comes behind its directory, out of an archive.
 fn extract(archive: &[u8], architecture: &str) -> Vec<u8> {
+    assert_eq!(archive.len() % 512, 0, "an archive has whole blocks");
     let (mut archive, mut file) = (Archive::new(archive), Vec::new());
     let mut entries = archive.entries().expect("an archive");
     let directory = entries.next().expect("there is an entry").expect("its header is valid");
