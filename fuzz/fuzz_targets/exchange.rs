@@ -88,6 +88,10 @@ impl Transport for Pieces<'_> {
         Ok(count)
     }
 
+    fn may_have_input(&self) -> bool {
+        !self.input.is_empty()
+    }
+
     fn finish(&mut self) -> io::Result<()> {
         Ok(())
     }
