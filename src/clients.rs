@@ -60,16 +60,13 @@ pub struct Socket {
     /// because the end comes separately; and when it has sent urgent data, because a read stops in
     /// front of it (tcp(7)). The kernel says that once, too, so this is never taken back.
     pub may_read_short: bool,
-    /// Whether there may be room for more of a file. The kernel says so when there is room again. It is
-    /// over when the socket takes less of a file than it was given.
-    pub is_writable: bool,
 }
 
 impl Socket {
-    /// A socket that was just accepted. There may be something to read, and there is room.
+    /// A socket that was just accepted. There may be something to read.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
-        Self { stream, is_readable: true, may_read_short: false, is_writable: true }
+        Self { stream, is_readable: true, may_read_short: false }
     }
 }
 

@@ -18,9 +18,8 @@
 //!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
 //!                the deadline passes                    answered 408 (refuse)  expire     the first
 //!                                                                                         of them
-//!     Pending    it goes on, now or in its next turn    as for "bytes" below   receive    none: the
-//!                                                                                         next move
-//!                                                                                         is ours
+//!     Pending    it goes on, now or in its next turn    as for "bytes" below   receive    10 s; its turn
+//!                                                                                         comes before
 //!     Writing    the transport takes some               Writing                send       60 s after
 //!                it takes the last                      as for "sent" below    proceed    the last
 //!                the deadline passes, and the client    Writing                expire     progress
@@ -194,7 +193,7 @@ pub struct Turn<'t, T> {
     pub clock: &'t Clock,
     /// Records answers.
     pub log: &'t mut Log,
-    /// Counts them.
+    /// Counts answers and bytes.
     pub metrics: &'t mut Metrics,
     /// Scratch room.
     pub buffers: &'t mut Buffers,
@@ -326,7 +325,7 @@ struct Lingering {
 enum Then {
     Persist,
     Close,
-    /// Close if the client was seen to read, else linger.
+    /// Close if the transport was full and then took more, so that the client reads; else linger.
     CloseReader,
     Linger,
 }
@@ -769,7 +768,7 @@ impl Writing {
 
     /// What happens now that all has been sent.
     ///
-    /// When a connection is closed, its unsent bytes stay in the kernel, which nobody counts. A client for
+    /// When a connection is closed, its unsent bytes stay in the kernel, and only the kernel limits them (tcp(7), `tcp_max_orphans`). A client for
     /// which the transport had no room, and then had some, reads: those bytes leave soon. And if more came
     /// from it meanwhile, the kernel would answer the close with a reset.
     fn then<T: Transport>(&self, turn: &Turn<'_, T>) -> Then {

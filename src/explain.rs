@@ -226,6 +226,7 @@ fn found(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
 /// Explains an answer other than 200.
 fn otherwise(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) -> &'static str {
     match (status, endpoint) {
+        // A 200 without a request does not occur.
         (Status::Ok | Status::PartialContent, _) => PART,
         (Status::NotModified, _) => NOT_MODIFIED,
         (Status::BadRequest, Endpoint::Tls) => TLS,

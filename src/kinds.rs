@@ -88,8 +88,13 @@ impl Endpoint {
             Self::Layer => "Serving layer",
             Self::Artifact => "Serving artifact",
             Self::Welcome => "Serving welcome",
-            Self::Health | Self::Metrics => return None,
-            Self::UnknownManifest | Self::UnknownBlob | Self::Other | Self::Unreadable => "Refusing",
+            // The log says nothing of the first two, and the others are never served.
+            Self::Health
+            | Self::Metrics
+            | Self::UnknownManifest
+            | Self::UnknownBlob
+            | Self::Other
+            | Self::Unreadable => return None,
             // Field note: to these clients it is the first step of a pull that succeeds (Docker 20.10 and
             // containerd 1.7, seen), and must not look like a failure.
             Self::Tls => "Client tried HTTPS first, and may go on with HTTP",

@@ -138,14 +138,14 @@
 //! * A text of `--explain`: `explain.rs`, which has them all, and then the README, if its log has that text.
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
-//! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style is no longer
-//!   right, and shows the page to a browser.
+//! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style
+//!   is no longer right, and shows the page to a browser.
 //! * A processor: `image/executable.rs`.
 //! * A crate, or another version of one: the list in `image/sbom.rs`. A test compares it with Cargo's.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
-//!   also stands in the README's table, which a test compares with the constants. A limit of
+//!   also stands in the table of `k8s/README.md`, which a test compares with the constants. A limit of
 //!   HTTP is in `http/request.rs`, and ends the connection. One of the registry lets it go on.
 //! * A system call: `system.rs`, and nowhere else. If serving makes it, the table in `confinement.rs`, too.
 //!

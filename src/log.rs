@@ -3,9 +3,9 @@
 //! Documents: RFC 3339 (the time), RFC 9110 section 10.1.5 (User-Agent), POSIX `PIPE_BUF`.
 //!
 //! ```text
-//!     2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/sha256:c0… 200 502 127.0.0.1:50514 "docker/28.2.2 …"
-//!     time                 what            : method and target                      |   |   peer            user agent
-//!                                                                              status   bytes of content
+//!     2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/latest 200 502 127.0.0.1:50514 "docker/28.2.2"
+//!     time                 what            : method and target                  |   |   peer            user agent
+//!                                                                          status   bytes of content
 //! ```
 //!
 //! An explanation of the request, if the log has them, follows in indented lines. It is written with the

@@ -11,8 +11,7 @@
 //! To count is to add to a number that is there: it takes no memory and no system call. Every label has
 //! few values, and all of them are known to the program; a client can cause none of its own.
 //!
-//! Deliberately absent: histograms of time. How long an answer takes is, at this size, the network's
-//! doing.
+//! Deliberately absent: histograms of time. The network decides how long an answer of this size takes.
 
 use std::fmt::Write as _;
 
@@ -34,9 +33,10 @@ pub struct Metrics {
     pub started: u64,
     /// The connections that were accepted.
     pub accepted: u64,
-    /// How often accepting was paused, because the system had no room for a connection.
+    /// How often accepting was paused: the system had no room for a connection, or it failed again and again.
     pub pauses: u64,
-    /// The bytes of content that were handed to the kernel for clients.
+    /// The bytes of content that were sent: of small contents when they were answered, of layers when the kernel
+    /// took them.
     pub content_bytes: u64,
     answers: [[u64; STATUSES]; ENDPOINTS],
     closed: [u64; REASONS],
@@ -124,7 +124,7 @@ impl Vitals<'_> {
             (
                 "quinistry_accept_pauses_total",
                 "counter",
-                "Pauses of accepting, for want of room.",
+                "Pauses of accepting, as a rule for want of room.",
                 metrics.pauses,
             ),
             ("quinistry_content_bytes_total", "counter", "Bytes of content sent.", metrics.content_bytes),

@@ -17,7 +17,7 @@
 //! What a client sends does not get into the page, but for its host, which is shown only if it consists of
 //! characters that mean nothing to HTML and to a shell. Everything is escaped nevertheless.
 //!
-//! Limits: none. The page of one platform has some 22 KB, that of five 70 KB.
+//! Limits: none of its own. The page of one platform has some 22 KB, that of five 70 KB.
 //!
 //! Deliberately absent: scripts, and everything that a browser would have to fetch. The page's policy forbids both.
 
@@ -35,7 +35,7 @@ use crate::metrics::Vitals;
 /// The media type of the page.
 pub const HTML: &str = "text/html; charset=utf-8";
 
-/// The fields that keep the page to itself, besides its type and length.
+/// The fields that forbid a browser to load anything else, or to show the page inside of another.
 pub const FIELDS: [(&str, &str); 4] = [
     // The one style that may be applied is that with this hash; a test computes it.
     (
@@ -139,11 +139,14 @@ pub fn commands(host: &str, indent: &str) -> String {
 /// The host to show to a client that asked this one.
 ///
 /// RFC 3986 allows names with characters that mean something to a shell, such as `;` and `$(`. No registry has
-/// such a name, and nobody should copy a command with it. So the commands have the usual host then.
+/// such a name, and nobody should copy a command with it. So the commands have the usual host then. So they
+/// do for a single word: Docker would take `name/quinistry` for an image of Docker Hub.
 #[must_use]
 pub fn host(authority: Option<&str>) -> &str {
     let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    authority.filter(|host| host.bytes().all(is_harmless) && !host.ends_with(':')).unwrap_or("localhost:8080")
+    let is_host = |host: &&str| host.contains(['.', ':']) || *host == "localhost";
+    let is_shown = |host: &&str| host.bytes().all(is_harmless) && !host.ends_with(':') && is_host(host);
+    authority.filter(is_shown).unwrap_or("localhost:8080")
 }
 
 /// Something that the page shows.

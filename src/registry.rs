@@ -14,9 +14,9 @@
 //!     GET /metrics                         what the server has counted, for Prometheus. Not logged
 //! ```
 //!
-//! Each of them may be a HEAD, too; anything else is refused. Nothing here does input or output or
-//! looks at a clock: the answer depends on the image and the request alone, and for `/` and `/metrics` on
-//! what the server counts.
+//! Each of them may be a HEAD, too; anything else is refused. Nothing here touches a socket or a
+//! file of the image, and an answer depends on the image and the request alone. Only `/` and `/metrics` tell
+//! what `Vitals` knows besides: counters, the time, and the memory, for which it asks the kernel.
 //!
 //! ## Which manifest?
 //!
@@ -522,16 +522,16 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     // "last" is excluded, and need not be in the list itself.
     let last = parameter(request, "last").unwrap_or_default();
     let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
-    let page = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
+    let listed = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
 
-    let mut content = Map::from_iter([(key.into(), page.into())]);
+    let mut content = Map::from_iter([(key.into(), listed.into())]);
     if let Some(name) = name {
         content.insert("name".into(), name.into());
     }
     let response = json(Status::Ok, JSON, &content.into());
-    match page.last() {
-        // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; the page has no last.
-        Some(last) if page.len() < rest.len() => {
+    match listed.last() {
+        // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; nothing is listed then.
+        Some(last) if listed.len() < rest.len() => {
             let link = format!("<{}?n={number}&last={last}>; rel=\"next\"", request.path);
             response.with("Link", &link)
         }

@@ -12,8 +12,8 @@
 //! client stands in one of two queues (see `turns`). While a queue is not empty, the loop asks the kernel
 //! without waiting.
 //!
-//! Between two looks at the kernel the loop does a bounded amount of work, some tens of milliseconds at
-//! worst: it accepts some connections, and gives some turns to clients that ask little and fewer to
+//! Between two looks at the kernel the loop does a bounded amount of work, some tens of milliseconds, or a
+//! hundred if hundreds of newcomers take a whole layer each as fast as it is sent: it accepts some connections, and gives some turns to clients that ask little and fewer to
 //! clients that ask much. So a newcomer is noticed soon, however many clients ask without end.
 //!
 //! Limits: the number of connections, which depends on the number of descriptors that the process may
@@ -54,10 +54,10 @@ pub const RESERVED_DESCRIPTORS: usize = 16;
 /// honest client needs such memory only while its packets are on their way.
 pub const MAX_HELD: usize = 8 * 1024 * 1024;
 
-/// The most memory that serving takes, in bytes, and packing before it. As much again as what is kept for
-/// connections is for their table, their turns and the log, and for what lies unused between pieces of memory.
-/// A process that gets no memory when it needs some aborts, so there has to be that much at the start.
-pub const MEMORY: usize = 2 * MAX_HELD;
+/// How much memory there has to be for serving, in bytes: what connections keep, their table (see
+/// [`MAX_CONNECTIONS`]), and as much as half of the first for turns, the log, and what lies unused between pieces
+/// of memory. A process that gets no memory when it needs some aborts, so the server does not start with less.
+pub const MEMORY: usize = MAX_HELD + MAX_CONNECTIONS * 640 + MAX_HELD / 2;
 
 /// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
@@ -77,8 +77,8 @@ const ACCEPTS_PER_LOOK: usize = 512;
 /// because each of those may need another turn.
 const LIGHT_TURNS_PER_LOOK: usize = 512;
 
-/// How many clients that ask much have their turn between two looks: some 2 ms of work as a rule, and 5 ms
-/// if all of them take a layer as fast as it is sent.
+/// How many clients that ask much have their turn between two looks: 5 ms of work if each of them takes a
+/// whole layer, which a network rarely does.
 const HEAVY_TURNS_PER_LOOK: usize = 32;
 
 /// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
@@ -273,7 +273,6 @@ impl Server {
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
             client.socket.is_readable |= event.is_readable();
-            client.socket.is_writable |= event.is_writable();
             client.socket.may_read_short |= event.is_read_closed() || event.is_priority();
             self.turns.enqueue(token, &mut client.share, self.clock.now);
         }
@@ -411,8 +410,7 @@ impl Server {
     }
 
     /// Queues the clients whose deadline has passed, and plans the next sweep. What has arrived from them
-    /// is looked at before the deadline counts, even if the kernel has not been asked for it yet. So is the
-    /// room that there is for them.
+    /// is looked at before the deadline counts, even if the kernel has not been asked for it yet.
     fn sweep(&mut self) {
         self.sweep_at = None;
         for slot in self.clients.slots() {
@@ -420,7 +418,7 @@ impl Server {
             let Some(client) = self.clients.find(token) else { continue };
             let deadline = client.connection.deadline();
             if deadline <= self.clock.now {
-                (client.socket.is_readable, client.socket.is_writable) = (true, true);
+                client.socket.is_readable = true;
                 self.turns.enqueue(token, &mut client.share, self.clock.now);
             } else {
                 self.plan_sweep(deadline);
@@ -612,7 +610,7 @@ struct ClientSocket<'a> {
 
 impl Transport for ClientSocket<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Socket { stream, is_readable, may_read_short, .. } = &mut *self.socket;
+        let Socket { stream, is_readable, may_read_short } = &mut *self.socket;
         if !*is_readable {
             return Err(ErrorKind::WouldBlock.into());
         }
@@ -629,16 +627,7 @@ impl Transport for ClientSocket<'_> {
     }
 
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
-        let Socket { stream, is_writable, .. } = &mut *self.socket;
-        if !*is_writable {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let result = self.layers[part.file].send(stream.as_fd(), part.range.clone());
-        *is_writable = match &result {
-            Ok(count) => *count as u64 == part.len(),
-            Err(error) => error.kind() != ErrorKind::WouldBlock,
-        };
-        result
+        self.layers[part.file].send(self.socket.stream.as_fd(), part.range.clone())
     }
 
     fn may_have_input(&self) -> bool {

@@ -4,8 +4,8 @@
 //! Documents: strace(1), and section 2 of the manual pages for the errors of each call.
 //!
 //! strace lets a call fail instead of being made. A first run without faults counts which calls the server
-//! makes, at its start and then while it serves. Then each of them fails: the first, the second, the third
-//! and the last of its kind, and every third. A client asks for everything meanwhile, goes on after a
+//! makes, at its start and then while it serves. Then the first, the second, the third and the last of each
+//! kind fails, each in a run of its own, and in one more run every third. A client asks for everything meanwhile, goes on after a
 //! connection that was cut, and compares every byte. So a call or an error that is missing in the table
 //! below is found, and so is a fault that
 //!
@@ -599,7 +599,7 @@ fn a_fault_while_serving_costs_at_most_the_request_that_it_hits() {
 }
 
 #[test]
-fn a_server_that_starts_with_little_memory_has_enough_for_any_crowd() {
+fn a_server_that_starts_with_little_memory_has_enough_for_a_crowd() {
     let site = Site::learn();
     for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
         let (address, stderr) = (address(number), site.folder.path("stderr"));
@@ -617,7 +617,7 @@ fn a_server_that_starts_with_little_memory_has_enough_for_any_crowd() {
             }
             let said = fs::read_to_string(&stderr).expect("text");
             assert_eq!(server.0.wait().expect("our own child").code(), Some(1), "{said}");
-            assert!(said.contains("cannot have the 16 MiB of memory"), "{said}");
+            assert!(said.contains("cannot have the 22 MiB of memory"), "{said}");
             refused += 1;
             None
         });

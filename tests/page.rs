@@ -45,6 +45,8 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         ("accept: TEXT/HTML", true),
         ("Accept: text/html;level=1;q=0.3, text/plain;Q=0.25", true),
         ("Accept: text/html, text/plain;q=0", true),
+        // No such weight: it counts as if it were not there.
+        ("Accept: text/html;q=05, text/plain;q=0.9", true),
         // curl and wget, none at all, lynx, Docker, containerd.
         ("Accept: */*", false),
         ("X: y", false),
@@ -249,6 +251,9 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
             ("registry.example", true),
             ("192.0.2.1:5000", true),
             ("[2001:db8::1]:5000", true),
+            ("localhost", true),
+            // Docker would look for `intranet/quinistry` in Docker Hub.
+            ("intranet", false),
             // Names that RFC 3986 allows, and a shell or a browser would not take for names.
             ("$(reboot)", false),
             ("a;reboot:80", false),

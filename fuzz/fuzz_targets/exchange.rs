@@ -9,19 +9,14 @@ mod served;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::clock::Clock;
 use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::log::Log;
 use quinistry::metrics::Metrics;
-use served::SERVED;
-
-static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
+use served::{CLOCK, SERVED};
 
 /// A transport that moves at most `pieces[i]` squared bytes in its i-th call, round and round; 0 blocks.
 struct Pieces<'a> {

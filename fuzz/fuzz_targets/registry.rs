@@ -4,18 +4,12 @@
 
 mod served;
 
-use std::sync::LazyLock;
-use std::time::{Duration, Instant};
-
 use libfuzzer_sys::fuzz_target;
-use quinistry::clock::Clock;
 use quinistry::http::request::{FieldStorage, Method, parse};
 use quinistry::http::response::{Content, Persistence, Status};
 use quinistry::image::digest::Digest;
 use quinistry::metrics::{Metrics, Vitals};
-use served::SERVED;
-
-static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
+use served::{CLOCK, SERVED};
 
 /// The fields that an answer may have.
 const NAMES: [&str; 17] = [

@@ -5,12 +5,17 @@
 mod sample;
 
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
+use quinistry::clock::Clock;
 use quinistry::http::response::FilePart;
 use quinistry::image::artifacts::Artifacts;
 use quinistry::registry::Registry;
 
 pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
+
+/// The time of every request.
+pub static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
 
 pub struct Served {
     pub registry: Registry,

@@ -138,7 +138,8 @@ impl<'b> MediaRange<'b> {
 ///     qvalue = ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] )   ; RFC 9110 section 12.4.2
 /// ```
 fn weight(text: &str) -> u16 {
-    match text.strip_prefix('0').map(|rest| rest.strip_prefix('.').unwrap_or(rest)) {
+    let digits = if text == "0" { Some("") } else { text.strip_prefix("0.") };
+    match digits {
         Some(digits) if digits.len() <= 3 && digits.bytes().all(|digit| digit.is_ascii_digit()) => {
             let digits = digits.bytes().chain([b'0'; 3]).take(3);
             digits.fold(0, |number, digit| 10 * number + u16::from(digit - b'0'))
