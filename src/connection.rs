@@ -768,9 +768,10 @@ impl Writing {
 
     /// What happens now that all has been sent.
     ///
-    /// When a connection is closed, its unsent bytes stay in the kernel, and only the kernel limits them (tcp(7), `tcp_max_orphans`). A client for
-    /// which the transport had no room, and then had some, reads: those bytes leave soon. And if more came
-    /// from it meanwhile, the kernel would answer the close with a reset.
+    /// When a connection is closed, its unsent bytes stay in the kernel, and only the kernel limits them (tcp(7),
+    /// `tcp_max_orphans`). A client for which the transport had no room, and then had some, reads: those bytes
+    /// leave soon. If a container ends in that moment, they are lost with its network, as a small last answer is.
+    /// And if more came from the client meanwhile, the kernel would answer the close with a reset.
     fn then<T: Transport>(&self, turn: &Turn<'_, T>) -> Then {
         match self.then {
             Then::CloseReader if self.has_waited && !turn.is_stopping && !turn.transport.may_have_input() => {
