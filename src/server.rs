@@ -12,9 +12,10 @@
 //! client stands in one of two queues (see `turns`). While a queue is not empty, the loop asks the kernel
 //! without waiting.
 //!
-//! Between two looks at the kernel the loop does a bounded amount of work, some tens of milliseconds, or a
-//! hundred if hundreds of newcomers take a whole layer each as fast as it is sent: it accepts some connections, and gives some turns to clients that ask little and fewer to
-//! clients that ask much. So a newcomer is noticed soon, however many clients ask without end.
+//! Between two looks at the kernel the loop does a bounded amount of work: it accepts some connections, and
+//! gives some turns to clients that ask little and fewer to clients that ask much. That takes some tens of
+//! milliseconds at worst, or a hundred if hundreds of newcomers take a whole layer each as fast as it is sent.
+//! So a newcomer is noticed soon, however many clients ask without end.
 //!
 //! Limits: the number of connections, which depends on the number of descriptors that the process may
 //! have; and how much all connections together may keep in memory. When one of them is reached, a
@@ -54,9 +55,9 @@ pub const RESERVED_DESCRIPTORS: usize = 16;
 /// honest client needs such memory only while its packets are on their way.
 pub const MAX_HELD: usize = 8 * 1024 * 1024;
 
-/// How much memory there has to be for serving, in bytes: what connections keep, their table (see
-/// [`MAX_CONNECTIONS`]), and as much as half of the first for turns, the log, and what lies unused between pieces
-/// of memory. A process that gets no memory when it needs some aborts, so the server does not start with less.
+/// How much memory there has to be for serving, in bytes: for what connections keep, for their table (see
+/// [`MAX_CONNECTIONS`]), and 4 MiB for turns, the log, and what lies unused between pieces of memory. A process
+/// that gets no memory when it needs some aborts, so the server does not start with less.
 pub const MEMORY: usize = MAX_HELD + MAX_CONNECTIONS * 640 + MAX_HELD / 2;
 
 /// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.

@@ -5,9 +5,9 @@
 //!
 //! strace lets a call fail instead of being made. A first run without faults counts which calls the server
 //! makes, at its start and then while it serves. Then the first, the second, the third and the last of each
-//! kind fails, each in a run of its own, and in one more run every third. A client asks for everything meanwhile, goes on after a
-//! connection that was cut, and compares every byte. So a call or an error that is missing in the table
-//! below is found, and so is a fault that
+//! kind fails, each in a run of its own, and in one more run every third. A client asks for everything
+//! meanwhile, goes on after a connection that was cut, and compares every byte. So a call or an error that is
+//! missing in the table below is found, and so is a fault that
 //!
 //! * ends the start without a message;
 //! * costs more requests than it hits, or a client a byte;
