@@ -309,8 +309,8 @@ struct Writing {
     input: Vec<u8>,
     then: Then,
     progress: Progress,
-    /// Whether the transport had no room for a while.
-    has_waited: bool,
+    /// Whether the transport once took less of the part than it was given.
+    was_full: bool,
 }
 
 struct Lingering {
@@ -478,17 +478,13 @@ impl Connection {
 
     fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         match &mut self.state {
-            State::Writing(writing) => match writing.send(turn) {
-                Ok(true) => {
-                    let (then, input) = (writing.then(turn), std::mem::take(&mut writing.input));
-                    self.proceed(then, input, turn)
+            State::Writing(writing) => {
+                if !writing.send(turn)? {
+                    return Ok(Step::Break(Next::Again));
                 }
-                Ok(false) => Ok(Step::Break(Next::Again)),
-                Err(error) => {
-                    writing.has_waited |= error.kind() == ErrorKind::WouldBlock;
-                    Err(error)
-                }
-            },
+                let (then, input) = (writing.then(turn), std::mem::take(&mut writing.input));
+                self.proceed(then, input, turn)
+            }
             State::Lingering(lingering) => lingering.discard(turn),
             _ if turn.left.requests == 0 => Ok(Step::Break(Next::Again)),
             _ => self.receive(turn),
@@ -692,8 +688,8 @@ impl Connection {
             return self.proceed(then, input.to_vec(), turn);
         }
         let progress = Progress::new(turn.clock.now);
-        let (input, has_waited) = (input.to_vec(), false);
-        self.state = State::Writing(Box::new(Writing { bytes, part, input, then, progress, has_waited }));
+        let (input, was_full) = (input.to_vec(), false);
+        self.state = State::Writing(Box::new(Writing { bytes, part, input, then, progress, was_full }));
         Ok(Step::Continue(()))
     }
 
@@ -758,6 +754,7 @@ impl Writing {
                 // The file has shrunk, which a sealed one cannot.
                 return Err(ErrorKind::UnexpectedEof.into());
             }
+            self.was_full |= count < next.len();
             range.start += count;
             turn.left.bytes -= count;
             turn.metrics.content_bytes += count;
@@ -769,12 +766,12 @@ impl Writing {
     /// What happens now that all has been sent.
     ///
     /// When a connection is closed, its unsent bytes stay in the kernel, and only the kernel limits them (tcp(7),
-    /// `tcp_max_orphans`). A client for which the transport had no room, and then had some, reads: those bytes
+    /// `tcp_max_orphans`). A client for which the transport was full, and then took more, reads: those bytes
     /// leave soon. If a container ends in that moment, they are lost with its network, as a small last answer is.
     /// And if more came from the client meanwhile, the kernel would answer the close with a reset.
     fn then<T: Transport>(&self, turn: &Turn<'_, T>) -> Then {
         match self.then {
-            Then::CloseReader if self.has_waited && !turn.is_stopping && !turn.transport.may_have_input() => {
+            Then::CloseReader if self.was_full && !turn.is_stopping && !turn.transport.may_have_input() => {
                 Then::Close
             }
             then => then,

@@ -559,6 +559,10 @@ fn a_client_that_reads_is_closed_at_once_after_its_last_layer_and_others_are_not
     assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
     assert!(!world.transport.finished);
     assert_eq!(world.answers()[0].content, world.transport.layer);
+    // So does one that makes room between two calls.
+    let mut world = asked();
+    world.transport.acts = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000)].into();
+    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
     // All of it fits. Whether the client reads is not known, and what it leaves would be nobody's.
     let mut world = asked();
     assert_eq!(world.turn(), Next::Wait);
