@@ -84,10 +84,10 @@ fn every_block_of_commands_is_run_somewhere() {
         "cargo run --release",
         "cargo test",
         "cargo build --release",
-        "RUSTFLAGS='-C target-feature=+crt-static' cargo install",
         "rustup target add",
         "rustup toolchain install nightly",
         "cargo build --release --config",
+        "RUSTFLAGS='-C target-feature=+crt-static' cargo install",
     ];
     assert_eq!(others.len(), commands.len(), "{others:?}");
     for (block, command) in others.iter().zip(commands) {
