@@ -46,7 +46,9 @@ fn the_commands_work_as_printed_but_for_the_ports() {
     }
     let server = Server::start();
     let said = run_script(&on_port(server.address.port(), &script("curl")));
-    for text in ["HTTP/1.1 200 OK", "Docker-Content-Digest: sha256:", "layer.tar.gz: OK", "-rwxr-xr-x"] {
+    for text in
+        ["HTTP/1.1 200 OK", "Docker-Content-Digest: sha256:", "layer.tar.gz: OK", "-rwxr-xr-x", "read-only"]
+    {
         assert!(said.contains(text), "{text:?} in {said}");
     }
     assert!(said.contains(&server.manifest_digest()));
