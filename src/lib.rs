@@ -72,8 +72,9 @@
 //!    (`respond`).
 //! 3. `Registry::answer` finds the answer (`route`, `manifest`), and `http::conditional::select` how much of
 //!    the content the client wants.
-//! 4. `Connection` writes the answer's head (`gather`, `Response::write_head`), sends it with the content
-//!    (`flush`), and waits for the next request (`proceed`).
+//! 4. `Connection` writes the answer's head (`gather`, `Response::write_head`), counts the answer and logs
+//!    it (with the words of `explain`, if they are wanted), sends it with the content (`flush`), and waits
+//!    for the next request (`proceed`).
 //! 5. What does not fit the socket is sent when the kernel says that there is room (`note_event`, `send`).
 //!
 //! # Words

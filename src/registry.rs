@@ -120,7 +120,7 @@ pub struct Registry {
     referrers: Vec<(Digest, usize)>,
     /// The index of the referrers of anything else.
     no_referrers: Resource,
-    /// All of it, for people.
+    /// The page that shows all of it to people.
     page: Page,
 }
 

@@ -287,8 +287,8 @@ impl SealedFile {
     }
 }
 
-/// The resident memory of this process. The file that tells it is opened before files cannot be opened any
-/// more.
+/// The resident memory of this process. The file that tells it has to be opened before the server gives up
+/// the right to open files.
 pub struct ResidentMemory {
     /// proc(5), `/proc/pid/statm`: numbers of pages; the second is the resident set.
     statm: File,

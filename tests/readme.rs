@@ -131,4 +131,15 @@ fn the_limits_are_the_constants() {
         .map(|line| line.rsplit_once(" | ").expect("three columns").0.to_owned() + " |\n")
         .collect();
     assert_eq!(found, rows);
+
+    let words = README.split_whitespace().collect::<Vec<_>>().join(" ");
+    let connections = format!("{},{:03}", MAX_CONNECTIONS / 1000, MAX_CONNECTIONS % 1000);
+    let named = format!(
+        "{} KiB for a request's head, {} to send it, {} until the next one, {connections} connections, and {} MiB for half",
+        MAX_HEAD / 1024,
+        seconds(HEAD_PATIENCE),
+        seconds(IDLE_PATIENCE),
+        MAX_HELD / 1024 / 1024,
+    );
+    assert!(words.contains(&named), "{named}");
 }

@@ -19,18 +19,18 @@ use std::ops::Range;
 
 /// Declares the statuses: each with its code and its reason phrase.
 macro_rules! statuses {
-    ($($Status:ident = $code:literal $phrase:literal,)*) => {
+    ($($Name:ident = $code:literal $phrase:literal,)*) => {
         /// The statuses that this server answers with (RFC 9110 section 15; 431 is RFC 6585's).
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[allow(missing_docs, reason = "the names are the RFC's")]
-        pub enum Status { $($Status = $code,)* }
+        pub enum Status { $($Name = $code,)* }
 
         impl Status {
             /// All of them.
-            pub const ALL: &[Self] = &[$(Self::$Status,)*];
+            pub const ALL: &[Self] = &[$(Self::$Name,)*];
 
             fn line(self) -> &'static str {
-                match self { $(Self::$Status => concat!("HTTP/1.1 ", $code, " ", $phrase, "\r\n"),)* }
+                match self { $(Self::$Name => concat!("HTTP/1.1 ", $code, " ", $phrase, "\r\n"),)* }
             }
         }
     };
