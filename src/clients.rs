@@ -1,5 +1,5 @@
-//! The table of connected clients: finds a client by its token, and the client that gives way when
-//! there are too many.
+//! The table of connected clients: finds a client by its token, and decides which clients are closed when the server
+//! is short of places or memory.
 //!
 //! Document: epoll(7).
 //!
@@ -11,33 +11,39 @@
 //!     token = generation * MAX_CONNECTIONS + slot
 //! ```
 //!
-//! Limits: the most slots that a token can name. The server compares [`Clients::count`] with
-//! [`Clients::limit`] before it adds a client, and [`Clients::held`] with its limit of memory.
+//! # Eviction
+//!
+//! For a newcomer, the connections that have waited longest without being answered are closed first, and then the
+//! readers that have taken nothing for longest. To find them, all clients are looked at. That takes a
+//! millisecond, so that one in 64 is closed at a time, and the next newcomers find room.
+//!
+//! If incomplete heads and unsent responses take too much memory, those that hold most are closed first, and among
+//! them first those that have waited for a while: an honest client needs little, and not for long.
+//!
+//! Limits: the most slots that a token can name. The server compares [`Clients::count`], [`Clients::held`] and
+//! [`Clients::queued`] with its budget.
 //!
 //! Deliberately absent: an index by rank. Ranks change with every answer, and are asked for only when
-//! something is short. Then all clients are looked at, and the 64 that give way first are kept for the
-//! next times.
+//! something is short.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::time::Instant;
 
 use mio::Token;
-use mio::net::TcpStream;
 
-use crate::connection::{Connection, Rank, Shortage};
+use crate::budget::MAX_CONNECTIONS;
+use crate::connection::{Connection, Rank};
+use crate::socket::Socket;
 use crate::turns::Share;
-
-/// The most connections, however many descriptors there are. An idle one costs less than 600 bytes, so
-/// that all of them cost 10 MB.
-pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
 const _: () = assert!(
     MAX_CONNECTIONS.is_power_of_two(),
     "otherwise a token whose generation wraps around would name another slot"
 );
 
-/// How many clients that may give way are looked up at a time.
-const LOOKED_UP: usize = 64;
+/// One of so many clients is closed when a newcomer needs a place.
+const EVICTED: usize = 64;
 
 /// A client: its socket, its connection, and its share of the server's time.
 pub struct Client {
@@ -45,42 +51,19 @@ pub struct Client {
     pub socket: Socket,
     /// The state of the exchange with the client.
     pub connection: Connection,
-    /// What the client has asked lately.
+    /// What the client has asked recently.
     pub share: Share,
 }
 
-/// A socket, and what the kernel has said of it.
-pub struct Socket {
-    /// The socket.
-    pub stream: TcpStream,
-    /// Whether there may be something to read. The kernel says so once. It is over when a read would
-    /// block, or brings less than there was room for (epoll(7), question 9).
-    pub is_readable: bool,
-    /// Whether a read may bring less than there is. That is so when the other end has stopped sending,
-    /// because the end comes separately; and when it has sent urgent data, because a read stops in
-    /// front of it (tcp(7)). The kernel says that once, too, so this is never taken back.
-    pub may_read_short: bool,
-}
-
-impl Socket {
-    /// A socket that was just accepted. There may be something to read.
-    #[must_use]
-    pub fn new(stream: TcpStream) -> Self {
-        Self { stream, is_readable: true, may_read_short: false }
-    }
-}
-
 /// All clients.
+#[derive(Default)]
 pub struct Clients {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    limit: usize,
     /// What all connections together keep in memory.
     held: usize,
-    /// The clients that give way first, as of the last look, for each shortage. The first to give way is
-    /// last. An entry is stale if the client's rank has changed since. No client that is being answered
-    /// is here, because since the last look there may be one that is not.
-    candidates: [Vec<(Rank, Token)>; 2],
+    /// What all sockets together have queued at most.
+    queued: u64,
 }
 
 #[derive(Default)]
@@ -90,29 +73,22 @@ struct Slot {
 }
 
 impl Clients {
-    /// A table that has room for `limit` clients, at most [`MAX_CONNECTIONS`].
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
-        let candidates = [Vec::new(), Vec::new()];
-        Self { slots: Vec::new(), free: Vec::new(), limit: limit.min(MAX_CONNECTIONS), held: 0, candidates }
-    }
-
     /// How many clients there are.
     #[must_use]
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// How many clients there can be.
-    #[must_use]
-    pub fn limit(&self) -> usize {
-        self.limit
-    }
-
     /// How many bytes all connections together keep.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
+    }
+
+    /// How many bytes all sockets together have queued at most.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.queued
     }
 
     /// The slots, empty ones included.
@@ -146,59 +122,84 @@ impl Clients {
         if slot == self.slots.len() {
             self.slots.push(Slot::default());
         }
-        self.held += client.connection.held();
+        let (held, queued) = client.used();
+        self.held += held;
+        self.queued += queued;
         self.slots[slot].client = Some(client);
         self.token(slot)
     }
 
-    /// Changes a client, and counts what its connection then keeps.
-    pub fn with<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
+    /// Changes a client, and counts what it then keeps and has queued.
+    pub fn update<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
         let client = self.find(token)?;
-        let before = client.connection.held();
+        let before = client.used();
         let result = change(client);
-        let after = client.connection.held();
-        self.held = self.held - before + after;
+        let after = client.used();
+        self.count_off(before);
+        self.held += after.0;
+        self.queued += after.1;
         Some(result)
     }
 
-    /// Takes a client out of the table. Dropping it closes its connection.
+    fn count_off(&mut self, (held, queued): (usize, u64)) {
+        self.held -= held;
+        self.queued -= queued;
+    }
+
+    /// Takes a client out of the table.
     pub fn remove(&mut self, token: Token) -> Option<Client> {
         let slot = self.slot(token)?;
         let client = self.slots[slot].client.take()?;
         self.slots[slot].generation = self.slots[slot].generation.wrapping_add(1);
-        self.held -= client.connection.held();
+        self.count_off(client.used());
         self.free.push(slot);
         Some(client)
     }
 
-    /// The client whose rank says that it gives way first, if any does.
-    pub fn first_to_give_way(&mut self, shortage: Shortage, now: Instant) -> Option<Token> {
-        loop {
-            while let Some((rank, token)) = self.candidates[shortage as usize].pop() {
-                if self.rank(token, shortage, now) == Some(rank) {
-                    return Some(token);
-                }
+    fn occupied(&self) -> impl Iterator<Item = (Token, &Client)> {
+        self.slots().filter_map(|slot| Some((self.token(slot), self.slots[slot].client.as_ref()?)))
+    }
+
+    /// Asks the kernel how much each socket has queued. Those that had nothing queued still have nothing.
+    pub fn measure(&mut self) {
+        for slot in self.slots() {
+            let token = self.token(slot);
+            if self.find(token).is_some_and(|client| client.socket.queued() > 0) {
+                self.update(token, |client| client.socket.measure());
             }
-            let ranked = self.slots().filter_map(|slot| {
-                let token = self.token(slot);
-                Some((self.rank(token, shortage, now)?, token))
-            });
-            let mut ranked: Vec<_> = ranked.collect();
-            ranked.sort_unstable_by(|one, other| other.cmp(one));
-            if ranked.last()?.0.is_being_answered() {
-                return ranked.pop().map(|(_, token)| token);
-            }
-            ranked.retain(|(rank, _)| !rank.is_being_answered());
-            ranked.drain(..ranked.len().saturating_sub(LOOKED_UP));
-            self.candidates[shortage as usize] = ranked;
         }
     }
 
-    /// The rank of a client; none if it does not give way. A client in the light queue keeps its place: it
-    /// may have sent a request, and will be looked at soon.
-    fn rank(&self, token: Token, shortage: Shortage, now: Instant) -> Option<Rank> {
-        let client = self.slots[self.slot(token)?].client.as_ref()?;
-        let keeps_place = shortage == Shortage::Places && client.share.is_next();
-        if keeps_place { None } else { client.connection.rank(shortage, now) }
+    /// Returns the clients to close for newcomers, if there are any that can be closed. A client in the light queue
+    /// keeps its place: it may have sent a request, and will have its turn soon.
+    #[must_use]
+    pub fn evictable(&self, now: Instant) -> Vec<Token> {
+        let others = self.occupied().filter(|(_, client)| !client.share.is_next());
+        let ranked = others.filter_map(|(token, client)| Some((client.connection.rank(now)?, token)));
+        let mut ranked: Vec<(Rank, Token)> = ranked.collect();
+        let count = self.count().div_ceil(EVICTED).min(ranked.len());
+        if count < ranked.len() {
+            ranked.select_nth_unstable(count);
+        }
+        ranked.truncate(count);
+        ranked.into_iter().map(|(_, token)| token).collect()
+    }
+
+    /// Returns the clients whose connections hold memory, in the order in which they are to be closed.
+    #[must_use]
+    pub fn holders(&self, now: Instant) -> Vec<Token> {
+        let rank = |(token, Client { connection, .. }): (Token, &Client)| {
+            ((connection.is_stalled(now), connection.held()), token)
+        };
+        let mut ranked: Vec<_> = self.occupied().map(rank).filter(|((_, held), _)| *held > 0).collect();
+        ranked.sort_unstable_by_key(|&(rank, _)| Reverse(rank));
+        ranked.into_iter().map(|(_, token)| token).collect()
+    }
+}
+
+impl Client {
+    /// The bytes that its connection keeps, and those that its socket has queued at most.
+    fn used(&self) -> (usize, u64) {
+        (self.connection.held(), self.socket.queued())
     }
 }

@@ -49,8 +49,8 @@ use Verdict::{Allowed, AllowedWith, AllowedWithout, Ends};
 pub enum Verdict {
     /// The kernel carries it out.
     Allowed,
-    /// The kernel carries it out if the argument with that index, from 0, is that number.
-    AllowedWith(u32, u32),
+    /// The kernel carries it out if each of the arguments with these indexes, from 0, is that number.
+    AllowedWith(&'static [(u32, u32)]),
     /// The kernel carries it out if the argument with that index has none of those bits.
     AllowedWithout(u32, u32),
     /// It ends the process.
@@ -73,6 +73,7 @@ pub const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
 
 /// The flags that `system::send` and std use.
 const SEND_FLAGS: u32 = (libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned();
+const SOCKET_LEVEL: (u32, u32) = (1, libc::SOL_SOCKET.cast_unsigned());
 const EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
 
 /// All calls that have a verdict of their own. Those with a condition come first: the kernel remembers
@@ -83,9 +84,13 @@ pub const RULES: &[(c_long, Verdict)] = &[
     #[cfg(target_arch = "arm")]
     (libc::SYS_send, AllowedWithout(3, !SEND_FLAGS)),
     // Whether an answer has arrived. Other requests do as much as type into a terminal.
-    (libc::SYS_ioctl, AllowedWith(1, libc::TIOCOUTQ as u32)),
+    (libc::SYS_ioctl, AllowedWith(&[(1, libc::TIOCOUTQ as u32)])),
+    // How much a socket has queued.
+    (libc::SYS_getsockopt, AllowedWith(&[SOCKET_LEVEL, (2, libc::SO_MEMINFO.cast_unsigned())])),
+    // A reset instead of an end.
+    (libc::SYS_setsockopt, AllowedWith(&[SOCKET_LEVEL, (2, libc::SO_LINGER.cast_unsigned())])),
     // The end of the last answer. SHUT_RD would turn the listener into a socket that can connect.
-    (libc::SYS_shutdown, AllowedWith(1, libc::SHUT_WR.cast_unsigned())),
+    (libc::SYS_shutdown, AllowedWith(&[(1, libc::SHUT_WR.cast_unsigned())])),
     // Memory, but none that can be executed.
     #[cfg(not(target_arch = "arm"))]
     (libc::SYS_mmap, AllowedWithout(2, EXECUTABLE)),
@@ -202,10 +207,15 @@ impl Filter {
                 self.jump(libc::BPF_JEQ, call, [0, 1]);
                 self.give(if matches!(verdict, Allowed) { ALLOW } else { END });
             }
-            AllowedWith(argument, number) => {
-                self.jump(libc::BPF_JEQ, call, [0, 4]);
-                self.load(lower_half(argument));
-                self.jump(libc::BPF_JEQ, number, [0, 1]);
+            AllowedWith(arguments) => {
+                let mut left = 2 * arguments.len() as u8;
+                self.jump(libc::BPF_JEQ, call, [0, left + 2]);
+                while left > 0 {
+                    let (argument, number) = arguments[arguments.len() - left as usize / 2];
+                    self.load(lower_half(argument));
+                    left -= 2;
+                    self.jump(libc::BPF_JEQ, number, [0, left + 1]);
+                }
                 self.give(ALLOW);
                 self.give(FAIL);
             }
@@ -302,7 +312,8 @@ mod tests {
     const ARCHITECTURE: u32 = 7;
 
     fn result(number: u32, arguments: [u64; 6]) -> u32 {
-        let rules = [(10, AllowedWithout(2, 4)), (11, Allowed), (12, Ends), (13, AllowedWith(5, 1))];
+        let rules =
+            [(10, AllowedWithout(2, 4)), (11, Allowed), (12, Ends), (13, AllowedWith(&[(4, 0), (5, 1)]))];
         let filter = Filter::new(ARCHITECTURE, &rules);
         run(filter.instructions(), &Call { architecture: ARCHITECTURE, number, arguments })
     }
@@ -324,7 +335,8 @@ mod tests {
             assert_eq!(result(10, [4, 4, argument, 4, 4, 4]), verdict, "{argument:#x}");
         }
         for (argument, verdict) in [(1, ALLOW), (0, FAIL), (3, FAIL), (1 << 32 | 1, ALLOW), (1 << 32, FAIL)] {
-            assert_eq!(result(13, [1, 1, 1, 1, 1, argument]), verdict, "{argument:#x}");
+            assert_eq!(result(13, [1, 1, 1, 1, 0, argument]), verdict, "{argument:#x}");
+            assert_eq!(result(13, [1, 1, 1, 1, 2, argument]), FAIL, "the other argument counts as well");
         }
     }
 

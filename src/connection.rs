@@ -25,14 +25,13 @@
 //!                the deadline passes, and the client    Writing                expire     progress
 //!                  has acknowledged some
 //!                ... and it has acknowledged nothing    closed: Stalled        expire
-//!     Lingering  bytes come                             Lingering              discard    2 s after
-//!                the client stops sending               closed: LastAnswer     discard    the last
-//!                more than 256 KiB came, and the last   closed: DidNotClose    discard    sign of
-//!                  answer has arrived                                                     life, and
-//!                the deadline passes, and the client    Lingering              expire     5 s after
-//!                  has acknowledged some, not all                                         the last
-//!                ... and it has acknowledged nothing    closed: DidNotClose    expire     such news
-//!                  more, or all
+//!     Lingering  bytes come, up to 256 KiB              Lingering              discard    2 s after
+//!                the client stops sending, and has      closed: LastAnswer     discard    the last
+//!                  acknowledged all                                                       sign of
+//!                the deadline passes, and the client    Lingering              expire     life, and
+//!                  has acknowledged some, not all                                         5 s after
+//!                ... and it has acknowledged nothing    closed: DidNotClose    expire     the last
+//!                  more, or all                                                           such news
 //!
 //!     bytes:     no whole request                       Partial                respond
 //!                requests                               answered               respond
@@ -41,17 +40,22 @@
 //!                it does not fit                        Writing                flush
 //!     sent:      nothing more has come                  Idle                   proceed
 //!                more has come                          Pending                proceed
-//!                it was the last answer                 closed: LastAnswer     proceed
-//!                it was, and more may be coming         Lingering              linger
-//!                it was, it has a part of a file, and   Lingering              linger
-//!                  the client was not seen to read
+//!                it was the last answer, the client     closed: LastAnswer     proceed
+//!                  has it, and nothing more has come
+//!                it was the last answer                 Lingering              linger
 //!                the server is stopping                 Lingering              linger
 //! ```
 //!
-//! Besides, Fresh, Idle and Partial end when the client stops sending (closed: Left or `CutShort`), and
-//! every state ends when the transport fails (closed: Broken). The server may close a connection because
-//! it is short of something ([`Connection::rank`]), and closes it or has it linger when it stops
-//! ([`Connection::stop`]).
+//! Fresh, Idle and Partial also end when the client stops sending: closed (Left or `CutShort`) if it has
+//! acknowledged all, and otherwise Lingering. Every state ends when the transport fails (closed: Broken). The server
+//! may close a connection because it is short of something ([`Connection::rank`]), and closes it or has it linger
+//! when it stops ([`Connection::stop`]).
+//!
+//! # The end
+//!
+//! What the kernel has queued for a connection that is closed counts for nobody, and can stay for minutes. So a
+//! connection is closed in one of two ways: when the client has acknowledged everything; or by a reset, which drops
+//! what is queued. The last answer is safe, because Lingering waits until the client has it.
 //!
 //! # Memory
 //!
@@ -65,6 +69,7 @@
 //! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects
 //! it has content that we will not read, so it gets its final answer at once (RFC 9110 section 10.1.1).
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -101,9 +106,8 @@ pub const LINGER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection lingers at most, once its last answer has arrived. nginx: 30 s.
 pub const MAX_LINGER: Duration = Duration::from_secs(5);
 
-/// How many bytes a lingering connection discards at most, once its last answer has arrived. A client
-/// that uploads more than this before it reads may lose the answer. A client that is refused a blob
-/// with `Expect: 100-continue`, or that reads while it sends, does not.
+/// How many bytes a lingering connection discards at most. What comes then is not read. A client that uploads
+/// more waits, and has time to read its answer until the connection has lingered for [`MAX_LINGER`].
 pub const MAX_DISCARDED: usize = 256 * 1024;
 
 /// How many requests a connection may have answered before it is the others' turn. wrk and other
@@ -126,6 +130,9 @@ const MAX_GATHERED: usize = 16 * 1024;
 
 /// How many bytes of a file take as long to send as a request takes to answer.
 const BYTES_PER_REQUEST: u64 = 12 * 1024;
+
+/// How many bytes take as long to parse or to generate as a request of the usual size takes to answer.
+const BYTES_PROCESSED_PER_REQUEST: usize = 512;
 
 const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
 // A client that has used up a turn has asked much, whichever of the two it has used up.
@@ -250,36 +257,20 @@ pub enum Next {
     Close(CloseReason),
 }
 
-/// What the server may be short of.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Shortage {
-    /// Places for connections.
-    Places,
-    /// Memory for half requests and unsent answers. It helps only to close a connection that holds some.
-    Memory,
-}
-
-/// How soon a connection gives way when the server is short of something: the smallest rank first.
+/// How soon a connection is closed when a newcomer needs its place: the smallest rank first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Rank {
-    /// A connection that is being answered gives way after all that are not.
+    /// A connection that is being answered is closed after all that are not.
     is_being_answered: bool,
-    /// Among those, the connection that has waited longest gives way first.
+    /// Among those, the connection that has waited longest is closed first.
     since: Instant,
-}
-
-impl Rank {
-    /// Whether the connection is being answered.
-    #[must_use]
-    pub fn is_being_answered(&self) -> bool {
-        self.is_being_answered
-    }
 }
 
 /// One client's connection.
 pub struct Connection {
     peer: SocketAddr,
     state: State,
+    progress: Progress,
 }
 
 enum State {
@@ -308,50 +299,43 @@ struct Writing {
     /// Input that came with the request and was not looked at.
     input: Vec<u8>,
     then: Then,
-    progress: Progress,
-    /// Whether the transport once took less of the part than it was given.
-    was_full: bool,
 }
 
 struct Lingering {
-    /// When lingering began, or a look last showed that the client was taking the answer.
+    /// When lingering began, or the client was last seen to take the answer.
     began: Instant,
     discarded: usize,
-    progress: Progress,
 }
 
 /// What happens when an answer has been sent.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Persist,
+    /// Close if the client has all and nothing more has come; else linger.
     Close,
-    /// Close if the transport was full and then took more, so that the client reads; else linger.
-    CloseReader,
+    /// More is coming from the client, or may be.
     Linger,
 }
 
-/// Whether a client that has been sent something takes it.
+/// Whether a client takes what it has been sent. The transport takes bytes in large steps, and takes the last ones of an
+/// answer long before the client has them. So a steady reader is known by what it has acknowledged.
 struct Progress {
-    /// When it last did, as far as we know.
+    /// When it last took something, as far as is known.
     at: Instant,
-    /// What it had not acknowledged when last looked at, in bytes; the end of the stream counts as one.
+    /// What it had not acknowledged when last asked, in bytes; the end of the stream counts as one.
     /// `None` if more has been sent since.
     unacknowledged: Option<u64>,
 }
 
 impl Progress {
-    fn new(now: Instant) -> Self {
-        Self { at: now, unacknowledged: None }
-    }
-
     /// Notes that the transport has taken something.
     fn note_sent(&mut self, now: Instant) {
-        *self = Self::new(now);
+        *self = Self { at: now, unacknowledged: None };
     }
 
-    /// Compares what is unacknowledged with the last time. Tells whether the client has taken something,
+    /// Compares what is unacknowledged with the last time. Returns whether the client has taken something,
     /// or may have.
-    fn look(&mut self, unacknowledged: u64, now: Instant) -> bool {
+    fn compare(&mut self, unacknowledged: u64, now: Instant) -> bool {
         let before = self.unacknowledged.replace(unacknowledged);
         let has_taken = before.is_none_or(|before| unacknowledged < before);
         if has_taken {
@@ -370,7 +354,8 @@ impl Connection {
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
         // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        Self { peer, state: State::Fresh { since: now } }
+        let progress = Progress { at: now, unacknowledged: Some(0) };
+        Self { peer, state: State::Fresh { since: now }, progress }
     }
 
     /// The other end.
@@ -398,42 +383,59 @@ impl Connection {
             State::Fresh { since } | State::Pending { since, .. } => *since + HEAD_PATIENCE,
             State::Idle { since } => *since + IDLE_PATIENCE,
             State::Partial { began, .. } => *began + HEAD_PATIENCE,
-            State::Writing(writing) => writing.progress.at + STALL_PATIENCE,
-            State::Lingering(Lingering { began, progress, .. }) => {
-                (progress.at + LINGER_PATIENCE).min(*began + MAX_LINGER)
+            State::Writing(_) => self.progress.at + STALL_PATIENCE,
+            State::Lingering(Lingering { began, discarded }) => {
+                let end = *began + MAX_LINGER;
+                // Beyond the limit it is not known whether the client still sends.
+                if *discarded < MAX_DISCARDED { end.min(self.progress.at + LINGER_PATIENCE) } else { end }
             }
         }
     }
 
-    /// How soon the connection gives way when the server is short of something; `None` if it should not.
+    /// Whether the client is taking an answer, so that [`Connection::watch`] is to be called from time to time.
     #[must_use]
-    pub fn rank(&self, shortage: Shortage, now: Instant) -> Option<Rank> {
-        let (is_being_answered, since) = match &self.state {
-            State::Fresh { since } | State::Idle { since } | State::Pending { since, .. } => (false, *since),
-            State::Partial { began, .. } => (false, *began),
-            State::Writing(writing) => (true, writing.progress.at),
-            State::Lingering(lingering) => (false, lingering.progress.at),
-        };
-        let gives_way = match shortage {
-            Shortage::Places => !is_being_answered || now >= since + STALL_NOTICED,
-            Shortage::Memory => self.held() > 0,
-        };
-        gives_way.then_some(Rank { is_being_answered, since })
+    pub fn is_being_answered(&self) -> bool {
+        matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
 
-    /// Whether the connection can be closed to make room for another, now that its rank says so.
-    ///
-    /// A reader stays if it has acknowledged something since it was last looked at. The transport takes
-    /// bytes in large steps, so a steady reader can look stalled. A lingering connection stays for a while
-    /// if its answer has not arrived, because closing it could destroy the answer.
-    pub fn yields(&mut self, transport: &impl Transport, now: Instant) -> bool {
-        match &mut self.state {
-            State::Writing(writing) => !writing.progress.look(transport.unacknowledged(), now),
-            State::Lingering(lingering) => {
-                now >= lingering.began + STALL_NOTICED || transport.unacknowledged() == 0
-            }
-            _ => true,
+    /// Notes whether the client has taken something.
+    pub fn watch(&mut self, transport: &impl Transport, now: Instant) {
+        if !self.is_being_answered() {
+            return;
         }
+        let unacknowledged = transport.unacknowledged();
+        let has_taken = self.progress.compare(unacknowledged, now);
+        if let State::Lingering(lingering) = &mut self.state
+            && has_taken
+            && unacknowledged > 0
+        {
+            lingering.began = now;
+        }
+    }
+
+    /// Since when nothing has happened that the connection waits for.
+    fn waits_since(&self) -> Instant {
+        match &self.state {
+            _ if self.is_being_answered() => self.progress.at,
+            State::Fresh { since } | State::Idle { since } | State::Pending { since, .. } => *since,
+            State::Partial { began, .. } => *began,
+            State::Writing(_) | State::Lingering(_) => self.progress.at,
+        }
+    }
+
+    /// Whether the connection has waited for long enough to be closed if the server is short of something.
+    #[must_use]
+    pub fn is_stalled(&self, now: Instant) -> bool {
+        now >= self.waits_since() + STALL_NOTICED
+    }
+
+    /// How soon the connection is closed when a newcomer needs its place; `None` if it should not be, because the
+    /// client is taking an answer.
+    #[must_use]
+    pub fn rank(&self, now: Instant) -> Option<Rank> {
+        let is_being_answered = self.is_being_answered();
+        let can_be_closed = !is_being_answered || self.is_stalled(now);
+        can_be_closed.then(|| Rank { is_being_answered, since: self.waits_since() })
     }
 
     /// How many bytes the connection keeps for itself.
@@ -479,13 +481,13 @@ impl Connection {
     fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         match &mut self.state {
             State::Writing(writing) => {
-                if !writing.send(turn)? {
+                if !writing.send(&mut self.progress, turn)? {
                     return Ok(Step::Break(Next::Again));
                 }
-                let (then, input) = (writing.then(turn), std::mem::take(&mut writing.input));
+                let (then, input) = (writing.then, std::mem::take(&mut writing.input));
                 self.proceed(then, input, turn)
             }
-            State::Lingering(lingering) => lingering.discard(turn),
+            State::Lingering(lingering) => lingering.discard(&mut self.progress, turn),
             _ if turn.left.requests == 0 => Ok(Step::Break(Next::Again)),
             _ => self.receive(turn),
         }
@@ -505,17 +507,12 @@ impl Connection {
                     Err(_) => Next::Close(CloseReason::Broken),
                 }
             }
-            // The transport takes more only when a good part of its room is free, which takes a slow
-            // reader minutes. Whether it reads at all shows in what it has acknowledged.
-            State::Writing(writing) => {
-                let has_taken = writing.progress.look(turn.transport.unacknowledged(), now);
-                if has_taken { Next::Wait } else { Next::Close(CloseReason::Stalled) }
-            }
-            State::Lingering(lingering) => {
-                let left = turn.transport.unacknowledged();
-                if lingering.progress.look(left, now) && left > 0 {
-                    lingering.began = now;
+            State::Writing(_) | State::Lingering(_) => {
+                self.watch(turn.transport, now);
+                if now < self.deadline() {
                     Next::Wait
+                } else if matches!(self.state, State::Writing(_)) {
+                    Next::Close(CloseReason::Stalled)
                 } else {
                     Next::Close(CloseReason::DidNotClose)
                 }
@@ -532,7 +529,7 @@ impl Connection {
                 let count = turn.transport.read(&mut turn.buffers.input[..room])?;
                 if count == 0 {
                     // RFC 9112 section 8: a message that is cut short need not be answered.
-                    return Ok(Step::Break(Next::Close(CloseReason::CutShort)));
+                    return self.leave(CloseReason::CutShort, turn);
                 }
                 let (mut head, began, searched) = (std::mem::take(head), *began, head.len());
                 head.extend_from_slice(&turn.buffers.input[..count]);
@@ -550,7 +547,7 @@ impl Connection {
                 // The shared buffer is taken, not borrowed, while the turn is passed on.
                 let mut buffer = std::mem::take(&mut turn.buffers.input);
                 let step = match turn.transport.read(&mut buffer) {
-                    Ok(0) => Ok(Step::Break(Next::Close(CloseReason::Left))),
+                    Ok(0) => self.leave(CloseReason::Left, turn),
                     Ok(count) => self
                         .respond(&buffer[..count], 0, turn)
                         .map(|step| step.unwrap_or_else(|| self.keep(buffer[..count].to_vec(), now))),
@@ -587,19 +584,13 @@ impl Connection {
             };
             (rest, searched) = (&rest[length..], 0);
             let answer = registry.answer(&request, &turn.vitals());
-            // A part of a file takes system calls of its own, while other answers share one.
-            turn.left.pay(if matches!(answer.response.content, Content::File(_)) { 4 } else { 1 });
+            turn.left.pay(cost(length, &answer.response.content));
             let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
             let part = self.gather(Ok(&request), &answer, persistence, turn);
             if persistence == Persistence::Close {
-                // RFC 9112 section 9.6: MUST NOT process what follows. If nothing follows, it is safe to
-                // close at once. More may follow if the read was a full one.
-                let is_all = rest.is_empty() && input.len() < MAX_READ;
-                let then = match is_all && request.body == Body::None && !turn.is_stopping {
-                    true if part.is_empty() => Then::Close,
-                    true => Then::CloseReader,
-                    false => Then::Linger,
-                };
+                // RFC 9112 section 9.6: MUST NOT process what follows.
+                let is_all = rest.is_empty() && request.body == Body::None;
+                let then = if is_all { Then::Close } else { Then::Linger };
                 return self.flush(part, &[], then, turn).map(Some);
             }
             let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left.requests == 0;
@@ -684,12 +675,11 @@ impl Connection {
         let rest = written.map(|written| output[written..].to_vec());
         output.clear();
         let bytes = rest?;
+        self.progress.note_sent(turn.clock.now);
         if bytes.is_empty() && part.is_empty() {
             return self.proceed(then, input.to_vec(), turn);
         }
-        let progress = Progress::new(turn.clock.now);
-        let (input, was_full) = (input.to_vec(), false);
-        self.state = State::Writing(Box::new(Writing { bytes, part, input, then, progress, was_full }));
+        self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then }));
         Ok(Step::Continue(()))
     }
 
@@ -702,7 +692,10 @@ impl Connection {
     ) -> io::Result<Step> {
         let now = turn.clock.now;
         match then {
-            Then::Close => return Ok(Step::Break(Next::Close(CloseReason::LastAnswer))),
+            // If something has come, the kernel would answer the close with a reset.
+            Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
+                return Ok(Step::Break(Next::Close(CloseReason::LastAnswer)));
+            }
             Then::Persist if !turn.is_stopping => {
                 self.state = if input.is_empty() {
                     State::Idle { since: now }
@@ -710,8 +703,17 @@ impl Connection {
                     State::Pending { input, since: now }
                 };
             }
-            Then::Persist | Then::CloseReader | Then::Linger => self.linger(turn.transport, now)?,
+            Then::Persist | Then::Close | Then::Linger => self.linger(turn.transport, now)?,
         }
+        Ok(Step::Continue(()))
+    }
+
+    /// Ends a connection whose client has stopped sending, when the client has all that was sent.
+    fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+        if turn.transport.unacknowledged() == 0 {
+            return Ok(Step::Break(Next::Close(reason)));
+        }
+        self.linger(turn.transport, turn.clock.now)?;
         Ok(Step::Continue(()))
     }
 
@@ -723,15 +725,15 @@ impl Connection {
                 return Err(ErrorKind::NotConnected.into());
             }
         }
-        let progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
-        self.state = State::Lingering(Lingering { began: now, discarded: 0, progress });
+        self.progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
+        self.state = State::Lingering(Lingering { began: now, discarded: 0 });
         Ok(())
     }
 }
 
 impl Writing {
     /// Goes on sending. Gives whether all has been sent; if not, the turn is over.
-    fn send<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<bool> {
+    fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<bool> {
         let now = turn.clock.now;
         while !self.bytes.is_empty() {
             let count = turn.transport.write(&self.bytes, !self.part.is_empty())?;
@@ -740,7 +742,7 @@ impl Writing {
                 return Err(ErrorKind::WriteZero.into());
             }
             self.bytes.drain(..count);
-            self.progress.note_sent(now);
+            progress.note_sent(now);
         }
         while !self.part.is_empty() {
             if turn.left.bytes == 0 {
@@ -754,47 +756,43 @@ impl Writing {
                 // The file has shrunk, which a sealed one cannot.
                 return Err(ErrorKind::UnexpectedEof.into());
             }
-            self.was_full |= count < next.len();
             range.start += count;
             turn.left.bytes -= count;
             turn.metrics.content_bytes += count;
-            self.progress.note_sent(now);
+            progress.note_sent(now);
         }
         Ok(true)
-    }
-
-    /// What happens now that all has been sent.
-    ///
-    /// When a connection is closed, its unsent bytes stay in the kernel, and only the kernel limits them (tcp(7),
-    /// `tcp_max_orphans`). A client for which the transport was full, and then took more, reads: those bytes
-    /// leave soon. If a container ends in that moment, they are lost with its network, as a small last answer is.
-    /// And if more came from the client meanwhile, the kernel would answer the close with a reset.
-    fn then<T: Transport>(&self, turn: &Turn<'_, T>) -> Then {
-        match self.then {
-            Then::CloseReader if self.was_full && !turn.is_stopping && !turn.transport.may_have_input() => {
-                Then::Close
-            }
-            then => then,
-        }
     }
 }
 
 impl Lingering {
-    /// Reads and forgets. A client that still sends gets time to see the answer first: while the answer
-    /// is on its way, a reset would overtake it.
-    fn discard<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    /// Reads and forgets, until the client has taken the answer and stops sending.
+    fn discard<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+        if self.discarded >= MAX_DISCARDED {
+            return Ok(Step::Break(Next::Wait));
+        }
         let count = turn.transport.read(&mut turn.buffers.input)?;
         if count == 0 {
-            return Ok(Step::Break(Next::Close(CloseReason::LastAnswer)));
+            let has_arrived = turn.transport.unacknowledged() == 0;
+            let next = if has_arrived { Next::Close(CloseReason::LastAnswer) } else { Next::Wait };
+            return Ok(Step::Break(next));
         }
         self.discarded += count;
-        self.progress.at = turn.clock.now;
-        if self.discarded > MAX_DISCARDED && turn.transport.unacknowledged() == 0 {
-            return Ok(Step::Break(Next::Close(CloseReason::DidNotClose)));
-        }
+        progress.at = turn.clock.now;
         turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
         Ok(if turn.left.bytes == 0 { Step::Break(Next::Again) } else { Step::Continue(()) })
     }
+}
+
+/// Returns what a request costs whose head has so many bytes, in requests of the usual size.
+fn cost(head: usize, content: &Content<'_>) -> usize {
+    let (usual, generated) = match content {
+        // It takes system calls of its own, while other answers share one.
+        Content::File(_) => (4, 0),
+        Content::Bytes(Cow::Owned(bytes)) => (1, bytes.len()),
+        Content::Bytes(Cow::Borrowed(_)) => (1, 0),
+    };
+    usual + (head + generated) / BYTES_PROCESSED_PER_REQUEST
 }
 
 fn is_passing(error: &io::Error) -> bool {

@@ -18,16 +18,20 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              does what the command line asks for         options server registry page
-//!                                                                      kubernetes health image/archive
-//!                                                                      image image/layer image/sbom
-//!                                                                      image/tar log system
+//!     main.rs              does what the command line asks for         options server budget registry
+//!                                                                      page kubernetes health
+//!                                                                      image/archive image image/layer
+//!                                                                      image/sbom image/tar log system
 //!     options.rs           turns the command line into options         kubernetes image
-//!     server.rs            the event loop: sockets, time and signals   clients turns connection registry
-//!                                                                      metrics http/response confinement
-//!                                                                      kinds log clock system
-//!     clients.rs           the table of connected clients              turns connection
+//!     server.rs            the event loop: sockets, time and signals   acceptor clients turns socket
+//!                                                                      budget connection registry
+//!                                                                      metrics confinement kinds log
+//!                                                                      clock system
+//!     acceptor.rs          accepts connections                         metrics system
+//!     clients.rs           the table of clients, and who is evicted    turns socket budget connection
 //!     turns.rs             decides whose turn it is                    connection
+//!     socket.rs            a client's socket, as a transport           connection budget http/response
+//!                                                                      system
 //!     connection.rs        turns a client's bytes into answers         explain registry metrics
 //!                                                                      http/request http/response kinds
 //!                                                                      log clock
@@ -59,6 +63,7 @@
 //!     image/digest.rs      turns content into the digest that names it
 //!     health.rs            asks a server whether it is well
 //!     confinement.rs       turns system calls into a filter for them   system
+//!     budget.rs            divides the memory among the clients        system
 //!     kinds.rs             names what is logged and counted
 //!     log.rs               turns events into lines for people          system
 //!     clock.rs             turns a moment into dates
@@ -175,6 +180,8 @@
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
 
+pub mod acceptor;
+pub mod budget;
 pub mod clients;
 pub mod clock;
 pub mod confinement;
@@ -191,5 +198,6 @@ pub mod options;
 pub mod page;
 pub mod registry;
 pub mod server;
+pub mod socket;
 pub mod system;
 pub mod turns;

@@ -25,6 +25,7 @@ use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
+use quinistry::budget::{self, Budget};
 use quinistry::health;
 use quinistry::image::layer::Executable;
 use quinistry::image::{Descriptor, Image, NAME, VERSION, archive, sbom, tar};
@@ -33,7 +34,7 @@ use quinistry::log::Log;
 use quinistry::options::{self, Address, Command, HELP};
 use quinistry::page;
 use quinistry::registry::Registry;
-use quinistry::server::{MEMORY, Server};
+use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
 use quinistry::system::{self, SealedFile, Signals};
 
 // The library compiles all the same, for a fuzzer's sanitizers need a dynamic build. rustdoc does not see the flags.
@@ -110,10 +111,13 @@ fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Resul
     // From here on a signal waits until it can be obeyed; process 1 would lose the signal otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
-    system::try_memory(MEMORY).map_err(|error| {
+    let descriptors = system::raise_descriptor_limit();
+    let budget = Budget::of(budget::memory_limit(), descriptors.saturating_sub(RESERVED_DESCRIPTORS));
+    let memory = needed_memory(&budget);
+    system::try_memory(memory).map_err(|error| {
         Error::Failed(format!(
             "cannot have the {} MiB of memory that serving may take: {error}",
-            MEMORY >> 20
+            memory >> 20
         ))
     })?;
     let executables = open(with)?;
@@ -130,7 +134,8 @@ fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Resul
         say(&describe(&image, address));
     }
     let log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
-    let ended = Server::new(listener, signals, Registry::new(image), layers, log).and_then(|mut server| {
+    let server = Server::new(listener, signals, Registry::new(image), layers, log, budget);
+    let ended = server.and_then(|mut server| {
         server.confine();
         server.run()
     });

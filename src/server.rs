@@ -17,17 +17,16 @@
 //! milliseconds at worst, or a hundred if hundreds of newcomers take a whole layer each as fast as it is sent.
 //! So a newcomer is noticed soon, however many clients ask without end.
 //!
-//! Limits: the number of connections, which depends on the number of descriptors that the process may
-//! have; and how much all connections together may keep in memory. When one of them is reached, a
-//! connection gives way: the one that has waited longest without being answered, or else a reader that
-//! has stopped reading (for want of memory, a reader that has unsent answers). So thousands of clients
-//! that say nothing cannot keep out one that speaks. `connection` has the limits of each connection.
+//! Limits: how many connections there are, how much of heads and responses they hold, and how much their sockets queue:
+//! see `budget`. When one of the first two is reached, connections are closed for others: see `clients`. So thousands
+//! of clients that say nothing cannot keep out one that speaks. When the third is reached, readers are served in smaller
+//! pieces. `connection` has the limits of each connection.
 //!
 //! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of
 //! memory (`cargo bench` measures it).
 
-use std::io::{self, ErrorKind, Read};
-use std::net::{Shutdown, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
 
@@ -35,15 +34,17 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::clients::{Client, Clients, MAX_CONNECTIONS, Socket};
+use crate::acceptor::{ACCEPTS_PER_LOOK, Acceptor};
+use crate::budget::{Budget, MAX_CONNECTIONS};
+use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
-use crate::connection::{Allowance, Buffers, Connection, Next, Shortage, Transport, Turn};
-use crate::http::response::FilePart;
+use crate::connection::{Allowance, Buffers, Connection, Next, Turn};
 use crate::kinds::CloseReason;
 use crate::log::{Log, Stderr};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
 use crate::turns::{Share, Turns};
 
@@ -51,28 +52,20 @@ use crate::turns::{Share, Turns};
 /// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// The most bytes that all connections together may keep of incomplete heads and unsent answers. An
-/// honest client needs such memory only while its packets are on their way.
-pub const MAX_HELD: usize = 8 * 1024 * 1024;
-
-/// How much memory there has to be for serving, in bytes: for what connections keep, for their table (see
-/// [`MAX_CONNECTIONS`]), and 4 MiB for turns, the log, and what lies unused between pieces of memory. A process
-/// that gets no memory when it needs some aborts, so the server does not start with less.
-pub const MEMORY: usize = MAX_HELD + MAX_CONNECTIONS * 640 + MAX_HELD / 2;
+/// How much memory there has to be for the process itself, in bytes: for what connections keep, for their table (an
+/// idle connection costs less than 600 bytes), and 4 MiB for turns, the log, and what lies unused between pieces of
+/// memory. A process that gets no memory when it needs some aborts, so the server does not start with less.
+#[must_use]
+pub fn needed_memory(budget: &Budget) -> usize {
+    budget.held + budget.connections * 640 + 4 * 1024 * 1024
+}
 
 /// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many connections are asked at most whether they give way, for one that needs room.
-const ASKED_TO_GIVE_WAY: usize = 16;
-
 /// How many events are taken from the kernel at a time: all there can be, or a client would wait for
 /// several looks until its event is seen.
 const EVENTS_PER_LOOK: usize = MAX_CONNECTIONS + 2;
-
-/// How many connections are accepted between two looks: some 10 ms of work. When 4,096 connections wait,
-/// the kernel drops others, which try again a second later; so accepting must not fall behind.
-const ACCEPTS_PER_LOOK: usize = 512;
 
 /// How many clients that ask little have their turn between two looks. At least as many as are accepted,
 /// because each of those may need another turn.
@@ -82,21 +75,18 @@ const LIGHT_TURNS_PER_LOOK: usize = 512;
 /// whole layer, which a network rarely does.
 const HEAVY_TURNS_PER_LOOK: usize = 32;
 
-/// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
-/// and doubles up to 1 s; haproxy waits 100 ms.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
 /// For how long the server waits for signals alone when it could not wait for events.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
 
 /// After so many failures in a row, a second's worth, waiting for events is given up.
 const MAX_FAILED_WAITS: u32 = 100;
 
-/// A shortage that lasts is logged once in this time.
-const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
+/// The least time between two checks of all clients. So a deadline is noticed that much too late at worst.
+const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The least time between two looks at all deadlines. So a deadline is noticed that much too late at worst.
-const SWEEP_PAUSE: Duration = Duration::from_millis(250);
+/// The time between two checks while a client waits for memory: a reader that has just its guaranteed share then gets
+/// up to 400 KB a second.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
 /// How long a line of the log waits at most while there are other things to do.
 const LOG_DELAY: Duration = Duration::from_millis(10);
@@ -115,6 +105,7 @@ pub struct Server {
     signals: Signals,
     acceptor: Acceptor,
     clients: Clients,
+    budget: Budget,
     /// The clients that can do something now.
     turns: Turns<Token>,
     buffers: Buffers,
@@ -122,8 +113,10 @@ pub struct Server {
     log: Log,
     log_writer: LogWriter,
     metrics: Metrics,
-    /// When deadlines are looked at next.
-    sweep_at: Option<Instant>,
+    /// When all clients are checked next.
+    check_at: Option<Instant>,
+    /// When the sockets were last asked how much they have queued.
+    measured_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
     /// How many waits for events have failed in a row.
@@ -142,33 +135,35 @@ impl Server {
         registry: Registry,
         layers: Vec<SealedFile>,
         log: Log,
+        budget: Budget,
     ) -> io::Result<Self> {
         let mut listener = TcpListener::from_std(listener);
         let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
-        let descriptors = system::raise_descriptor_limit();
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
         let log_writer = LogWriter { stderr: Stderr::open(), written_at: clock.now };
         // A server that can accept no client at all should say so now.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
+            let descriptors = system::raise_descriptor_limit();
             let message = format!("{descriptors} open files are too few to accept a client: {error}");
             io::Error::other(message)
         })?;
-        let limit = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(1);
         Ok(Self {
             registry,
             layers,
             poll,
             signals,
             acceptor: Acceptor::new(listener, clock.now),
-            clients: Clients::new(limit),
+            clients: Clients::default(),
+            budget,
             turns: Turns::default(),
             buffers: Buffers::default(),
+            check_at: None,
+            measured_at: clock.now,
             clock,
             log,
             log_writer,
             metrics,
-            sweep_at: None,
             grace_ends: None,
             failed_waits: 0,
         })
@@ -219,9 +214,9 @@ impl Server {
             self.accept();
             // 5. Give some clients a turn.
             self.give_turns();
-            // 6. Now and then, queue the clients whose deadline has passed.
-            if self.sweep_at.is_some_and(|at| at <= self.clock.now) {
-                self.sweep();
+            // 6. From time to time, check all clients, and queue those whose deadline has passed.
+            if self.check_at.is_some_and(|at| at <= self.clock.now) {
+                self.check();
             }
             // 7. When the server stops: end when all clients are gone, or their time is over.
             let is_over =
@@ -265,7 +260,7 @@ impl Server {
         let now = self.clock.now;
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
         let work_at = (!self.turns.is_empty() || self.log.is_new()).then_some(now);
-        let at = [self.acceptor.accept_at(), log_at, work_at, self.sweep_at, self.grace_ends];
+        let at = [self.acceptor.accept_at(), log_at, work_at, self.check_at, self.grace_ends];
         let first = at.into_iter().flatten().min()?;
         Some(first.saturating_duration_since(now))
     }
@@ -273,8 +268,7 @@ impl Server {
     /// Notes what the kernel says of a client's socket.
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
-            client.socket.is_readable |= event.is_readable();
-            client.socket.may_read_short |= event.is_read_closed() || event.is_priority();
+            client.socket.note_event(event);
             self.turns.enqueue(token, &mut client.share, self.clock.now);
         }
     }
@@ -286,8 +280,8 @@ impl Server {
                 return;
             }
             // Before a connection is closed for a newcomer, make sure that there is one.
-            let is_full = self.clients.count() >= self.clients.limit();
-            if is_full && self.acceptor.is_anyone_waiting() && !self.make_room(Shortage::Places) {
+            let is_full = self.clients.count() >= self.budget.connections;
+            if is_full && self.acceptor.poll_backlog() && !self.make_places() {
                 // All clients are being answered. There will be room when the first has been.
                 self.acceptor.pause(self.clock.now, &mut self.metrics);
                 return;
@@ -296,7 +290,7 @@ impl Server {
                 Ok(Some((stream, peer))) => self.admit(stream, peer),
                 Ok(None) => {}
                 Err(error) => {
-                    self.make_room(Shortage::Places);
+                    self.make_places();
                     self.acceptor.pause(self.clock.now, &mut self.metrics);
                     if self.acceptor.is_news(self.clock.now) {
                         let event = format!("Cannot accept connections for now: {error}");
@@ -353,9 +347,11 @@ impl Server {
 
     /// Gives a client a turn, and does what its connection wants next.
     fn turn(&mut self, token: Token, allowance: Allowance) {
-        let outcome = self.clients.with(token, |Client { socket, connection, share }| {
+        let now = self.clock.now;
+        let spare = self.budget.queued.saturating_sub(self.clients.queued());
+        let outcome = self.clients.update(token, |Client { socket, connection, share }| {
             let mut turn = Turn {
-                transport: &mut ClientSocket { socket, layers: &self.layers },
+                transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
                 clock: &self.clock,
                 log: &mut self.log,
@@ -365,38 +361,56 @@ impl Server {
                 left: allowance,
             };
             let next = connection.turn(&mut turn);
-            share.note_turn(allowance.spent(turn.left), self.clock.now);
+            share.note_turn(allowance.spent(turn.left), now);
             if next == Next::Again {
-                self.turns.enqueue(token, share, self.clock.now);
+                self.turns.enqueue(token, share, now);
             }
-            (next, connection.deadline())
+            (next, check_at(connection, socket, now))
         });
         match outcome {
-            Some((Next::Wait, deadline)) => self.plan_sweep(deadline),
+            Some((Next::Wait, at)) => self.plan_check(at),
             Some((Next::Close(reason), _)) => self.close(token, reason),
             Some((Next::Again, _)) | None => {}
         }
-        while self.clients.held() > MAX_HELD && self.make_room(Shortage::Memory) {}
+        self.bound_memory();
         if self.log.is_ample() {
             self.log_writer.write(&mut self.log, &self.clock);
         }
     }
 
-    /// Closes the connection that gives way first, if one of the first few does.
-    fn make_room(&mut self, shortage: Shortage) -> bool {
-        for _ in 0..ASKED_TO_GIVE_WAY {
-            let Some(token) = self.clients.first_to_give_way(shortage, self.clock.now) else { break };
-            let Some(Client { socket, connection, .. }) = self.clients.find(token) else { break };
-            let transport = ClientSocket { socket, layers: &self.layers };
-            let reason = match shortage {
-                Shortage::Memory => CloseReason::NoMemory,
-                Shortage::Places if connection.yields(&transport, self.clock.now) => CloseReason::NoPlace,
-                Shortage::Places => continue,
-            };
-            self.close(token, reason);
-            return true;
+    /// Keeps what connections hold below the budget, and asks the kernel what sockets have queued if that seems to be
+    /// more than it may be.
+    fn bound_memory(&mut self) {
+        let now = self.clock.now;
+        if self.clients.held() > self.budget.held {
+            for token in self.clients.holders(now) {
+                self.close(token, CloseReason::NoMemory);
+                // Some more is freed than is needed now, or the next head would need another search.
+                if self.clients.held() <= self.budget.held / 8 * 7 {
+                    break;
+                }
+            }
         }
-        false
+        // To ask all sockets takes a millisecond or two, so it is not done after every turn.
+        if self.clients.queued() > self.budget.queued && now >= self.measured_at + SHORTAGE_PAUSE {
+            self.clients.measure();
+            self.measured_at = now;
+        }
+    }
+
+    /// Closes connections for newcomers. Returns whether there were any that could be closed.
+    fn make_places(&mut self) -> bool {
+        let mut evictable = self.clients.evictable(self.clock.now);
+        if evictable.is_empty() {
+            // Perhaps some have taken their answers since they were last checked.
+            self.check();
+            evictable = self.clients.evictable(self.clock.now);
+        }
+        let is_any = !evictable.is_empty();
+        for token in evictable {
+            self.close(token, CloseReason::NoPlace);
+        }
+        is_any
     }
 
     fn close(&mut self, token: Token, reason: CloseReason) {
@@ -408,29 +422,32 @@ impl Server {
             let event = format!("Closing {}: {explanation}", client.connection.peer());
             self.log.event(self.clock.rfc3339(), &event);
         }
+        client.socket.close();
     }
 
-    /// Queues the clients whose deadline has passed, and plans the next sweep. What has arrived from them
-    /// is looked at before the deadline counts, even if the kernel has not been asked for it yet.
-    fn sweep(&mut self) {
-        self.sweep_at = None;
+    /// Notes which clients take their answers, queues those that can go on, and plans the next check. What has arrived
+    /// from a client is looked at before its deadline counts, even if the kernel has not been asked for it yet.
+    fn check(&mut self) {
+        self.check_at = None;
+        let now = self.clock.now;
+        self.bound_memory();
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);
-            let Some(client) = self.clients.find(token) else { continue };
-            let deadline = client.connection.deadline();
-            if deadline <= self.clock.now {
-                client.socket.is_readable = true;
-                self.turns.enqueue(token, &mut client.share, self.clock.now);
+            let Some(Client { socket, connection, share }) = self.clients.find(token) else { continue };
+            let was_short = socket.is_short_of_memory();
+            connection.watch(&SocketTransport::new(socket, &self.layers, 0), now);
+            if was_short || connection.deadline() <= now {
+                socket.expect_input();
+                self.turns.enqueue(token, share, now);
             } else {
-                self.plan_sweep(deadline);
+                let at = check_at(connection, socket, now);
+                self.plan_check(at);
             }
         }
     }
 
-    fn plan_sweep(&mut self, deadline: Instant) {
-        // No sweep is due sooner than the pause allows, however soon the deadline is.
-        let at = deadline.max(self.clock.now + SWEEP_PAUSE);
-        self.sweep_at = Some(self.sweep_at.map_or(at, |planned| planned.min(at)));
+    fn plan_check(&mut self, at: Instant) {
+        self.check_at = Some(self.check_at.map_or(at, |planned| planned.min(at)));
     }
 
     /// Refuses new connections, closes those that wait for nothing, and gives the others their time.
@@ -438,7 +455,7 @@ impl Server {
         // When the listener is closed, the kernel resets the connections that wait to be accepted. They
         // came before the signal, so they are accepted first, as far as there is room.
         self.acceptor.resume(self.clock.now);
-        for _ in 0..=self.clients.limit() / ACCEPTS_PER_LOOK {
+        for _ in 0..=self.budget.connections / ACCEPTS_PER_LOOK {
             self.accept();
         }
         self.grace_ends = Some(self.clock.now + GRACE);
@@ -447,19 +464,34 @@ impl Server {
         self.log.event(self.clock.rfc3339(), &event);
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);
-            // What has arrived before the signal is answered.
+            // What has arrived before the signal is answered, even if the kernel has not been asked for it yet.
+            if let Some(client) = self.clients.find(token) {
+                client.socket.expect_input();
+            }
             self.turn(token, Allowance::FULL);
-            let outcome = self.clients.with(token, |Client { socket, connection, .. }| {
-                let mut transport = ClientSocket { socket, layers: &self.layers };
-                let next = connection.stop(&mut transport, self.clock.now);
-                (next, connection.deadline())
+            let outcome = self.clients.update(token, |Client { socket, connection, .. }| {
+                let next =
+                    connection.stop(&mut SocketTransport::new(socket, &self.layers, 0), self.clock.now);
+                (next, check_at(connection, socket, self.clock.now))
             });
             match outcome {
                 Some((Next::Close(reason), _)) => self.close(token, reason),
-                Some((_, deadline)) => self.plan_sweep(deadline),
+                Some((_, at)) => self.plan_check(at),
                 None => {}
             }
         }
+    }
+}
+
+/// Returns when a client is to be checked if nothing happens before.
+fn check_at(connection: &Connection, socket: &Socket, now: Instant) -> Instant {
+    if socket.is_short_of_memory() {
+        now + SHORTAGE_PAUSE
+    } else if connection.is_being_answered() {
+        now + CHECK_PAUSE
+    } else {
+        // No check is due sooner than the pause allows, however soon the deadline is.
+        connection.deadline().max(now + CHECK_PAUSE)
     }
 }
 
@@ -473,106 +505,6 @@ fn poll(listener: &mut TcpListener, signals: &Signals) -> io::Result<Poll> {
 
 fn cannot_wait(error: &io::Error) -> io::Error {
     io::Error::other(format!("cannot wait for events: {error}"))
-}
-
-/// Accepts connections, and knows when that makes sense.
-struct Acceptor {
-    /// `None` once the server is stopping.
-    listener: Option<TcpListener>,
-    /// Whether connections may be waiting. The kernel says so once, and it stays so until an attempt finds
-    /// none.
-    may_wait: bool,
-    /// No connection is accepted before this moment.
-    resume_at: Instant,
-    /// When a shortage was last logged.
-    logged_at: Option<Instant>,
-    /// How many attempts have failed in a row, for other reasons than a shortage.
-    failures: usize,
-}
-
-impl Acceptor {
-    fn new(listener: TcpListener, now: Instant) -> Self {
-        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None, failures: 0 }
-    }
-
-    fn note_event(&mut self) {
-        self.may_wait = true;
-    }
-
-    /// Ends a pause, and looks again whether connections wait.
-    fn resume(&mut self, now: Instant) {
-        (self.may_wait, self.resume_at) = (true, now);
-    }
-
-    fn close(&mut self) {
-        self.listener = None;
-    }
-
-    /// When to accept next, if connections may be waiting.
-    fn accept_at(&self) -> Option<Instant> {
-        (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
-    }
-
-    fn pause(&mut self, now: Instant, metrics: &mut Metrics) {
-        self.resume_at = now + ACCEPT_PAUSE;
-        metrics.pauses += 1;
-    }
-
-    /// Whether a shortage is to be logged. One that lasts is logged only now and then.
-    fn is_news(&mut self, now: Instant) -> bool {
-        let is_news = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
-        if is_news {
-            self.logged_at = Some(now);
-        }
-        is_news
-    }
-
-    /// Whether a connection waits to be accepted, as the kernel says now.
-    fn is_anyone_waiting(&mut self) -> bool {
-        self.may_wait =
-            self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
-        self.may_wait
-    }
-
-    /// Accepts a connection, if one waits.
-    ///
-    /// # Errors
-    ///
-    /// When one waits and the system has no room for it.
-    fn accept(&mut self, now: Instant, metrics: &mut Metrics) -> io::Result<Option<(TcpStream, SocketAddr)>> {
-        let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
-        match listener.accept() {
-            Ok(accepted) => {
-                self.failures = 0;
-                metrics.accepted += 1;
-                return Ok(Some(accepted));
-            }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
-            // Linux looks for a free descriptor before it looks for a connection. The event does not
-            // come again, so `may_wait` has to stay if there is a connection.
-            Err(error) if is_shortage(&error) => {
-                if self.is_anyone_waiting() {
-                    return Err(error);
-                }
-            }
-            // accept(2): an error of the connection that was to be accepted, such as ECONNABORTED or
-            // EHOSTUNREACH, is to be treated as if there had been no connection. EINTR likewise. An error
-            // that comes again and again is of another kind, and a pause keeps the loop from spinning.
-            Err(_) => {
-                self.failures += 1;
-                if self.failures.is_multiple_of(ACCEPTS_PER_LOOK) {
-                    self.pause(now, metrics);
-                }
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
-fn is_shortage(error: &io::Error) -> bool {
-    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-    error.raw_os_error().is_some_and(|number| shortages.contains(&number))
 }
 
 /// Writes the log to standard error, not too often.
@@ -600,46 +532,5 @@ impl LogWriter {
             }
             self.stderr.wait(LOG_DELAY);
         }
-    }
-}
-
-/// A client's socket, with the layers that may be sent through it.
-struct ClientSocket<'a> {
-    socket: &'a mut Socket,
-    layers: &'a [SealedFile],
-}
-
-impl Transport for ClientSocket<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Socket { stream, is_readable, may_read_short } = &mut *self.socket;
-        if !*is_readable {
-            return Err(ErrorKind::WouldBlock.into());
-        }
-        let result = stream.read(buffer);
-        *is_readable = match &result {
-            Ok(count) => *count == buffer.len() || *may_read_short,
-            Err(error) => error.kind() != ErrorKind::WouldBlock,
-        };
-        result
-    }
-
-    fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
-        system::send(self.socket.stream.as_fd(), bytes, more)
-    }
-
-    fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
-        self.layers[part.file].send(self.socket.stream.as_fd(), part.range.clone())
-    }
-
-    fn may_have_input(&self) -> bool {
-        self.socket.is_readable
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        self.socket.stream.shutdown(Shutdown::Write)
-    }
-
-    fn unacknowledged(&self) -> u64 {
-        system::unacknowledged(self.socket.stream.as_fd())
     }
 }

@@ -30,6 +30,10 @@ const BACKLOG: c_int = 4096;
 /// charged for that.
 const UNSENT: c_int = 128 * 1024;
 
+/// The size of a socket's receive buffer, of which the kernel makes twice as much (socket(7)). Half of that is
+/// for bytes: some requests of the usual size. A client that sends more waits until the server reads.
+pub const RECEIVE_BUFFER: c_int = 4 * 1024;
+
 /// For how many seconds the kernel does not hand over a connection on which nothing has come yet. The
 /// request of an honest client follows at once. A read that finds nothing is a third of the cost of a
 /// short connection. Apache httpd sets this, too. If very many clients say nothing, the kernel turns to
@@ -164,6 +168,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         // Every answer is handed over as a whole. To wait for more, and fill a packet, would delay it.
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
+        (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),
         (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, SILENCE),
     ];
     for (level, name, value) in options {
@@ -223,13 +228,41 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 }
 
 /// How many bytes were handed to the socket and have not been acknowledged by the other end (tcp(7),
-/// `SIOCOUTQ`). None if the socket is broken.
+/// `SIOCOUTQ`). The end of the stream counts as one. Returns 0 if the socket is broken.
 #[must_use]
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     let mut count: c_int = 0;
     // SAFETY: this request has the number of the terminal's TIOCOUTQ, and writes one c_int.
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     if result == -1 { 0 } else { u64::try_from(count).unwrap_or(0) }
+}
+
+/// Returns how many bytes of memory the kernel uses for what the socket has queued: what waits to be sent or
+/// acknowledged, and what waits to be read. Before Linux 4.12 that cannot be learned, and it returns 0.
+#[must_use]
+pub fn queued(socket: BorrowedFd<'_>) -> u64 {
+    // linux/sock_diag.h: SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
+    const RECEIVED: usize = 0;
+    const TO_SEND: usize = 5;
+    let mut info = [0_u32; 9];
+    let mut length = size_of_val(&info) as libc::socklen_t;
+    // SAFETY: the pointers are to an array and to its length in bytes, and both outlive the call.
+    let result = unsafe {
+        let info = (&raw mut info).cast();
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, info, &raw mut length)
+    };
+    if result == -1 { 0 } else { u64::from(info[RECEIVED]) + u64::from(info[TO_SEND]) }
+}
+
+/// Makes the kernel reset the connection when the socket is closed, and drop what it has queued (socket(7),
+/// `SO_LINGER`). Otherwise the kernel would keep that, and try to send it for minutes.
+pub fn reset_when_closed(socket: BorrowedFd<'_>) {
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+    let length = size_of_val(&linger) as libc::socklen_t;
+    let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
+    // SAFETY: the pointer is to a linger that outlives the call, with its length. The call fails only if the socket
+    // is none.
+    unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const linger).cast(), length) };
 }
 
 /// A file in memory that is written once and never changes again.

@@ -42,6 +42,13 @@ const fn with(call: c_long, index: usize, argument: i32, fate: Fate) -> Attempt 
     (call, arguments, fate)
 }
 
+/// A call about an option of a socket.
+const fn option(call: c_long, level: i32, name: i32, fate: Fate) -> Attempt {
+    let (_, mut arguments, _) = with(call, 1, level, fate);
+    arguments[2] = name.cast_unsigned() as usize;
+    (call, arguments, fate)
+}
+
 const ATTEMPTS: &[Attempt] = &[
     // Answers, but no connection to anywhere. A listener that is shut down for reading is a socket
     // that MSG_FASTOPEN connects.
@@ -54,6 +61,11 @@ const ATTEMPTS: &[Attempt] = &[
     with(libc::SYS_ioctl, 1, libc::TIOCOUTQ as i32, Heard),
     with(libc::SYS_ioctl, 1, libc::TIOCSTI as i32, Refused),
     with(libc::SYS_ioctl, 1, libc::FIONREAD as i32, Refused),
+    option(libc::SYS_getsockopt, libc::SOL_SOCKET, libc::SO_MEMINFO, Heard),
+    option(libc::SYS_getsockopt, libc::SOL_SOCKET, libc::SO_PEERCRED, Refused),
+    option(libc::SYS_setsockopt, libc::SOL_SOCKET, libc::SO_LINGER, Heard),
+    option(libc::SYS_setsockopt, libc::IPPROTO_TCP, libc::SO_LINGER, Refused),
+    option(libc::SYS_setsockopt, libc::SOL_SOCKET, libc::SO_REUSEPORT, Refused),
     // Memory, but no code.
     #[cfg(not(target_arch = "arm"))]
     with(libc::SYS_mmap, 2, libc::PROT_READ | libc::PROT_WRITE, Heard),
@@ -122,7 +134,6 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_socketpair, ANY, Refused),
     (libc::SYS_bind, ANY, Refused),
     (libc::SYS_listen, ANY, Refused),
-    (libc::SYS_setsockopt, ANY, Refused),
     (libc::SYS_getpeername, ANY, Refused),
     // Other processes.
     (libc::SYS_kill, ANY, Refused),

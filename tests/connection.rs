@@ -17,8 +17,7 @@ use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
     Allowance, BYTES_PER_TURN, Buffers, Connection, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE,
-    MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, STALL_NOTICED, STALL_PATIENCE, Shortage, Transport,
-    Turn,
+    MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, Rank, STALL_NOTICED, STALL_PATIENCE, Transport, Turn,
 };
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
@@ -209,6 +208,14 @@ impl World {
         self.turn()
     }
 
+    fn rank(&self) -> Option<Rank> {
+        self.connection.rank(self.clock.now)
+    }
+
+    fn watch(&mut self) {
+        self.connection.watch(&self.transport, self.clock.now);
+    }
+
     fn stop(&mut self) -> Next {
         self.connection.stop(&mut self.transport, self.clock.now)
     }
@@ -286,6 +293,23 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
     }
     assert_eq!(world.turn(), Next::Wait);
     assert_eq!(world.answers()[0].content, world.transport.layer);
+}
+
+#[test]
+fn a_turn_has_fewer_requests_if_they_take_longer() {
+    let long = request(&format!("GET /v2/quinistry/tags/list?{}", "&".repeat(8000)), &[]);
+    let many = request("GET /v2/", &[&format!("Accept: {}", "a,".repeat(950))]);
+    for (request, most) in [(long, 2), (many, 6)] {
+        let mut world = World::new(request.repeat(10));
+        // A turn that only reads the beginning of a head may have no answer.
+        let mut answered = 0;
+        while answered < 10 {
+            world.turn();
+            let in_this_turn = world.answers().len() - answered;
+            assert!(in_this_turn <= most, "{in_this_turn} of {request:.40}");
+            answered += in_this_turn;
+        }
+    }
 }
 
 #[test]
@@ -466,26 +490,25 @@ fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
 }
 
 #[test]
-fn a_reader_makes_room_only_if_it_has_taken_nothing_for_a_while() {
+fn a_reader_can_be_evicted_only_if_it_has_taken_nothing_for_a_while() {
     let mut world = World::asked_for_layer();
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
     assert_eq!(world.turn(), Next::Wait);
-    let rank = |world: &World| world.connection.rank(Shortage::Places, world.clock.now);
-    assert_eq!(rank(&world), None, "it was just sent something");
+    assert_eq!(world.rank(), None, "it was just sent something");
     // It reads steadily, but the transport has no room for more yet.
     for left in (0..10).rev() {
         world.transport.unacknowledged = left * 1000;
         world.pass(STALL_NOTICED);
-        assert!(rank(&world).is_some());
-        assert!(!world.connection.yields(&world.transport, world.clock.now), "{left}");
-        assert_eq!(rank(&world), None, "it is left alone for a while");
+        world.watch();
+        assert_eq!(world.rank(), None, "{left}");
     }
     world.pass(STALL_NOTICED);
-    assert!(rank(&world).is_some() && world.connection.yields(&world.transport, world.clock.now));
+    world.watch();
+    assert!(world.rank().is_some());
 }
 
 #[test]
-fn the_connection_that_has_waited_longest_makes_room_first() {
+fn the_connection_that_has_waited_longest_is_evicted_first() {
     let start = Clock::at(Instant::now(), SINCE_EPOCH);
     let half = &manifest()[..20];
     // Begun at these times: silent, half a head, answered, answered and then half a head.
@@ -500,7 +523,7 @@ fn the_connection_that_has_waited_longest_makes_room_first() {
         }
         world
     };
-    let connections = [
+    let mut connections = [
         world(0, None, "", ""),
         world(1, None, half, ""),
         world(2, None, &manifest(), ""),
@@ -508,99 +531,127 @@ fn the_connection_that_has_waited_longest_makes_room_first() {
         world(0, Some(3), &manifest(), half),
     ];
     let now = start.now + Duration::from_secs(5);
-    let ranks: Vec<_> =
-        connections.iter().map(|world| world.connection.rank(Shortage::Places, now)).collect();
+    connections.iter_mut().for_each(World::watch);
+    let ranks: Vec<_> = connections.iter().map(|world| world.connection.rank(now)).collect();
     assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{ranks:?}");
-
-    // For want of memory, only those that keep some: the newer half of a head is kept for longer.
-    let ranks: Vec<_> =
-        connections.iter().map(|world| world.connection.rank(Shortage::Memory, now)).collect();
-    assert_eq!((ranks[0], ranks[2]), (None, None));
-    assert!(ranks[1].is_some() && ranks[1] < ranks[3], "{ranks:?}");
 }
 
 #[test]
-fn a_lingering_connection_makes_room_only_when_its_answer_has_arrived_or_after_a_while() {
+fn a_connection_whose_answer_is_on_its_way_is_evicted_after_those_that_wait() {
+    let mut answered = World::new(manifest());
+    answered.transport.unacknowledged = 300;
+    assert_eq!(answered.run(), Next::Wait);
+    assert_eq!(answered.rank(), None, "it may be taking its answer");
+    let mut silent = World::new("");
+    silent.pass(2 * STALL_NOTICED);
+    answered.pass(2 * STALL_NOTICED);
+    assert!(silent.rank().is_some() && silent.rank() < answered.rank());
+    answered.transport.unacknowledged = 0;
+    answered.watch();
+    assert!(answered.rank() < silent.rank(), "it has had its answer for longer");
+}
+
+#[test]
+fn a_lingering_connection_can_be_evicted_only_when_its_answer_has_arrived_or_after_a_while() {
     let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
-    assert!(!world.connection.yields(&world.transport, world.clock.now));
+    assert_eq!(world.rank(), None);
     world.transport.unacknowledged = 0;
-    assert!(world.connection.yields(&world.transport, world.clock.now));
+    world.watch();
+    assert!(world.rank().is_some());
+    let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
     world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
     world.pass(STALL_NOTICED);
-    assert!(world.connection.yields(&world.transport, world.clock.now));
+    world.watch();
+    assert!(world.rank().is_some());
 }
 
 #[test]
 fn a_client_that_may_send_more_after_its_last_answer_is_not_reset() {
-    // A tunnel's bytes may be on their way; and after a read that filled the buffer there may be more.
-    let long = format!("GET /v2/ HTTP/1.0\r\nX: {}\r\n\r\n", "a".repeat(2560 - 26));
-    for bytes in ["CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", &long] {
-        let mut world = World::new(bytes);
-        assert_eq!(world.run(), Next::Wait, "{bytes:.20}");
-        assert!(world.transport.finished);
+    // A tunnel's bytes may be on their way.
+    let mut world = World::new("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(world.run(), Next::Wait);
+    assert!(world.transport.finished);
+    // Input may be left in the transport, however much of it was read before.
+    let last = "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    for count in [0, 1, 50, 100] {
+        let mut world = World::new(manifest().repeat(count) + last + &"x".repeat(3000));
+        assert_eq!(world.run(), Next::Wait, "{count}");
+        assert!(world.transport.finished && world.transport.input.is_empty(), "{count}");
+        assert_eq!(world.answers().len(), count + 1);
     }
 }
 
 #[test]
-fn a_client_that_reads_is_closed_at_once_after_its_last_layer_and_others_are_not() {
+fn a_connection_is_closed_after_its_last_answer_when_the_client_has_it() {
     let asked = || {
         let mut world = World::new("");
         let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
         world.transport.input = request(&line, &["Connection: close"]).into_bytes();
         world
     };
-    let no_room = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000), Act::Block];
-    // There was no room, and then there was: the client reads.
+    // The client has taken all of it.
     let mut world = asked();
-    world.transport.acts = no_room.into();
-    assert_eq!(world.turn(), Next::Wait);
     assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
     assert!(!world.transport.finished);
     assert_eq!(world.answers()[0].content, world.transport.layer);
-    // So does one that makes room between two calls.
+    // A part of it is still on its way. Our end comes behind it, and then the client's.
     let mut world = asked();
-    world.transport.acts = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000)].into();
-    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
-    // All of it fits. Whether the client reads is not known, and what it leaves would be nobody's.
-    let mut world = asked();
+    world.transport.unacknowledged = 300;
     assert_eq!(world.turn(), Next::Wait);
     assert!(world.transport.finished);
+    world.transport.unacknowledged = 1;
+    world.transport.ends = true;
+    assert_eq!(world.run(), Next::Wait);
+    world.transport.unacknowledged = 0;
+    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
     // More comes meanwhile: to close now would reset the connection.
     let mut world = asked();
+    let no_room = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000), Act::Block];
     world.transport.acts = no_room.into();
     assert_eq!(world.turn(), Next::Wait);
     assert_eq!(world.receive("more"), Next::Wait);
     assert!(world.transport.finished && world.transport.input.is_empty());
-    // The server stops meanwhile: it waits until the answer has arrived.
-    let mut world = asked();
-    world.transport.acts = no_room.into();
-    assert_eq!(world.turn(), Next::Wait);
-    (world.is_stopping, world.transport.unacknowledged) = (true, 300);
-    assert_eq!(world.stop(), Next::Wait);
-    assert_eq!(world.run(), Next::Wait);
-    assert!(world.transport.finished);
+}
+
+#[test]
+fn a_client_that_stops_sending_is_not_closed_before_it_has_its_answers() {
+    for (input, reason) in [(manifest(), CloseReason::Left), (manifest() + "GET /", CloseReason::CutShort)] {
+        for unacknowledged in [0, 300] {
+            let mut world = World::new(&input);
+            world.transport.ends = true;
+            world.transport.unacknowledged = unacknowledged;
+            let next = world.run();
+            if unacknowledged == 0 {
+                assert_eq!(next, closed(reason));
+            } else {
+                assert_eq!(next, Next::Wait);
+                assert!(world.transport.finished);
+                assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+            }
+            assert_eq!(world.answers().len(), 1);
+        }
+    }
 }
 
 #[test]
 fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
     let malformed = "GET / HTTP/1.1\r\nHost : x\r\n\r\n";
-    // Silence ends it, whether or not the answer had arrived when it began.
-    for unacknowledged in [0, 300] {
+    // Silence ends it.
+    let mut world = World::new(malformed);
+    assert_eq!(world.run(), Next::Wait);
+    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+    // It goes on while the answer is still being taken.
+    for unacknowledged in [200, 0] {
         let mut world = World::new(malformed);
-        world.transport.unacknowledged = unacknowledged;
+        world.transport.unacknowledged = 300;
         assert_eq!(world.run(), Next::Wait);
-        world.transport.unacknowledged = 0;
+        world.transport.unacknowledged = unacknowledged;
+        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Wait);
         assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
     }
-    // It goes on while the answer is still being taken.
-    let mut world = World::new(malformed);
-    world.transport.unacknowledged = 300;
-    assert_eq!(world.run(), Next::Wait);
-    world.transport.unacknowledged = 200;
-    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Wait);
-    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
     // A trickle does not prolong it,
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
@@ -611,29 +662,17 @@ fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
     }
     world.pass(end - world.clock.now);
     assert_eq!(world.turn(), closed(CloseReason::DidNotClose));
-    // nor does a flood.
-    let mut world = World::new(malformed);
-    assert_eq!(world.run(), Next::Wait);
-    assert_eq!(world.receive(vec![b'x'; MAX_DISCARDED]), Next::Wait);
-    assert_eq!(world.receive(vec![b'x'; 2 * MAX_HEAD]), closed(CloseReason::DidNotClose));
 }
 
 #[test]
-fn a_flood_is_discarded_while_the_answer_is_on_its_way() {
+fn of_a_flood_after_the_last_answer_only_some_is_read_and_the_client_has_time_to_read_the_answer() {
     let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
-    world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
-    // To close now would reset the connection, and the reset could overtake the answer.
-    assert_eq!(world.receive(vec![b'x'; 3 * MAX_DISCARDED]), Next::Wait);
-    world.transport.unacknowledged = 0;
-    assert_eq!(world.receive("x"), closed(CloseReason::DidNotClose));
-    // A client that never takes the answer runs out of time, even if it never stops sending.
-    let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
-    world.transport.unacknowledged = 300;
-    assert_eq!(world.run(), Next::Wait);
-    world.pass(MAX_LINGER);
-    world.transport.input = vec![b'x'; 10 * BYTES_PER_TURN as usize];
-    assert_eq!(world.turn(), closed(CloseReason::DidNotClose));
+    assert_eq!(world.receive(vec![b'x'; 2 * MAX_DISCARDED]), Next::Wait);
+    let unread = world.transport.input.len();
+    assert!((MAX_DISCARDED - MAX_HEAD..=MAX_DISCARDED).contains(&unread), "{unread} bytes are not read");
+    assert_eq!(world.wait_for_deadline(MAX_LINGER), closed(CloseReason::DidNotClose));
+    assert_eq!(world.transport.input.len(), unread);
 }
 
 #[test]

@@ -33,7 +33,8 @@ use common::{
     Answer, Background, Client, Folder, PATIENCE, Server, eventually, find, has_tool, is_root, quinistry_at,
     request, sha256, system, tool,
 };
-use quinistry::server::MEMORY;
+use quinistry::budget::Budget;
+use quinistry::server::needed_memory;
 
 /// The errors that each call fails with, as the manual pages have them. Errors of an argument that can
 /// only be a mistake of the program's are among them: a filter of system calls may give any.
@@ -67,6 +68,7 @@ const ERRORS: &[(&str, &str)] = &[
     // The listener.
     ("socket", "EACCES EAFNOSUPPORT EINVAL EMFILE ENFILE ENOBUFS ENOMEM EPROTONOSUPPORT"),
     ("setsockopt", "EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK"),
+    ("getsockopt", "EBADF EFAULT EINVAL ENOPROTOOPT ENOTSOCK"),
     ("bind", "EACCES EADDRINUSE EADDRNOTAVAIL EBADF EFAULT EINVAL ENOMEM ENOTSOCK"),
     ("listen", "EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP"),
     ("getsockname", "EBADF EFAULT EINVAL ENOBUFS ENOTSOCK"),
@@ -604,7 +606,8 @@ fn a_server_that_starts_with_little_memory_has_enough_for_a_crowd() {
     for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
         let (address, stderr) = (address(number), site.folder.path("stderr"));
         // As much as it asks for, and ever more, until that and what it has by then are allowed.
-        let sizes = (0..).map(|step| (MEMORY + step * 128 * 1024) as u64);
+        let memory = needed_memory(&Budget::of(u64::MAX, usize::MAX));
+        let sizes = (0..).map(|step| (memory + step * 128 * 1024) as u64);
         let mut refused = 0;
         let mut started = sizes.filter_map(|size| {
             let mut command = quinistry_at(&site.program);

@@ -392,7 +392,7 @@ fn readers_that_read_steadily_are_served_to_the_end_though_others_wait() {
         })
         .collect();
     let outcomes = readers.into_iter().map(|reader| reader.join().expect("a reader"));
-    assert_eq!(outcomes.filter(|&is_complete| is_complete).count(), 40);
+    assert_eq!(outcomes.filter(|&is_complete| is_complete).count(), 40, "{}", server.log());
 }
 
 #[test]
@@ -405,12 +405,12 @@ fn requests_that_arrived_while_the_server_was_stopped_are_answered_however_late_
         client.send(half);
     }
     std::thread::sleep(Duration::from_millis(300)); // Until it has read what has come.
-    server.signal(libc::SIGSTOP);
+    server.freeze();
     for client in &mut clients {
         client.send(rest);
     }
     std::thread::sleep(quinistry::connection::HEAD_PATIENCE);
-    server.signal(libc::SIGCONT);
+    server.thaw();
     for client in &mut clients {
         assert_eq!(client.answer_to(MANIFEST).status, 200);
     }
@@ -423,11 +423,11 @@ fn urgent_data_is_input_like_any_other() {
     for cut in [0, 1, 20, request.len() - 1] {
         for mut client in [server.connect(), server.connect_idle()] {
             // All of it is there when the server looks.
-            server.signal(libc::SIGSTOP);
+            server.freeze();
             client.send(&request[..cut]);
             system::send_urgent(&client.stream, &request.as_bytes()[cut..=cut]);
             client.send(&request[cut + 1..]);
-            server.signal(libc::SIGCONT);
+            server.thaw();
             assert_eq!(client.answer_to(MANIFEST).status, 200, "cut at {cut}");
         }
     }
@@ -454,11 +454,11 @@ fn half_heads_do_not_fill_the_memory() {
     let mut crowd: Vec<Client> = (0..3000.min(limit - 200)).map(|_| server.connect_idle()).collect();
     let before = server.status("VmRSS");
     // They all act at once, as far as the server can see.
-    server.signal(libc::SIGSTOP);
+    server.freeze();
     for client in &mut crowd {
         client.send(&half);
     }
-    server.signal(libc::SIGCONT);
+    server.thaw();
     honest.is_served(&server);
     let added = server.status("VmHWM").saturating_sub(before);
     assert!(added < 12 * 1024, "{added} KiB at most for {} half heads", crowd.len());
@@ -507,7 +507,7 @@ fn a_log_that_is_read_has_every_line_however_many_come_at_once() {
     const REQUESTS: usize = 26;
     let server = Server::start();
     // All of it waits at the door when the server comes to.
-    server.signal(libc::SIGSTOP);
+    server.freeze();
     let requests = request("GET /v2/", &["User-Agent: at the door"]).repeat(REQUESTS);
     let clients: Vec<Client> = (0..64)
         .map(|_| {
@@ -516,7 +516,7 @@ fn a_log_that_is_read_has_every_line_however_many_come_at_once() {
             client
         })
         .collect();
-    server.signal(libc::SIGCONT);
+    server.thaw();
     eventually("every request is in the log", || {
         (server.log().matches("at the door").count() == 64 * REQUESTS).then_some(())
     });

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use common::docker::{ImageName, has_docker};
 use common::{Folder, README, Server, bash, free_port, has_tool, lossy, readme_blocks};
-use quinistry::clients::MAX_CONNECTIONS;
+use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
 use quinistry::connection::{
     BYTES_PER_TURN, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER,
     REQUESTS_PER_TURN, STALL_PATIENCE,
 };
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
-use quinistry::server::{GRACE, MAX_HELD, RESERVED_DESCRIPTORS};
+use quinistry::server::{GRACE, RESERVED_DESCRIPTORS};
 
 /// All blocks that have this word, as one script.
 fn script(word: &str) -> String {
@@ -100,6 +100,7 @@ fn every_block_of_commands_is_run_somewhere() {
 #[test]
 fn the_limits_are_the_constants() {
     let seconds = |duration: Duration| format!("{} s", duration.as_secs());
+    let most = Budget::of(u64::MAX, usize::MAX);
     let mut rows = String::new();
     for (what, limit) in [
         ("a request's head", format!("{MAX_HEAD} bytes")),
@@ -120,7 +121,8 @@ fn the_limits_are_the_constants() {
             "connections",
             format!("{MAX_CONNECTIONS}, or the descriptors there are less {RESERVED_DESCRIPTORS}"),
         ),
-        ("kept of half requests and unsent answers, in all", format!("{MAX_HELD} bytes")),
+        ("incomplete heads and unsent responses, in all", format!("{} bytes", most.held)),
+        ("queued by all sockets before each is limited", format!("{} bytes", most.queued)),
         ("after SIGTERM or SIGINT, for transfers in flight", seconds(GRACE)),
     ] {
         writeln!(rows, "| {what} | {limit} |").expect("a String takes everything");
@@ -131,6 +133,13 @@ fn the_limits_are_the_constants() {
         .map(|line| line.rsplit_once(" | ").expect("three columns").0.to_owned() + " |\n")
         .collect();
     assert_eq!(found, rows);
+    assert!(README.contains(&format!("a reader has {GUARANTEED} bytes at a time")));
+
+    for limit in [16, 64, 256] {
+        let Budget { connections, held, queued } = Budget::of(limit << 20, usize::MAX);
+        let row = format!("| {limit} MiB | {connections} | {} MiB | {} MiB |", held >> 20, queued >> 20);
+        assert!(README.contains(&row), "{row}");
+    }
 
     let words = README.split_whitespace().collect::<Vec<_>>().join(" ");
     let connections = format!("{},{:03}", MAX_CONNECTIONS / 1000, MAX_CONNECTIONS % 1000);
@@ -139,7 +148,7 @@ fn the_limits_are_the_constants() {
         MAX_HEAD / 1024,
         seconds(HEAD_PATIENCE),
         seconds(IDLE_PATIENCE),
-        MAX_HELD / 1024 / 1024,
+        most.held >> 20,
     );
     assert!(words.contains(&named), "{named}");
 }

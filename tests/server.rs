@@ -349,14 +349,31 @@ fn who_is_at_the_door_when_it_stops_is_answered() {
         Server::start_as(system::with_descriptors(&mut quinistry(), 40).args(["--listen", "127.0.0.1:0"]));
     let line = "GET /v2/quinistry/manifests/latest";
     let manifest = server.ask(line, &[]).content;
-    server.signal(libc::SIGSTOP);
+    server.freeze();
     let mut client = server.connect();
     client.send_request(line, &[]);
     server.signal(libc::SIGTERM);
-    server.signal(libc::SIGCONT);
+    server.thaw();
     assert_eq!(client.answer_to(line).content, manifest);
     client.expect_end();
     assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_request_that_came_before_the_signal_is_answered_though_the_server_had_not_been_told_of_it() {
+    for _ in 0..10 {
+        let mut server = Server::start();
+        let line = "GET /v2/quinistry/manifests/latest";
+        let mut client = server.connect_idle();
+        // The stop interrupts its wait for events, so that the signals are all it learns of.
+        server.freeze();
+        client.send_request(line, &[]);
+        server.signal(libc::SIGTERM);
+        server.thaw();
+        assert_eq!(client.answer_to(line).status, 200);
+        client.expect_end();
+        assert_eq!(server.wait().code(), Some(0));
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quinistry::budget::Budget;
 use quinistry::image::Image;
 use quinistry::image::layer::Executable;
 use quinistry::log::Log;
@@ -35,8 +36,15 @@ pub fn serve(plan: &Value) -> Outcome<()> {
     let executable = Executable::check(file, size).map_err(|error| error.to_string())?;
     let packed = SealedFile::create(|layer| executable.pack(layer)).map_err(|error| error.to_string())?;
     let (layers, image) = Image::assemble(vec![packed]);
-    let mut server =
-        quinistry::server::Server::new(listener, signals, Registry::new(image), layers, Log::new(true))?;
+    let budget = Budget::of(u64::MAX, 1000);
+    let mut server = quinistry::server::Server::new(
+        listener,
+        signals,
+        Registry::new(image),
+        layers,
+        Log::new(true),
+        budget,
+    )?;
     if plan["is_confined"] == true {
         server.confine();
     }

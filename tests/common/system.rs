@@ -5,6 +5,7 @@
 //! Deliberately absent: the commands `kill` and `prlimit`; a minimal system has no `kill` but the shell's.
 #![allow(unsafe_code, reason = "std has no such calls")]
 
+use std::fs::File;
 use std::io;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -65,6 +66,15 @@ pub fn with_address_space(command: &mut Command, size: u64) -> &mut Command {
     let limit = rlimit(size);
     // SAFETY: as above.
     before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) })
+}
+
+/// Puts what a command starts into the control group whose `cgroup.procs` this is.
+pub fn in_control_group(command: &mut Command, members: File) -> &mut Command {
+    // SAFETY: the pointer is to one byte. 0 stands for the process that writes.
+    before_exec(command, move || {
+        let written = unsafe { libc::write(members.as_raw_fd(), c"0".as_ptr().cast(), 1) };
+        if written == 1 { 0 } else { -1 }
+    })
 }
 
 fn rlimit(limit: u64) -> libc::rlimit {

@@ -1,0 +1,141 @@
+//! Accepts connections, and knows when that makes sense.
+//!
+//! Document: accept(2).
+//!
+//! The kernel says once that connections wait ("edge-triggered"), so the acceptor remembers it until an attempt finds
+//! none. If the system has no room for a connection, accepting pauses, and is tried again later.
+//!
+//! Limits: the pause, and how often a shortage is logged.
+//!
+//! Deliberately absent: the limit on the number of connections, which is the server's.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use mio::net::{TcpListener, TcpStream};
+
+use crate::metrics::Metrics;
+use crate::system;
+
+/// How many connections are accepted between two looks: some 10 ms of work. When 4,096 connections wait,
+/// the kernel drops others, which try again a second later; so accepting must not fall behind.
+pub const ACCEPTS_PER_LOOK: usize = 512;
+
+/// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
+/// and doubles up to 1 s; haproxy waits 100 ms.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A shortage that lasts is logged once in this time.
+const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
+
+/// Accepts connections, and knows when that makes sense.
+pub struct Acceptor {
+    /// `None` once the server is stopping.
+    listener: Option<TcpListener>,
+    /// Whether connections may be waiting. The kernel says so once, and it stays so until an attempt finds
+    /// none.
+    may_wait: bool,
+    /// No connection is accepted before this moment.
+    resume_at: Instant,
+    /// When a shortage was last logged.
+    logged_at: Option<Instant>,
+    /// How many attempts have failed in a row, for other reasons than a shortage.
+    failures: usize,
+}
+
+impl Acceptor {
+    /// Returns an acceptor that expects that connections wait already.
+    #[must_use]
+    pub fn new(listener: TcpListener, now: Instant) -> Self {
+        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None, failures: 0 }
+    }
+
+    /// Notes that the kernel reports a connection.
+    pub fn note_event(&mut self) {
+        self.may_wait = true;
+    }
+
+    /// Ends a pause, and expects that connections wait.
+    pub fn resume(&mut self, now: Instant) {
+        (self.may_wait, self.resume_at) = (true, now);
+    }
+
+    /// Closes the listener. The kernel resets the connections that wait.
+    pub fn close(&mut self) {
+        self.listener = None;
+    }
+
+    /// Returns when to accept next, if connections may be waiting.
+    #[must_use]
+    pub fn accept_at(&self) -> Option<Instant> {
+        (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
+    }
+
+    /// Has no connection accepted for a while.
+    pub fn pause(&mut self, now: Instant, metrics: &mut Metrics) {
+        self.resume_at = now + ACCEPT_PAUSE;
+        metrics.pauses += 1;
+    }
+
+    /// Whether a shortage is to be logged. One that lasts is logged only now and then.
+    pub fn is_news(&mut self, now: Instant) -> bool {
+        let is_news = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
+        if is_news {
+            self.logged_at = Some(now);
+        }
+        is_news
+    }
+
+    /// Asks the kernel whether a connection waits to be accepted.
+    pub fn poll_backlog(&mut self) -> bool {
+        self.may_wait =
+            self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
+        self.may_wait
+    }
+
+    /// Accepts a connection, if one waits.
+    ///
+    /// # Errors
+    ///
+    /// When one waits and the system has no room for it.
+    pub fn accept(
+        &mut self,
+        now: Instant,
+        metrics: &mut Metrics,
+    ) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+        let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
+        match listener.accept() {
+            Ok(accepted) => {
+                self.failures = 0;
+                metrics.accepted += 1;
+                return Ok(Some(accepted));
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
+            // Linux looks for a free descriptor before it looks for a connection. The event does not
+            // come again, so `may_wait` has to stay if there is a connection.
+            Err(error) if is_shortage(&error) => {
+                if self.poll_backlog() {
+                    return Err(error);
+                }
+            }
+            // accept(2): an error of the connection that was to be accepted, such as ECONNABORTED or
+            // EHOSTUNREACH, is to be treated as if there had been no connection. EINTR likewise. An error
+            // that comes again and again is of another kind, and a pause keeps the loop from spinning.
+            Err(_) => {
+                self.failures += 1;
+                if self.failures.is_multiple_of(ACCEPTS_PER_LOOK) {
+                    self.pause(now, metrics);
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
+fn is_shortage(error: &io::Error) -> bool {
+    let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+    error.raw_os_error().is_some_and(|number| shortages.contains(&number))
+}

@@ -1,0 +1,110 @@
+//! Divides the memory that the process may use among what clients can make it use.
+//!
+//! Documents: cgroups(7); the kernel's `cgroup-v2`, "Memory"; tcp(7).
+//!
+//! A container is charged for more than its process allocates: also for what the kernel queues for its sockets.
+//! A client that does not read makes the server's side queue, and so does a client that sends without end. If the
+//! sum exceeds the container's limit, the kernel kills the process. So each part has a bound, and the bounds
+//! together are below the limit:
+//!
+//! ```text
+//!     part                                          bound             of 64 MiB
+//!     --------------------------------------------  ----------------  ----------------
+//!     connections, each with its guaranteed share   3/4 of the limit  2048 of 24 KiB
+//!     what sockets queue beyond that share          1/16              4 MiB
+//!     incomplete heads and unsent responses         1/16              4 MiB
+//!     the program, its layers, its tables, its log  the rest          8 MiB
+//! ```
+//!
+//! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever others do. While all
+//! sockets together queue less than [`Budget::queued`], a connection can queue as much as the kernel takes.
+//!
+//! Limits: those of [`Budget`].
+//!
+//! Deliberately absent: the memory that is used at a moment. To ask for it takes a system call, and when it is too
+//! much, it is too late.
+
+use std::fs;
+use std::path::Path;
+
+use crate::system::RECEIVE_BUFFER;
+
+/// How many bytes each connection can have queued to be sent, whatever the others have queued.
+pub const GUARANTEED: u64 = 8 * 1024;
+
+/// What a connection costs besides: received bytes that wait to be read (the kernel doubles the size of the buffer, and
+/// takes one packet more), the kernel's objects, and a row of the table.
+const FIXED_COST: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
+
+/// The memory that is divided if the process has no limit, or a larger one. It is enough for [`MAX_CONNECTIONS`].
+const MOST_MEMORY: u64 = 512 * 1024 * 1024;
+
+/// The most connections, however much memory and however many descriptors there are.
+pub const MAX_CONNECTIONS: usize = 16 * 1024;
+
+/// The most bytes for incomplete heads and unsent responses. An honest client needs such memory only while its
+/// packets are on their way.
+const MAX_HELD: u64 = 8 * 1024 * 1024;
+
+const _: () = assert!(
+    MOST_MEMORY / 4 * 3 / (GUARANTEED + FIXED_COST) == MAX_CONNECTIONS as u64,
+    "without a limit of memory, the number of connections alone is the limit"
+);
+
+/// How much of each kind all connections together may use.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budget {
+    /// The number of connections.
+    pub connections: usize,
+    /// The bytes of incomplete heads and unsent responses in the process.
+    pub held: usize,
+    /// The bytes that sockets can queue in the kernel before each is limited to [`GUARANTEED`].
+    pub queued: u64,
+}
+
+impl Budget {
+    /// Divides that many bytes of memory, and leaves no connection without a descriptor.
+    ///
+    /// ```
+    /// use quinistry::budget::Budget;
+    ///
+    /// let budget = Budget::of(64 << 20, 100_000);
+    /// assert_eq!(budget, Budget { connections: 2048, held: 4 << 20, queued: 4 << 20 });
+    /// ```
+    #[must_use]
+    pub fn of(memory: u64, descriptors: usize) -> Self {
+        let memory = memory.min(MOST_MEMORY);
+        let connections = memory / 4 * 3 / (GUARANTEED + FIXED_COST);
+        Self {
+            connections: (connections as usize).min(descriptors).max(1),
+            held: (memory / 16).min(MAX_HELD) as usize,
+            queued: memory / 16,
+        }
+    }
+}
+
+/// Returns the lowest limit of memory of the control groups that this process is in, in bytes, or `u64::MAX` if none
+/// is visible.
+///
+/// cgroups(7) describes `/proc/self/cgroup`. A container as a rule sees its own group at the root of the file system of
+/// groups, whatever path that file has. So all folders of the path are tried.
+#[must_use]
+pub fn memory_limit() -> u64 {
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let limits = groups.lines().flat_map(|line| {
+        // hierarchy-ID ":" controller-list ":" cgroup-path
+        let mut columns = line.splitn(3, ':').skip(1);
+        let (controllers, path) = (columns.next().unwrap_or_default(), columns.next().unwrap_or_default());
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            _ => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        };
+        let is_ours = controllers.is_empty() || controllers.split(',').any(|name| name == "memory");
+        let folders = Path::new(path).ancestors().filter(move |_| is_ours);
+        folders.filter_map(move |folder| {
+            let limit = fs::read_to_string(format!("{root}{}/{file}", folder.display())).ok()?;
+            limit.trim().parse().ok() // `max` is no limit.
+        })
+    });
+    limits.min().unwrap_or(u64::MAX)
+}

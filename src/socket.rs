@@ -1,0 +1,181 @@
+//! A client's socket, as the transport of its connection.
+//!
+//! Documents: epoll(7), tcp(7).
+//!
+//! A socket knows what the kernel has said of it, and how much it has queued. Reading is not tried while there is
+//! nothing to read, and sending is not tried while the socket has its share of the memory (see `budget`).
+//!
+//! How much is queued is not asked with each response. What was queued when the kernel was last asked, and what was
+//! sent since, is at least as much as is queued now. Only when that seems too much, the kernel is asked again.
+//!
+//! Limits: what is queued, by `budget`.
+//!
+//! Deliberately absent: states of the connection, which are `connection`'s.
+
+use std::io::{self, ErrorKind, Read};
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+
+use mio::event::Event;
+use mio::net::TcpStream;
+
+use crate::budget::GUARANTEED;
+use crate::connection::Transport;
+use crate::http::response::FilePart;
+use crate::system::{self, SealedFile};
+
+/// What the kernel needs to keep the bytes of one call, besides the bytes.
+const PACKET_COST: u64 = 1024;
+
+/// A socket, and what is known of it.
+pub struct Socket {
+    /// The socket.
+    pub stream: TcpStream,
+    /// Whether there may be something to read. The kernel says so once. It is over when a read would
+    /// block, or brings less than there was room for (epoll(7), question 9).
+    is_readable: bool,
+    /// Whether a read may bring less than there is. That is so when the other end has stopped sending,
+    /// because the end comes separately; and when it has sent urgent data, because a read stops in
+    /// front of it (tcp(7)). The kernel says that once, too, so this is never taken back.
+    may_read_short: bool,
+    /// At least as many bytes as the kernel has queued.
+    queued: u64,
+    /// Whether something is to be sent, and waits for memory and not for the kernel.
+    is_short_of_memory: bool,
+}
+
+impl Socket {
+    /// A socket that was just accepted. There may be something to read.
+    #[must_use]
+    pub fn new(stream: TcpStream) -> Self {
+        let (may_read_short, is_short_of_memory) = (false, false);
+        Self { stream, is_readable: true, may_read_short, queued: 0, is_short_of_memory }
+    }
+
+    /// Notes what the kernel says of the socket.
+    pub fn note_event(&mut self, event: &Event) {
+        self.is_readable |= event.is_readable();
+        self.may_read_short |= event.is_read_closed() || event.is_priority();
+    }
+
+    /// Has the next read ask the kernel, which may not have been asked for what has come.
+    pub fn expect_input(&mut self) {
+        self.is_readable = true;
+    }
+
+    /// Returns how many bytes the kernel has queued at most.
+    #[must_use]
+    pub fn queued(&self) -> u64 {
+        self.queued
+    }
+
+    /// Asks the kernel how much it has queued.
+    pub fn measure(&mut self) {
+        self.queued = system::queued(self.stream.as_fd());
+    }
+
+    /// Whether something is to be sent, and waits until other sockets have less queued.
+    #[must_use]
+    pub fn is_short_of_memory(&self) -> bool {
+        self.is_short_of_memory
+    }
+
+    /// Returns how many bytes the other end has not acknowledged.
+    #[must_use]
+    pub fn unacknowledged(&self) -> u64 {
+        system::unacknowledged(self.stream.as_fd())
+    }
+
+    /// Closes the socket. If the other end has not acknowledged all, the connection is reset: otherwise the kernel would
+    /// keep what is queued for minutes, and nothing would limit how much that is.
+    pub fn close(self) {
+        if self.unacknowledged() > 0 {
+            system::reset_when_closed(self.stream.as_fd());
+        }
+    }
+}
+
+/// A client's socket, with the layers that may be sent through it.
+pub struct SocketTransport<'a> {
+    socket: &'a mut Socket,
+    layers: &'a [SealedFile],
+    /// How many bytes this socket may queue, as long as the others have queued no more than now.
+    limit: u64,
+}
+
+impl<'a> SocketTransport<'a> {
+    /// A transport that can send the layers, and that may queue `spare` bytes more than the socket has queued, or up
+    /// to its guaranteed share.
+    pub fn new(socket: &'a mut Socket, layers: &'a [SealedFile], spare: u64) -> Self {
+        socket.is_short_of_memory = false;
+        let limit = GUARANTEED.max(socket.queued + spare);
+        Self { socket, layers, limit }
+    }
+
+    /// Returns how many of `wanted` bytes may be sent now.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if it is none, or too few to be worth a packet.
+    fn room(&mut self, wanted: u64) -> io::Result<u64> {
+        let least = wanted.min(GUARANTEED / 2);
+        for may_measure in [true, false] {
+            let room = self.limit.saturating_sub(self.socket.queued);
+            if room >= least {
+                return Ok(room.min(wanted));
+            }
+            if may_measure {
+                self.socket.measure();
+            }
+        }
+        self.socket.is_short_of_memory = true;
+        Err(ErrorKind::WouldBlock.into())
+    }
+
+    /// Counts what the kernel has taken.
+    fn note_sent(&mut self, sent: io::Result<usize>) -> io::Result<usize> {
+        if let Ok(count) = sent {
+            self.socket.queued += count as u64 + PACKET_COST;
+        }
+        sent
+    }
+}
+
+impl Transport for SocketTransport<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Socket { stream, is_readable, may_read_short, .. } = &mut *self.socket;
+        if !*is_readable {
+            return Err(ErrorKind::WouldBlock.into());
+        }
+        let result = stream.read(buffer);
+        *is_readable = match &result {
+            Ok(count) => *count == buffer.len() || *may_read_short,
+            Err(error) => error.kind() != ErrorKind::WouldBlock,
+        };
+        result
+    }
+
+    fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize> {
+        let room = self.room(bytes.len() as u64)? as usize;
+        let more = more && room == bytes.len();
+        self.note_sent(system::send(self.socket.stream.as_fd(), &bytes[..room], more))
+    }
+
+    fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
+        let room = self.room(part.len())?;
+        let range = part.range.start..part.range.start + room;
+        self.note_sent(self.layers[part.file].send(self.socket.stream.as_fd(), range))
+    }
+
+    fn may_have_input(&self) -> bool {
+        self.socket.is_readable
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.socket.stream.shutdown(Shutdown::Write)
+    }
+
+    fn unacknowledged(&self) -> u64 {
+        self.socket.unacknowledged()
+    }
+}

@@ -1,0 +1,205 @@
+//! What clients can make the server's process and the kernel keep, and which clients are closed when it is too much.
+
+mod common;
+
+use std::io::Write;
+use std::time::Duration;
+
+use common::{Client, Server, eventually, is_root, quinistry, request, system};
+
+const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
+
+/// A server's socket, as proc(5) describes it in `/proc/net/tcp`.
+struct Row {
+    /// What the other end has not acknowledged, in bytes.
+    queue: u64,
+    /// Whether the process still has the socket.
+    is_owned: bool,
+}
+
+fn sockets(server: &Server) -> Vec<Row> {
+    let port = format!(":{:04X}", server.address.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let ours = rows.filter(|columns| columns[1].ends_with(&port));
+    ours.map(|columns| {
+        let queue = columns[4].split_once(':').expect("two queues").0;
+        Row { queue: u64::from_str_radix(queue, 16).expect("a number"), is_owned: columns[9] != "0" }
+    })
+    .collect()
+}
+
+/// Clients that ask for the layer and never read it.
+fn stalled(server: &Server, layer_line: &str, count: usize) -> Vec<Client> {
+    let ask = |_| {
+        let mut client = server.connect();
+        client.send_request(layer_line, &[]);
+        client
+    };
+    let clients: Vec<Client> = (0..count).map(ask).collect();
+    eventually("the layer waits for all of them", || {
+        (sockets(server).iter().filter(|row| row.queue > 0).count() >= count).then_some(())
+    });
+    clients
+}
+
+fn with_places(count: usize) -> Server {
+    let mut command = quinistry();
+    Server::start_as(system::with_descriptors(&mut command, count + 16).args(["--listen", "127.0.0.1:0"]))
+}
+
+/// A control group that is removed when it is dropped.
+struct Group(String);
+
+impl Group {
+    /// A group with that limit of memory, in bytes. `None` if this process cannot make one.
+    fn new(limit: u64) -> Option<Self> {
+        if !is_root("only root can make a control group") {
+            return None;
+        }
+        let name = format!("quinistry-{}", std::process::id());
+        let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+        let group = versions.into_iter().find_map(|(root, file)| {
+            let group = Self(format!("{root}/{name}"));
+            std::fs::create_dir(&group.0).ok()?;
+            std::fs::write(format!("{}/{file}", group.0), limit.to_string()).ok()?;
+            Some(group)
+        });
+        if group.is_none() {
+            common::skip("no control group can be made here");
+        }
+        group
+    }
+
+    fn start(&self) -> Server {
+        let mut command = quinistry();
+        let members = std::fs::File::options().write(true).open(format!("{}/cgroup.procs", self.0));
+        let members = members.expect("the group's file");
+        Server::start_as(system::in_control_group(&mut command, members).args(["--listen", "127.0.0.1:0"]))
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // The server has ended, and the kernel may still be about to note it.
+        eventually("the group can be removed", || {
+            std::fs::remove_dir(&self.0).map_or_else(
+                |error| (error.kind() == std::io::ErrorKind::NotFound).then_some(()),
+                |()| Some(()),
+            )
+        });
+    }
+}
+
+#[test]
+fn what_sockets_queue_is_bounded_by_the_memory_of_the_control_group() {
+    const MIB: u64 = 1024 * 1024;
+    let Some(group) = Group::new(64 * MIB) else { return };
+    let server = group.start();
+    let (digest, size) = server.layer();
+    let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
+    let stalled = stalled(&server, &layer_line, 1000);
+    let queued: u64 = sockets(&server).iter().map(|row| row.queue).sum();
+    // 4 MiB, and 8 KiB for each.
+    assert!(queued <= 13 * MIB, "{queued} bytes for {} readers", stalled.len());
+
+    // Readers that read get all of it, though there is so little for each.
+    let reading: Vec<_> = (0..50)
+        .map(|_| {
+            let mut client = server.connect();
+            let line = layer_line.clone();
+            std::thread::spawn(move || {
+                client.send_request(&line, &[]);
+                assert_eq!(client.answer_to(&line).content.len(), size);
+            })
+        })
+        .collect();
+    for reader in reading {
+        reader.join().expect("it gets the whole layer");
+    }
+    drop(stalled);
+}
+
+#[test]
+fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
+    let server = with_places(64);
+    let (digest, _) = server.layer();
+    let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
+    // Some stop reading, and some also stop sending.
+    let clients: Vec<Client> = (0..200)
+        .map(|number| {
+            let mut client = server.connect();
+            client.send_request(&layer_line, &["Connection: close"]);
+            if number % 2 == 0 {
+                client.finish();
+            }
+            client
+        })
+        .collect();
+    // They are closed for those that come behind them.
+    eventually("the last has its answer", || {
+        let accepted = server.log().matches(&*layer_line).count();
+        (accepted >= clients.len()).then_some(())
+    });
+    let orphans: Vec<u64> =
+        sockets(&server).iter().filter(|row| !row.is_owned).map(|row| row.queue).collect();
+    // Those that wait to be accepted are nobody's, too, but have nothing queued.
+    let queued: u64 = orphans.iter().filter(|&&queue| queue > 1).sum();
+    assert_eq!(queued, 0, "{orphans:?}");
+}
+
+#[test]
+fn newcomers_do_not_wait_for_readers_that_stall_however_many_there_are() {
+    const PLACES: usize = 1000;
+    let server = with_places(PLACES);
+    let (digest, _) = server.layer();
+    let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
+    let pauses = |answer: &common::Answer| {
+        let text = common::lossy(&answer.content).into_owned();
+        let line = text.lines().find(|line| line.starts_with("quinistry_accept_pauses_total "));
+        let (_, count) = line.and_then(|line| line.split_once(' ')).expect("the metric");
+        count.parse::<usize>().expect("a number")
+    };
+    let before = pauses(&server.ask("GET /metrics", &[]));
+    let stalled = stalled(&server, &layer_line, PLACES);
+    std::thread::sleep(Duration::from_secs(2)); // Until they count as stalled.
+    let newcomers: Vec<Client> = (0..PLACES / 2)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send_request(MANIFEST, &[]);
+            assert_eq!(client.answer_to(MANIFEST).status, 200);
+            client
+        })
+        .collect();
+    // The last of the readers may have had to wait until a connection before was closed.
+    let waited = pauses(&server.ask("GET /metrics", &[])) - before;
+    assert!(waited <= 2, "newcomers waited {waited} times");
+    drop((stalled, newcomers));
+}
+
+#[test]
+fn an_honest_half_head_stays_while_answers_that_nobody_reads_fill_the_memory() {
+    let server = Server::start();
+    let request = request(MANIFEST, &[]);
+    let (half, rest) = request.split_at(30);
+    let mut honest: Vec<Client> = (0..20)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send(half);
+            client
+        })
+        .collect();
+    let many = request.repeat(4000);
+    let mut crowd: Vec<Client> = Vec::new();
+    while !server.log().contains("is full") {
+        let mut client = server.connect();
+        client.stream.set_write_timeout(Some(Duration::from_millis(1))).expect("a valid time");
+        let _ = client.stream.write_all(many.as_bytes());
+        crowd.push(client);
+        assert!(crowd.len() < 5000, "the memory is never full");
+    }
+    for client in &mut honest {
+        client.send(rest);
+        assert_eq!(client.answer_to(MANIFEST).status, 200);
+    }
+}
