@@ -57,7 +57,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use crate::http::conditional::{Selection, select};
-use crate::http::request::{Body, MediaRange, Method, Rejection, Request, TLS};
+use crate::http::request::{Body, Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::{PLAIN_IN_QUERY, parse_number, percent_decode};
 use crate::image::artifacts::{ARTIFACT_TYPE, Artifacts, Referrer};
@@ -229,7 +229,7 @@ impl Registry {
             Method::Get | Method::Head => self.route(request, vitals),
             // RFC 9110 section 15.5.6: MUST send Allow. UNSUPPORTED is the code that the
             // distribution-spec has for this.
-            Method::Other => {
+            Method::Options | Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
                 let Answer { endpoint, response } = refuse(Status::MethodNotAllowed, message);
                 Answer { endpoint, response: response.with("Allow", "GET, HEAD") }
@@ -423,24 +423,17 @@ fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
     resources.iter().find(|resource| resource.descriptor.digest.as_str() == digest)
 }
 
-/// Decides what a tag stands for: see "Which manifest?".
+/// Decides what a tag stands for: see "Which manifest?". The first type that the client takes counts.
 fn choose(request: &Request<'_>) -> Choice {
-    const CHOICES: [(&str, Choice); 6] = [
+    const CHOICES: [(&str, Choice); 4] = [
         (DOCKER_LIST, Choice::DockerList),
-        ("*/*", Choice::DockerList),
-        ("application/*", Choice::DockerList),
         (OCI_INDEX, Choice::OciIndex),
         (DOCKER_MANIFEST, Choice::DockerManifest),
         (OCI_MANIFEST, Choice::OciManifest),
     ];
-    let rank =
-        |range: MediaRange<'_>| CHOICES.iter().position(|(name, _)| range.name.eq_ignore_ascii_case(name));
-    request
-        .media_ranges()
-        .filter(|range| range.weight > 0)
-        .filter_map(rank)
-        .min()
-        .map_or(Choice::DockerList, |rank| CHOICES[rank].1)
+    let weights = request.weights(CHOICES.map(|(media_type, _)| media_type));
+    let first = weights.iter().position(|weight| *weight > 0);
+    first.map_or(Choice::DockerList, |place| CHOICES[place].1)
 }
 
 impl Resource {
@@ -457,7 +450,7 @@ impl Resource {
     fn answer(&self, request: &Request<'_>) -> Answer<'_> {
         let Descriptor { digest, size, .. } = self.descriptor;
         // The digest is a strong validator: it says that the content is the same to the byte.
-        let response = match select(request, digest.as_str(), size) {
+        let response = match select(request, &format!("\"{digest}\""), size) {
             Selection::Whole => Response::new(Status::Ok, &self.fields[..], self.content(0..size)),
             Selection::Part(range) => {
                 let line = format!("Content-Range: bytes {}-{}/{size}\r\n", range.start, range.end - 1);
@@ -539,20 +532,11 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-/// Whether a client prefers the page to the short text (RFC 9110 section 12.5.1). Browsers do. curl and
-/// others, which take everything alike, do not.
+/// Whether a client prefers the page to the short text. Browsers do. curl and others, which take everything
+/// alike, do not.
 fn prefers_page(request: &Request<'_>) -> bool {
-    const NAMES: [&str; 4] = ["text/html", "text/plain", "text/*", "*/*"];
-    let mut weights = [None; NAMES.len()];
-    request.media_ranges().for_each(|range| {
-        if let Some(index) = NAMES.iter().position(|name| name.eq_ignore_ascii_case(range.name)) {
-            weights[index] = Some(range.weight);
-        }
-    });
-    let [html, plain, text, any] = weights;
-    // "The most specific reference has precedence."
-    let otherwise = text.or(any).unwrap_or(0);
-    html.unwrap_or(otherwise) > plain.unwrap_or(otherwise)
+    let [html, plain] = request.weights(["text/html", "text/plain"]);
+    html > plain
 }
 
 /// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the

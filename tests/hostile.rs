@@ -88,7 +88,12 @@ fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() 
         (b"POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n", 405),
         (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(), 414),
-        (long.as_bytes(), 414),
+        (long.as_bytes(), 501),
+        (b"POST http://[/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"OPTIONS */test HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"PUT ?a HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"FOO x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: [zz]\r\n\r\n", 400),
         (format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {long}\r\nY: {long}\r\n\r\n").as_bytes(), 431),
         (format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(100)).as_bytes(), 431),
     ] {

@@ -47,6 +47,7 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         ("Accept: text/html, text/plain;q=0", true),
         // No such weight: it counts as if it were not there.
         ("Accept: text/html;q=05, text/plain;q=0.9", true),
+        ("Accept: text/html;q=0.5000, text/plain;q=0.9", true),
         // curl and wget, none at all, lynx, Docker, containerd.
         ("Accept: */*", false),
         ("X: y", false),
@@ -54,6 +55,8 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         ("Accept: application/vnd.docker.distribution.manifest.list.v2+json", false),
         ("Accept: application/vnd.oci.image.index.v1+json, */*", false),
         ("Accept: text/*", false),
+        ("Accept: text/plain;q=0, text/*", true),
+        ("Accept: text/plain;q=0, TEXT/*;q=0, */*", false),
         ("Accept: text/html;q=0", false),
         ("Accept: text/html;q=0.5, */*", false),
         ("Accept: text/html;q=0.3, text/plain;q=0.31", false),
@@ -188,6 +191,8 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
         assert_eq!((&*sha256(&content), &*facts["Digest"]), (digest, digest));
         assert_eq!(facts["Size"].replace(',', ""), format!("{} bytes", content.len()));
         assert_eq!(facts["Begins"], dump(&content));
+        let bytes = between(part, "<dt>Begins</dt>", "</dd>").next().expect("its bytes");
+        assert!(!bytes.contains('"'), "a quote is escaped: {bytes}");
         if content.starts_with(b"{") {
             let text = between(part, "<pre><code>", "</code></pre>").next().expect("its text");
             assert_eq!(shown(text), lossy(&content));
@@ -250,8 +255,15 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
         for (host, is_shown) in [
             ("registry.example", true),
             ("192.0.2.1:5000", true),
-            ("[2001:db8::1]:5000", true),
             ("localhost", true),
+            ("registry-1.example", true),
+            // Docker 20.10 refuses them, and a command would take the first for an option.
+            ("-v.example", false),
+            ("registry-.example", false),
+            ("registry..example", false),
+            ("registry.example.", false),
+            ("[2001:db8::1]:5000", false),
+            ("[v1.x]:5000", false),
             // Docker would look for `intranet/quinistry` in Docker Hub.
             ("intranet", false),
             // Names that RFC 3986 allows, and a shell or a browser would not take for names.

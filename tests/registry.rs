@@ -236,6 +236,10 @@ fn a_type_that_the_client_refuses_does_not_count() {
         (format!("{OCI}, {DOCKER_LIST};q=0, */* ; q=0.000"), OCI),
         (format!("{DOCKER_LIST};q=0,{OCI_INDEX}; q=0.001"), OCI_INDEX),
         ("*/*;q=0".into(), DOCKER_LIST),
+        // The most specific range has precedence.
+        (format!("{DOCKER_LIST};q=0, */*"), OCI_INDEX),
+        (format!("application/*, {DOCKER_LIST};q=0"), OCI_INDEX),
+        (format!("application/*;q=0, */*, {OCI}"), OCI),
     ] {
         let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
         assert_eq!(answer.field("content-type"), Some(expected), "{accept}");
@@ -518,6 +522,13 @@ fn a_client_that_has_the_content_is_told_so() {
         }
         for field in [
             "If-None-Match: \"sha256:0\"",
+            // What is between the quotes is one tag.
+            "If-None-Match: \"a,*,b\"",
+            &format!("If-None-Match: \"a, \"{digest}\", b\""),
+            &format!("If-None-Match: w/\"{digest}\""),
+            // A star is no member of a list.
+            "If-None-Match: *, *",
+            &format!("If-Match: \"a,b\" , W/\"x\",,\"{digest}\""),
             "If-None-Match: ",
             &format!("If-None-Match: {digest}"),
             "If-Modified-Since: Sun, 06 Nov 2094 08:49:37 GMT",
@@ -526,7 +537,7 @@ fn a_client_that_has_the_content_is_told_so() {
         ] {
             assert_eq!(world.ask(&line, &[field]).status, 200, "{field}");
         }
-        for other in ["\"sha256:0\"", &format!("W/\"{digest}\"")] {
+        for other in ["\"sha256:0\"", &format!("W/\"{digest}\""), "\"a,*,b\"", "*, \"x\"", ""] {
             assert_eq!(world.ask(&line, &[&format!("If-Match: {other}")]).status, 412, "{other}");
         }
     }

@@ -18,7 +18,7 @@
 use std::ops::Range;
 
 use crate::http::request::{Method, Request};
-use crate::http::syntax::{list_members, parse_number, trim};
+use crate::http::syntax::{entity_tags, parse_number, trim};
 
 /// What a request gets of some content.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -36,7 +36,7 @@ pub enum Selection {
 }
 
 /// Decides what `request` gets of content that has this entity tag and that many bytes. The tag is a
-/// strong one, and is given without its quotes.
+/// strong one, and is given with its quotes.
 #[must_use]
 pub fn select(request: &Request<'_>, entity_tag: &str, size: u64) -> Selection {
     // The order of the conditions is that of RFC 9110 section 13.2.2.
@@ -53,25 +53,28 @@ pub fn select(request: &Request<'_>, entity_tag: &str, size: u64) -> Selection {
     };
     // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date
     // never does, for there is no Last-Modified.
-    if request.field_lines("if-range").any(|tag| strong(tag) != Some(entity_tag)) {
+    if request.field_lines("if-range").any(|tag| tag != entity_tag) {
         return Selection::Whole;
     }
     parse_range(range, size)
 }
 
-/// Whether the list of entity tags in this field names the content.
+/// Whether this field names the content that has this entity tag.
+///
+/// ```text
+///     If-Match      = "*" / #entity-tag                         ; RFC 9110 section 13.1.1
+///     If-None-Match = "*" / #entity-tag                         ; section 13.1.2
+/// ```
 fn matches(request: &Request<'_>, field: &str, entity_tag: &str) -> bool {
-    request.field_lines(field).flat_map(list_members).any(|tag| {
-        // RFC 9110 section 13.1.2: If-None-Match MUST compare weakly. Section 13.1.1: If-Match MUST
-        // compare strongly.
-        let opaque = tag.strip_prefix("W/").filter(|_| field == "if-none-match").unwrap_or(tag);
-        tag == "*" || strong(opaque) == Some(entity_tag)
-    })
-}
-
-/// What is between the quotes of a strong entity tag.
-fn strong(tag: &str) -> Option<&str> {
-    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'))
+    let mut lines = request.field_bytes(field);
+    // Several lines make one list, and `*` is no member of a list.
+    if (lines.next(), lines.next()) == (Some(&b"*"[..]), None) {
+        return true;
+    }
+    // Section 13.1.2: If-None-Match MUST compare weakly. Section 13.1.1: If-Match MUST compare strongly.
+    let takes_weak = field == "if-none-match";
+    let mut tags = request.field_bytes(field).flat_map(entity_tags);
+    tags.any(|(is_weak, tag)| tag == entity_tag.as_bytes() && (takes_weak || !is_weak))
 }
 
 /// Reads the value of a Range field for content of `size` bytes, which is at least one.
