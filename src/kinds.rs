@@ -61,6 +61,8 @@ kinds! {
         Health = "health",
         /// What the server has counted.
         Metrics = "metrics",
+        /// Which methods are allowed.
+        Options = "options",
         /// Something else: another path, or a method that writes.
         Other = "other",
         /// Nothing, for the bytes are no request.
@@ -88,6 +90,7 @@ impl Endpoint {
             Self::Layer => "Serving layer",
             Self::Artifact => "Serving artifact",
             Self::Welcome => "Serving welcome",
+            Self::Options => "Serving options",
             // The log says nothing of the first two, and the others are never served.
             Self::Health
             | Self::Metrics

@@ -36,7 +36,7 @@ use crate::metrics::Vitals;
 pub const HTML: &str = "text/html; charset=utf-8";
 
 /// The fields that forbid a browser to load anything else, or to show the page inside of another.
-pub const FIELDS: [(&str, &str); 4] = [
+pub const FIELDS: [(&str, &str); 3] = [
     // The one style that may be applied is that with this hash; a test computes it.
     (
         "Content-Security-Policy",
@@ -45,8 +45,6 @@ pub const FIELDS: [(&str, &str); 4] = [
     ),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
-    // The figures are those of one moment.
-    ("Cache-Control", "no-store"),
 ];
 
 /// Stands in the template for what differs with every request.

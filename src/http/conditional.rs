@@ -18,6 +18,7 @@
 use std::ops::Range;
 
 use crate::http::request::{Method, Request};
+use crate::http::response::Response;
 use crate::http::syntax::{entity_tags, parse_number, trim};
 
 /// What a request gets of some content.
@@ -35,12 +36,17 @@ pub enum Selection {
     Unsatisfiable,
 }
 
-/// Decides what `request` gets of content that has this entity tag and that many bytes. The tag is a
-/// strong one, and is given with its quotes.
+/// Decides what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is a
+/// strong one. Content without an entity tag has no ranges.
 #[must_use]
-pub fn select(request: &Request<'_>, entity_tag: &str, size: u64) -> Selection {
+pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
+    let has = |field: &str| request.field_bytes(field).next().is_some();
+    if !["if-match", "if-none-match", "range"].into_iter().any(has) {
+        return Selection::Whole;
+    }
+    let entity_tag = response.field("ETag");
     // The order of the conditions is that of RFC 9110 section 13.2.2.
-    if request.field_lines("if-match").next().is_some() && !matches(request, "if-match", entity_tag) {
+    if has("if-match") && !matches(request, "if-match", entity_tag) {
         return Selection::PreconditionFailed;
     }
     if matches(request, "if-none-match", entity_tag) {
@@ -48,24 +54,26 @@ pub fn select(request: &Request<'_>, entity_tag: &str, size: u64) -> Selection {
     }
     let mut ranges = request.field_lines("range");
     // RFC 9110 section 14.2: a server MUST ignore Range in a request other than GET.
-    let (Method::Get, Some(range), None) = (request.method, ranges.next(), ranges.next()) else {
+    let (Method::Get, Some(_), Some(range), None) =
+        (request.method, entity_tag, ranges.next(), ranges.next())
+    else {
         return Selection::Whole;
     };
     // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date
     // never does, for there is no Last-Modified.
-    if request.field_lines("if-range").any(|tag| tag != entity_tag) {
+    if request.field_bytes("if-range").any(|tag| Some(tag) != entity_tag) {
         return Selection::Whole;
     }
-    parse_range(range, size)
+    parse_range(range, response.content.len())
 }
 
-/// Whether this field names the content that has this entity tag.
+/// Whether this field names the content that has this entity tag, or none.
 ///
 /// ```text
 ///     If-Match      = "*" / #entity-tag                         ; RFC 9110 section 13.1.1
 ///     If-None-Match = "*" / #entity-tag                         ; section 13.1.2
 /// ```
-fn matches(request: &Request<'_>, field: &str, entity_tag: &str) -> bool {
+fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> bool {
     let mut lines = request.field_bytes(field);
     // Several lines make one list, and `*` is no member of a list.
     if (lines.next(), lines.next()) == (Some(&b"*"[..]), None) {
@@ -74,7 +82,7 @@ fn matches(request: &Request<'_>, field: &str, entity_tag: &str) -> bool {
     // Section 13.1.2: If-None-Match MUST compare weakly. Section 13.1.1: If-Match MUST compare strongly.
     let takes_weak = field == "if-none-match";
     let mut tags = request.field_bytes(field).flat_map(entity_tags);
-    tags.any(|(is_weak, tag)| tag == entity_tag.as_bytes() && (takes_weak || !is_weak))
+    tags.any(|(is_weak, tag)| Some(tag) == entity_tag && (takes_weak || !is_weak))
 }
 
 /// Reads the value of a Range field for content of `size` bytes, which is at least one.
