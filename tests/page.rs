@@ -4,6 +4,8 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
 use common::{Answer, Folder, Server, has_tool, lossy, request, sha256, sibling, tool};
 use sha2::{Digest, Sha256};
@@ -428,6 +430,73 @@ fn a_browser_shows_the_page_and_complains_of_nothing() {
         }
     }
     assert!(server.log().contains("Serving welcome"));
+}
+
+/// Asks a registry from a page of another origin. Gives for each request its status, the digest and the link that the
+/// page can read, and how much content, or what it can do instead.
+const READ: &str = r#"<!DOCTYPE html><title></title><script>
+const ask = (method, path, fields = {}) => {
+  const request = new XMLHttpRequest();
+  try {
+    request.open(method, 'REGISTRY' + path, false);
+    for (const name in fields) request.setRequestHeader(name, fields[name]);
+    request.send();
+  } catch (error) { return error.name; }
+  const seen = ['docker-content-digest', 'link'].map(name => request.getResponseHeader(name) || '-');
+  return [request.status, ...seen, request.responseText.length].join(' ');
+};
+const asked = {
+  Accept: 'application/vnd.oci.image.index.v1+json', Authorization: 'Basic eDp5',
+  'Cache-Control': 'no-cache', 'If-None-Match': '"x"', Range: 'bytes=0-9',
+};
+document.title = [
+  ask('GET', '/v2/'), ask('GET', '/v2/quinistry/manifests/latest', asked),
+  ask('HEAD', '/v2/quinistry/manifests/latest'), ask('GET', '/v2/quinistry/tags/list?n=1'),
+  ask('GET', '/v2/quinistry/manifests/nonesuch').slice(0, 3), ask('POST', '/v2/').slice(0, 3),
+  ask('DELETE', '/v2/quinistry/manifests/latest'), ask('GET', '/v2/', { 'X-Other': 'y' }),
+  ask('GET', '/'), ask('GET', '/healthz'), ask('GET', '/metrics'),
+].join('|');
+</script>"#;
+
+#[test]
+fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
+    if !has_tool("chromium", &["--version"]) {
+        return;
+    }
+    let (server, folder) = (Server::start(), Folder::new("origin"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let other = format!("http://{}/", listener.local_addr().expect("it is bound"));
+    let html = READ.replace("REGISTRY", &format!("http://{}", server.address));
+    // It serves the page until the test ends.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n{html}");
+        }
+    });
+    let (html, log) = chromium(&folder, "light", (800, 600), &["--dump-dom", &other]);
+    let result = between(&html, "<title>", "</title>").next().expect("a title");
+    let accept = "Accept: application/vnd.oci.image.index.v1+json";
+    let digest = |field| {
+        let answer = server.ask("HEAD /v2/quinistry/manifests/latest", &[field]);
+        answer.field("docker-content-digest").expect("a digest").to_owned()
+    };
+    let link = server.ask("GET /v2/quinistry/tags/list?n=1", &[]);
+    let expected = [
+        "200 - - 2".to_owned(),
+        format!("206 {} - 10", digest(accept)),
+        format!("200 {} - 0", digest("Accept: */*")),
+        format!("200 - {} {}", link.field("link").expect("a link"), link.content.len()),
+        "404".to_owned(),
+        "405".to_owned(),
+        // These are refused by the browser: a method or a field that is not allowed, and what is not under /v2.
+        ["NetworkError"; 5].join("|"),
+    ];
+    assert_eq!(
+        result.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"),
+        expected.join("|"),
+        "{log}"
+    );
 }
 
 /// Measures the page where scripts may run: in a copy of it, which no policy comes with. Gives the scheme, the width
