@@ -95,8 +95,8 @@ const CATALOG: &str = "asks which repositories there are, as a search does.\n\
 const WELCOME: &str = "asks what this is, as a browser does.\n\
     The answer says how to pull the image. (RFC 9110 section 9.3.1)";
 
-const OPTIONS: &str = "asks which methods are allowed here, as a health check of a load balancer does.\n\
-    A browser asks so before it lets a page of another origin read. (RFC 9110 section 9.3.7)";
+const OPTIONS: &str = "asks which methods and fields are allowed, as a browser does for a page.\n\
+    204 names them, and it asks next for what the page wants. (RFC 9110 section 9.3.7)";
 
 const PUSH: &str = "wants to push, but this registry takes no images.\n\
     405 says so with the code DENIED, and the push ends at once. (distribution-spec, Push)";
@@ -160,8 +160,7 @@ pub fn explain<'a>(
 ) -> Option<[&'a str; 2]> {
     let text = match request {
         Some(request) if status == Status::Ok => found(request, endpoint)?,
-        // The conditions of a request for health or metrics are met, too.
-        _ if status == Status::NotModified && endpoint.label().is_none() => return None,
+        _ if !status.is_error() && endpoint.label().is_none() => return None,
         _ => otherwise(request, endpoint, status),
     };
     Some([request.and_then(name).unwrap_or("The client"), text])

@@ -57,11 +57,11 @@ kinds! {
         UnknownBlob = "unknown_blob",
         /// What this is, for a person.
         Welcome = "welcome",
-        /// Whether the server is well.
+        /// Whether the server is well, or which methods are allowed outside of /v2.
         Health = "health",
         /// What the server has counted.
         Metrics = "metrics",
-        /// Which methods are allowed.
+        /// Which methods and fields are allowed under /v2.
         Options = "options",
         /// Something else: another path, or a method that writes.
         Other = "other",

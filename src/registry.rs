@@ -244,12 +244,13 @@ impl Registry {
                 let Answer { endpoint, response } = self.route(request, vitals);
                 Answer { endpoint, response: meet_conditions(request, response) }
             }
-            // Field note: HAProxy 2.6 and Apache 2.4 ask so whether a server is alive, in HTTP/1.0. RFC 9110 section
-            // 8.6: MUST NOT send Content-Length in a 204.
+            // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` every two seconds to see whether a server is alive.
             Method::Options => {
-                let fields = if is_under_v2 { PREFLIGHT } else { &[] };
+                let (endpoint, fields) =
+                    if is_under_v2 { (Endpoint::Options, PREFLIGHT) } else { (Endpoint::Health, &[][..]) };
+                // RFC 9110 section 8.6: MUST NOT send Content-Length in a 204.
                 let response = Response::new(Status::NoContent, fields, Content::NONE);
-                Answer { endpoint: Endpoint::Options, response: response.with("Allow", ALLOWED) }
+                Answer { endpoint, response: response.with("Allow", ALLOWED) }
             }
             // RFC 9110 section 15.5.6: MUST send Allow. Field note: podman 4.3 repeats a push that is refused with
             // UNSUPPORTED three times, which takes 4 s. DENIED ends it at once, as it does with podman 5.8, docker,
