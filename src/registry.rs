@@ -244,7 +244,8 @@ impl Registry {
                 let Answer { endpoint, response } = self.route(request, vitals);
                 Answer { endpoint, response: meet_conditions(request, response) }
             }
-            // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` every two seconds to see whether a server is alive.
+            // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` and Apache 2.4 `OPTIONS * HTTP/1.0` every few seconds
+            // to see whether a server is alive.
             Method::Options => {
                 let (endpoint, fields) =
                     if is_under_v2 { (Endpoint::Options, PREFLIGHT) } else { (Endpoint::Health, &[][..]) };
@@ -253,8 +254,8 @@ impl Registry {
                 Answer { endpoint, response: response.with("Allow", ALLOWED) }
             }
             // RFC 9110 section 15.5.6: MUST send Allow. Field note: podman 4.3 repeats a push that is refused with
-            // UNSUPPORTED three times, which takes 4 s. DENIED ends it at once, as it does with podman 5.8, docker,
-            // crane and skopeo.
+            // UNSUPPORTED three times, which takes 4 s. DENIED ends it at once, as it does with podman 5.8, docker and
+            // skopeo.
             Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
                 let response = error(Status::MethodNotAllowed, ErrorCode::Denied, message, &request.path);
