@@ -13,7 +13,7 @@
 //!     ---------  -------------------------------------  ---------------------  ---------  -----------
 //!     Fresh      the first bytes come                   as for "bytes" below   receive    10 s
 //!                the deadline passes                    closed: Silent         expire
-//!     Idle       bytes come                             as for "bytes" below   receive    60 s
+//!     Idle       bytes come                             as for "bytes" below   receive    75 s
 //!                the deadline passes                    closed: Idle           expire
 //!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
 //!                the deadline passes                    answered 408 (refuse)  expire     the first
@@ -89,9 +89,10 @@ use crate::registry::{Answer, Registry};
 /// 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a persistent connection may wait for its next request. nginx gives 75 s. Docker keeps
-/// connections for longer, but asks again within seconds or never.
-pub const IDLE_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a persistent connection may wait for its next request. nginx waits 75 s. A load balancer keeps idle
+/// connections for up to 60 s (AWS; nginx upstream), and must be the first to close one: a request that meets a close
+/// is lost. Docker keeps connections for longer, but asks again within seconds or never.
+pub const IDLE_PATIENCE: Duration = Duration::from_secs(75);
 
 /// How long a reader may take nothing at all. It is looked at once in this time, so that a reader that
 /// has stopped is closed after between one and two of these. A slow reader may take hours.
@@ -139,6 +140,8 @@ const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
 const _: () = assert!(BYTES_PER_TURN / BYTES_PER_REQUEST >= REQUESTS_PER_TURN as u64);
 const _: () = assert!(MAX_READ < MAX_INPUT);
 const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
+// A load balancer's 60 s, and some time for what is on its way.
+const _: () = assert!(IDLE_PATIENCE.as_secs() >= 60 + 10);
 
 /// A byte stream to one client that never blocks. It also has the files that are too large to be kept
 /// in a connection's memory.

@@ -95,8 +95,11 @@ const CATALOG: &str = "asks which repositories there are, as a search does.\n\
 const WELCOME: &str = "asks what this is, as a browser does.\n\
     The answer says how to pull the image. (RFC 9110 section 9.3.1)";
 
+const OPTIONS: &str = "asks which methods and fields are allowed, as a browser does for a page.\n\
+    204 names them, and it asks next for what the page wants. (RFC 9110 section 9.3.7)";
+
 const PUSH: &str = "wants to push, but this registry takes no images.\n\
-    405 says that only GET and HEAD are allowed, and the push ends. (distribution-spec, Push)";
+    405 says so with the code DENIED, and the push ends at once. (distribution-spec, Push)";
 
 // What goes wrong.
 
@@ -124,7 +127,7 @@ const NO_PATH: &str = "asks for a path that means nothing here.\n\
     It tries another protocol, or wants an icon, as a browser does. (RFC 9110 section 15.5.5)";
 
 const METHOD: &str = "wants to do something else than read, and all else is refused.\n\
-    405 names the methods that it may use: GET and HEAD. (RFC 9110 section 15.5.6)";
+    405 names the methods that it may use: GET, HEAD and OPTIONS. (RFC 9110 section 15.5.6)";
 
 const NOT_KNOWN: &str = "uses a method or a transfer coding that this server does not know.\n\
     501 says that no path here supports it. (RFC 9110 section 15.6.2)";
@@ -134,9 +137,6 @@ const NOT_SATISFIABLE: &str = "asks for a range of bytes that the content does n
 
 const PRECONDITION: &str = "wants the content only if it is what If-Match names, and it is not.\n\
     With 412 it gets nothing, and can ask again without If-Match. (RFC 9110 section 15.5.13)";
-
-const CHUNKED: &str = "sends content with a request that needs none, in chunks without a length.\n\
-    411 refuses it, and the connection ends. (RFC 9110 section 15.5.12)";
 
 const UNREADABLE: &str = "sends what is no request, or one that could be understood in two ways.\n\
     400 refuses it, and the connection ends. (RFC 9110 section 15.5.1)";
@@ -160,6 +160,7 @@ pub fn explain<'a>(
 ) -> Option<[&'a str; 2]> {
     let text = match request {
         Some(request) if status == Status::Ok => found(request, endpoint)?,
+        _ if !status.is_error() && endpoint.label().is_none() => return None,
         _ => otherwise(request, endpoint, status),
     };
     Some([request.and_then(name).unwrap_or("The client"), text])
@@ -217,6 +218,7 @@ fn found(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
         | Endpoint::Metrics
         | Endpoint::UnknownManifest
         | Endpoint::UnknownBlob
+        | Endpoint::Options
         | Endpoint::Other
         | Endpoint::Unreadable
         | Endpoint::Tls => return None,
@@ -228,6 +230,7 @@ fn otherwise(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) 
     match (status, endpoint) {
         // A 200 without a request does not occur.
         (Status::Ok | Status::PartialContent, _) => PART,
+        (Status::NoContent, _) => OPTIONS,
         (Status::NotModified, _) => NOT_MODIFIED,
         (Status::BadRequest, Endpoint::Tls) => TLS,
         (Status::BadRequest, Endpoint::Tags | Endpoint::Catalog) => NO_NUMBER,
@@ -249,7 +252,6 @@ fn otherwise(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) 
             if push.is_some() { PUSH } else { METHOD }
         }
         (Status::RequestTimeout, _) => TOO_SLOW,
-        (Status::LengthRequired, _) => CHUNKED,
         (Status::PreconditionFailed, _) => PRECONDITION,
         (Status::UriTooLong | Status::FieldsTooLarge, _) => TOO_LONG,
         (Status::RangeNotSatisfiable, _) => NOT_SATISFIABLE,

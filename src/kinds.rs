@@ -57,10 +57,12 @@ kinds! {
         UnknownBlob = "unknown_blob",
         /// What this is, for a person.
         Welcome = "welcome",
-        /// Whether the server is well.
+        /// Whether the server is well, or which methods are allowed outside of /v2.
         Health = "health",
         /// What the server has counted.
         Metrics = "metrics",
+        /// Which methods and fields are allowed under /v2.
+        Options = "options",
         /// Something else: another path, or a method that writes.
         Other = "other",
         /// Nothing, for the bytes are no request.
@@ -88,6 +90,7 @@ impl Endpoint {
             Self::Layer => "Serving layer",
             Self::Artifact => "Serving artifact",
             Self::Welcome => "Serving welcome",
+            Self::Options => "Serving options",
             // The log says nothing of the first two, and the others are never served.
             Self::Health
             | Self::Metrics

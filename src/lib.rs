@@ -44,7 +44,8 @@
 //!     page.rs              turns an image into a page for people       metrics image image/digest
 //!                                                                      image/layer kinds
 //!     metrics.rs           turns what was counted into text            http/response kinds clock system
-//!     http/conditional.rs  decides how much content a request gets     http/request http/syntax
+//!     http/conditional.rs  decides how much content a request gets     http/request http/response
+//!                                                                      http/syntax
 //!     http/request.rs      turns bytes into a request                  http/response http/syntax
 //!     http/response.rs     turns an answer into the bytes of its head
 //!     http/syntax.rs       the grammar that several files read with

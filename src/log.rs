@@ -507,6 +507,17 @@ mod tests {
     }
 
     #[test]
+    fn a_text_is_cut_only_if_it_is_longer_than_what_is_shown() {
+        for (length, end) in [(MAX_SHOWN, "xx\""), (MAX_SHOWN + 1, "xx...\"")] {
+            let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
+            log.request(TIME, &entry("/", "x".repeat(length).leak()));
+            log.flush(TIME, &mut pipe);
+            assert!(pipe.read.trim_end().ends_with(end), "{}", pipe.read);
+            assert_eq!(pipe.read.matches('x').count(), MAX_SHOWN);
+        }
+    }
+
+    #[test]
     fn a_short_line_has_the_first_product_of_the_user_agent_and_a_long_one_has_all() {
         for (is_short, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")] {
             let (mut log, mut pipe) = (Log::new(true).short(is_short), Pipe::with_room());

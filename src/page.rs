@@ -36,7 +36,7 @@ use crate::metrics::Vitals;
 pub const HTML: &str = "text/html; charset=utf-8";
 
 /// The fields that forbid a browser to load anything else, or to show the page inside of another.
-pub const FIELDS: [(&str, &str); 4] = [
+pub const FIELDS: [(&str, &str); 3] = [
     // The one style that may be applied is that with this hash; a test computes it.
     (
         "Content-Security-Policy",
@@ -45,8 +45,6 @@ pub const FIELDS: [(&str, &str); 4] = [
     ),
     ("X-Content-Type-Options", "nosniff"),
     ("Referrer-Policy", "no-referrer"),
-    // The figures are those of one moment.
-    ("Cache-Control", "no-store"),
 ];
 
 /// Stands in the template for what differs with every request.
@@ -136,17 +134,32 @@ pub fn commands(host: &str, indent: &str) -> String {
     )
 }
 
-/// The host to show to a client that asked this one.
+/// Returns the host to show to a client that asked this one: `localhost:8080`, unless Docker can pull from it.
 ///
-/// RFC 3986 allows names with characters that mean something to a shell, such as `;` and `$(`. No registry has
-/// such a name, and nobody should copy a command with it. So the commands have the usual host then. So they
-/// do for a single word: Docker would take `name/quinistry` for an image of Docker Hub.
+/// RFC 3986 allows names with characters that mean something to a shell, such as `;` and `$(`. Docker's grammar has
+/// none of them, and no name that begins with a hyphen, which a command would take for an option. Docker also takes
+/// a single word for a namespace of Docker Hub.
+///
+/// ```text
+///     host      = component *( "." component ) [ ":" 1*DIGIT ]
+///     component = alphanumeric [ *( alphanumeric / "-" ) alphanumeric ]
+/// ```
+///
+/// Field note: newer versions of Docker take an IPv6 address in brackets, 20.10 does not. A shell may take the
+/// brackets for a pattern.
 #[must_use]
 pub fn host(authority: Option<&str>) -> &str {
-    let is_harmless = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    let is_host = |host: &&str| host.contains(['.', ':']) || *host == "localhost";
-    let is_shown = |host: &&str| host.bytes().all(is_harmless) && !host.ends_with(':') && is_host(host);
-    authority.filter(is_shown).unwrap_or("localhost:8080")
+    let is_component = |component: &str| {
+        let is_plain = component.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        is_plain && !component.is_empty() && !component.starts_with('-') && !component.ends_with('-')
+    };
+    let can_be_pulled_from = |host: &&str| {
+        let (name, port) = host.split_once(':').unwrap_or((host, "0"));
+        let is_port = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+        let is_registry = host.contains(['.', ':']) || *host == "localhost";
+        is_registry && is_port && name.split('.').all(is_component)
+    };
+    authority.filter(can_be_pulled_from).unwrap_or("localhost:8080")
 }
 
 /// Something that the page shows.

@@ -14,9 +14,9 @@
 //!     GET /metrics                         what the server has counted, for Prometheus. Not logged
 //! ```
 //!
-//! Each of them may be a HEAD, too; anything else is refused. Nothing here touches a socket or a
-//! file of the image, and an answer depends on the image and the request alone. Only `/` and `/metrics` tell
-//! what `Vitals` knows besides: counters, the time, and the memory, for which it asks the kernel.
+//! Each of them may be a HEAD, too. OPTIONS is answered at any path, and anything else is refused. Nothing here
+//! touches a socket or a file of the image, and an answer depends on the image and the request alone. Only `/`
+//! and `/metrics` tell what `Vitals` knows besides: counters, the time, and the memory, for which it asks the kernel.
 //!
 //! ## Which manifest?
 //!
@@ -52,20 +52,20 @@
 //! Deliberately absent: writing anything, authentication, compression on the way, and, where a tag is asked
 //! for, weights in `Accept` other than 0. If a client takes several types, the table decides.
 
-use std::ops::Range;
+use std::borrow::Cow;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, json};
 
 use crate::http::conditional::{Selection, select};
-use crate::http::request::{Body, MediaRange, Method, Rejection, Request, TLS};
+use crate::http::request::{Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::{PLAIN_IN_QUERY, parse_number, percent_decode};
 use crate::image::artifacts::{ARTIFACT_TYPE, Artifacts, Referrer};
 use crate::image::digest::{self, Digest};
 use crate::image::json::to_bytes;
 use crate::image::{
-    BLOB, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform,
-    TAGS, VERSION,
+    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform, TAGS,
+    VERSION,
 };
 use crate::kinds::Endpoint;
 use crate::metrics::{self, Vitals};
@@ -75,13 +75,36 @@ const JSON: &str = "application/json";
 
 /// The field that says which protocol this is. Field note: containers/image and older Docker clients do
 /// not take a server for a registry without it. They read it from errors, too.
-const API_VERSION: &str = "Docker-Distribution-Api-Version";
-const VERSION_2: &str = "registry/2.0";
+const SHARED: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n";
+
+/// The fields of every response under `/v2`: the same, and those that let a page of any other origin read the
+/// response (Fetch Standard, "HTTP responses"). Field note: user interfaces for registries run in a browser, on an
+/// origin of their own.
+const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n\
+    Access-Control-Allow-Origin: *\r\n\
+    Access-Control-Expose-Headers: Docker-Content-Digest, Link, OCI-Filters-Applied\r\n";
+
+/// Everything but GET, HEAD and OPTIONS is refused, at every path.
+const ALLOWED: &str = "GET, HEAD, OPTIONS";
+
+/// What a browser asks by OPTIONS before it sends a request with other fields than a plain one has (Fetch Standard,
+/// "CORS-preflight fetch"). It keeps the response for a day at most; Chromium for two hours.
+const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
+    Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
+    Access-Control-Max-Age: 86400\r\n";
+
+/// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246): for what has the digest that the client asked for, for
+/// what may differ tomorrow, and for what is true at this moment alone. Field note: Varnish 7.1 keeps what has none
+/// of them for two minutes, health checks included.
+const IMMUTABLE: &str = "max-age=31536000, immutable";
+const NO_CACHE: &str = "no-cache";
+const NO_STORE: &str = "no-store";
 
 /// The error codes of the distribution-spec that a read-only registry has a use for.
 #[derive(Clone, Copy)]
 enum ErrorCode {
     BlobUnknown,
+    Denied,
     DigestInvalid,
     ManifestUnknown,
     NameInvalid,
@@ -97,6 +120,7 @@ impl ErrorCode {
     fn name(self) -> &'static str {
         match self {
             Self::BlobUnknown => "BLOB_UNKNOWN",
+            Self::Denied => "DENIED",
             Self::DigestInvalid => "DIGEST_INVALID",
             Self::ManifestUnknown => "MANIFEST_UNKNOWN",
             Self::NameInvalid => "NAME_INVALID",
@@ -156,18 +180,11 @@ enum Choice {
 
 /// Content that is served by its digest.
 struct Resource {
-    descriptor: Descriptor,
+    digest: Digest,
     endpoint: Endpoint,
-    /// The fields of a 200, made once from the descriptor.
-    fields: Vec<u8>,
-    bytes: Bytes,
-}
-
-/// Where some content is.
-enum Bytes {
-    Here(Vec<u8>),
-    /// In this file of the transport's.
-    File(usize),
+    /// The fields of a 200, made once: where the digest was asked for, and where a tag or subject was.
+    fields: [Vec<u8>; 2],
+    content: Content<'static>,
 }
 
 impl Registry {
@@ -189,7 +206,8 @@ impl Registry {
             blobs.push(Resource::document(Endpoint::Config, config));
         }
         for (file, layer) in layers.into_iter().enumerate() {
-            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(&layer), Bytes::File(file)));
+            let content = Content::File(FilePart { file, range: 0..layer.blob.size });
+            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(&layer), content));
         }
         let mut referrers = Vec::new();
         for Referrer { subject, manifest, index } in artifacts.referrers {
@@ -212,6 +230,7 @@ impl Registry {
             // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
             response.content = Content::NONE;
         }
+        response.shared = SHARED;
         let endpoint = if *rejection == TLS { Endpoint::Tls } else { Endpoint::Unreadable };
         Answer { endpoint, response }
     }
@@ -219,24 +238,33 @@ impl Registry {
     /// Answers a request. `vitals` are for an answer about the server itself.
     #[must_use]
     pub fn answer(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
-        let refuse = |status, message| Answer::other(refuse(status, message, request));
+        let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
         let mut answer = match request.method {
-            // Content with a length can be skipped. The end of chunked content is known to a decoder
-            // alone, and there is none here (RFC 9110 section 15.5.12).
-            Method::Get | Method::Head if request.body == Body::Chunked => {
-                refuse(Status::LengthRequired, "a GET request has no use for chunked content")
+            Method::Get | Method::Head => {
+                let Answer { endpoint, response } = self.route(request, vitals);
+                Answer { endpoint, response: meet_conditions(request, response) }
             }
-            Method::Get | Method::Head => self.route(request, vitals),
-            // RFC 9110 section 15.5.6: MUST send Allow. UNSUPPORTED is the code that the
-            // distribution-spec has for this.
-            Method::Other => {
+            // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` and Apache 2.4 `OPTIONS * HTTP/1.0` every few seconds
+            // to see whether a server is alive.
+            Method::Options => {
+                let (endpoint, fields) =
+                    if is_under_v2 { (Endpoint::Options, PREFLIGHT) } else { (Endpoint::Health, &[][..]) };
+                // RFC 9110 section 8.6: MUST NOT send Content-Length in a 204.
+                let response = Response::new(Status::NoContent, fields, Content::NONE);
+                Answer { endpoint, response: response.with("Allow", ALLOWED) }
+            }
+            // RFC 9110 section 15.5.6: MUST send Allow. Field note: podman 4.3 repeats a push that is refused with
+            // UNSUPPORTED three times, which takes 4 s. DENIED ends it at once, as it does with podman 5.8, docker and
+            // skopeo.
+            Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
-                let Answer { endpoint, response } = refuse(Status::MethodNotAllowed, message);
-                Answer { endpoint, response: response.with("Allow", "GET, HEAD") }
+                let response = error(Status::MethodNotAllowed, ErrorCode::Denied, message, &request.path);
+                Answer::other(response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
-            Method::Unrecognized => refuse(Status::NotImplemented, "no such method"),
+            Method::Unrecognized => Answer::other(refuse(Status::NotImplemented, "no such method", request)),
         };
+        answer.response.shared = if is_under_v2 { SHARED_UNDER_V2 } else { SHARED };
         if request.method == Method::Head {
             // RFC 9110 section 9.3.2: MUST NOT send content; the fields are those of the GET.
             answer.response.content = Content::NONE;
@@ -272,7 +300,7 @@ impl Registry {
         let wrong_name = refuse_name(name);
         let (endpoint, response) = match (collection, wrong_name) {
             (Collection::Manifests, None) => return self.manifest(reference, request),
-            (Collection::Blobs, None) => return self.blob(reference, request),
+            (Collection::Blobs, None) => return self.blob(reference),
             (Collection::Tags, None) => (Endpoint::Tags, list("tags", &TAGS, Some(name), request)),
             (Collection::Referrers, None) => (Endpoint::Referrers, self.referrers(reference, request)),
             (Collection::Manifests, Some(error)) => (Endpoint::UnknownManifest, error),
@@ -292,14 +320,14 @@ impl Registry {
             }
             // A digest names the content, so Accept has no say.
             if let Some(resource) = find(&self.manifests, reference) {
-                return resource.answer(request);
+                return resource.by_digest();
             }
         } else if TAGS.contains(&reference) {
-            return self.manifests[choose(request) as usize].answer(request);
+            return self.manifests[choose(request) as usize].by_name();
         } else if let Some(index) = reference.strip_prefix("sha256-").and_then(|hash| self.referrers_of(hash))
         {
             // distribution-spec, "Referrers Tag Schema".
-            return index.answer(request);
+            return index.by_name();
         }
         // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`. Like every other client, it
         // expects a 404 if a tag is unknown.
@@ -316,7 +344,7 @@ impl Registry {
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
         let index =
             digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
-        let response = index.unwrap_or(&self.no_referrers).answer(request).response;
+        let response = index.unwrap_or(&self.no_referrers).by_name().response;
         if filter.is_some() {
             // "If filtering is requested and applied, the response MUST include" this field.
             response.with("OCI-Filters-Applied", "artifactType")
@@ -333,7 +361,7 @@ impl Registry {
     }
 
     /// distribution-spec, "Pulling blobs".
-    fn blob(&self, digest: &str, request: &Request<'_>) -> Answer<'_> {
+    fn blob(&self, digest: &str) -> Answer<'_> {
         let unknown = |response| Answer { endpoint: Endpoint::UnknownBlob, response };
         if !digest::is_well_formed(digest) {
             return unknown(invalid_digest(digest));
@@ -341,7 +369,7 @@ impl Registry {
         // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
         // in its cache without a media type and fails later.
         match find(&self.blobs, digest) {
-            Some(resource) => resource.answer(request),
+            Some(resource) => resource.by_digest(),
             None => unknown(error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest)),
         }
     }
@@ -355,23 +383,21 @@ impl Registry {
             ("text/plain; charset=utf-8", page::text(host).into_bytes(), &[][..])
         };
         // RFC 9110 section 12.5.5.
-        let response = generated(Status::Ok, media_type, content).with("Vary", "Accept");
+        let response = generated(Status::Ok, media_type, NO_STORE, content).with("Vary", "Accept");
         fields.iter().fold(response, |response, (name, value)| response.with(name, value))
     }
 
     fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
-        let digest = self.manifests[Choice::DockerList as usize].descriptor.digest.as_str();
-        generated(Status::Ok, metrics::MEDIA_TYPE, vitals.to_text(VERSION, digest).into_bytes())
+        let digest = self.manifests[Choice::DockerList as usize].digest.as_str();
+        generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, vitals.to_text(VERSION, digest).into_bytes())
     }
 }
 
-const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\n\
-    Docker-Distribution-Api-Version: registry/2.0\r\n";
-const BASE_CONTENT: Content = Content::Bytes(std::borrow::Cow::Borrowed(b"{}"));
+const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
+const BASE_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"{}"));
 
-const HEALTH: &[u8] = b"Content-Type: text/plain\r\nContent-Length: 3\r\n\
-    Docker-Distribution-Api-Version: registry/2.0\r\n";
-const HEALTH_CONTENT: Content = Content::Bytes(std::borrow::Cow::Borrowed(b"ok\n"));
+const HEALTH: &[u8] = b"Content-Type: text/plain\r\nContent-Length: 3\r\nCache-Control: no-store\r\n";
+const HEALTH_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"ok\n"));
 
 #[derive(Clone, Copy)]
 enum Collection {
@@ -420,92 +446,86 @@ fn is_name_component(component: &str) -> bool {
 }
 
 fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
-    resources.iter().find(|resource| resource.descriptor.digest.as_str() == digest)
+    resources.iter().find(|resource| resource.digest.as_str() == digest)
 }
 
-/// Decides what a tag stands for: see "Which manifest?".
+/// Decides what a tag stands for: see "Which manifest?". The first type that the client takes counts.
 fn choose(request: &Request<'_>) -> Choice {
-    const CHOICES: [(&str, Choice); 6] = [
+    const CHOICES: [(&str, Choice); 4] = [
         (DOCKER_LIST, Choice::DockerList),
-        ("*/*", Choice::DockerList),
-        ("application/*", Choice::DockerList),
         (OCI_INDEX, Choice::OciIndex),
         (DOCKER_MANIFEST, Choice::DockerManifest),
         (OCI_MANIFEST, Choice::OciManifest),
     ];
-    let rank =
-        |range: MediaRange<'_>| CHOICES.iter().position(|(name, _)| range.name.eq_ignore_ascii_case(name));
-    request
-        .media_ranges()
-        .filter(|range| range.weight > 0)
-        .filter_map(rank)
-        .min()
-        .map_or(Choice::DockerList, |rank| CHOICES[rank].1)
+    let weights = request.weights(CHOICES.map(|(media_type, _)| media_type));
+    let first = weights.iter().position(|weight| *weight > 0);
+    first.map_or(Choice::DockerList, |place| CHOICES[place].1)
 }
 
 impl Resource {
     fn document(endpoint: Endpoint, document: Document) -> Self {
-        Self::new(endpoint, document.descriptor, Bytes::Here(document.content))
+        Self::new(endpoint, document.descriptor, Content::Bytes(document.content.into()))
     }
 
-    fn new(endpoint: Endpoint, descriptor: Descriptor, bytes: Bytes) -> Self {
-        let fields = fields(&descriptor, descriptor.size, "");
-        Self { descriptor, endpoint, fields, bytes }
-    }
-
-    /// Answers with the content, with a part of it, or with the reason why there is none to send.
-    fn answer(&self, request: &Request<'_>) -> Answer<'_> {
-        let Descriptor { digest, size, .. } = self.descriptor;
+    fn new(endpoint: Endpoint, descriptor: Descriptor, content: Content<'static>) -> Self {
+        let Descriptor { content_type, digest, size } = descriptor;
         // The digest is a strong validator: it says that the content is the same to the byte.
-        let response = match select(request, digest.as_str(), size) {
-            Selection::Whole => Response::new(Status::Ok, &self.fields[..], self.content(0..size)),
-            Selection::Part(range) => {
-                let line = format!("Content-Range: bytes {}-{}/{size}\r\n", range.start, range.end - 1);
-                let fields = fields(&self.descriptor, range.end - range.start, &line);
-                Response::new(Status::PartialContent, fields, self.content(range))
-            }
-            Selection::NotModified => {
-                // RFC 9110 section 15.4.5: MUST send the ETag and the Vary of the 200; SHOULD NOT send
-                // what describes the content.
-                let fields = validators(&self.descriptor).into_bytes();
-                Response::new(Status::NotModified, fields, Content::NONE)
-            }
-            Selection::PreconditionFailed => {
-                refuse(Status::PreconditionFailed, "the content has another entity tag", request)
-            }
-            Selection::Unsatisfiable => {
-                let message = "the range begins behind the end of the content, or ends before its beginning";
-                error(Status::RangeNotSatisfiable, ErrorCode::SizeInvalid, message, digest.as_str())
-                    .with("Content-Range", &format!("bytes */{size}"))
-            }
+        let fields = |cache: &str| {
+            format!(
+                "Content-Type: {content_type}\r\nContent-Length: {size}\r\nDocker-Content-Digest: {digest}\r\n\
+                 Accept-Ranges: bytes\r\nETag: \"{digest}\"\r\nCache-Control: {cache}\r\n"
+            )
         };
-        Answer { endpoint: self.endpoint, response }
+        // RFC 9110 section 12.5.5: what a tag stands for depends on Accept.
+        let fields = [fields(IMMUTABLE), fields(NO_CACHE) + "Vary: Accept\r\n"];
+        Self { digest, endpoint, fields: fields.map(String::into_bytes), content }
     }
 
-    fn content(&self, range: Range<u64>) -> Content<'_> {
-        match &self.bytes {
-            Bytes::Here(bytes) => Content::Bytes(bytes[range.start as usize..range.end as usize].into()),
-            Bytes::File(file) => Content::File(FilePart { file: *file, range }),
+    fn by_digest(&self) -> Answer<'_> {
+        self.answer(&self.fields[0])
+    }
+
+    fn by_name(&self) -> Answer<'_> {
+        self.answer(&self.fields[1])
+    }
+
+    fn answer<'a>(&'a self, fields: &'a [u8]) -> Answer<'a> {
+        let content = match &self.content {
+            Content::Bytes(bytes) => Content::Bytes(Cow::Borrowed(bytes)),
+            Content::File(part) => Content::File(part.clone()),
+        };
+        Answer { endpoint: self.endpoint, response: Response::new(Status::Ok, fields, content) }
+    }
+}
+
+/// Turns the response to GET or HEAD into one with a part of the content, or with the reason why there is none to
+/// send, if the request has conditions or a range.
+fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Response<'a> {
+    if response.status != Status::Ok {
+        // RFC 9110 section 13.2.1: MUST ignore conditions if the response would not be a 2xx without them.
+        return response;
+    }
+    match select(request, &response) {
+        Selection::Whole => response,
+        Selection::Part(range) => response.part(range),
+        Selection::NotModified => {
+            // RFC 9110 section 15.4.5: MUST send Cache-Control, ETag and Vary of the 200; SHOULD NOT send what
+            // describes the content.
+            const ABOUT_CONTENT: [&str; 4] =
+                ["Content-Type", "Content-Length", "Docker-Content-Digest", "Accept-Ranges"];
+            let mut response = response.without(&ABOUT_CONTENT);
+            (response.status, response.content) = (Status::NotModified, Content::NONE);
+            response
+        }
+        Selection::PreconditionFailed => {
+            refuse(Status::PreconditionFailed, "the content has another entity tag", request)
+        }
+        Selection::Unsatisfiable => {
+            let message = "the range begins behind the end of the content, or ends before its beginning";
+            error(Status::RangeNotSatisfiable, ErrorCode::SizeInvalid, message, &request.path)
+                .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
     }
-}
-
-/// The fields of a 200 or 206 with `length` bytes. `more` is the Content-Range line of a 206.
-fn fields(descriptor: &Descriptor, length: u64, more: &str) -> Vec<u8> {
-    let Descriptor { content_type, digest, .. } = descriptor;
-    let validators = validators(descriptor);
-    format!(
-        "Content-Type: {content_type}\r\nContent-Length: {length}\r\n{more}\
-         Docker-Content-Digest: {digest}\r\nAccept-Ranges: bytes\r\n{validators}"
-    )
-    .into_bytes()
-}
-
-/// The fields that a cache needs, in a 304 as well.
-fn validators(descriptor: &Descriptor) -> String {
-    // RFC 9110 section 12.5.5: what a tag stands for depends on Accept. No tag stands for a blob.
-    let vary = if descriptor.content_type == BLOB { "" } else { "Vary: Accept\r\n" };
-    format!("ETag: \"{}\"\r\n{vary}{API_VERSION}: {VERSION_2}\r\n", descriptor.digest)
 }
 
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
@@ -528,7 +548,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     if let Some(name) = name {
         content.insert("name".into(), name.into());
     }
-    let response = json(Status::Ok, JSON, &content.into());
+    let response = generated(Status::Ok, JSON, NO_CACHE, to_bytes(&content.into()));
     match listed.last() {
         // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; nothing is listed then.
         Some(last) if listed.len() < rest.len() => {
@@ -539,20 +559,11 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-/// Whether a client prefers the page to the short text (RFC 9110 section 12.5.1). Browsers do. curl and
-/// others, which take everything alike, do not.
+/// Whether a client prefers the page to the short text. Browsers do. curl and others, which take everything
+/// alike, do not.
 fn prefers_page(request: &Request<'_>) -> bool {
-    const NAMES: [&str; 4] = ["text/html", "text/plain", "text/*", "*/*"];
-    let mut weights = [None; NAMES.len()];
-    request.media_ranges().for_each(|range| {
-        if let Some(index) = NAMES.iter().position(|name| name.eq_ignore_ascii_case(range.name)) {
-            weights[index] = Some(range.weight);
-        }
-    });
-    let [html, plain, text, any] = weights;
-    // "The most specific reference has precedence."
-    let otherwise = text.or(any).unwrap_or(0);
-    html.unwrap_or(otherwise) > plain.unwrap_or(otherwise)
+    let [html, plain] = request.weights(["text/html", "text/plain"]);
+    html > plain
 }
 
 /// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the
@@ -565,20 +576,16 @@ fn parameter(request: &Request<'_>, name: &str) -> Option<String> {
 }
 
 /// An answer with content that was made for it.
-fn generated(status: Status, media_type: &str, content: Vec<u8>) -> Response<'static> {
-    Response::generated(status, media_type, content).with(API_VERSION, VERSION_2)
-}
-
-/// An answer with JSON for content.
-fn json(status: Status, media_type: &str, json: &Value) -> Response<'static> {
-    generated(status, media_type, to_bytes(json))
+fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) -> Response<'static> {
+    Response::generated(status, media_type, content).with("Cache-Control", cache)
 }
 
 /// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
-/// MUST be of this shape. Other paths than those of /v2 get the same.
+/// MUST be of this shape. Other paths than those of /v2 get the same. A cache may keep some errors (RFC 9110
+/// section 15.1), and would have them outlive their cause.
 fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code.name(), "message": message, "detail": detail }] });
-    json(status, JSON, &errors)
+    generated(status, JSON, NO_STORE, to_bytes(&errors))
 }
 
 fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {

@@ -430,6 +430,17 @@ fn a_silent_client_is_closed_without_a_word() {
 }
 
 #[test]
+fn a_load_balancer_can_use_a_connection_again_after_a_minute() {
+    // AWS and nginx keep idle connections for 60 s, and send the next request just before that is over.
+    let mut world = World::new(manifest());
+    assert_eq!(world.turn(), Next::Wait);
+    world.pass(Duration::from_secs(65));
+    assert_eq!(world.turn(), Next::Wait);
+    world.receive(manifest());
+    assert_eq!(world.answers().len(), 2);
+}
+
+#[test]
 fn a_head_that_takes_too_long_is_answered_408_however_many_bytes_come() {
     let mut world = World::new("");
     assert_eq!(world.receive("GET /v2/ HT"), Next::Wait);

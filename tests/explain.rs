@@ -175,7 +175,7 @@ fn each_request_is_explained_by_its_own_text() {
         ("DELETE /v2/quinistry/manifests/INDEX", "", "wants to do something else", "RFC 9110 section 15.5.6"),
         ("POST /login", "", "wants to do something else", "RFC 9110 section 15.5.6"),
         ("get /v2/", "", "uses a method", "RFC 9110 section 15.6.2"),
-        ("GET /v2/", "Transfer-Encoding: chunked", "sends content with a request", "15.5.12"),
+        ("OPTIONS /v2/", "Origin: http://ui.example", "asks which methods and fields", "9.3.7"),
     ] {
         let fields = if field.is_empty() { vec![] } else { vec![field] };
         let (.., explanation) = world.ask(line, &fields);

@@ -80,7 +80,6 @@ fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() 
         (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", 400),
         (b"GET /v2/ HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
         (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", 501),
-        (b"GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 411),
         (b"GET * HTTP/1.1\r\nHost: x\r\n\r\n", 400),
         (b"GET /v2/ HTTP/2.0\r\nHost: x\r\n\r\n", 505),
         (b"GET /v2/ HTTP/9.9\r\nHost: x\r\n\r\n", 505),
@@ -88,7 +87,12 @@ fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() 
         (b"POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n", 405),
         (b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n", 405),
         (format!("GET /{long} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes(), 414),
-        (long.as_bytes(), 414),
+        (long.as_bytes(), 501),
+        (b"POST http://[/ HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"OPTIONS */test HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"PUT ?a HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"FOO x HTTP/1.1\r\nHost: x\r\n\r\n", 400),
+        (b"GET /v2/ HTTP/1.1\r\nHost: [zz]\r\n\r\n", 400),
         (format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {long}\r\nY: {long}\r\n\r\n").as_bytes(), 431),
         (format!("GET /v2/ HTTP/1.1\r\nHost: x\r\n{}\r\n", "X: y\r\n".repeat(100)).as_bytes(), 431),
     ] {
@@ -113,11 +117,13 @@ fn bytes_within_content_are_never_answered() {
         format!("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", smuggled.len()),
         format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", smuggled.len()),
         "PATCH /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "GET /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
+        "HEAD /v2/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".to_owned(),
     ] {
         let mut client = server.connect();
-        client.send(head + &smuggled);
+        client.send(head.clone() + &smuggled);
         client.finish();
-        client.answer_to("GET");
+        client.answer_to(&head);
         client.expect_end();
     }
 }

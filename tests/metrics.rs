@@ -38,6 +38,8 @@ fn answers_are_counted_by_endpoint_and_status() {
         (&format!("GET /v2/quinistry/blobs/{layer}"), vec!["Range: bytes=0-9"]),
         (&format!("HEAD /v2/quinistry/blobs/{layer}"), vec![]),
         ("GET /nowhere", vec![]),
+        ("OPTIONS *", vec![]),
+        ("OPTIONS /v2/", vec![]),
         ("POST /v2/quinistry/blobs/uploads/", vec!["Content-Length: 0"]),
     ] {
         client.send_request(line, &fields);
@@ -51,6 +53,8 @@ fn answers_are_counted_by_endpoint_and_status() {
         ("unknown_manifest", 404, 1),
         ("layer", 200, 2),
         ("layer", 206, 1),
+        ("health", 204, 1),
+        ("options", 204, 1),
         ("other", 404, 1),
         ("other", 405, 1),
         ("metrics", 200, 1),

@@ -4,6 +4,8 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 
 use common::{Answer, Folder, Server, has_tool, lossy, request, sha256, sibling, tool};
 use sha2::{Digest, Sha256};
@@ -47,6 +49,7 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         ("Accept: text/html, text/plain;q=0", true),
         // No such weight: it counts as if it were not there.
         ("Accept: text/html;q=05, text/plain;q=0.9", true),
+        ("Accept: text/html;q=0.5000, text/plain;q=0.9", true),
         // curl and wget, none at all, lynx, Docker, containerd.
         ("Accept: */*", false),
         ("X: y", false),
@@ -54,6 +57,8 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         ("Accept: application/vnd.docker.distribution.manifest.list.v2+json", false),
         ("Accept: application/vnd.oci.image.index.v1+json, */*", false),
         ("Accept: text/*", false),
+        ("Accept: text/plain;q=0, text/*", true),
+        ("Accept: text/plain;q=0, TEXT/*;q=0, */*", false),
         ("Accept: text/html;q=0", false),
         ("Accept: text/html;q=0.5, */*", false),
         ("Accept: text/html;q=0.3, text/plain;q=0.31", false),
@@ -188,6 +193,8 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
         assert_eq!((&*sha256(&content), &*facts["Digest"]), (digest, digest));
         assert_eq!(facts["Size"].replace(',', ""), format!("{} bytes", content.len()));
         assert_eq!(facts["Begins"], dump(&content));
+        let bytes = between(part, "<dt>Begins</dt>", "</dd>").next().expect("its bytes");
+        assert!(!bytes.contains('"'), "a quote is escaped: {bytes}");
         if content.starts_with(b"{") {
             let text = between(part, "<pre><code>", "</code></pre>").next().expect("its text");
             assert_eq!(shown(text), lossy(&content));
@@ -250,8 +257,15 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
         for (host, is_shown) in [
             ("registry.example", true),
             ("192.0.2.1:5000", true),
-            ("[2001:db8::1]:5000", true),
             ("localhost", true),
+            ("registry-1.example", true),
+            // Docker 20.10 refuses them, and a command would take the first for an option.
+            ("-v.example", false),
+            ("registry-.example", false),
+            ("registry..example", false),
+            ("registry.example.", false),
+            ("[2001:db8::1]:5000", false),
+            ("[v1.x]:5000", false),
             // Docker would look for `intranet/quinistry` in Docker Hub.
             ("intranet", false),
             // Names that RFC 3986 allows, and a shell or a browser would not take for names.
@@ -416,6 +430,73 @@ fn a_browser_shows_the_page_and_complains_of_nothing() {
         }
     }
     assert!(server.log().contains("Serving welcome"));
+}
+
+/// Asks a registry from a page of another origin. Gives for each request its status, the digest and the link that the
+/// page can read, and how much content, or what it can do instead.
+const READ: &str = r#"<!DOCTYPE html><title></title><script>
+const ask = (method, path, fields = {}) => {
+  const request = new XMLHttpRequest();
+  try {
+    request.open(method, 'REGISTRY' + path, false);
+    for (const name in fields) request.setRequestHeader(name, fields[name]);
+    request.send();
+  } catch (error) { return error.name; }
+  const seen = ['docker-content-digest', 'link'].map(name => request.getResponseHeader(name) || '-');
+  return [request.status, ...seen, request.responseText.length].join(' ');
+};
+const asked = {
+  Accept: 'application/vnd.oci.image.index.v1+json', Authorization: 'Basic eDp5',
+  'Cache-Control': 'no-cache', 'If-None-Match': '"x"', Range: 'bytes=0-9',
+};
+document.title = [
+  ask('GET', '/v2/'), ask('GET', '/v2/quinistry/manifests/latest', asked),
+  ask('HEAD', '/v2/quinistry/manifests/latest'), ask('GET', '/v2/quinistry/tags/list?n=1'),
+  ask('GET', '/v2/quinistry/manifests/nonesuch').slice(0, 3), ask('POST', '/v2/').slice(0, 3),
+  ask('DELETE', '/v2/quinistry/manifests/latest'), ask('GET', '/v2/', { 'X-Other': 'y' }),
+  ask('GET', '/'), ask('GET', '/healthz'), ask('GET', '/metrics'),
+].join('|');
+</script>"#;
+
+#[test]
+fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
+    if !has_tool("chromium", &["--version"]) {
+        return;
+    }
+    let (server, folder) = (Server::start(), Folder::new("origin"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let other = format!("http://{}/", listener.local_addr().expect("it is bound"));
+    let html = READ.replace("REGISTRY", &format!("http://{}", server.address));
+    // It serves the page until the test ends.
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = write!(stream, "HTTP/1.0 200 OK\r\nContent-Type: text/html\r\n\r\n{html}");
+        }
+    });
+    let (html, log) = chromium(&folder, "light", (800, 600), &["--dump-dom", &other]);
+    let result = between(&html, "<title>", "</title>").next().expect("a title");
+    let accept = "Accept: application/vnd.oci.image.index.v1+json";
+    let digest = |field| {
+        let answer = server.ask("HEAD /v2/quinistry/manifests/latest", &[field]);
+        answer.field("docker-content-digest").expect("a digest").to_owned()
+    };
+    let link = server.ask("GET /v2/quinistry/tags/list?n=1", &[]);
+    let expected = [
+        "200 - - 2".to_owned(),
+        format!("206 {} - 10", digest(accept)),
+        format!("200 {} - 0", digest("Accept: */*")),
+        format!("200 - {} {}", link.field("link").expect("a link"), link.content.len()),
+        "404".to_owned(),
+        "405".to_owned(),
+        // These are refused by the browser: a method or a field that is not allowed, and what is not under /v2.
+        ["NetworkError"; 5].join("|"),
+    ];
+    assert_eq!(
+        result.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"),
+        expected.join("|"),
+        "{log}"
+    );
 }
 
 /// Measures the page where scripts may run: in a copy of it, which no policy comes with. Gives the scheme, the width

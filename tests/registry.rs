@@ -75,9 +75,13 @@ impl World {
     }
 
     fn ask_once(&self, line: &str, fields: &[&str]) -> Answer {
-        let bytes = request(line, fields);
+        self.answer(line, request(line, fields).as_bytes())
+    }
+
+    /// Answers a request with this line, whose fields may have any bytes.
+    fn answer(&self, line: &str, bytes: &[u8]) -> Answer {
         let mut lines = FieldStorage::default();
-        let parsed = request::parse(bytes.as_bytes(), 0, &mut lines).expect("a valid request");
+        let parsed = request::parse(bytes, 0, &mut lines).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
         let clock = Clock::start();
@@ -98,13 +102,20 @@ impl World {
         assert_eq!(answer.field("date"), Some(DATE));
         assert_eq!(answer.field("docker-distribution-api-version"), Some("registry/2.0"));
         assert_eq!(answer.field("transfer-encoding").or(answer.field("content-encoding")), None);
-        if line.starts_with("HEAD ") {
+        // A page of another origin can read what is under /v2, errors included, and nothing else.
+        let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
+        let shared = |value| if is_under_v2 { Some(value) } else { None };
+        assert_eq!(answer.field("access-control-allow-origin"), shared("*"), "{line}");
+        let exposed = shared("Docker-Content-Digest, Link, OCI-Filters-Applied");
+        assert_eq!(answer.field("access-control-expose-headers"), exposed, "{line}");
+        if line.starts_with("HEAD ") || [204, 304].contains(&answer.status) {
             assert!(answer.content.is_empty());
-        } else if answer.status != 304 {
+        } else {
             assert_eq!(answer.content_length(), answer.content.len(), "{line}");
-            if answer.status >= 400 {
-                answer.error_code();
-            }
+        }
+        if answer.status >= 400 {
+            assert_eq!(answer.field("cache-control"), Some("no-store"), "{line}");
+            assert!(line.starts_with("HEAD ") || !answer.error_code().is_empty());
         }
         answer
     }
@@ -236,6 +247,10 @@ fn a_type_that_the_client_refuses_does_not_count() {
         (format!("{OCI}, {DOCKER_LIST};q=0, */* ; q=0.000"), OCI),
         (format!("{DOCKER_LIST};q=0,{OCI_INDEX}; q=0.001"), OCI_INDEX),
         ("*/*;q=0".into(), DOCKER_LIST),
+        // The most specific range has precedence.
+        (format!("{DOCKER_LIST};q=0, */*"), OCI_INDEX),
+        (format!("application/*, {DOCKER_LIST};q=0"), OCI_INDEX),
+        (format!("application/*;q=0, */*, {OCI}"), OCI),
     ] {
         let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
         assert_eq!(answer.field("content-type"), Some(expected), "{accept}");
@@ -512,12 +527,24 @@ fn a_client_that_has_the_content_is_told_so() {
                 assert_eq!(answer.status, 304, "{fields:?}");
                 assert!(answer.content.is_empty());
                 assert_eq!(answer.field("etag"), Some(&*format!("\"{digest}\"")));
-                assert_eq!(answer.field("content-length").or(answer.field("content-type")), None);
-                assert_eq!(answer.field("vary"), world.ask(&line, &[]).field("vary"));
+                for field in ["content-length", "content-type", "docker-content-digest", "accept-ranges"] {
+                    assert_eq!(answer.field(field), None, "RFC 9110 section 15.4.5");
+                }
+                let whole = world.ask(&line, &[]);
+                for field in ["vary", "cache-control"] {
+                    assert_eq!(answer.field(field), whole.field(field), "RFC 9110 section 15.4.5");
+                }
             }
         }
         for field in [
             "If-None-Match: \"sha256:0\"",
+            // What is between the quotes is one tag.
+            "If-None-Match: \"a,*,b\"",
+            &format!("If-None-Match: \"a, \"{digest}\", b\""),
+            &format!("If-None-Match: w/\"{digest}\""),
+            // A star is no member of a list.
+            "If-None-Match: *, *",
+            &format!("If-Match: \"a,b\" , W/\"x\",,\"{digest}\""),
             "If-None-Match: ",
             &format!("If-None-Match: {digest}"),
             "If-Modified-Since: Sun, 06 Nov 2094 08:49:37 GMT",
@@ -526,12 +553,70 @@ fn a_client_that_has_the_content_is_told_so() {
         ] {
             assert_eq!(world.ask(&line, &[field]).status, 200, "{field}");
         }
-        for other in ["\"sha256:0\"", &format!("W/\"{digest}\"")] {
+        for other in ["\"sha256:0\"", &format!("W/\"{digest}\""), "\"a,*,b\"", "*, \"x\"", ""] {
             assert_eq!(world.ask(&line, &[&format!("If-Match: {other}")]).status, 412, "{other}");
         }
     }
+    // One byte beyond ASCII hides no other tag.
+    let line = "GET /v2/quinistry/manifests/latest";
+    let tags = [b"\"\xe9\", \"", world.index().as_bytes(), b"\""].concat();
+    for (field, status) in [("If-None-Match", 304), ("If-Match", 200)] {
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\n{field}: ");
+        let answer = world.answer(line, &[head.as_bytes(), &tags, b"\r\n\r\n"].concat());
+        assert_eq!(answer.status, status, "{field}");
+    }
     // Where the answer would not be a success, the condition has nothing to say.
     assert_eq!(world.ask("GET /v2/quinistry/manifests/nonesuch", &["If-None-Match: *"]).status, 404);
+}
+
+#[test]
+fn every_resource_meets_conditions_and_names_its_cacheability() {
+    let world = World::new();
+    let (immutable, no_cache, no_store) = ("max-age=31536000, immutable", "no-cache", "no-store");
+    let [index, blob, config] = [world.index(), &world.blob, &world.configs[0]];
+    let artifact = world.content(&format!("GET /v2/quinistry/referrers/{index}"), &[]).json();
+    let artifact = artifact["manifests"][0]["digest"].as_str().expect("a digest").to_owned();
+    for (path, has_tag, cache) in [
+        ("/", false, no_store),
+        ("/healthz", false, no_store),
+        ("/metrics", false, no_store),
+        ("/v2", false, no_cache),
+        ("/v2/", false, no_cache),
+        ("/v2/_catalog", false, no_cache),
+        ("/v2/_catalog?n=0", false, no_cache),
+        ("/v2/quinistry/tags/list", false, no_cache),
+        ("/v2/quinistry/tags/list?n=1", false, no_cache),
+        (&format!("/v2/quinistry/referrers/{index}"), true, no_cache),
+        (&format!("/v2/quinistry/referrers/{blob}"), true, no_cache),
+        (&format!("/v2/quinistry/referrers/{index}?artifactType={CYCLONE_DX}"), true, no_cache),
+        (&format!("/v2/quinistry/manifests/{}", index.replace(':', "-")), true, no_cache),
+        ("/v2/quinistry/manifests/latest", true, no_cache),
+        (&format!("/v2/quinistry/manifests/{VERSION}"), true, no_cache),
+        (&format!("/v2/quinistry/manifests/{index}"), true, immutable),
+        (&format!("/v2/quinistry/manifests/{artifact}"), true, immutable),
+        (&format!("/v2/quinistry/blobs/{blob}"), true, immutable),
+        (&format!("/v2/quinistry/blobs/{config}"), true, immutable),
+    ] {
+        let line = format!("GET {path}");
+        for (field, status) in [
+            ("X: y", 200),
+            ("If-None-Match: \"x\"", 200),
+            ("If-None-Match: *", 304),
+            ("If-Match: *", 200),
+            ("If-Match: \"x\"", 412),
+            ("Range: bytes=0-1", if has_tag { 206 } else { 200 }),
+        ] {
+            let answer = world.ask(&line, &[field]);
+            assert_eq!(answer.status, status, "{line} {field}");
+            let expected = if status == 412 { no_store } else { cache };
+            assert_eq!(answer.field("cache-control"), Some(expected), "{line} {field}");
+            assert_eq!(answer.field("etag").is_some(), has_tag && status != 412, "{line} {field}");
+        }
+        // RFC 9110 section 13.2.2: If-Match comes first, and a range last.
+        let both = ["If-Match: \"x\"", "If-None-Match: *", "Range: bytes=-0"];
+        assert_eq!(world.ask(&line, &both).status, 412, "{line}");
+        assert_eq!(world.ask(&line, &both[1..]).status, 304, "{line}");
+    }
 }
 
 #[test]
@@ -634,7 +719,8 @@ fn the_tag_for_a_digests_referrers_stands_for_the_same_index() {
         );
         assert_eq!(by_tag, referrers);
         let digest = by_tag.field("docker-content-digest").expect("a digest");
-        assert_eq!(world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[]), referrers);
+        let by_digest = world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[]);
+        assert_eq!(by_digest.content, referrers.content);
     }
     for (subject, _) in &world.manifests {
         for wrong in
@@ -699,9 +785,8 @@ fn every_write_is_refused_with_a_reason() {
         "DELETE /v2/quinistry/tags/latest",
         "POST /v2/alpine/blobs/uploads/",
         "POST /v2/quinistry/blobs/uploads/?mount=sha256:0&from=x",
+        "POST /metrics",
         "TRACE /",
-        "OPTIONS *",
-        "OPTIONS /v2/",
         "CONNECT localhost:8080",
     ] {
         for field in [
@@ -711,13 +796,58 @@ fn every_write_is_refused_with_a_reason() {
             &[],
         ] {
             let answer = world.ask(line, field);
-            assert_eq!((answer.status, &*answer.error_code()), (405, "UNSUPPORTED"), "{line}");
-            assert_eq!(answer.field("allow"), Some("GET, HEAD"));
+            assert_eq!((answer.status, &*answer.error_code()), (405, "DENIED"), "{line}");
+            assert_eq!(answer.field("allow"), Some("GET, HEAD, OPTIONS"));
             assert!(common::lossy(&answer.content).contains("read-only"));
         }
     }
     for line in ["get /v2/", "BREW /v2/", "PROPFIND /"] {
         assert_eq!(world.ask(line, &[]).status, 501, "{line}");
     }
-    assert_eq!(world.ask("GET /v2/", &["Transfer-Encoding: chunked"]).status, 411);
+}
+
+#[test]
+fn content_changes_nothing_for_a_request_that_needs_none() {
+    let world = World::new();
+    for line in ["GET /", "GET /v2/", "GET /v2/quinistry/manifests/latest", "OPTIONS /", "GET /nonesuch"] {
+        let answer = world.ask(line, &[]);
+        // HAProxy, Envoy and nginx send a GET of HTTP/2 that ends with an empty DATA frame like that.
+        for field in ["Transfer-Encoding: chunked", "Content-Length: 5"] {
+            assert_eq!(world.ask(line, &[field]), answer, "{line} {field}");
+        }
+    }
+}
+
+#[test]
+fn options_are_the_methods_and_under_v2_what_a_browser_asks_for() {
+    let world = World::new();
+    for (target, is_under_v2) in [
+        ("*", false),
+        ("/", false),
+        ("/healthz", false),
+        ("/nonesuch", false),
+        ("/v2x", false),
+        ("/v2", true),
+        ("/v2/", true),
+        ("http://registry.example/v2/", true),
+        ("/v2/quinistry/manifests/latest", true),
+        ("/v2/nonesuch/blobs/x", true),
+    ] {
+        for fields in [&[][..], &["Origin: http://ui.example", "Access-Control-Request-Method: GET"]] {
+            let answer = world.ask(&format!("OPTIONS {target}"), fields);
+            assert_eq!((answer.status, answer.field("allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
+            // RFC 9110 section 8.6: MUST NOT.
+            assert_eq!(answer.field("content-length").or(answer.field("content-type")), None, "{target}");
+            for (name, value) in [
+                ("methods", "GET, HEAD, OPTIONS"),
+                ("headers", "Accept, Authorization, Cache-Control, If-None-Match, Range"),
+            ] {
+                let value = if is_under_v2 { Some(value) } else { None };
+                assert_eq!(answer.field(&format!("access-control-allow-{name}")), value, "{target}");
+            }
+            assert_eq!(answer.field("access-control-max-age").is_some(), is_under_v2, "{target}");
+        }
+    }
+    let get = world.ask("GET /v2/", &["Origin: http://ui.example"]);
+    assert_eq!(get.field("access-control-allow-methods"), None);
 }

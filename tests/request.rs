@@ -151,6 +151,8 @@ fn the_request_line_has_one_grammar() {
         "GET http://u@x/ HTTP/1.1",
         "GET http://x:y/ HTTP/1.1",
         "GET http://[::1/ HTTP/1.1",
+        "GET http://a%zz/v2/ HTTP/1.1",
+        "GET http://[zz]/v2/ HTTP/1.1",
     ] {
         assert_eq!(status(format!("{line}\r\nHost: x\r\n\r\n")), 400, "{line}");
     }
@@ -208,10 +210,30 @@ fn there_is_one_valid_host() {
         "Host: a:80:80\r\n",
         "Host: \u{e9}\r\n",
         "Host: a,b c\r\n",
+        // A percent sign without two digits.
+        "Host: %\r\n",
+        "Host: a%4\r\n",
+        "Host: a%zz:80\r\n",
+        // No address of IPv6, nor of a later version.
+        "Host: [zz]\r\n",
+        "Host: [1]\r\n",
+        "Host: [:::]\r\n",
+        "Host: [1:2:3:4:5:6:7:8:9]\r\n",
+        "Host: [::1]]\r\n",
+        "Host: [::256.0.0.1]\r\n",
+        "Host: [fe80::1%25eth0]\r\n",
+        "Host: [v.x]\r\n",
+        "Host: [v1.]\r\n",
+        "Host: [v1x]\r\n",
+        "Host: [vg.x]\r\n",
+        "Host: [v1.%41]\r\n",
     ] {
         assert_eq!(status(format!("GET / HTTP/1.1\r\n{hosts}\r\n")), 400, "{hosts}");
     }
-    for host in ["a", "a:80", "a:", "[::1]", "[::1]:5000", "127.0.0.1:1", "registry_1.local-x"] {
+    for host in ["a", "a:80", "a:", "[::1]", "[::1]:5000", "127.0.0.1:1", "registry_1.local-x"]
+        .into_iter()
+        .chain(["%41", "[::]", "[1:2:3:4:5:6:7:8]", "[::ffff:192.0.2.1]", "[v1.x]", "[VA.a:b~!]:80"])
+    {
         let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(accepted(bytes.as_bytes()).authority, Some(host));
     }
@@ -318,7 +340,12 @@ fn limits_are_exact() {
     let line = |length: usize| format!("GET /{} HTTP/1.1", "a".repeat(length - "GET / HTTP/1.1".len()));
     accepted(format!("{}\r\nHost: x\r\n\r\n", line(MAX_REQUEST_LINE)).as_bytes());
     assert_eq!(status(format!("{}\r\nHost: x\r\n\r\n", line(MAX_REQUEST_LINE + 1))), 414);
-    assert_eq!(status("A".repeat(MAX_REQUEST_LINE + 2)), 414);
+    for method in ["GET", "OPTIONS", "EIGHT"] {
+        assert_eq!(status(format!("{method} {}", "a".repeat(MAX_REQUEST_LINE))), 414, "{method}");
+    }
+    for bytes in ["A".repeat(MAX_REQUEST_LINE + 2), format!("PROPFIND /{}", "a".repeat(MAX_REQUEST_LINE))] {
+        assert_eq!(status(bytes), 501);
+    }
 
     // The head.
     let head =
@@ -351,14 +378,79 @@ fn methods_are_told_apart_by_case_and_never_refused_here() {
         ("HEAD", Method::Head),
         ("POST", Method::Other),
         ("TRACE", Method::Other),
+        ("OPTIONS", Method::Options),
         ("get", Method::Unrecognized),
         ("M-SEARCH", Method::Unrecognized),
     ] {
         assert_eq!(accepted(format!("{name} / HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).method, method);
     }
+}
+
+#[test]
+fn each_method_has_its_forms_of_target() {
+    const METHODS: [&str; 9] =
+        ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "BREW"];
+    for (target, methods) in [
+        ("/a?b", &METHODS.map(|method| if method == "CONNECT" { "" } else { method })[..]),
+        ("http://x/a?b", &METHODS.map(|method| if method == "CONNECT" { "" } else { method })),
+        ("*", &["OPTIONS"]),
+        ("x:1", &["CONNECT"]),
+        ("[::1]:65535", &["CONNECT"]),
+        ("*/test", &[]),
+        ("x", &[]),
+        ("x:", &[]),
+        ("x:0", &[]),
+        ("x:65536", &[]),
+        (":1", &[]),
+        ("u@x:1", &[]),
+        ("?a", &[]),
+        ("http://[/", &[]),
+        ("http://x:1x/", &[]),
+        ("/%zz", &[]),
+    ] {
+        for method in METHODS {
+            let bytes = format!("{method} {target} HTTP/1.1\r\nHost: x\r\n\r\n");
+            if methods.contains(&method) {
+                assert_eq!(accepted(bytes.as_bytes()).target, target, "{method}");
+            } else {
+                assert_eq!(status(&bytes), 400, "{method} {target}");
+            }
+        }
+    }
     assert_eq!(accepted(b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n").path, "*");
-    let connect = accepted(b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n");
-    assert_eq!((&*connect.path, connect.persistence), ("x:1", Persistence::Close));
+    let connect = accepted(b"CONNECT x:1 HTTP/1.1\r\nHost: y\r\n\r\n");
+    assert_eq!((&*connect.path, connect.authority), ("x:1", Some("x:1")));
+    assert_eq!(connect.persistence, Persistence::Close);
+}
+
+#[test]
+fn a_member_that_is_not_utf_8_hides_no_other() {
+    let with_line = |line: &[u8]| [b"GET / HTTP/1.1\r\nHost: x\r\n", line, b"\r\n\r\n"].concat();
+    let close = with_line(b"Connection: \xe9, close");
+    assert_eq!(accepted(&close).persistence, Persistence::Close);
+    let accept = with_line(b"Accept: \xe9/x, a/b;q=0.5, \xe9");
+    assert_eq!(accepted(&accept).weights(["a/b", "a/c"]), [500, 0]);
+    assert_eq!(status(with_line(b"Transfer-Encoding: chunked, \xe9")), 400);
+}
+
+#[test]
+fn the_most_specific_media_range_decides() {
+    for (accept, weights) in [
+        ("", [0, 0, 0]),
+        ("*/*", [1000, 1000, 1000]),
+        ("a/b;q=0, */*", [0, 1000, 1000]),
+        ("*/*, A/B ; q=0", [0, 1000, 1000]),
+        ("a/*;q=0.2, */*;q=0.1, a/b;q=0.3", [300, 200, 100]),
+        ("a/*;q=0, */*", [0, 0, 1000]),
+        ("a/b;q=0.25;x=y, a/b;x=y;Q=0.75", [750, 0, 0]),
+        // What is no weight counts as if it were not there.
+        ("a/b;q=1.5, a/c;q=0.1234, d/e;q=0.12a", [1000, 1000, 1000]),
+        // These are no media ranges.
+        ("*, a*, a/, /*, */b, a/b*", [0, 0, 0]),
+    ] {
+        let bytes = with_lines(&format!("Accept: {accept}\r\n"));
+        assert_eq!(accepted(bytes.as_bytes()).weights(["a/b", "a/c", "d/e"]), weights, "{accept}");
+    }
 }
 
 #[test]

@@ -437,13 +437,22 @@ fn a_server_that_is_only_asked_for_its_health_logs_nothing() {
         for line in ["GET /healthz", "HEAD /healthz"] {
             assert_eq!(server.ask(line, &["User-Agent: kube-probe/1.32"]).status, 200);
         }
+        // HAProxy's and Apache's own checks.
+        for target in ["/", "*"] {
+            let mut client = server.connect();
+            client.send(format!("OPTIONS {target} HTTP/1.0\r\n\r\n"));
+            assert_eq!(client.answer_to("OPTIONS").status, 204);
+            client.expect_end();
+        }
     }
-    // A probe that is refused is a line.
+    // A probe that is refused is a line, and so is what a browser asks for a page.
+    assert_eq!(server.ask("OPTIONS /v2/", &["Origin: http://ui.example"]).status, 204);
     server.ask("POST /healthz", &[]);
     let log = server.wait_for_log("POST /healthz 405");
-    // It is the only one behind the words of the start.
+    assert!(log.contains("Serving options: OPTIONS /v2/ 204 0 "), "{log}");
+    // They are the only ones behind the words of the start.
     let lines = log.rsplit_once("\n\n").map(|(_, lines)| lines.lines().count());
-    assert_eq!(lines, Some(1), "{log}");
+    assert_eq!(lines, Some(2), "{log}");
 }
 
 #[test]

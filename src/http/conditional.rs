@@ -18,7 +18,8 @@
 use std::ops::Range;
 
 use crate::http::request::{Method, Request};
-use crate::http::syntax::{list_members, parse_number, trim};
+use crate::http::response::Response;
+use crate::http::syntax::{entity_tags, parse_number, trim};
 
 /// What a request gets of some content.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -35,12 +36,17 @@ pub enum Selection {
     Unsatisfiable,
 }
 
-/// Decides what `request` gets of content that has this entity tag and that many bytes. The tag is a
-/// strong one, and is given without its quotes.
+/// Decides what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is a
+/// strong one. Content without an entity tag has no ranges.
 #[must_use]
-pub fn select(request: &Request<'_>, entity_tag: &str, size: u64) -> Selection {
+pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
+    let has = |field: &str| request.field_bytes(field).next().is_some();
+    if !["if-match", "if-none-match", "range"].into_iter().any(has) {
+        return Selection::Whole;
+    }
+    let entity_tag = response.field("ETag");
     // The order of the conditions is that of RFC 9110 section 13.2.2.
-    if request.field_lines("if-match").next().is_some() && !matches(request, "if-match", entity_tag) {
+    if has("if-match") && !matches(request, "if-match", entity_tag) {
         return Selection::PreconditionFailed;
     }
     if matches(request, "if-none-match", entity_tag) {
@@ -48,30 +54,35 @@ pub fn select(request: &Request<'_>, entity_tag: &str, size: u64) -> Selection {
     }
     let mut ranges = request.field_lines("range");
     // RFC 9110 section 14.2: a server MUST ignore Range in a request other than GET.
-    let (Method::Get, Some(range), None) = (request.method, ranges.next(), ranges.next()) else {
+    let (Method::Get, Some(_), Some(range), None) =
+        (request.method, entity_tag, ranges.next(), ranges.next())
+    else {
         return Selection::Whole;
     };
     // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date
     // never does, for there is no Last-Modified.
-    if request.field_lines("if-range").any(|tag| strong(tag) != Some(entity_tag)) {
+    if request.field_bytes("if-range").any(|tag| Some(tag) != entity_tag) {
         return Selection::Whole;
     }
-    parse_range(range, size)
+    parse_range(range, response.content.len())
 }
 
-/// Whether the list of entity tags in this field names the content.
-fn matches(request: &Request<'_>, field: &str, entity_tag: &str) -> bool {
-    request.field_lines(field).flat_map(list_members).any(|tag| {
-        // RFC 9110 section 13.1.2: If-None-Match MUST compare weakly. Section 13.1.1: If-Match MUST
-        // compare strongly.
-        let opaque = tag.strip_prefix("W/").filter(|_| field == "if-none-match").unwrap_or(tag);
-        tag == "*" || strong(opaque) == Some(entity_tag)
-    })
-}
-
-/// What is between the quotes of a strong entity tag.
-fn strong(tag: &str) -> Option<&str> {
-    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"'))
+/// Whether this field names the content that has this entity tag, or none.
+///
+/// ```text
+///     If-Match      = "*" / #entity-tag                         ; RFC 9110 section 13.1.1
+///     If-None-Match = "*" / #entity-tag                         ; section 13.1.2
+/// ```
+fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> bool {
+    let mut lines = request.field_bytes(field);
+    // Several lines make one list, and `*` is no member of a list.
+    if (lines.next(), lines.next()) == (Some(&b"*"[..]), None) {
+        return true;
+    }
+    // Section 13.1.2: If-None-Match MUST compare weakly. Section 13.1.1: If-Match MUST compare strongly.
+    let takes_weak = field == "if-none-match";
+    let mut tags = request.field_bytes(field).flat_map(entity_tags);
+    tags.any(|(is_weak, tag)| Some(tag) == entity_tag && (takes_weak || !is_weak))
 }
 
 /// Reads the value of a Range field for content of `size` bytes, which is at least one.

@@ -59,6 +59,10 @@ pub enum Method {
     Get,
     /// HEAD, which is GET without the content.
     Head,
+    /// OPTIONS, which asks what the server allows.
+    Options,
+    /// CONNECT, which asks for a tunnel.
+    Connect,
     /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. This registry allows it nowhere.
     Other,
     /// A method that neither defines, such as `get`: methods are case-sensitive (RFC 9110 section 9.1).
@@ -107,28 +111,44 @@ impl<'b> Request<'b> {
         self.fields.lines(name)
     }
 
-    /// Iterates over the media ranges of the client's Accept fields (RFC 9110 section 12.5.1).
-    pub fn media_ranges(&self) -> impl Iterator<Item = MediaRange<'b>> {
-        self.field_lines("accept").flat_map(list_members).filter_map(MediaRange::parse)
+    /// Iterates over the same values as bytes. They may be other than UTF-8 (RFC 9110 section 5.5, obs-text).
+    pub fn field_bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
+        self.fields.bytes(name)
+    }
+
+    /// Returns how much the client wants each of these media types, in thousandths. 0 means "not acceptable", or
+    /// that no Accept field lists the type.
+    ///
+    /// RFC 9110 section 12.5.1: "The most specific reference has precedence." Of several equally specific ones, the
+    /// largest weight counts.
+    pub fn weights<const N: usize>(&self, types: [&str; N]) -> [u16; N] {
+        let mut best = [(0, 0); N];
+        for range in self.field_bytes("accept").flat_map(list_members) {
+            let mut parts = range.split(';').map(trim);
+            let name = parts.next().unwrap_or_default();
+            let is_weight = |part: &&str| part.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("q="));
+            let weight = parts.find(is_weight).map_or(1000, |part| weight(&part[2..]));
+            for (best, media_type) in best.iter_mut().zip(types) {
+                *best = (*best).max((specificity(name, media_type), weight));
+            }
+        }
+        best.map(|(specificity, weight)| if specificity == 0 { 0 } else { weight })
     }
 }
 
-/// What a client says of a media type, or of many.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct MediaRange<'b> {
-    /// The types, such as `text/html`, `text/*` or `*/*`, without their parameters.
-    pub name: &'b str,
-    /// How much the client likes them, in thousandths. 0 means "not acceptable".
-    pub weight: u16,
-}
-
-impl<'b> MediaRange<'b> {
-    fn parse(text: &'b str) -> Option<Self> {
-        let mut parts = text.split(';').map(trim);
-        let name = parts.next()?;
-        let is_weight = |part: &&str| part.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("q="));
-        let weight = parts.find(is_weight).map_or(1000, |part| weight(&part[2..]));
-        Some(Self { name, weight })
+/// Returns how specific a media range is for a media type: 3 for the type itself, 0 if they do not match.
+///
+/// ```text
+///     media-range = ( "*/*" / ( type "/" "*" ) / ( type "/" subtype ) ) parameters ; RFC 9110 section 12.5.1
+/// ```
+fn specificity(range: &str, media_type: &str) -> u8 {
+    let is_prefix =
+        |prefix: &str| media_type.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    match range.strip_suffix('*') {
+        _ if range.eq_ignore_ascii_case(media_type) => 3,
+        Some("*/") => 1,
+        Some(prefix) if prefix.ends_with('/') && is_prefix(prefix) => 2,
+        _ => 0,
     }
 }
 
@@ -255,10 +275,14 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
 /// Finds the end of the request line.
 fn find_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
     const LONGEST: usize = MAX_REQUEST_LINE + "\r\n".len();
+    const LONGEST_METHOD: usize = "OPTIONS".len();
     let bytes = &bytes[..bytes.len().min(LONGEST)];
     match find_line_feed(bytes) {
         Some(line_feed) if bytes[..line_feed].ends_with(b"\r") => Ok(Some(line_feed + 1)),
         Some(_) => Err(BARE_LINE_FEED),
+        // RFC 9112 section 3: SHOULD answer 501 to a method longer than all that are implemented.
+        None if bytes.len() == LONGEST && !bytes[..=LONGEST_METHOD].contains(&b' ') => Err(METHOD_TOO_LONG),
+        // RFC 9112 section 3: MUST answer 414 to a target that is too long.
         None if bytes.len() == LONGEST => Err(LINE_TOO_LONG),
         None => Ok(None),
     }
@@ -293,6 +317,8 @@ const BARE_LINE_FEED: Rejection = bad("a line ends with CR LF");
 
 const HEAD_TOO_LONG: Rejection = reject(Status::FieldsTooLarge, "the head of a request has at most 16 KiB");
 
+const METHOD_TOO_LONG: Rejection = reject(Status::NotImplemented, "no method is as long as this");
+
 const LINE_TOO_LONG: Rejection = reject(Status::UriTooLong, "the request line has at most 8 KiB");
 
 /// Puts the request together from its line and its field lines, which end with the empty line.
@@ -304,8 +330,8 @@ fn parse_head<'h, 'b: 'h>(
     let fields = Fields::parse(fields, storage)?;
     let host = fields.host(line.is_http_1_0)?;
     let framed = fields.body(line.is_http_1_0)?;
-    let body = if line.method == "CONNECT" { Body::Tunnel } else { framed };
     let method = method(line.method);
+    let body = if method == Method::Connect { Body::Tunnel } else { framed };
     let target = Target::parse(line.target, method)?;
     let can_persist = body == Body::None;
     Ok(Request {
@@ -366,7 +392,9 @@ fn method(name: &str) -> Method {
     match name {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
-        "POST" | "PUT" | "PATCH" | "DELETE" | "CONNECT" | "OPTIONS" | "TRACE" => Method::Other,
+        "OPTIONS" => Method::Options,
+        "CONNECT" => Method::Connect,
+        "POST" | "PUT" | "PATCH" | "DELETE" | "TRACE" => Method::Other,
         _ => Method::Unrecognized,
     }
 }
@@ -414,10 +442,12 @@ impl<'h> Fields<'h> {
     /// Iterates over the values of all lines with that name. A value that is not UTF-8 becomes U+FFFD, which
     /// is not valid in any field that this server acts upon.
     fn lines(&self, name: &str) -> impl Iterator<Item = &'h str> {
-        self.0
-            .iter()
-            .filter(move |line| line.name.eq_ignore_ascii_case(name))
-            .map(|line| trim(str::from_utf8(line.value).unwrap_or("\u{fffd}")))
+        self.bytes(name).map(|value| str::from_utf8(value).unwrap_or("\u{fffd}"))
+    }
+
+    fn bytes(&self, name: &str) -> impl Iterator<Item = &'h [u8]> {
+        let lines = self.0.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
+        lines.map(|line| line.value.trim_ascii())
     }
 
     /// Gives the value of Host. RFC 9112 section 3.2: MUST answer 400 to a request of HTTP/1.1 without
@@ -437,9 +467,9 @@ impl<'h> Fields<'h> {
     fn body(&self, is_http_1_0: bool) -> Result<Body, Rejection> {
         let mut lengths = self.lines("content-length");
         let length = lengths.next();
-        let mut codings = self.lines("transfer-encoding").flat_map(list_members).peekable();
+        let mut codings = self.bytes("transfer-encoding").flat_map(list_members);
         // An empty field has no members, but it is there all the same.
-        if self.lines("transfer-encoding").next().is_some() {
+        if self.bytes("transfer-encoding").next().is_some() {
             // Section 6.3: such a message "ought to be handled as an error", because one reader may go
             // by the length and another by the coding.
             if length.is_some() {
@@ -467,7 +497,7 @@ impl<'h> Fields<'h> {
     /// Tells whether the client wants the connection to go on (RFC 9112 section 9.3).
     fn persistence(&self, is_http_1_0: bool) -> Persistence {
         let has = |option: &str| {
-            self.lines("connection").flat_map(list_members).any(|member| member.eq_ignore_ascii_case(option))
+            self.bytes("connection").flat_map(list_members).any(|member| member.eq_ignore_ascii_case(option))
         };
         if has("close") {
             Persistence::Close
@@ -513,10 +543,19 @@ impl<'b> Target<'b> {
     ///     asterisk-form  = "*"                                      ; section 3.2.4, of OPTIONS
     /// ```
     fn parse(text: &'b str, method: Method) -> Result<Self, Rejection> {
-        // Methods other than GET and HEAD are refused whatever their target is. CONNECT has the third
-        // form, and OPTIONS may have the fourth.
-        if matches!(method, Method::Other | Method::Unrecognized) && !text.starts_with('/') {
-            return Ok(Self { authority: None, path: text.into(), query: None });
+        match method {
+            // RFC 9110 section 9.3.6: MUST reject a CONNECT request with an empty or invalid port.
+            Method::Connect => {
+                let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && is_authority(text));
+                if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
+                    return Err(bad("the target of CONNECT is a host and a port"));
+                }
+                return Ok(Self { authority: Some(text), path: text.into(), query: None });
+            }
+            Method::Options if text == "*" => {
+                return Ok(Self { authority: None, path: text.into(), query: None });
+            }
+            _ => {}
         }
         let scheme_and_rest = if text.starts_with('/') { None } else { text.split_once("://") };
         let (authority, path_and_query) = match scheme_and_rest {

@@ -38,13 +38,13 @@ macro_rules! statuses {
 
 statuses! {
     Ok = 200 "OK",
+    NoContent = 204 "No Content",
     PartialContent = 206 "Partial Content",
     NotModified = 304 "Not Modified",
     BadRequest = 400 "Bad Request",
     NotFound = 404 "Not Found",
     MethodNotAllowed = 405 "Method Not Allowed",
     RequestTimeout = 408 "Request Timeout",
-    LengthRequired = 411 "Length Required",
     PreconditionFailed = 412 "Precondition Failed",
     UriTooLong = 414 "URI Too Long",
     RangeNotSatisfiable = 416 "Range Not Satisfiable",
@@ -120,6 +120,18 @@ impl Content<'_> {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// Returns these bytes of the content.
+    fn part(self, range: Range<u64>) -> Self {
+        let (start, end) = (range.start as usize, range.end as usize);
+        match self {
+            Self::Bytes(Cow::Borrowed(bytes)) => Self::Bytes(bytes[start..end].into()),
+            Self::Bytes(Cow::Owned(bytes)) => Self::Bytes(bytes[start..end].to_vec().into()),
+            Self::File(FilePart { file, range: whole }) => {
+                Self::File(FilePart { file, range: whole.start + range.start..whole.start + range.end })
+            }
+        }
+    }
 }
 
 /// What is said of the connection's future (RFC 9112 section 9.3).
@@ -140,6 +152,8 @@ pub struct Response<'a> {
     pub status: Status,
     /// Complete field lines, each with its CRLF.
     fields: Cow<'a, [u8]>,
+    /// More field lines: those that many responses share.
+    pub shared: &'static str,
     /// What follows the head.
     pub content: Content<'a>,
 }
@@ -147,7 +161,7 @@ pub struct Response<'a> {
 impl<'a> Response<'a> {
     /// An answer from ready-made field lines, which have to include Content-Length where HTTP wants it.
     pub fn new(status: Status, fields: impl Into<Cow<'a, [u8]>>, content: Content<'a>) -> Self {
-        Self { status, fields: fields.into(), content }
+        Self { status, fields: fields.into(), shared: "", content }
     }
 
     /// An answer with content that was made for it.
@@ -163,6 +177,31 @@ impl<'a> Response<'a> {
         debug_assert!(!value.contains(['\r', '\n']), "a value must stay on its line");
         self.fields.to_mut().extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         self
+    }
+
+    /// Removes the field lines with these names.
+    #[must_use]
+    pub fn without(mut self, names: &[&str]) -> Self {
+        let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
+        let kept = lines.filter(|line| names.iter().all(|name| field_value(line, name).is_none()));
+        self.fields = kept.collect::<Vec<_>>().concat().into();
+        self
+    }
+
+    /// Returns the value of the response's own field with that name, which is compared with its case.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields.split_inclusive(|&byte| byte == b'\n').find_map(|line| field_value(line, name))
+    }
+
+    /// Turns a 200 into a 206 with these bytes of its content (RFC 9110 section 15.3.7).
+    #[must_use]
+    pub fn part(self, range: Range<u64>) -> Self {
+        let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.content.len());
+        let length = (range.end - range.start).to_string();
+        let part = self.without(&["Content-Length"]).with("Content-Length", &length);
+        let Self { fields, shared, content, .. } = part.with("Content-Range", &content_range);
+        Self { status: Status::PartialContent, fields, shared, content: content.part(range) }
     }
 
     /// Appends the head to `out`. `date` is the present time as HTTP writes it.
@@ -187,10 +226,16 @@ impl<'a> Response<'a> {
         out.extend_from_slice(date.as_bytes());
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&self.fields);
+        out.extend_from_slice(self.shared.as_bytes());
         out.extend_from_slice(match persistence {
             Persistence::Implied => b"\r\n",
             Persistence::Stated => b"Connection: keep-alive\r\n\r\n",
             Persistence::Close => b"Connection: close\r\n\r\n",
         });
     }
+}
+
+/// Returns the value of a field line, if the field has that name.
+fn field_value<'l>(line: &'l [u8], name: &str) -> Option<&'l [u8]> {
+    line.strip_prefix(name.as_bytes())?.strip_prefix(b": ")?.strip_suffix(b"\r\n")
 }

@@ -3,18 +3,44 @@
 //! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). Each function has
 //! its grammar beside it, in the ABNF of RFC 5234.
 //!
-//! Deliberately absent: quoted strings. No field that this server acts upon has one with a comma or a
-//! semicolon in it; an entity tag, which is quoted, is here the digest of some content.
+//! Deliberately absent: quoted strings, except for entity tags. No other field that this server acts upon has a
+//! quoted comma or semicolon in it.
 
 use std::borrow::Cow;
+use std::net::Ipv6Addr;
 
-/// Iterates over the members of a list, trimmed, without the empty ones (RFC 9110 section 5.6.1.2).
+/// Iterates over the members of a list, trimmed, without the empty ones (RFC 9110 section 5.6.1.2). A member that
+/// is not UTF-8 becomes U+FFFD, which is not valid in any list that this server acts upon.
 ///
 /// ```text
 ///     #element = [ element ] *( OWS "," OWS [ element ] )
 /// ```
-pub fn list_members(value: &str) -> impl Iterator<Item = &str> {
-    value.split(',').map(trim).filter(|member| !member.is_empty())
+pub fn list_members(value: &[u8]) -> impl Iterator<Item = &str> {
+    let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+    let members = members.filter(|member| !member.is_empty());
+    members.map(|member| str::from_utf8(member).unwrap_or("\u{fffd}"))
+}
+
+/// Iterates over the entity tags of a list: whether each is weak, and its opaque tag with the quotes. A comma
+/// between the quotes is part of the tag. The list ends where the grammar is violated.
+///
+/// ```text
+///     entity-tag = [ "W/" ] opaque-tag                          ; RFC 9110 section 8.8.3, case-sensitive
+///     opaque-tag = DQUOTE *etagc DQUOTE
+///     etagc      = %x21 / %x23-7E / obs-text                    ; neither a space nor a quote
+///     obs-text   = %x80-FF
+/// ```
+pub fn entity_tags(mut list: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
+    std::iter::from_fn(move || {
+        let start = list.iter().position(|byte| !b", \t".contains(byte))?;
+        let tag = list[start..].strip_prefix(b"W/").unwrap_or(&list[start..]);
+        let is_weak = tag.len() < list.len() - start;
+        let length = tag.strip_prefix(b"\"")?.iter().position(|byte| b"\" \t".contains(byte))?;
+        let (opaque, rest) = tag.split_at("\"\"".len() + length);
+        list = rest.trim_ascii_start();
+        let is_valid = opaque.ends_with(b"\"") && (list.is_empty() || list.starts_with(b","));
+        is_valid.then_some((is_weak, opaque))
+    })
 }
 
 /// Takes optional white space off both ends (RFC 9110 section 5.6.3). `httparse` has let no other
@@ -40,13 +66,11 @@ pub fn parse_number(text: &str) -> Option<u64> {
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Whether the text is a host with or without a port. This is a little more than the RFC allows: what
-/// stands between square brackets need not be an address. But nothing gets through that could end a
-/// line, a word or a URI, and no user information.
+/// Whether the text is a host with or without a port. User information is not part of it.
 ///
 /// ```text
 ///     Host       = uri-host [ ":" port ]                        ; RFC 9110 section 7.2
-///     uri-host   = "[" IPv6address "]" / IPv4address / reg-name  ; RFC 3986 section 3.2.2
+///     uri-host   = IP-literal / IPv4address / reg-name          ; RFC 3986 section 3.2.2
 ///     reg-name   = *( unreserved / pct-encoded / sub-delims )    ; and so it may be empty
 ///     port       = *DIGIT
 /// ```
@@ -56,12 +80,26 @@ pub fn is_authority(text: &str) -> bool {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (text, ""),
     };
-    let is_host = match host.strip_prefix('[').map(|host| host.strip_suffix(']')) {
-        Some(Some(literal)) => !literal.is_empty() && literal.bytes().all(|b| HOST.has(b) || b == b':'),
-        Some(None) => false,
-        None => host.bytes().all(|b| HOST.has(b)),
+    let is_host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']').is_some_and(is_ip_address),
+        None => host.bytes().all(|b| HOST.has(b)) && is_percent_encoded(host),
     };
     is_host && port.bytes().all(|b| b.is_ascii_digit()) && !(host.is_empty() && text.contains(':'))
+}
+
+/// Whether the text may stand between square brackets.
+///
+/// ```text
+///     IP-literal = "[" ( IPv6address / IPvFuture  ) "]"         ; RFC 3986 section 3.2.2
+///     IPvFuture  = "v" 1*HEXDIG "." 1*( unreserved / sub-delims / ":" )
+/// ```
+fn is_ip_address(text: &str) -> bool {
+    let Some((version, address)) = text.strip_prefix(['v', 'V']).and_then(|rest| rest.split_once('.')) else {
+        return text.parse::<Ipv6Addr>().is_ok();
+    };
+    let is_version = !version.is_empty() && version.bytes().all(|b| b.is_ascii_hexdigit());
+    let is_of_address = |b: u8| b == b':' || b != b'%' && HOST.has(b);
+    is_version && !address.is_empty() && address.bytes().all(is_of_address)
 }
 
 /// Whether two hexadecimal digits follow every percent sign.
