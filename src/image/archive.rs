@@ -75,9 +75,11 @@ fn path(descriptor: &Descriptor) -> String {
 
 /// The index of the layout. Its one entry leads to the image's own index.
 ///
-/// Field note: the entry has two names. containerd and podman read an annotation of containerd's, and umoci and
-/// skopeo read the OCI's. A kubelet also looks for a pinned image by its digest. The import adds that name, so an
-/// entry for it is not needed: `ctr images import --digests --base-name docker.io/library/quinistry`.
+/// Field note: the entry has two names. containerd and podman read an annotation of containerd's. umoci, skopeo and
+/// oras read the OCI's. With more than one entry, skopeo and crane would ask which is meant, and Docker's containerd
+/// store would show an image without a tag. So the name with a digest, by which a kubelet looks for a pinned image, is
+/// added after the import, with `ctr images tag` (`k8s/README.md`). The import's `--digests --base-name NAME` adds
+/// it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
     let mut entry = image.index.descriptor.to_json(OCI_INDEX);
     let annotations = json!({
