@@ -31,9 +31,9 @@
 //! source determine every byte. (The keys of JSON objects are sorted.) So all executables have to be built
 //! from one source, and with the same `SOURCE_DATE_EPOCH`.
 //!
-//! The index and the manifests are in the OCI's form. Clients that are older than the OCI read Docker's form
-//! alone, so the image has that as well: a list and manifests of the same configs and layers, under other media
-//! types and so under other digests. `registry` serves it to such clients, and nothing else refers to it.
+//! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image has
+//! that as well: a list and manifests of the same configs and layers, under other media types and so with other
+//! digests. `registry` serves them to such clients alone, and no other document refers to them.
 //!
 //! Limits: one executable for each architecture, and so one variant of `arm`.
 //!
@@ -281,8 +281,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
         // So that `docker exec CONTAINER quinistry ...` finds the program for this platform.
         "Env": [format!("PATH=/{architecture}")],
         "ExposedPorts": { format!("{PORT}/tcp"): {} },
-        // Field note: not in the OCI's list but in Docker's. Docker honours it; containerd and podman do not,
-        // unless podman 4.3 gets the image by Docker's manifest.
+        // Field note: not in the OCI's list but in Docker's. Docker honours it. containerd ignores it, and podman
+        // 4.3 and 5.8 take it from Docker's form of a manifest only.
         "Healthcheck": {
             "Test": ["CMD", program, "healthcheck"],
             "Interval": seconds(30),
