@@ -179,26 +179,26 @@ fn found(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
         request.query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("ns=")));
     Some(match endpoint {
         Endpoint::Base => BASE,
-        Endpoint::Index | Endpoint::OciIndex | Endpoint::Manifest | Endpoint::OciManifest
+        Endpoint::Index | Endpoint::DockerList | Endpoint::Manifest | Endpoint::DockerManifest
             if is_for_mirror && (is_head || is_by_tag) =>
         {
             MIRROR
         }
-        Endpoint::Index | Endpoint::OciIndex | Endpoint::Manifest | Endpoint::OciManifest if is_head => {
+        Endpoint::Index | Endpoint::DockerList | Endpoint::Manifest | Endpoint::DockerManifest if is_head => {
             if is_by_tag {
                 TAG_BY_HEAD
             } else {
                 MANIFEST_BY_HEAD
             }
         }
-        Endpoint::Index | Endpoint::OciIndex => {
+        Endpoint::Index | Endpoint::DockerList => {
             if is_by_tag {
                 INDEX_BY_TAG
             } else {
                 INDEX
             }
         }
-        Endpoint::Manifest | Endpoint::OciManifest => {
+        Endpoint::Manifest | Endpoint::DockerManifest => {
             if is_by_tag {
                 MANIFEST_BY_TAG
             } else {

@@ -1,7 +1,7 @@
 //! Turns executables, one for each processor, into a container image.
 //!
-//! Documents: OCI image-spec (`image-index.md`, `manifest.md`, `config.md`, `descriptor.md`); Docker's
-//! "Image Manifest Version 2, Schema 2", which has the same documents under other media types.
+//! Documents: OCI image-spec (`image-index.md`, `manifest.md`, `config.md`, `descriptor.md`); for old clients,
+//! Docker's "Image Manifest Version 2, Schema 2", which has the same documents under other media types.
 //!
 //! An image is a tree of content. Each piece is named by the digest of its bytes, and names the next:
 //!
@@ -31,8 +31,9 @@
 //! source determine every byte. (The keys of JSON objects are sorted.) So all executables have to be built
 //! from one source, and with the same `SOURCE_DATE_EPOCH`.
 //!
-//! There are two forms of each index and manifest: Docker's, which is the canonical one, and the OCI's.
-//! `registry` says which client gets which, and why.
+//! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image has
+//! that as well: a list and manifests of the same configs and layers, under other media types and so with other
+//! digests. `registry` serves them to such clients alone, and no other document refers to them.
 //!
 //! Limits: one executable for each architecture, and so one variant of `arm`.
 //!
@@ -106,33 +107,32 @@ impl Format {
     }
 }
 
-const DOCKER: Format =
-    Format { index: DOCKER_LIST, manifest: DOCKER_MANIFEST, config: DOCKER_CONFIG, layer: DOCKER_LAYER };
+const OCI: Format = Format { index: OCI_INDEX, manifest: OCI_MANIFEST, config: OCI_CONFIG, layer: OCI_LAYER };
 
-const OCI: Format = Format {
-    index: OCI_INDEX,
-    manifest: OCI_MANIFEST,
-    config: "application/vnd.oci.image.config.v1+json",
-    layer: "application/vnd.oci.image.layer.v1.tar+gzip",
+const DOCKER: Format = Format {
+    index: DOCKER_LIST,
+    manifest: DOCKER_MANIFEST,
+    config: "application/vnd.docker.container.image.v1+json",
+    layer: "application/vnd.docker.image.rootfs.diff.tar.gzip",
 };
 
-/// The media type of Docker's form of the index, which Docker calls a manifest list.
-pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-
-/// The media type of the OCI's form of the index.
+/// The media type of an index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// The media type of a manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+
+/// The media type of a config, as a manifest has it.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+
+/// The media type of a layer, as a manifest has it.
+pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+
+/// The media type of Docker's form of an index, which Docker calls a manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 
 /// The media type of Docker's form of a manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
-
-/// The media type of a config, as Docker's form of a manifest has it.
-pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
-
-/// The media type of a layer, as Docker's form of a manifest has it.
-pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
-
-/// The media type of the OCI's form of a manifest.
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 /// To the registry a blob is bytes. What they mean is said by the manifest.
 pub const BLOB: &str = "application/octet-stream";
@@ -184,10 +184,10 @@ impl Document {
 
 /// The image: everything but the bytes of its layers.
 pub struct Image {
-    /// The canonical index, in Docker's form. Its digest is that of the image.
+    /// The index. Its digest is that of the image.
+    pub index: Document,
+    /// Docker's form of the index, for old clients.
     pub docker_list: Document,
-    /// The same index in the OCI's form.
-    pub oci_index: Document,
     /// The platforms, ordered by architecture.
     pub platforms: Vec<Platform>,
     /// The layers, in the same order.
@@ -202,10 +202,10 @@ pub struct Platform {
     pub architecture: &'static str,
     /// The config.
     pub config: Document,
-    /// The manifest in Docker's form.
+    /// The manifest.
+    pub manifest: Document,
+    /// Docker's form of the manifest, of the same config and layers.
     pub docker_manifest: Document,
-    /// The manifest in the OCI's form, of the same config and layers.
-    pub oci_manifest: Document,
 }
 
 impl Image {
@@ -228,10 +228,11 @@ impl Image {
         (contents, Self::new(own, layers))
     }
 
-    /// The indexes, manifests and configs.
+    /// The index, and the manifest and config of each platform: all to which the digest of the image leads, but
+    /// for the layers.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
-        let of_platforms = self.platforms.iter().flat_map(Platform::documents);
-        [&self.docker_list, &self.oci_index].into_iter().chain(of_platforms)
+        let of_platforms = self.platforms.iter().flat_map(|platform| [&platform.manifest, &platform.config]);
+        std::iter::once(&self.index).chain(of_platforms)
     }
 
     fn new(own: &str, layers: Vec<Layer>) -> Self {
@@ -240,8 +241,8 @@ impl Image {
             layers.iter().map(|layer| Platform::new(layer.architecture, &layers)).collect();
         let own = platforms.iter().position(|platform| platform.architecture == own);
         Self {
+            index: OCI.index(&platforms, |platform| &platform.manifest),
             docker_list: DOCKER.index(&platforms, |platform| &platform.docker_manifest),
-            oci_index: OCI.index(&platforms, |platform| &platform.oci_manifest),
             own: own.expect("the first layer's architecture is one of them"),
             platforms,
             layers,
@@ -254,14 +255,10 @@ impl Platform {
         let config = Document::json(BLOB, &config(architecture, layers));
         Self {
             architecture,
+            manifest: OCI.manifest(&config, layers),
             docker_manifest: DOCKER.manifest(&config, layers),
-            oci_manifest: OCI.manifest(&config, layers),
             config,
         }
-    }
-
-    fn documents(&self) -> [&Document; 3] {
-        [&self.docker_manifest, &self.oci_manifest, &self.config]
     }
 }
 
@@ -284,8 +281,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
         // So that `docker exec CONTAINER quinistry ...` finds the program for this platform.
         "Env": [format!("PATH=/{architecture}")],
         "ExposedPorts": { format!("{PORT}/tcp"): {} },
-        // Field note: not in the OCI's list but in Docker's. Podman 4.3 honours it only in an image
-        // that came by a schema 2 manifest; containerd ignores it.
+        // Field note: not in the OCI's list but in Docker's. Docker honours it. containerd ignores it, and podman
+        // 4.3 and 5.8 take it from Docker's form of a manifest only.
         "Healthcheck": {
             "Test": ["CMD", program, "healthcheck"],
             "Interval": seconds(30),

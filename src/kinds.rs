@@ -37,14 +37,14 @@ kinds! {
         Tags = "tags",
         /// What refers to a manifest.
         Referrers = "referrers",
-        /// Docker's index.
+        /// The index.
         Index = "index",
-        /// The OCI's index.
-        OciIndex = "oci_index",
-        /// Docker's manifest for a platform.
+        /// Docker's form of the index.
+        DockerList = "docker_list",
+        /// The manifest for a platform.
         Manifest = "manifest",
-        /// The OCI's manifest for a platform.
-        OciManifest = "oci_manifest",
+        /// Docker's form of the manifest for a platform.
+        DockerManifest = "docker_manifest",
         /// A part of an artifact that refers to the image: its manifest, its config or its document.
         Artifact = "artifact",
         /// An index or manifest that is not there.
@@ -83,9 +83,9 @@ impl Endpoint {
             Self::Tags => "Serving tags",
             Self::Referrers => "Serving referrers",
             Self::Index => "Serving index",
-            Self::OciIndex => "Serving OCI index",
+            Self::DockerList => "Serving Docker list",
             Self::Manifest => "Serving manifest",
-            Self::OciManifest => "Serving OCI manifest",
+            Self::DockerManifest => "Serving Docker manifest",
             Self::Config => "Serving config",
             Self::Layer => "Serving layer",
             Self::Artifact => "Serving artifact",

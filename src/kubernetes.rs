@@ -23,7 +23,7 @@ pub const CHILD: &str = include_str!("../k8s/child.yaml");
 /// other lines, comments included, stay as they are.
 #[must_use]
 pub fn pin(manifest: &str, image: &Image) -> String {
-    let digest = image.docker_list.descriptor.digest;
+    let digest = image.index.descriptor.digest;
     let architectures: Vec<_> = image.platforms.iter().map(|platform| platform.architecture).collect();
     let mut pinned = String::new();
     for line in manifest.lines() {

@@ -216,9 +216,9 @@ fn describe(image: &Image, address: SocketAddr) -> String {
         ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("localhost:{}", address.port()),
         _ => address.to_string(),
     };
-    let mut text = line("index", "", &image.docker_list.descriptor);
+    let mut text = line("index", "", &image.index.descriptor);
     for (platform, layer) in image.platforms.iter().zip(&image.layers) {
-        text += &line("manifest", platform.architecture, &platform.docker_manifest.descriptor);
+        text += &line("manifest", platform.architecture, &platform.manifest.descriptor);
         text += &line("config", platform.architecture, &platform.config.descriptor);
         text += &line("layer", platform.architecture, &Descriptor::of(layer));
     }
@@ -248,7 +248,7 @@ fn save(with: &[String]) -> Result<(), Error> {
 
 /// The image by its digest, as `docker pull` takes it behind a registry's address.
 fn digest_line(image: &Image) -> String {
-    format!("{NAME}@{}\n", image.docker_list.descriptor.digest)
+    format!("{NAME}@{}\n", image.index.descriptor.digest)
 }
 
 fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {

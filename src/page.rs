@@ -11,7 +11,7 @@
 //! ```
 //!
 //! The picture shows the way from the index down to the executable. Behind it comes each of its parts with all
-//! that is known of it, and after those the other forms and platforms, folded. A part has its digest for
+//! that is known of it, and after those the manifests and configs of other platforms, folded. A part has its digest for
 //! an anchor. So whatever names a part by its digest is linked to it, and a click follows the protocol.
 //!
 //! What a client sends does not get into the page, but for its host, which is shown only if it consists of
@@ -25,10 +25,7 @@ use std::fmt::{self, Display, Formatter, Write};
 
 use crate::image::digest::{Digest, START, Summary};
 use crate::image::layer::Layer;
-use crate::image::{
-    BLOB, DOCKER_CONFIG, DOCKER_LAYER, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, PORT,
-    Platform, VERSION,
-};
+use crate::image::{BLOB, Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, PORT, Platform, VERSION};
 use crate::kinds::Endpoint;
 use crate::metrics::Vitals;
 
@@ -74,7 +71,7 @@ impl Page {
             layers = HOLE,
             bytes = HOLE,
             connections = HOLE,
-            index = image.docker_list.descriptor.digest,
+            index = image.index.descriptor.digest,
             picture = Picture(shown),
             parts = Sections(shown, "section", "h3"),
             others = Sections(others, "details", "summary"),
@@ -167,8 +164,6 @@ struct Part<'a> {
     kind: &'static Kind,
     /// The platform that it is for. It is empty for an index, which is for all.
     architecture: &'static str,
-    /// Which of its two forms a document has.
-    form: &'static str,
     digest: &'a Digest,
     size: u64,
     /// The first bytes.
@@ -232,45 +227,30 @@ const SHOWN: usize = 6;
 
 /// All parts. The first [`SHOWN`] are those of the picture.
 fn parts(image: &Image) -> Vec<Part<'_>> {
-    let Image { docker_list, oci_index, platforms, own, .. } = image;
+    let Image { index, platforms, own, .. } = image;
     let mut parts = Vec::new();
-    add_document(&INDEX, "", docker_list, &mut parts);
+    add_document(&INDEX, "", index, &mut parts);
     add_platform(image, *own, &mut parts);
-    add_document(&INDEX, "", oci_index, &mut parts);
-    for (place, platform) in platforms.iter().enumerate() {
-        if place != *own {
-            add_platform(image, place, &mut parts);
-        }
-        add_document(&MANIFEST, platform.architecture, &platform.oci_manifest, &mut parts);
+    for place in (0..platforms.len()).filter(|place| place != own) {
+        add_platform(image, place, &mut parts);
     }
     parts
 }
 
 fn add_platform<'a>(image: &'a Image, place: usize, parts: &mut Vec<Part<'a>>) {
-    let Platform { architecture, config, docker_manifest, .. } = &image.platforms[place];
+    let Platform { architecture, config, manifest, .. } = &image.platforms[place];
     let Layer { blob, tar, executable, .. } = &image.layers[place];
-    add_document(&MANIFEST, architecture, docker_manifest, parts);
+    add_document(&MANIFEST, architecture, manifest, parts);
     add_document(&CONFIG, architecture, config, parts);
     for (kind, media_type, endpoint, summary) in
-        [(&LAYER, DOCKER_LAYER, "blobs", blob), (&TAR, "tar", "", tar), (&EXECUTABLE, "ELF", "", executable)]
+        [(&LAYER, OCI_LAYER, "blobs", blob), (&TAR, "tar", "", tar), (&EXECUTABLE, "ELF", "", executable)]
     {
         let Summary { digest, size, start } = summary;
-        let (form, content) = ("", &[][..]);
-        parts.push(Part {
-            kind,
-            architecture,
-            form,
-            digest,
-            size: *size,
-            start,
-            media_type,
-            endpoint,
-            content,
-        });
+        let (size, content) = (*size, &[][..]);
+        parts.push(Part { kind, architecture, digest, size, start, media_type, endpoint, content });
     }
 }
 
-#[inline(never)] // Five copies of it would be half a kilobyte of the layer.
 fn add_document<'a>(
     kind: &'static Kind,
     architecture: &'static str,
@@ -278,13 +258,12 @@ fn add_document<'a>(
     parts: &mut Vec<Part<'a>>,
 ) {
     let Document { descriptor: Descriptor { content_type, digest, size }, content } = document;
-    let (media_type, endpoint, form) = match *content_type {
-        BLOB => (DOCKER_CONFIG, "blobs", ""),
-        other @ (OCI_INDEX | OCI_MANIFEST) => (other, "manifests", " in the OCI's form"),
-        other => (other, "manifests", ""),
+    let (media_type, endpoint) = match *content_type {
+        BLOB => (OCI_CONFIG, "blobs"),
+        other => (other, "manifests"),
     };
     let start = &content[..START];
-    parts.push(Part { kind, architecture, form, digest, size: *size, start, media_type, endpoint, content });
+    parts.push(Part { kind, architecture, digest, size: *size, start, media_type, endpoint, content });
 }
 
 /// All that is known of each part, in such elements with such titles.
@@ -294,12 +273,12 @@ impl Display for Sections<'_> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         let Self(parts, element, title) = self;
         for part in *parts {
-            let Part { kind, architecture, form, digest, size, start, media_type, endpoint, content } = part;
+            let Part { kind, architecture, digest, size, start, media_type, endpoint, content } = part;
             let Kind { name, about, .. } = kind;
             let of = if architecture.is_empty() { "" } else { " for " };
             write!(
                 f,
-                "<{element} class=\"part\" id=\"{digest}\"><{title}>{name}{of}{architecture}{form}</{title}>\n\
+                "<{element} class=\"part\" id=\"{digest}\"><{title}>{name}{of}{architecture}</{title}>\n\
                  <p>{about}</p>\n<dl class=\"facts\"><dt>Digest</dt><dd><code>{digest}</code></dd>\
                  <dt>Size</dt><dd>{} bytes</dd><dt>Type</dt><dd><code>{media_type}</code></dd>\
                  <dt>Begins</dt><dd><code>{}\u{a0} {}</code></dd><dt>Served</dt><dd>",

@@ -20,24 +20,23 @@
 //!
 //! ## Which manifest?
 //!
-//! An image has one index, and one manifest for each platform. Each of these documents has two forms, whose
-//! media types and so digests differ. A client that asks by digest gets those very bytes. A client that
-//! asks by tag gets what it says it can read. The first line that fits counts:
+//! An image has one index, and one manifest for each platform. A client that asks by digest gets those very
+//! bytes. A client that asks by tag gets what it can read. The first line that fits counts:
 //!
-//! | the client's `Accept` has                                   | the tag stands for                  |
-//! |-------------------------------------------------------------|-------------------------------------|
-//! | `application/vnd.docker.distribution.manifest.list.v2+json` | Docker's index                      |
-//! | `*/*`                                                       | Docker's index                      |
-//! | `application/*`                                             | Docker's index                      |
-//! | `application/vnd.oci.image.index.v1+json`                   | the OCI's index                     |
-//! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform  |
-//! | `application/vnd.oci.image.manifest.v1+json`                | the OCI's manifest for our platform |
-//! | none of these, or there is no `Accept`                      | Docker's index                      |
+//! | the client's `Accept` has                                   | the tag stands for                 |
+//! |-------------------------------------------------------------|------------------------------------|
+//! | `application/vnd.oci.image.index.v1+json`                   | the index                          |
+//! | `*/*`                                                       | the index                          |
+//! | `application/*`                                             | the index                          |
+//! | `application/vnd.docker.distribution.manifest.list.v2+json` | Docker's list                      |
+//! | `application/vnd.oci.image.manifest.v1+json`                | the manifest for our platform      |
+//! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform |
+//! | none of these, or there is no `Accept`                      | the index                          |
 //!
-//! A tag has to lead to one digest, or a quine could not be compared with its child. So Docker's index is
-//! the canonical one: a client that takes all types, as most do, gets Docker's index. Docker's forms come first
-//! because keel, Dependabot and older watchtower take no others, and because podman honours a health check
-//! only from Docker's manifest. "Our platform" is that of the process that answers.
+//! A tag must lead to one digest, or a quine could not be compared with its child. Every client of today takes
+//! the index. Docker's list and manifests are the same documents under other media types, and so under other
+//! digests. They are for old clients that take no other types: keel, Dependabot and watchtower of some years ago.
+//! "Our platform" is that of the process that answers.
 //!
 //! No `Accept` makes a tag answer 404 or 406. RFC 9110 section 12.5.1 lets a server disregard the field
 //! if it has nothing that the client lists, and the client may still read what comes.
@@ -135,7 +134,7 @@ impl ErrorCode {
 /// The image, made ready to be served.
 pub struct Registry {
     /// The indexes and manifests. What a tag may stand for comes first, in the order of [`Choice`]: the
-    /// two indexes, then the two manifests of our own platform.
+    /// index and Docker's list, then the two manifests of our own platform.
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
@@ -172,10 +171,10 @@ impl<'a> Answer<'a> {
 /// What a tag may stand for.
 #[derive(Clone, Copy)]
 enum Choice {
+    Index,
     DockerList,
-    OciIndex,
+    Manifest,
     DockerManifest,
-    OciManifest,
 }
 
 /// Content that is served by its digest.
@@ -193,16 +192,16 @@ impl Registry {
     pub fn new(image: Image) -> Self {
         let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
-        let Image { docker_list, oci_index, mut platforms, layers, own } = image;
+        let Image { index, docker_list, mut platforms, layers, own } = image;
         let mut manifests = vec![
-            Resource::document(Endpoint::Index, docker_list),
-            Resource::document(Endpoint::OciIndex, oci_index),
+            Resource::document(Endpoint::Index, index),
+            Resource::document(Endpoint::DockerList, docker_list),
         ];
         let mut blobs = Vec::new();
         platforms.swap(0, own);
-        for Platform { config, docker_manifest, oci_manifest, .. } in platforms {
-            manifests.push(Resource::document(Endpoint::Manifest, docker_manifest));
-            manifests.push(Resource::document(Endpoint::OciManifest, oci_manifest));
+        for Platform { config, manifest, docker_manifest, .. } in platforms {
+            manifests.push(Resource::document(Endpoint::Manifest, manifest));
+            manifests.push(Resource::document(Endpoint::DockerManifest, docker_manifest));
             blobs.push(Resource::document(Endpoint::Config, config));
         }
         for (file, layer) in layers.into_iter().enumerate() {
@@ -388,7 +387,7 @@ impl Registry {
     }
 
     fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
-        let digest = self.manifests[Choice::DockerList as usize].digest.as_str();
+        let digest = self.manifests[Choice::Index as usize].digest.as_str();
         generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, vitals.to_text(VERSION, digest).into_bytes())
     }
 }
@@ -452,14 +451,14 @@ fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
 /// Decides what a tag stands for: see "Which manifest?". The first type that the client takes counts.
 fn choose(request: &Request<'_>) -> Choice {
     const CHOICES: [(&str, Choice); 4] = [
+        (OCI_INDEX, Choice::Index),
         (DOCKER_LIST, Choice::DockerList),
-        (OCI_INDEX, Choice::OciIndex),
+        (OCI_MANIFEST, Choice::Manifest),
         (DOCKER_MANIFEST, Choice::DockerManifest),
-        (OCI_MANIFEST, Choice::OciManifest),
     ];
     let weights = request.weights(CHOICES.map(|(media_type, _)| media_type));
     let first = weights.iter().position(|weight| *weight > 0);
-    first.map_or(Choice::DockerList, |place| CHOICES[place].1)
+    first.map_or(Choice::Index, |place| CHOICES[place].1)
 }
 
 impl Resource {

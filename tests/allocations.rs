@@ -177,7 +177,7 @@ fn assert_allocates_at_most(limit: usize, requests: &str, content: u64) {
 
 #[test]
 fn the_index_by_tag_and_by_digest_allocates_nothing() {
-    let index = sample::packed().0.docker_list.descriptor;
+    let index = sample::packed().0.index.descriptor;
     for reference in ["latest", index.digest.as_str()] {
         assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{reference}")), index.size);
     }
@@ -185,13 +185,13 @@ fn the_index_by_tag_and_by_digest_allocates_nothing() {
 
 #[test]
 fn a_manifest_allocates_nothing() {
-    let manifest = sample::packed().0.platforms[0].docker_manifest.descriptor;
+    let manifest = sample::packed().0.platforms[0].manifest.descriptor;
     assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{}", manifest.digest)), manifest.size);
 }
 
 #[test]
 fn pipelined_requests_allocate_nothing() {
-    let index = sample::packed().0.docker_list.descriptor;
+    let index = sample::packed().0.index.descriptor;
     // As wrk sends them; they fit one read. Those that did not would be kept until the next.
     let requests = "GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".repeat(16);
     assert_allocates_at_most(0, &requests, 16 * index.size);

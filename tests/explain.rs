@@ -34,9 +34,9 @@ type Explained = (Endpoint, Status, Option<[String; 2]>);
 impl World {
     fn new() -> Self {
         let (_, image) = sample::image(&[ARM64, AMD64]);
-        let Image { docker_list, platforms, layers, .. } = &image;
-        let index = docker_list.descriptor.digest.to_string();
-        let manifest = platforms[0].docker_manifest.descriptor.digest.to_string();
+        let Image { index, platforms, layers, .. } = &image;
+        let index = index.descriptor.digest.to_string();
+        let manifest = platforms[0].manifest.descriptor.digest.to_string();
         let config = platforms[0].config.descriptor.digest.to_string();
         let layer = layers[0].blob.digest.to_string();
         let bill = Artifacts::of(&image).bill.descriptor.digest.to_string();
@@ -232,11 +232,14 @@ fn many_requests(world: &World) -> Vec<Vec<u8>> {
             paths.extend(references.map(|reference| format!("/v2/{name}/{collection}/{reference}")));
         }
     }
-    let oci = ["manifest", "index"].map(|what| format!("Accept: application/vnd.oci.image.{what}.v1+json"));
+    let types =
+        ["oci.image.manifest.v1", "docker.distribution.manifest.v2", "docker.distribution.manifest.list.v2"];
+    let types = types.map(|name| format!("Accept: application/vnd.{name}+json"));
     let fields = [
         "A: b",
-        &oci[0],
-        &oci[1],
+        &types[0],
+        &types[1],
+        &types[2],
         "If-None-Match: *",
         "If-Match: \"x\"",
         "Range: bytes=1-",

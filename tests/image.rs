@@ -79,17 +79,17 @@ fn the_configs_of_two_platforms_differ_in_the_architecture_and_the_file_that_run
 #[test]
 fn the_manifests_of_a_platform_describe_its_config_and_all_layers() {
     let (contents, image) = sample::image(&[AMD64, ARM64]);
-    for Platform { config, docker_manifest, oci_manifest, .. } in &image.platforms {
+    for Platform { config, manifest, docker_manifest, .. } in &image.platforms {
         for (document, config_type, layer_type) in [
+            (
+                manifest,
+                "application/vnd.oci.image.config.v1+json",
+                "application/vnd.oci.image.layer.v1.tar+gzip",
+            ),
             (
                 docker_manifest,
                 "application/vnd.docker.container.image.v1+json",
                 "application/vnd.docker.image.rootfs.diff.tar.gzip",
-            ),
-            (
-                oci_manifest,
-                "application/vnd.oci.image.config.v1+json",
-                "application/vnd.oci.image.layer.v1.tar+gzip",
             ),
         ] {
             let described = |content: &[u8], media_type| json!({ "mediaType": media_type, "digest": sha256(content), "size": content.len() });
@@ -116,15 +116,17 @@ fn the_manifests_of_a_platform_describe_its_config_and_all_layers() {
 }
 
 #[test]
-fn both_indexes_name_each_platform_and_its_manifest() {
+fn the_index_and_dockers_list_name_each_platform_and_its_manifest() {
     let (_, image) = sample::image(&[ARM64, AMD64]);
     for (index, index_type, manifest_of) in [
         (
-            &image.docker_list,
-            "application/vnd.docker.distribution.manifest.list.v2+json",
-            (|platform: &Platform| &platform.docker_manifest) as fn(&Platform) -> &Document,
+            &image.index,
+            "application/vnd.oci.image.index.v1+json",
+            (|platform: &Platform| &platform.manifest) as fn(&Platform) -> &Document,
         ),
-        (&image.oci_index, "application/vnd.oci.image.index.v1+json", |platform| &platform.oci_manifest),
+        (&image.docker_list, "application/vnd.docker.distribution.manifest.list.v2+json", |platform| {
+            &platform.docker_manifest
+        }),
     ] {
         assert_eq!(index.descriptor.content_type, index_type);
         let entries = image.platforms.iter().zip(["amd64", "arm64"]).map(|(platform, architecture)| {
@@ -145,8 +147,10 @@ fn both_indexes_name_each_platform_and_its_manifest() {
 #[test]
 fn every_document_has_the_digest_and_the_size_of_its_content() {
     let (_, image) = sample::image(&[AMD64, ARM64]);
-    assert_eq!(image.documents().count(), 2 + 2 * 3);
-    for Document { descriptor, content } in image.documents() {
+    assert_eq!(image.documents().count(), 1 + 2 * 2);
+    let of_docker = image.platforms.iter().map(|platform| &platform.docker_manifest);
+    let of_docker = std::iter::once(&image.docker_list).chain(of_docker);
+    for Document { descriptor, content } in image.documents().chain(of_docker) {
         assert_eq!((descriptor.digest.as_str(), descriptor.size), (&*sha256(content), content.len() as u64));
     }
 }
@@ -160,7 +164,7 @@ fn an_arm_executable_gets_its_variant() {
     executable[44] = 1;
     let (_, image) = Image::assemble(vec![sample::layer(&executable)]);
     let platform = json!({ "architecture": "arm", "os": "linux", "variant": "v7" });
-    for index in [&image.docker_list, &image.oci_index] {
+    for index in [&image.index, &image.docker_list] {
         assert_eq!(json(&index.content)["manifests"][0]["platform"], platform);
     }
     let config = json(&image.platforms[0].config.content);
@@ -184,7 +188,7 @@ fn a_layer_is_the_same_whatever_it_travels_with() {
     let (_, alone) = sample::image(&[ARM64]);
     let (_, with_another) = sample::image(&[AMD64, ARM64]);
     assert_eq!(alone.layers[0].blob.digest, with_another.layers[1].blob.digest);
-    assert_ne!(alone.docker_list.descriptor.digest, with_another.docker_list.descriptor.digest);
+    assert_ne!(alone.index.descriptor.digest, with_another.index.descriptor.digest);
 }
 
 #[test]
@@ -193,7 +197,7 @@ fn another_executable_makes_another_image() {
     *executable.last_mut().expect("not empty") ^= 1;
     let (_, other) = Image::assemble(vec![sample::layer(&executable)]);
     let (image, _) = sample::packed();
-    assert_ne!(other.docker_list.descriptor.digest, image.docker_list.descriptor.digest);
+    assert_ne!(other.index.descriptor.digest, image.index.descriptor.digest);
 }
 
 #[test]
@@ -209,12 +213,19 @@ fn a_file_that_cannot_be_in_an_image_is_refused() {
     assert!(error.to_string().contains("8589934592"), "{error}");
 }
 
-/// The files of a tar archive, none of which is there twice. The names of blobs have to be their digests.
+/// The files of a tar archive, none of which is there twice. Each is below a directory that comes before it. The
+/// names of blobs have to be their digests.
 fn files(archive: &[u8]) -> HashMap<String, Vec<u8>> {
-    let mut files = HashMap::new();
+    let (mut files, mut directories) = (HashMap::new(), vec![String::new()]);
     for entry in tar::Archive::new(archive).entries().expect("a tar archive") {
         let mut entry = entry.expect("a header");
         let path = entry.path().expect("a path").display().to_string();
+        let name = path.trim_end_matches('/').rsplit('/').next().expect("a name");
+        assert!(directories.contains(&path[..path.rfind(name).expect("its end")].to_owned()), "{path}");
+        if entry.header().entry_type().is_dir() {
+            directories.push(path);
+            continue;
+        }
         let mut content = Vec::new();
         entry.read_to_end(&mut content).expect("content");
         if let Some(encoded) = path.strip_prefix("blobs/sha256/") {
@@ -222,6 +233,7 @@ fn files(archive: &[u8]) -> HashMap<String, Vec<u8>> {
         }
         assert!(files.insert(path, content).is_none(), "no file twice");
     }
+    assert_eq!(directories, ["", "blobs/", "blobs/sha256/"]);
     files
 }
 
@@ -239,25 +251,19 @@ fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
         assert_eq!(blob(descriptor.digest.as_str()), content);
     }
 
-    // The OCI's way: containerd's names lead to the canonical index, the tag leads to the OCI's.
-    let index = json(&files["index.json"]);
-    let name = "docker.io/library/quinistry";
-    let [docker, oci] = [&image.docker_list, &image.oci_index].map(|index| index.descriptor);
-    let tag = Some("latest");
-    let expected = [
-        (docker, format!("{name}:latest"), None),
-        (docker, format!("{name}@{}", docker.digest), None),
-        (oci, format!("{name}@{}", oci.digest), tag),
-    ];
-    let entries = index["manifests"].as_array().expect("a list");
-    assert_eq!(entries.len(), expected.len());
-    for (entry, (descriptor, name, tag)) in entries.iter().zip(expected) {
-        assert_eq!(entry["mediaType"], descriptor.content_type);
-        assert_eq!(entry["size"], descriptor.size);
-        assert_eq!(entry["digest"], descriptor.digest.as_str());
-        assert_eq!(entry["annotations"]["io.containerd.image.name"], name);
-        assert_eq!(entry["annotations"]["org.opencontainers.image.ref.name"].as_str(), tag);
-    }
+    // The OCI's way: one entry leads to the index, and has containerd's name for it and the tag.
+    let oci_index = "application/vnd.oci.image.index.v1+json";
+    let entry = json!({
+        "mediaType": oci_index,
+        "digest": image.index.descriptor.digest.as_str(),
+        "size": image.index.content.len(),
+        "annotations": {
+            "io.containerd.image.name": "docker.io/library/quinistry:latest",
+            "org.opencontainers.image.ref.name": "latest",
+        },
+    });
+    let index = json!({ "schemaVersion": 2, "mediaType": oci_index, "manifests": [entry] });
+    assert_eq!(json(&files["index.json"]), index);
 
     // Docker's way, which leads to the platform of the process that writes.
     let images = json(&files["manifest.json"]);

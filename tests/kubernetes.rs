@@ -46,7 +46,7 @@ fn pinning_adds_the_digest_and_the_architectures_and_changes_nothing_else() {
         [(&[AMD64][..], "[amd64]"), (&[ARM64], "[arm64]"), (&[ARM64, AMD64], "[amd64, arm64]")]
     {
         let (_, image) = sample::image(machines);
-        let at = format!("@{}", image.docker_list.descriptor.digest);
+        let at = format!("@{}", image.index.descriptor.digest);
         for (manifest, name) in
             [(PARENT, "docker.io/library/quinistry:latest"), (CHILD, "localhost:5000/quinistry")]
         {

@@ -9,8 +9,8 @@ use std::os::unix::fs::PermissionsExt;
 use common::{Folder, Server, goarch, quinistry_at, sha256, sibling};
 use serde_json::Value;
 
-const INDEX: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-const MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 #[test]
 fn a_pull_step_by_step_and_then_the_child_is_asked_for_the_same() {

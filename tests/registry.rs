@@ -29,7 +29,7 @@ struct World {
     registry: Registry,
     /// What the layers are, in the order of the image.
     contents: Vec<Vec<u8>>,
-    /// The digests of the indexes and manifests, each with its type; the canonical index first.
+    /// The digests of the indexes and manifests, each with its type; the index first.
     manifests: Vec<(String, &'static str)>,
     /// The digests of the configs.
     configs: Vec<String>,
@@ -43,12 +43,12 @@ impl World {
         let (contents, image) = sample::image(&[ARM64, AMD64]);
         let digest = |d: &Descriptor| d.digest.to_string();
         let mut manifests = vec![
+            (digest(&image.index.descriptor), OCI_INDEX),
             (digest(&image.docker_list.descriptor), DOCKER_LIST),
-            (digest(&image.oci_index.descriptor), OCI_INDEX),
         ];
         for platform in &image.platforms {
+            manifests.push((digest(&platform.manifest.descriptor), OCI));
             manifests.push((digest(&platform.docker_manifest.descriptor), DOCKER));
-            manifests.push((digest(&platform.oci_manifest.descriptor), OCI));
         }
         let configs = image.platforms.iter().map(|platform| digest(&platform.config.descriptor)).collect();
         let (blob, layer) = (digest(&Descriptor::of(&image.layers[1])), contents[1].clone());
@@ -58,6 +58,11 @@ impl World {
     /// The digest of the image.
     fn index(&self) -> &str {
         &self.manifests[0].0
+    }
+
+    /// The index and the manifests. Docker's forms of them are not among these: nothing refers to them.
+    fn subjects(&self) -> impl Iterator<Item = &(String, &'static str)> {
+        self.manifests.iter().filter(|(_, media_type)| [OCI_INDEX, OCI].contains(media_type))
     }
 
     /// Asks in HTTP/1.1. Holds the answer to what is true of every answer, and of HEAD.
@@ -205,10 +210,10 @@ fn documented_choices() -> Vec<(&'static str, &'static str)> {
 /// The media type of something that the table names.
 fn media_type(stands_for: &str) -> &'static str {
     match stands_for {
-        "Docker's index" => DOCKER_LIST,
-        "the OCI's index" => OCI_INDEX,
+        "the index" => OCI_INDEX,
+        "Docker's list" => DOCKER_LIST,
+        "the manifest for our platform" => OCI,
         "Docker's manifest for our platform" => DOCKER,
-        "the OCI's manifest for our platform" => OCI,
         other => panic!("the documentation has no {other:?}"),
     }
 }
@@ -244,13 +249,13 @@ fn a_tag_stands_for_what_the_documentations_table_says() {
 fn a_type_that_the_client_refuses_does_not_count() {
     let world = World::new();
     for (accept, expected) in [
-        (format!("{OCI}, {DOCKER_LIST};q=0, */* ; q=0.000"), OCI),
-        (format!("{DOCKER_LIST};q=0,{OCI_INDEX}; q=0.001"), OCI_INDEX),
-        ("*/*;q=0".into(), DOCKER_LIST),
+        (format!("{DOCKER}, {OCI_INDEX};q=0, */* ; q=0.000"), DOCKER),
+        (format!("{OCI_INDEX};q=0,{DOCKER_LIST}; q=0.001"), DOCKER_LIST),
+        ("*/*;q=0".into(), OCI_INDEX),
         // The most specific range has precedence.
-        (format!("{DOCKER_LIST};q=0, */*"), OCI_INDEX),
-        (format!("application/*, {DOCKER_LIST};q=0"), OCI_INDEX),
-        (format!("application/*;q=0, */*, {OCI}"), OCI),
+        (format!("{OCI_INDEX};q=0, */*"), DOCKER_LIST),
+        (format!("application/*, {OCI_INDEX};q=0"), DOCKER_LIST),
+        (format!("application/*;q=0, */*, {DOCKER}"), DOCKER),
     ] {
         let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
         assert_eq!(answer.field("content-type"), Some(expected), "{accept}");
@@ -263,9 +268,9 @@ fn a_client_of_manifests_alone_gets_that_of_the_servers_own_platform() {
         let (contents, image) = sample::image(&machines);
         let own = &image.platforms[image.own];
         assert_eq!(own.architecture, if machines[0] == AMD64 { "amd64" } else { "arm64" });
-        let digests = [&own.docker_manifest, &own.oci_manifest].map(|document| document.descriptor.digest);
+        let digests = [&own.manifest, &own.docker_manifest].map(|document| document.descriptor.digest);
         let world = World { registry: Registry::new(image), contents, ..World::new() };
-        for (accept, digest) in [DOCKER, OCI].into_iter().zip(digests) {
+        for (accept, digest) in [OCI, DOCKER].into_iter().zip(digests) {
             let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
             assert_eq!(answer.field("docker-content-digest"), Some(digest.as_str()));
         }
@@ -301,7 +306,7 @@ fn an_index_leads_to_its_manifests_and_they_to_the_blobs() {
         assert_eq!(descriptor["size"], answer.content.len());
         answer
     };
-    for (index_type, manifest_type) in [(DOCKER_LIST, DOCKER), (OCI_INDEX, OCI)] {
+    for (index_type, manifest_type) in [(OCI_INDEX, OCI), (DOCKER_LIST, DOCKER)] {
         let index =
             world.ask("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {index_type}")]).json();
         assert_eq!(index["schemaVersion"], 2);
@@ -502,7 +507,7 @@ fn manifests_have_ranges_too() {
     let whole = world.content("GET /v2/quinistry/manifests/latest", &[]);
     let part = world.ask("GET /v2/quinistry/manifests/latest", &["Range: bytes=0-9"]);
     assert_eq!((part.status, &*part.content), (206, &whole.content[..10]));
-    assert_eq!(part.field("content-type"), Some(DOCKER_LIST));
+    assert_eq!(part.field("content-type"), Some(OCI_INDEX));
 }
 
 #[test]
@@ -646,16 +651,16 @@ fn tags_are_listed_in_order_and_page_by_page() {
     }
 }
 
-/// What the indexes and manifests of an image have: a descriptor of their content.
+/// A descriptor of some content.
 fn described(media_type: &str, content: &[u8]) -> Value {
     serde_json::json!({ "mediaType": media_type, "digest": sha256(content), "size": content.len() })
 }
 
 #[test]
-fn a_bill_of_materials_refers_to_each_index_and_manifest_of_the_image() {
+fn a_bill_of_materials_refers_to_the_index_and_each_manifest() {
     let world = World::new();
     let bill = sbom::DOCUMENT;
-    for (subject, subject_type) in &world.manifests {
+    for (subject, subject_type) in world.subjects() {
         let referrers = world.content(&format!("GET /v2/quinistry/referrers/{subject}"), &[]);
         assert_eq!(referrers.field("content-type"), Some(OCI_INDEX));
         assert_eq!(referrers.field("oci-filters-applied"), None);
@@ -690,7 +695,7 @@ fn a_bill_of_materials_refers_to_each_index_and_manifest_of_the_image() {
 #[test]
 fn referrers_are_filtered_by_their_type() {
     let world = World::new();
-    for (subject, _) in &world.manifests {
+    for (subject, _) in world.subjects() {
         let line = format!("GET /v2/quinistry/referrers/{subject}");
         let all = world.ask(&line, &[]);
         // As clients encode it, and as people write it.
@@ -711,7 +716,7 @@ fn referrers_are_filtered_by_their_type() {
 #[test]
 fn the_tag_for_a_digests_referrers_stands_for_the_same_index() {
     let world = World::new();
-    for (subject, _) in &world.manifests {
+    for (subject, _) in world.subjects() {
         let referrers = world.content(&format!("GET /v2/quinistry/referrers/{subject}"), &[]);
         let by_tag = world.content(
             &format!("GET /v2/x/quinistry/manifests/{}", subject.replace(':', "-")),
@@ -722,7 +727,7 @@ fn the_tag_for_a_digests_referrers_stands_for_the_same_index() {
         let by_digest = world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[]);
         assert_eq!(by_digest.content, referrers.content);
     }
-    for (subject, _) in &world.manifests {
+    for (subject, _) in world.subjects() {
         for wrong in
             [&subject[7..], &format!("sha256-{}", &subject[8..]), &format!("sha512-{}", &subject[7..])]
         {
@@ -743,7 +748,8 @@ fn nothing_refers_to_anything_else_and_that_is_an_index() {
     let other = format!("other:{}", &world.index()[7..]);
     let referrers = world.content(&format!("GET /v2/quinistry/referrers/{}", world.index()), &[]).json();
     let artifact = referrers["manifests"][0]["digest"].as_str().expect("a digest");
-    for digest in [&*world.blob, &world.configs[0], artifact, &sha512, &other] {
+    let docker_list = &*world.manifests[1].0;
+    for digest in [docker_list, &world.blob, &world.configs[0], artifact, &sha512, &other] {
         let line = format!("GET /v2/quinistry/referrers/{digest}");
         let answer = world.ask(&line, &[]);
         assert_no_referrers(&answer);

@@ -91,9 +91,9 @@ fuzz_target!(|bytes: &[u8]| {
     let (_, image) = Image::assemble(vec![((), layer)]);
     let (platform, blob) = (&image.platforms[0], &image.layers[0].blob.digest);
     check(&platform.config, &[&Digest::of(&archive)]);
-    for manifest in [&platform.docker_manifest, &platform.oci_manifest] {
+    for manifest in [&platform.manifest, &platform.docker_manifest] {
         check(manifest, &[&platform.config.descriptor.digest, blob]);
     }
+    check(&image.index, &[&platform.manifest.descriptor.digest]);
     check(&image.docker_list, &[&platform.docker_manifest.descriptor.digest]);
-    check(&image.oci_index, &[&platform.oci_manifest.descriptor.digest]);
 });

@@ -28,10 +28,10 @@ impl Served {
         let (layers, image) = sample::image(&[sample::AMD64, sample::ARM64]);
         let (other, artifacts) = (&image.platforms[1], Artifacts::of(&image));
         let digests = [
-            (&b"@list"[..], image.docker_list.descriptor.digest),
-            (b"@index", image.oci_index.descriptor.digest),
-            (b"@manifest", other.docker_manifest.descriptor.digest),
-            (b"@oci", other.oci_manifest.descriptor.digest),
+            (&b"@index"[..], image.index.descriptor.digest),
+            (b"@list", image.docker_list.descriptor.digest),
+            (b"@manifest", other.manifest.descriptor.digest),
+            (b"@old", other.docker_manifest.descriptor.digest),
             (b"@config", other.config.descriptor.digest),
             (b"@layer", image.layers[1].blob.digest),
             (b"@artifact", artifacts.referrers[0].manifest.descriptor.digest),

@@ -7,7 +7,7 @@
 //!     index.json                      names the image, and leads to its index      \  the OCI's way
 //!     manifest.json                   names the image, its config and its layers    > Docker's way
 //!     blobs/sha256/<index>            \                                            /
-//!     blobs/sha256/<manifest>          \  all that the registry serves;
+//!     blobs/sha256/<manifest>          \  the image;
 //!     blobs/sha256/<config>            /  both ways lead there
 //!     blobs/sha256/<layer>            /
 //! ```
@@ -50,6 +50,10 @@ pub fn write<R: Read>(
     for (name, json) in documents {
         append(archive, name, &to_bytes(&json))?;
     }
+    // Field note: several readers of layouts do not make the directory of a file that they unpack.
+    for directory in ["blobs/", "blobs/sha256/"] {
+        tar::append_directory(archive, directory)?;
+    }
     for Document { descriptor, content } in image.documents() {
         append(archive, &path(descriptor), content)?;
     }
@@ -69,32 +73,21 @@ fn path(descriptor: &Descriptor) -> String {
     format!("blobs/{}", descriptor.digest.as_str().replace(':', "/"))
 }
 
-/// The index of the layout: it leads to the image's own index, under each name that a reader looks for.
+/// The index of the layout. Its one entry leads to the image's own index.
 ///
-/// Field note: three entries are the fewest that suit every reader.
-///
-/// * containerd 1.6 to 2.1 takes one name from an entry, from an annotation of its own. A kubelet asks
-///   containerd for `NAME:TAG`, so the canonical index has an entry with that name.
-/// * For a pinned image a kubelet asks for `NAME@DIGEST`, so the canonical index has a second entry.
-/// * umoci 0.4 and skopeo 1.9 (`oci-archive:FILE:latest`) look for a tag, and only among the OCI's media
-///   types. So the OCI index is the third entry. containerd gets it under its own digest.
+/// Field note: the entry has two names. containerd and podman read an annotation of containerd's. umoci, skopeo and
+/// oras read the OCI's. With more than one entry, skopeo and crane would ask which is meant, and Docker's containerd
+/// store would show an image without a tag. So the name with a digest, by which a kubelet looks for a pinned image, is
+/// added after the import, with `ctr images tag` (`k8s/README.md`). The import's `--digests --base-name NAME` adds
+/// it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
-    const CONTAINERD: &str = "io.containerd.image.name";
-    const OCI_TAG: &str = "org.opencontainers.image.ref.name";
-    let name = format!("docker.io/library/{NAME}");
-    let pinned = |document: &Document| format!("{name}@{}", document.descriptor.digest);
-    let entries = vec![
-        entry(&image.docker_list, json!({ CONTAINERD: format!("{name}:latest") })),
-        entry(&image.docker_list, json!({ CONTAINERD: pinned(&image.docker_list) })),
-        entry(&image.oci_index, json!({ CONTAINERD: pinned(&image.oci_index), OCI_TAG: "latest" })),
-    ];
-    index(OCI_INDEX, entries)
-}
-
-fn entry(document: &Document, annotations: Value) -> Value {
-    let mut entry = document.descriptor.to_json(document.descriptor.content_type);
+    let mut entry = image.index.descriptor.to_json(OCI_INDEX);
+    let annotations = json!({
+        "io.containerd.image.name": format!("docker.io/library/{NAME}:latest"),
+        "org.opencontainers.image.ref.name": "latest",
+    });
     insert(&mut entry, "annotations", annotations);
-    entry
+    index(OCI_INDEX, vec![entry])
 }
 
 /// The list of images in a Docker archive.

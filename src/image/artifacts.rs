@@ -1,12 +1,12 @@
-//! Turns an image into the artifacts that refer to it: a bill of materials for each index and manifest.
+//! Turns an image into the artifacts that refer to it: a bill of materials for the index and each manifest.
 //!
 //! Documents: OCI image-spec, `manifest.md`, section "Guidelines for Artifact Usage"; distribution-spec,
 //! "Listing Referrers".
 //!
 //! ```text
-//!     an index or     subject
-//!     manifest of  <─────────── manifest ──> config: {}
-//!     the image                  ^     └───> layer: the CycloneDX document
+//!     the index or    subject
+//!     a manifest   <─────────── manifest ──> config: {}
+//!     of the image               ^     └───> layer: the CycloneDX document
 //!                                │
 //!                    index of what refers to that digest
 //! ```
@@ -14,10 +14,11 @@
 //! The image knows nothing of them: an artifact has the digest of its subject, and not the reverse. So the
 //! image is the same with and without them, and so is an archive, which has none.
 //!
-//! A client asks for what refers to the digest that it has, which may be that of any index or manifest. So
+//! A client asks for what refers to the digest that it has, which may be that of the index or of a manifest. So
 //! each of these has an artifact of its own. They differ in the subject, and share the config and the layer.
 //!
-//! Deliberately absent: what refers to an artifact.
+//! Deliberately absent: what refers to an artifact, or to Docker's form of an index or manifest. The clients that
+//! read that form alone are older than referrers.
 
 use serde_json::json;
 
@@ -34,15 +35,15 @@ pub struct Artifacts {
     pub config: Document,
     /// The layer of every artifact: the bill of materials.
     pub bill: Document,
-    /// What there is of each index and manifest of the image.
+    /// The artifact of the index, and that of each manifest.
     pub referrers: Vec<Referrer>,
     /// The index of what refers to anything else: of nothing.
     pub no_referrers: Document,
 }
 
-/// The artifact that refers to one index or manifest.
+/// The artifact that refers to the index or to a manifest.
 pub struct Referrer {
-    /// The digest of the index or manifest.
+    /// The digest of the index or the manifest.
     pub subject: Digest,
     /// The manifest of the artifact.
     pub manifest: Document,
