@@ -1,21 +1,25 @@
-//! Carries out what the command line asks for, and turns how that ended into an exit code. Reading
-//! the command line is `options`' part.
+//! Carries out the command that `options` has read from the command line, and returns an exit code.
 //!
 //! Document: exit codes as shells have them (POSIX.1-2017, Shell Command Language, section 2.8.2).
 //!
 //! ```text
-//!       0  what was asked for was done
-//!       1  it could not be done; standard error says why
+//!       0  done
+//!       1  not done; standard error says why
 //!       2  the command line was not understood; standard error says why
 //!     141  the reader of standard output went away (128 + SIGPIPE); no message is printed
 //!     130, 143  a second signal ended the server before its transfers were over (128 + the signal)
 //! ```
 //!
-//! All exits but one lead through here: `system::start` ends with 1 if it cannot open /dev/null in the
-//! place of a standard descriptor that is closed.
+//! `system::start`, which runs before the rest, ends with 1 in two places. A signal ends the process in two
+//! cases, and a shell reports it as 128 + the signal:
 //!
-//! Deliberately absent: a way into the background, and a file for the process's number. What starts
-//! a service does both.
+//! ```text
+//!     134, 139  a panic, or no memory when some is needed: SIGABRT before serving. While serving, the filter
+//!               refuses that signal, and `abort` ends by an instruction that is not allowed: SIGSEGV on x86-64
+//!     159  a system call that only foreign code makes (SIGSYS, see `confinement`)
+//! ```
+//!
+//! Deliberately absent: running in the background, and a pid file. What starts a service does both.
 #![no_main]
 
 use std::env;
@@ -39,10 +43,11 @@ use quinistry::system::{self, SealedFile, Signals};
 // The library compiles all the same, for a fuzzer's sanitizers need a dynamic build. rustdoc does not see the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
 compile_error!(
-    "quinistry has to be linked statically, for its image holds no C library and no loader. The flags of
-.cargo/config.toml ask for that, but something has replaced them, as a rule the variable RUSTFLAGS. Build it so:
+    "quinistry must be linked statically, because its image holds no C library and no loader. The flags of
+.cargo/config.toml do that. `cargo install --git` does not read them, and the variable RUSTFLAGS replaces them. Set it:
 
     RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" cargo build --release
+    RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" cargo install --locked --git https://github.com/tazjin/quinistry quinistry
 "
 );
 
