@@ -10,7 +10,7 @@
 //!     130, 143  a second signal ended the server before its transfers were over (128 + the signal)
 //! ```
 //!
-//! `system::start`, which runs before the rest, ends with 1 in two places. A signal ends the process in two
+//! `system::start`, which runs before the rest, ends with 1 when it fails. A signal ends the process in two
 //! cases, and a shell reports it as 128 + the signal:
 //!
 //! ```text

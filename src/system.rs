@@ -12,7 +12,7 @@
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
 use std::mem::{ManuallyDrop, size_of, zeroed};
 use std::net::{SocketAddr, TcpListener};
@@ -90,15 +90,19 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
             libc::fcntl(descriptor, libc::F_GETFD) != -1 || libc::open(c"/dev/null".as_ptr(), mode) != -1
         };
         if !is_open {
-            give_up("cannot open /dev/null in the place of a standard descriptor that is closed");
+            let reason = "cannot open /dev/null in the place of a standard descriptor that is closed";
+            give_up(reason, &io::Error::last_os_error());
         }
+    }
+    if let Err(error) = close_inherited() {
+        give_up("cannot close the descriptors that were inherited", &error);
     }
     // Each of these would end the process. If it is ignored, the call that caused it fails instead: with
     // EPIPE if a client or a reader is gone, with EFBIG if a file has grown to its limit.
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
         // SAFETY: ignoring a signal passes no function.
         if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
-            give_up("cannot ignore a signal");
+            give_up("cannot ignore a signal", &io::Error::last_os_error());
         }
     }
     let count = usize::try_from(count).unwrap_or(0);
@@ -107,9 +111,24 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Ends the process because of a call that has just failed.
-fn give_up(reason: &str) -> ! {
-    let error = io::Error::last_os_error();
+/// Closes all descriptors but the standard three. Whoever takes over the process could read and write what
+/// the program was started with, whatever the filter of system calls says.
+///
+/// Not by `close_range(2)`, which needs Linux 5.9, and for which some of systemd's filters end a process.
+fn close_inherited() -> io::Result<()> {
+    // proc(5): the slots of the table of descriptors, of which there are as many as the highest needs.
+    let status = fs::read_to_string("/proc/self/status")?;
+    let slots = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
+    for descriptor in libc::STDERR_FILENO + 1..slots.ok_or(io::ErrorKind::InvalidData)? {
+        // SAFETY: nothing owns the descriptor: the program has not opened anything yet, but for the file that
+        // it has just closed.
+        unsafe { libc::close(descriptor) };
+    }
+    Ok(())
+}
+
+/// Ends the process before it has begun.
+fn give_up(reason: &str, error: &io::Error) -> ! {
     let _ = io::stderr().write_all(format!("quinistry: {reason}: {error}\n").as_bytes());
     // SAFETY: _exit(2) takes no pointers. What std's `exit` does besides is not needed so soon, and would add
     // 2 KB to every pull.
@@ -363,12 +382,12 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Has the kernel run a filter at each system call of this thread from now on (seccomp(2)). Neither that
-/// nor the right to gain others by a program, which has to be given up with it, ever comes back.
+/// Installs a seccomp filter for this thread. It cannot be removed. It requires `no_new_privs`, so a set-uid
+/// program started later gains no privileges either.
 ///
 /// # Errors
 ///
-/// When the kernel cannot, or what runs the process does not allow it.
+/// When the kernel has no filters, or what runs the process does not allow one.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
@@ -379,13 +398,17 @@ pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     // which are only read, whatever the type says.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, none, none, none))?;
-        // Before Linux 5.16, a process with a filter runs with less speculation and so more slowly, unless
-        // it says that it does not need that. This one runs no code of others.
-        let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-        if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
-            return Ok(());
+        // Field note: systemd's filter `@system-service` allows prctl(2), and ends a process that calls
+        // seccomp(2). So where there is a filter already, only prctl(2) is called.
+        if libc::prctl(libc::PR_GET_SECCOMP, none, none, none, none) == 0 {
+            // Before Linux 5.16, a process with a filter runs with less speculation and so more slowly, unless
+            // it declares that it does not need that. This one runs no code of others.
+            let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+            if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
+                return Ok(());
+            }
+            // Before Linux 4.17 there is no such flag.
         }
-        // Before Linux 4.17 there is no such flag.
         check(libc::prctl(libc::PR_SET_SECCOMP, libc::c_ulong::from(kind), program)).map(drop)
     }
 }

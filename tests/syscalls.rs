@@ -37,11 +37,11 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
 }
 
 #[test]
-fn the_server_opens_its_own_executable_and_what_tells_its_memory_and_no_other_file() {
+fn the_server_opens_three_files_of_its_own_in_proc_and_no_other() {
     let Some((at_start, after)) = traced("open,openat,openat2,creat", |_, _| {}) else { return };
     let opened: Vec<_> = at_start.lines().filter(|line| line.contains("open")).collect();
-    assert_eq!(opened.len(), 2, "{at_start}");
-    for (call, path) in opened.iter().zip(["exe", "statm"]) {
+    assert_eq!(opened.len(), 3, "{at_start}");
+    for (call, path) in opened.iter().zip(["status", "exe", "statm"]) {
         assert!(call.contains(&format!("\"/proc/self/{path}\", O_RDONLY")), "{call}");
     }
     assert!(!after.contains("open"), "{after}");

@@ -67,6 +67,38 @@ pub fn with_address_space(command: &mut Command, size: u64) -> &mut Command {
     before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) })
 }
 
+/// Lets the kernel end what a command starts when it makes one of these calls, as a filter of a service
+/// manager's does.
+pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let (jump, end) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
+    let instruction =
+        |code: u32, [jt, jf]: [u8; 2], k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    // The number of the call is what a filter finds at offset 0.
+    let mut filter = vec![instruction(load, [0, 0], 0)];
+    for call in calls {
+        filter.push(instruction(jump, [0, 1], call.cast_unsigned() as u32));
+        filter.push(instruction(end, [0, 0], libc::SECCOMP_RET_KILL_PROCESS));
+    }
+    filter.push(instruction(end, [0, 0], libc::SECCOMP_RET_ALLOW));
+    before_exec(command, move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        let (kind, none): (_, libc::c_ulong) = (libc::c_ulong::from(libc::SECCOMP_MODE_FILTER), 0);
+        // SAFETY: the pointer is to a sock_fprog that outlives the call, with as many instructions as it has.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as libc::c_ulong, none, none, none)
+                | libc::prctl(libc::PR_SET_SECCOMP, kind, &raw const program)
+        }
+    });
+}
+
+/// Lets what a command starts have a copy of a descriptor, under that number.
+pub fn with_descriptor(command: &mut Command, file: &impl AsRawFd, number: i32) {
+    let descriptor = file.as_raw_fd();
+    // SAFETY: dup2(2) takes no pointers.
+    before_exec(command, move || if unsafe { libc::dup2(descriptor, number) } == number { 0 } else { -1 });
+}
+
 fn rlimit(limit: u64) -> libc::rlimit {
     libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t }
 }
