@@ -316,10 +316,19 @@ impl Log {
             self.buffer.clear();
         } else if self.buffer.is_empty() && self.dropped > 0 {
             let dropped = take(&mut self.dropped);
-            self.event(time, &format!("Dropped {dropped} lines of this log, which could not be written"));
+            self.event(
+                time,
+                &format!("Dropped {} of this log, which could not be written", counted(dropped, "line")),
+            );
             self.being_told = dropped;
         }
     }
+}
+
+/// A number of things: "1 line", "2 lines".
+#[must_use]
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Where the last line ends that is followed by another one, with its explanation.

@@ -28,13 +28,14 @@ use std::fs::File;
 use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::process;
 
 use quinistry::health;
 use quinistry::image::layer::Executable;
-use quinistry::image::{Descriptor, Image, NAME, VERSION, archive, sbom, tar};
+use quinistry::image::{Descriptor, Image, NAME, PORT, VERSION, archive, sbom, tar};
 use quinistry::kubernetes;
 use quinistry::log::Log;
-use quinistry::options::{self, Address, Command, HELP};
+use quinistry::options::{self, Command, HELP};
 use quinistry::page;
 use quinistry::registry::Registry;
 use quinistry::server::{MEMORY, Server};
@@ -95,11 +96,7 @@ fn run(arguments: &[String]) -> i32 {
 fn execute(command: Command) -> Result<i32, Error> {
     match command {
         Command::Serve { address, quiet, explain, with } => return serve(address, quiet, explain, &with),
-        Command::Healthcheck(address) => {
-            let address = address.on_this_machine();
-            health::check(address)
-                .map_err(|error| Error::Failed(format!("unhealthy, {address}: {error}")))?;
-        }
+        Command::Healthcheck(address) => check_health(address)?,
         Command::Save(with) => save(&with)?,
         Command::Digest(with) => print(digest_line(&pack(open(&with)?)?.1))?,
         Command::Kubernetes(manifest, with) => print(kubernetes::pin(manifest, &pack(open(&with)?)?.1))?,
@@ -111,7 +108,7 @@ fn execute(command: Command) -> Result<i32, Error> {
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Result<i32, Error> {
+fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Result<i32, Error> {
     // From here on a signal waits until it can be obeyed; process 1 would lose the signal otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
@@ -145,35 +142,57 @@ fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Resul
     }
 }
 
-fn listen(address: Address) -> Result<TcpListener, Error> {
+fn check_health(address: SocketAddr) -> Result<(), Error> {
+    let address = match address.ip() {
+        // Both wildcards take IPv4. Field note: with Docker 17.04 to 25, a container on a network without IPv6
+        // has no `::1` to ask.
+        ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    };
+    health::check(address).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                "; if the server has another address, set QUINISTRY_LISTEN to it"
+            }
+            _ => "",
+        };
+        Error::Failed(format!("unhealthy, {address}: {error}{hint}"))
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    let port = address.port();
     try_to_listen(address).map_err(|error| {
         Error::Failed(match error.kind() {
             io::ErrorKind::AddrInUse => {
-                let (port, free) = (address.port(), find_free(address));
+                let free = find_free(address, port.saturating_add(1));
                 format!("port {port} is in use by another program; try --listen {free}")
             }
-            _ => format!("cannot listen (--listen {address}): {error}"),
+            // ip(7): a port below 1024 takes CAP_NET_BIND_SERVICE, unless the system says otherwise.
+            io::ErrorKind::PermissionDenied if port < 1024 => {
+                let free = find_free(address, PORT);
+                format!("only root may listen on port {port} here; try --listen {free}")
+            }
+            _ => format!("cannot listen (--listen {}): {error}", options::shown(address)),
         })
     })
 }
 
-/// The same address with the next port that is free, or else with 0, which lets the system choose.
-fn find_free(address: Address) -> Address {
-    let ports = (1..=PORTS_TRIED).filter_map(|more| address.port().checked_add(more));
-    let mut others = ports.map(|port| address.with_port(port));
-    others.find(|&other| try_to_listen(other).is_ok()).unwrap_or(address.with_port(0))
+/// The same address with the first port that is free from this one on, or else with 0, which lets the system
+/// choose. As `--listen` takes it.
+fn find_free(address: SocketAddr, first: u16) -> String {
+    let at = |port| SocketAddr::new(address.ip(), port);
+    let mut others = (first..=first.saturating_add(PORTS_TRIED - 1)).map(at);
+    options::shown(others.find(|&other| try_to_listen(other).is_ok()).unwrap_or(at(0)))
 }
 
-fn try_to_listen(address: Address) -> io::Result<TcpListener> {
-    match address {
-        Address::One(address) => system::listen(address),
-        Address::Every(port) => match system::listen((Ipv6Addr::UNSPECIFIED, port).into()) {
-            // A machine without IPv6 has no such family, or no such address.
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                system::listen((Ipv4Addr::UNSPECIFIED, port).into())
-            }
-            outcome => outcome,
-        },
+fn try_to_listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match system::listen(address) {
+        // A machine without IPv6 has no such family, or no such address.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
+            system::listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        outcome => outcome,
     }
 }
 
@@ -212,9 +231,17 @@ fn pack(executables: Vec<Executable<File>>) -> Result<(Vec<SealedFile>, Image), 
 /// What is served, and how to get it.
 fn describe(image: &Image, address: SocketAddr) -> String {
     let host = match address.ip() {
-        // Docker, too, takes these for a registry that may speak plain HTTP.
-        ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("localhost:{}", address.port()),
+        // Docker takes `localhost` for a registry that may speak plain HTTP. Field note: Docker 20.10 takes no
+        // IPv6 address for a registry.
+        ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
+            format!("localhost:{}", address.port())
+        }
         _ => address.to_string(),
+    };
+    let place = if process::id() == 1 {
+        " This port is inside of the container; outside, take the one that `docker ps` shows.\n"
+    } else {
+        " "
     };
     let mut text = line("index", "", &image.docker_list.descriptor);
     for (platform, layer) in image.platforms.iter().zip(&image.layers) {
@@ -224,7 +251,7 @@ fn describe(image: &Image, address: SocketAddr) -> String {
     }
     let commands = page::commands(&host, "  ");
     text + &format!(
-        "Listening on {address}. Pull the image, run it, and pull it again from there:\n\n{commands}\n"
+        "Listening on {address}.{place}Pull the image, run it, and pull it again from there:\n\n{commands}\n"
     )
 }
 

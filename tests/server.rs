@@ -5,12 +5,13 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
-    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, lossy, quinistry,
-    request, sha256, system, tool,
+    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, is_root, lossy,
+    quinistry, request, sha256, skip, system, tool,
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -115,6 +116,73 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_port_that_only_root_may_have_is_named() {
+    const PORT: u16 = 81;
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first.is_ok_and(|first| first.trim().parse::<u16>().is_ok_and(|first| first <= PORT)) {
+        return skip("anyone may listen on any port here");
+    }
+    if !is_root("only root can become another user") {
+        return;
+    }
+    for (address, shown) in [("127.0.0.1:81", "127.0.0.1:"), ("81", "")] {
+        let mut command = quinistry();
+        let (code, _, stderr) = output(command.args(["--listen", address]).uid(65532).gid(65532));
+        assert_eq!(code, Some(1));
+        let (said, example) = stderr.split_once("; try --listen ").expect("an example");
+        assert_eq!(said, "quinistry: only root may listen on port 81 here");
+        let port = example.trim().strip_prefix(shown).and_then(|port| port.parse::<u16>().ok());
+        assert!(port.expect("a port") >= 8080, "{example}");
+    }
+}
+
+#[test]
+fn an_ipv6_loopback_is_shown_as_docker_takes_it() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return skip("this machine has no IPv6");
+    }
+    let server = Server::start_as(quinistry().args(["--listen", "[::1]:0"]));
+    let port = server.address.port();
+    assert_eq!(server.address.to_string(), format!("[::1]:{port}"));
+    let log = server.wait_for_log("docker run");
+    assert!(log.contains(&format!("docker pull localhost:{port}/quinistry\n")), "{log}");
+
+    // `localhost` does not lead to this one.
+    let server = Server::start_as(quinistry().args(["--listen", "127.0.0.2:0"]));
+    let log = server.wait_for_log("docker run");
+    assert!(log.contains(&format!("docker pull {}/quinistry\n", server.address)), "{log}");
+}
+
+#[test]
+fn a_server_that_is_process_1_says_that_its_port_is_the_one_inside() {
+    const INSIDE: &str = "This port is inside of the container";
+    if !is_root("only root can make a server process 1") || !has_tool("unshare", &["--version"]) {
+        return;
+    }
+    let mut command = tool("unshare");
+    command.args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_quinistry")]);
+    let inside = Server::start_as(command.args(["--listen", "127.0.0.1:0"]));
+    let log = inside.wait_for_log("docker run");
+    assert!(log.contains(INSIDE), "{log}");
+    assert!(!Server::start().wait_for_log("docker run").contains(INSIDE));
+}
+
+#[test]
+fn a_server_that_stops_says_for_how_many_it_waits_and_how_to_end_it() {
+    for count in 0..3 {
+        let server = Server::start();
+        let clients: Vec<_> = (0..count).map(|_| server.connect_idle()).collect();
+        server.signal(libc::SIGTERM);
+        let log = server.wait_for_log("Stopping");
+        let connections = ["0 connections", "1 connection", "2 connections"][count];
+        let words =
+            format!("Stopping: {connections} open, up to 8 s to finish; a second signal ends it at once");
+        assert!(log.contains(&words), "{log}");
+        drop(clients);
+    }
+}
+
+#[test]
 fn the_address_comes_from_the_option_or_else_the_variable() {
     let server = Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0"));
     assert_eq!(server.address.ip().to_string(), "127.0.0.2");
@@ -126,7 +194,7 @@ fn the_address_comes_from_the_option_or_else_the_variable() {
 #[test]
 fn a_wildcard_takes_both_families() {
     if TcpListener::bind("[::1]:0").is_err() {
-        return; // This machine has no IPv6.
+        return skip("this machine has no IPv6");
     }
     let server = Server::start_as(quinistry().args(["--listen", "[::]:0"]));
     for host in ["127.0.0.1", "[::1]"] {
@@ -379,7 +447,9 @@ fn the_health_check_tells_well_from_unwell() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains(&mute_address.to_string()), "{stderr}");
     drop(mute);
-    assert_eq!(check(&mute_address.to_string()).0, Some(1));
+    let (code, _, stderr) = check(&mute_address.to_string());
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("set QUINISTRY_LISTEN to it"), "{stderr}");
     let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = other.local_addr().expect("an address");
     let answering = std::thread::spawn(move || {

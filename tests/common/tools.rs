@@ -16,7 +16,7 @@ use super::Folder;
 
 /// A command, the package that Debian has it in, or else where it comes from, and what is tested with it. The
 /// packages down to `util-linux` are in every Debian system.
-const TOOLS: [(&str, &str, &str); 31] = [
+const TOOLS: [(&str, &str, &str); 32] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
     ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
@@ -27,6 +27,7 @@ const TOOLS: [(&str, &str, &str); 31] = [
     ("gzip", "gzip", "tar, which calls it"),
     ("tar", "tar", "the README's commands; the layer and the archive"),
     ("nsenter", "util-linux", "nodes with a network of their own"),
+    ("unshare", "util-linux", "a server that is process 1"),
     ("bsdtar", "libarchive-tools", "the layer"),
     ("cargo", "cargo", "the list of crates"),
     ("chromium", "chromium", "the page, as a browser shows it"),
