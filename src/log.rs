@@ -12,10 +12,23 @@
 //! line, or dropped with it.
 //!
 //! Lines are gathered, and written when there is nothing else to do, when there are many, or after
-//! 10 ms. They must never stop the event loop, and what they are written to may be a pipe that nothing
-//! reads. So a write happens only if the pipe has room, and what cannot be written waits in a buffer. (If
-//! another process fills the same pipe between the question and the write, the write blocks until
-//! something reads the pipe.)
+//! 10 ms. They must never stop the event loop, though what they are written to may be a pipe that nothing
+//! reads, or a terminal that Ctrl-S has stopped. Other processes may share the open file, so it cannot be made
+//! non-blocking. What cannot be written waits in a buffer.
+//!
+//! ```text
+//!     standard error                               how a write is kept from blocking
+//!     -------------------------------------------  ------------------------------------------------------
+//!     a pipe, a socket                             poll(2) first: it is ready if 4096 bytes fit
+//!     a terminal                                   opened anew, non-blocking for us alone
+//!     another user's terminal, if it controls us   the same, by its other name, /dev/tty
+//!     another user's terminal                      poll(2) first: it is ready if 256 bytes fit, or a line
+//!                                                  feed, which becomes two characters
+//! ```
+//!
+//! A write still blocks in these cases: if another process fills the pipe or the terminal between poll(2) and
+//! the write, or Ctrl-S comes just then; and on a file system that does not answer, because poll(2) calls a
+//! regular file always writable.
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit it, or that a write fails for, is dropped
 //! and counted; the next write that succeeds tells the count. Of a target or user agent, 256 bytes are
@@ -43,6 +56,10 @@ const MAX_BUFFERED: usize = 128 * 1024;
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
 /// (POSIX `PIPE_BUF` on Linux); more might block.
 const MAX_WRITE: usize = 4096;
+
+/// The most that goes at once to a terminal that blocks. A pseudo-terminal that is ready for writing has room
+/// for this much (Linux counts its memory in pieces of 256 bytes), and a serial line or console for more.
+const MAX_PIECE: usize = 256;
 
 /// With so many bytes it is time to write. Three quarters, so that a few more lines still fit one write.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
@@ -73,15 +90,15 @@ pub trait Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// Standard error, in a way that never blocks. Other processes may share the open file, so we must not
-/// make it non-blocking for them.
+/// Standard error, see the table above.
 pub enum Stderr {
-    /// A pipe, a file or /dev/null: it tells whether there is room.
+    /// A pipe or a file.
     Shared,
-    /// A terminal says that it is ready when it has room for one byte, and a longer write then blocks
-    /// (after Ctrl-S, or if nothing reads at the other end). Opened anew, it can be made non-blocking
-    /// for us alone. `None` if that is not allowed: then it is never ready.
-    Terminal(Option<File>),
+    /// A terminal, opened anew. poll(2) calls it writable if it has room for one byte, so a write of many would
+    /// block.
+    Reopened(File),
+    /// A terminal that may not be opened anew. With `su -c`, it controls no process of ours either.
+    Foreign,
 }
 
 impl Stderr {
@@ -92,7 +109,12 @@ impl Stderr {
             return Self::Shared;
         }
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        Self::Terminal(OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/2").ok())
+        let open = |path| OpenOptions::new().write(true).custom_flags(flags).open(path);
+        let reopened = open("/proc/self/fd/2").or_else(|error| {
+            // Everyone may open /dev/tty, which stands for the terminal that controls the process.
+            if system::controls_us(io::stderr().as_fd()) { open("/dev/tty") } else { Err(error) }
+        });
+        reopened.map_or(Self::Foreign, Self::Reopened)
     }
 
     /// Waits until there may be room for more.
@@ -104,15 +126,19 @@ impl Stderr {
 impl Sink for Stderr {
     fn is_ready(&mut self) -> bool {
         match self {
-            Self::Shared => system::is_writable(io::stderr().as_fd(), Duration::ZERO),
-            Self::Terminal(terminal) => terminal.is_some(),
+            Self::Shared | Self::Foreign => system::is_writable(io::stderr().as_fd(), Duration::ZERO),
+            Self::Reopened(_) => true,
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Terminal(Some(terminal)) => terminal.write(bytes),
-            Self::Terminal(None) | Self::Shared => io::stderr().write(bytes),
+            Self::Shared => io::stderr().write(bytes),
+            Self::Reopened(terminal) => terminal.write(bytes),
+            Self::Foreign => {
+                let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+                io::stderr().write(&bytes[..line.clamp(1, MAX_PIECE)])
+            }
         }
     }
 }
@@ -245,6 +271,13 @@ impl Log {
                 line.push(b'\n');
             }
         }
+        self.bound(start);
+    }
+
+    /// Adds text of our own as it is.
+    pub fn text(&mut self, text: &str) {
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(text.as_bytes());
         self.bound(start);
     }
 

@@ -34,7 +34,7 @@ use quinistry::health;
 use quinistry::image::layer::Executable;
 use quinistry::image::{Descriptor, Image, NAME, PORT, VERSION, archive, sbom, tar};
 use quinistry::kubernetes;
-use quinistry::log::Log;
+use quinistry::log::{Log, Stderr};
 use quinistry::options::{self, Command, HELP};
 use quinistry::page;
 use quinistry::registry::Registry;
@@ -124,14 +124,15 @@ fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Re
     let address = listener
         .local_addr()
         .map_err(|error| Error::Failed(format!("cannot tell our own address: {error}")))?;
+    let mut log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
     if !quiet {
-        say(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
+        log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
+        log.flush("", &mut Stderr::open());
     }
     let (layers, image) = pack(executables)?;
     if !quiet {
-        say(&describe(&image, address));
+        log.text(&describe(&image, address));
     }
-    let log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
     let ended = Server::new(listener, signals, Registry::new(image), layers, log).and_then(|mut server| {
         server.confine();
         server.run()
@@ -290,7 +291,7 @@ fn write(content: impl FnOnce(&mut File) -> Result<(), tar::Error>) -> Result<()
     })
 }
 
-/// Writes to standard error. If nothing reads it, that is no reason to stop; `eprint!` would panic.
+/// Writes a last message to standard error. If nothing reads it, nothing can be done; `eprint!` would panic.
 fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

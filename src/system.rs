@@ -420,6 +420,13 @@ pub fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     is_ready(descriptor, libc::POLLOUT, patience).unwrap_or(false)
 }
 
+/// Whether this terminal is the one that controls the process (`tcgetsid(3)`).
+#[must_use]
+pub fn controls_us(terminal: BorrowedFd<'_>) -> bool {
+    // SAFETY: tcgetsid(3) takes no pointers.
+    unsafe { libc::tcgetsid(terminal.as_raw_fd()) != -1 }
+}
+
 /// Whether there may be a connection to accept.
 #[must_use]
 pub fn is_acceptable(listener: BorrowedFd<'_>) -> bool {

@@ -12,8 +12,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::{
-    Answer, Background, Client, Folder, OnTerminal, Server, eventually, free_port, has_tool, quinistry,
-    request, sha256, system,
+    Answer, Background, Client, Folder, OnTerminal, Server, Terminal, eventually, free_port, is_root,
+    quinistry, request, sha256, system,
 };
 
 use quinistry::connection::REQUESTS_PER_TURN;
@@ -485,20 +485,50 @@ fn answers_that_are_not_read_do_not_fill_the_memory() {
 }
 
 #[test]
-fn a_terminal_that_is_not_read_does_not_stop_the_server() {
-    // `script` gives the server a terminal, and stops reading it when it is stopped itself.
-    if !has_tool("script", &["--version"]) {
-        return;
+fn a_terminal_that_stands_still_does_not_stop_the_server_and_later_shows_what_was_lost() {
+    const CTRL_S: &[u8] = b"\x13";
+    const CTRL_Q: &[u8] = b"\x11";
+    const REQUESTS: usize = 3000;
+    for kind in [Terminal::Own, Terminal::Controlling, Terminal::Foreign] {
+        if kind != Terminal::Own && !is_root("only root can run a server on another user's terminal") {
+            return;
+        }
+        for (stop, resume) in [(&b""[..], &b""[..]), (CTRL_S, CTRL_Q)] {
+            let mut server = OnTerminal::start(kind);
+            server.read_until("docker pull localhost");
+            let mut client = Client::connect(server.address);
+            client.send_request(MANIFEST, &[]);
+            client.answer_to(MANIFEST);
+            server.read_until(MANIFEST);
+            server.person.write_all(stop).expect("the terminal is there");
+            std::thread::sleep(Duration::from_millis(50)); // Until the terminal has obeyed.
+            // More than the terminal and the log hold.
+            for _ in 0..REQUESTS {
+                client.send_request(MANIFEST, &[]);
+                assert_eq!(client.answer_to(MANIFEST).status, 200, "{kind:?}");
+            }
+            server.person.write_all(resume).expect("the terminal is there");
+            let shown = server.read_until("Dropped ");
+            let told = shown.split("Dropped ").nth(1).and_then(|rest| rest.split(' ').next()?.parse().ok());
+            let told: usize = told.expect("a number");
+            assert_eq!(shown.matches(MANIFEST).count() + told, REQUESTS, "{kind:?}");
+            server.server.signal(libc::SIGTERM);
+            assert_eq!(server.server.0.wait().expect("our child").code(), Some(0), "{kind:?}");
+        }
     }
-    let server = OnTerminal::start();
-    let mut client = Client::connect(server.address);
+}
+
+#[test]
+fn a_server_that_starts_on_a_terminal_that_stands_still_serves() {
+    let (mut person, program) = system::terminal();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    person.write_all(b"\x13").expect("the terminal is there"); // Ctrl-S
+    std::thread::sleep(Duration::from_millis(50)); // Until the terminal has obeyed.
+    let _server = Background::start(quinistry().args(["--listen", &address.to_string()]).stderr(program));
+    eventually("it listens", || TcpStream::connect(address).ok());
+    let mut client = Client::connect(address);
     client.send_request(MANIFEST, &[]);
-    client.answer_to(MANIFEST);
-    server.script.signal(libc::SIGSTOP);
-    for _ in 0..2000 {
-        client.send_request(MANIFEST, &[]);
-        assert_eq!(client.answer_to(MANIFEST).status, 200);
-    }
+    assert_eq!(client.answer_to(MANIFEST).status, 200);
 }
 
 #[test]

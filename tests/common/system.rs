@@ -5,9 +5,10 @@
 //! Deliberately absent: the commands `kill` and `prlimit`; a minimal system has no `kill` but the shell's.
 #![allow(unsafe_code, reason = "std has no such calls")]
 
+use std::fs::File;
 use std::io;
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -19,12 +20,6 @@ fn id(child: &Child) -> libc::pid_t {
 pub fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: kill(2) takes no pointers. The id is the child's: it is kept until the child is waited for.
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
-}
-
-/// Kills a process that a child has started.
-pub fn kill(id: libc::pid_t) {
-    // SAFETY: kill(2) takes no pointers.
-    assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0, "{}", io::Error::last_os_error());
 }
 
 /// Sets how many descriptors a child may have, up to its hard limit.
@@ -110,6 +105,31 @@ fn before_exec(
     let call = move || if call() == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: between fork and exec, this makes one system call and allocates nothing.
     unsafe { command.pre_exec(call) }
+}
+
+/// A new terminal: the side of who sits before it, for which a read does not wait, and that of the programs.
+pub fn terminal() -> (File, File) {
+    let (mut person, mut program) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: the pointers are to two numbers that outlive the call; it takes none for the others.
+    let result = unsafe { libc::openpty(&raw mut person, &raw mut program, none, none.cast(), none.cast()) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    for descriptor in [person, program] {
+        // SAFETY: the descriptors are open, and the call takes no pointers.
+        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: as above.
+    unsafe { libc::fcntl(person, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) };
+    // SAFETY: they have just been made, and nothing else owns them.
+    unsafe { (File::from_raw_fd(person), File::from_raw_fd(program)) }
+}
+
+/// Lets the terminal that is standard error control what a command starts.
+pub fn with_control(command: &mut Command) {
+    // SAFETY: none of the calls takes a pointer.
+    before_exec(command, || unsafe {
+        if libc::setsid() == -1 { -1 } else { libc::ioctl(libc::STDERR_FILENO, libc::TIOCSCTTY, 0) }
+    });
 }
 
 /// Sends bytes of which the last is marked as urgent.

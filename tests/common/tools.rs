@@ -16,9 +16,8 @@ use super::Folder;
 
 /// A command, the package that Debian has it in, or else where it comes from, and what is tested with it. The
 /// packages down to `util-linux` are in every Debian system.
-const TOOLS: [(&str, &str, &str); 32] = [
+const TOOLS: [(&str, &str, &str); 31] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
-    ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
     ("sha256sum", "coreutils", "the README's commands"),
     ("rm", "coreutils", "the README's commands"),
