@@ -24,11 +24,13 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
 use std::process;
+use std::time::Duration;
 
 use quinistry::health;
 use quinistry::image::layer::Executable;
@@ -98,8 +100,10 @@ fn execute(command: Command) -> Result<i32, Error> {
         Command::Serve { address, quiet, explain, with } => return serve(address, quiet, explain, &with),
         Command::Healthcheck(address) => check_health(address)?,
         Command::Save(with) => save(&with)?,
-        Command::Digest(with) => print(digest_line(&pack(open(&with)?)?.1))?,
-        Command::Kubernetes(manifest, with) => print(kubernetes::pin(manifest, &pack(open(&with)?)?.1))?,
+        Command::Digest(with) => print(digest_line(&pack(open(&with)?, None)?.1))?,
+        Command::Kubernetes(manifest, with) => {
+            print(kubernetes::pin(manifest, &pack(open(&with)?, None)?.1))?;
+        }
         Command::Sbom => print(sbom::DOCUMENT)?,
         Command::Help => print(HELP)?,
         Command::Version => print(format!("{NAME} {VERSION}\n"))?,
@@ -129,7 +133,10 @@ fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Re
         log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
         log.flush("", &mut Stderr::open());
     }
-    let (layers, image) = pack(executables)?;
+    let (layers, image) = match pack(executables, Some(&signals)) {
+        Err(_) if signals.has_any(Duration::ZERO) => return Ok(DONE),
+        packed => packed?,
+    };
     if !quiet {
         log.text(&describe(&image, address));
     }
@@ -203,9 +210,13 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     let mut executables: Vec<Executable<File>> = Vec::new();
     for path in ["/proc/self/exe"].into_iter().chain(others.iter().map(String::as_str)) {
         let check = || {
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            Executable::check(file, size)
+            // Without the flag, to open a pipe would wait for who writes to it.
+            let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::other("it is not a regular file").into());
+            }
+            Executable::check(file, metadata.len())
         };
         let executable = check().map_err(|error| Error::Failed(format!("cannot carry {path}: {error}")))?;
         let architecture = executable.architecture;
@@ -218,15 +229,37 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     Ok(executables)
 }
 
-/// Packs executables, of which the first is that of this process.
-fn pack(executables: Vec<Executable<File>>) -> Result<(Vec<SealedFile>, Image), Error> {
+/// Packs executables, of which the first is that of this process. With `signals`, one of them ends it.
+fn pack(
+    executables: Vec<Executable<File>>,
+    signals: Option<&Signals>,
+) -> Result<(Vec<SealedFile>, Image), Error> {
     let pack = |executable: Executable<File>| {
         let architecture = executable.architecture;
-        SealedFile::create(|layer| executable.pack(layer))
+        SealedFile::create(|layer| executable.pack(UntilSignal { layer, signals }))
             .map_err(|error| Error::Failed(format!("cannot make the layer for {architecture}: {error}")))
     };
     let packed = executables.into_iter().map(pack).collect::<Result<_, _>>();
     packed.map(Image::assemble)
+}
+
+/// Takes the bytes of a layer until a signal comes. Large files take long to pack.
+struct UntilSignal<'a> {
+    layer: &'a mut dyn Write,
+    signals: Option<&'a Signals>,
+}
+
+impl Write for UntilSignal<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.signals.is_some_and(|signals| signals.has_any(Duration::ZERO)) {
+            return Err(io::Error::other("a signal has come"));
+        }
+        self.layer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.layer.flush()
+    }
 }
 
 /// What is served, and how to get it.
@@ -267,7 +300,7 @@ fn save(with: &[String]) -> Result<(), Error> {
         let reason = "a terminal cannot show an archive; try `quinistry save | docker load`";
         return Err(Error::Failed(reason.into()));
     }
-    let (layers, image) = pack(open(with)?)?;
+    let (layers, image) = pack(open(with)?, None)?;
     write(|stdout| {
         let contents = layers.iter().map(SealedFile::content).collect::<Result<Vec<_>, _>>()?;
         archive::write(&image, contents, stdout)

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{
     Background, Client, Folder, OnTerminal, Server, Terminal, bash, eventually, free_port, has_tool, is_root,
-    lossy, quinistry, request, sha256, skip, system, tool,
+    lossy, quinistry, request, sha256, sibling, skip, system, tool,
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -408,6 +408,45 @@ fn a_signal_counts_from_the_first_moment_on() {
     child.signal(libc::SIGTERM);
     std::io::copy(&mut stderr, &mut std::io::sink()).expect("its other words");
     assert_eq!(child.0.wait().expect("our child").code(), Some(0));
+}
+
+#[test]
+fn a_signal_ends_the_packing_of_a_large_file() {
+    const SIZE: u64 = 8 * 1024 * 1024 * 1024 - 1; // The most that tar holds. Packing it takes a minute or more.
+    let folder = Folder::new("large");
+    let large = sibling(&folder);
+    OpenOptions::new()
+        .write(true)
+        .open(&large)
+        .and_then(|file| file.set_len(SIZE))
+        .expect("a file with a hole");
+    let mut command = quinistry();
+    command.args(["--with", &large, "--listen", "127.0.0.1:0"]).stderr(Stdio::piped());
+    let mut child = Background::start(&mut command);
+    let mut stderr = child.0.stderr.take().expect("it is piped");
+    stderr.read_exact(&mut [0; 10]).expect("its first words");
+    child.signal(libc::SIGTERM);
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).expect("text");
+    assert!(!said.contains("Listening"), "{said}");
+    assert_eq!(child.0.wait().expect("our child").code(), Some(0), "{said}");
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let folder = Folder::new("fifo");
+    let pipe = folder.path("pipe");
+    system::make_fifo(&pipe);
+    for command in ["serve", "save", "digest"] {
+        let mut child = Background::start(
+            quinistry().args([command, "--with", &pipe]).stdout(Stdio::null()).stderr(Stdio::piped()),
+        );
+        let status = eventually("it ends", || child.0.try_wait().expect("our own child"));
+        let mut said = String::new();
+        child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert_eq!(said, format!("quinistry: cannot carry {pipe}: it is not a regular file\n"));
+    }
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! Deliberately absent: the commands `kill` and `prlimit`; a minimal system has no `kill` but the shell's.
 #![allow(unsafe_code, reason = "std has no such calls")]
 
+use std::ffi::CString;
 use std::fs::File;
 use std::io;
 use std::net::TcpStream;
@@ -105,6 +106,13 @@ fn before_exec(
     let call = move || if call() == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: between fork and exec, this makes one system call and allocates nothing.
     unsafe { command.pre_exec(call) }
+}
+
+/// Makes a pipe with a name.
+pub fn make_fifo(path: &str) {
+    let path = CString::new(path).expect("no NUL in it");
+    // SAFETY: the pointer is to a C string that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0, "{}", io::Error::last_os_error());
 }
 
 /// A new terminal: the side of who sits before it, for which a read does not wait, and that of the programs.
