@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use common::{
     Answer, Background, Client, Folder, PATIENCE, Server, eventually, find, has_tool, is_root, quinistry_at,
-    request, sha256, system, tool,
+    report, request, sha256, system, tool,
 };
 use quinistry::server::MEMORY;
 
@@ -413,10 +413,10 @@ struct Tally {
 }
 
 impl Tally {
-    /// Tells how many there were, past the capture of the test harness, and fails if there was a problem.
+    /// Reports how many there were, and fails if there was a problem.
     fn tell(self, when: &str) {
         let Self { tried, survived, problems } = self;
-        let _ = writeln!(io::stderr().lock(), "\n{tried} faults {when}, of which {survived} were survived");
+        report(format!("{tried} faults {when}, of which {survived} were survived"));
         assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
     }
 }

@@ -257,7 +257,7 @@ fn is_served_with(redirection: &str) {
     let port = free_port();
     let script = format!("exec {} --listen 127.0.0.1:{port} {redirection}", env!("CARGO_BIN_EXE_quinistry"));
     let folder = Folder::new("redirection");
-    let mut child = Background::start(&mut bash(&script, &folder));
+    let mut child = Background::start(bash(&script, &folder).stdout(Stdio::null()));
     let address = ([127, 0, 0, 1], port).into();
     eventually("it listens", || TcpStream::connect(address).ok());
     for _ in 0..100 {

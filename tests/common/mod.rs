@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, skip, this_test, tool};
+pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, report, skip, this_test, tool};
 
 /// How long anything may take before a test calls it hung. No test measures time with it.
 pub const PATIENCE: Duration = Duration::from_secs(30);

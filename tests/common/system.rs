@@ -172,6 +172,12 @@ pub fn call_as_i386() -> i32 {
     0
 }
 
+/// Lets this process call a function when it ends.
+pub fn at_exit(function: extern "C" fn()) {
+    // SAFETY: the function is a static one.
+    assert_eq!(unsafe { libc::atexit(function) }, 0, "there is memory for it");
+}
+
 /// Ends the process at once.
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit(2) takes no pointers.
