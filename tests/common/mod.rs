@@ -21,8 +21,9 @@ use std::time::{Duration, Instant};
 
 pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, report, skip, this_test, tool};
 
-/// How long anything may take before a test calls it hung. No test measures time with it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take before a test calls it hung: long, because the machine may be busy with other
+/// things. No test measures time with it.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How much of a server's log is kept; more is read and forgotten.
 const MAX_LOG: usize = 16 * 1024 * 1024;
@@ -425,6 +426,7 @@ pub struct OnTerminal {
     pub address: SocketAddr,
     /// The terminal, from the side of who sits before it.
     pub person: File,
+    program: File,
 }
 
 impl OnTerminal {
@@ -432,7 +434,8 @@ impl OnTerminal {
     pub fn start(kind: Terminal) -> Self {
         let (address, (person, program)) = (([127, 0, 0, 1], free_port()).into(), system::terminal());
         let mut command = quinistry();
-        command.args(["--listen", &SocketAddr::to_string(&address)]).stderr(program);
+        let stderr = program.try_clone().expect("a descriptor");
+        command.args(["--listen", &SocketAddr::to_string(&address)]).stderr(stderr);
         if kind != Terminal::Own {
             command.uid(65532).gid(65532);
         }
@@ -441,7 +444,17 @@ impl OnTerminal {
         }
         let server = Background::start(&mut command);
         eventually("it listens", || TcpStream::connect(address).ok());
-        Self { server, address, person }
+        Self { server, address, person, program }
+    }
+
+    /// Stops the output, as Ctrl-S does.
+    pub fn hold(&mut self) {
+        system::hold(&mut self.person, &self.program);
+    }
+
+    /// Lets the output go on, as Ctrl-Q does.
+    pub fn release(&mut self) {
+        self.person.write_all(b"\x11").expect("the terminal is there");
     }
 
     /// Reads until there is such a line, and gives all. Requests that are not logged wake the server, which

@@ -7,20 +7,28 @@
 
 use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpStream;
-use std::os::fd::{AsRawFd, FromRawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
+use std::time::Duration;
+
+use super::eventually;
 
 fn id(child: &Child) -> libc::pid_t {
     child.id().cast_signed()
 }
 
-/// Sends a signal to a child, such as `libc::SIGTERM`.
+/// Sends a signal to a child, such as `libc::SIGTERM`. Waits until SIGSTOP has stopped it.
 pub fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: kill(2) takes no pointers. The id is the child's: it is kept until the child is waited for.
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
+    if signal == libc::SIGSTOP {
+        // proc(5): the state is behind the name.
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("it is there");
+        eventually("it is stopped", || stat().rsplit(") ").next()?.starts_with('T').then_some(()));
+    }
 }
 
 /// Sets how many descriptors a child may have, up to its hard limit.
@@ -130,6 +138,13 @@ pub fn terminal() -> (File, File) {
     unsafe { libc::fcntl(person, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) };
     // SAFETY: they have just been made, and nothing else owns them.
     unsafe { (File::from_raw_fd(person), File::from_raw_fd(program)) }
+}
+
+/// Types Ctrl-S, and waits until the terminal has obeyed.
+pub fn hold(person: &mut File, program: &File) {
+    person.write_all(b"\x13").expect("the terminal is there");
+    let is_held = || !quinistry::system::is_writable(program.as_fd(), Duration::ZERO);
+    eventually("the terminal stands still", || is_held().then_some(()));
 }
 
 /// Lets the terminal that is standard error control what a command starts.
