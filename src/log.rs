@@ -1,4 +1,4 @@
-//! Turns events into lines for people.
+//! Writes events as lines for people.
 //!
 //! Documents: RFC 3339 (the time), RFC 9110 section 10.1.5 (User-Agent), POSIX `PIPE_BUF`.
 //!
@@ -31,7 +31,7 @@
 //! regular file always writable.
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit it, or that a write fails for, is dropped
-//! and counted; the next write that succeeds tells the count. Of a target or user agent, 256 bytes are
+//! and counted; the next write that succeeds reports the count. Of a target or user agent, 256 bytes are
 //! shown, and everything but printable ASCII is escaped: a client must not be able to write to a
 //! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
 //! stays short.
@@ -50,7 +50,7 @@ use std::time::Duration;
 use crate::system;
 
 /// The most bytes that wait to be written: some 800 lines, a few milliseconds at full speed. A pipe
-/// holds half as much besides.
+/// holds half as much.
 const MAX_BUFFERED: usize = 128 * 1024;
 
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
@@ -147,7 +147,7 @@ impl Sink for Stderr {
 pub struct Entry<'a> {
     /// What was done: "Serving manifest".
     pub label: &'a str,
-    /// The request line as far as it was understood: method, space, target.
+    /// The part of the request line that was parsed: method and target.
     pub request: [&'a str; 2],
     /// The status code of the answer.
     pub status: u16,
@@ -178,12 +178,12 @@ pub struct Log {
     buffer: Vec<u8>,
     /// Whether there are lines that no one has tried to write.
     is_new: bool,
-    /// Lines that were dropped, and of which no line of the log says so.
+    /// Dropped lines that no line of the log reports.
     dropped: u64,
-    /// Lines that were dropped, as the first line in the buffer says.
-    being_told: u64,
-    /// Lines that were dropped, as the log has said.
-    told: u64,
+    /// Dropped lines that the first line in the buffer reports.
+    reporting: u64,
+    /// Dropped lines that the log has reported.
+    reported: u64,
     /// Whether only the first product of a user agent is shown.
     is_short: bool,
 }
@@ -197,8 +197,8 @@ impl Log {
             buffer: Vec::new(),
             is_new: false,
             dropped: 0,
-            being_told: 0,
-            told: 0,
+            reporting: 0,
+            reported: 0,
             is_short: false,
         }
     }
@@ -230,7 +230,7 @@ impl Log {
     /// How many lines have been dropped in all.
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
-        self.told + self.being_told + self.dropped
+        self.reported + self.reporting + self.dropped
     }
 
     /// Adds the line of one answer, and its explanation if there is one. `time` is for the reader, as RFC
@@ -339,12 +339,12 @@ impl Log {
         self.is_new = false;
         self.buffer.drain(..written);
         if written > 0 {
-            self.told += take(&mut self.being_told);
+            self.reported += take(&mut self.reporting);
         }
         if is_lost {
             let lines = count_lines(&self.buffer);
-            // A count that could not be told is none of the lines, and has to be told later.
-            let count = take(&mut self.being_told);
+            // A count that was not written is none of the lines, and must be reported later.
+            let count = take(&mut self.reporting);
             self.dropped += if count > 0 { count + lines - 1 } else { lines };
             self.buffer.clear();
         } else if self.buffer.is_empty() && self.dropped > 0 {
@@ -353,7 +353,7 @@ impl Log {
                 time,
                 &format!("Dropped {} of this log, which could not be written", counted(dropped, "line")),
             );
-            self.being_told = dropped;
+            self.reporting = dropped;
         }
     }
 }
@@ -375,7 +375,7 @@ fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
-/// Appends a number. `write!` would take several times as long, and besides system calls the log is a
+/// Appends a number. `write!` would take several times as long, and after system calls the log is a
 /// good part of what a request costs.
 fn push_number(line: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20]; // as many as the largest number has
@@ -594,7 +594,7 @@ mod tests {
         log.flush(TIME, &mut pipe);
         let last = pipe.read.lines().last().expect("the count");
         assert!(last.contains(&format!("Dropped {} lines", 2000 - kept)), "{last}");
-        assert_eq!(log.dropped_lines(), 2000 - kept as u64, "it stays counted after it was told");
+        assert_eq!(log.dropped_lines(), 2000 - kept as u64, "it stays counted after it was reported");
     }
 
     #[test]

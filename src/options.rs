@@ -1,7 +1,7 @@
-//! Turns the command line into what is to be done.
+//! Parses the command line into a [`Command`].
 //!
-//! Document: POSIX.1-2017, Base Definitions, section 12.2, as far as it fits: options have the long
-//! names of GNU, and may stand before the command, too.
+//! Document: POSIX.1-2017, Base Definitions, section 12.2, with two exceptions: options have long
+//! names, as GNU's do, and may also stand before the command.
 //!
 //! ```text
 //!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--with FILE]...

@@ -3,7 +3,7 @@
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
-//! Each function takes and gives descriptors (owned or borrowed) and slices, and reports errors as
+//! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as
 //! [`io::Error`]. So its caller need not know that it is unsafe inside.
 //!
 //! Limits: the connections that wait to be accepted, and the unsent bytes of one socket, below.
@@ -37,7 +37,7 @@ const UNSENT: c_int = 128 * 1024;
 /// the server ends is not closed: its client learns of the end when it sends.
 const SILENCE: c_int = 1;
 
-/// Defines `main`, from a function that takes the arguments as `&[String]` and gives the exit code,
+/// Defines `main`, from a function that takes the arguments as `&[String]` and returns the exit code,
 /// without std's own start.
 ///
 /// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls
@@ -60,8 +60,8 @@ macro_rules! entry {
 }
 
 /// Makes a static of bytes that has a section of the executable to itself: `section!(STATIC, ".name", BYTES)`.
-/// Tools that look at the file find the bytes by the section's name. Something has to refer to the static: what
-/// nothing refers to, the compiler and the linker leave out.
+/// Tools that look at the file find the bytes by the section's name. Something must refer to the static, because
+/// the compiler and the linker leave out what nothing refers to.
 #[macro_export]
 macro_rules! section {
     ($static:ident, $name:literal, $bytes:expr) => {
@@ -71,7 +71,7 @@ macro_rules! section {
     };
 }
 
-/// Does what has to be done before anything else, and gives the arguments behind the program's name.
+/// Prepares the process, and returns the arguments after the program's name.
 /// What is not UTF-8 in an argument becomes U+FFFD. So a file that `--with` names needs a name in UTF-8.
 ///
 /// # Safety
@@ -81,7 +81,7 @@ macro_rules! section {
 pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String> {
     for descriptor in 0..3 {
         // If one of the standard three were closed, the next file or socket would get its number, and a
-        // client would read the log. So something has to be open there: open(2) gives the lowest number
+        // client would read the log. So something must be open there: open(2) returns the lowest number
         // that is free, which is this one. A write to standard output has to fail, because its data would
         // be lost; so that is opened for reading. The log may be lost.
         let mode = if descriptor == libc::STDERR_FILENO { libc::O_WRONLY } else { libc::O_RDONLY };
@@ -130,7 +130,7 @@ fn close_inherited() -> io::Result<()> {
 /// Ends the process before it has begun.
 fn give_up(reason: &str, error: &io::Error) -> ! {
     let _ = io::stderr().write_all(format!("quinistry: {reason}: {error}\n").as_bytes());
-    // SAFETY: _exit(2) takes no pointers. What std's `exit` does besides is not needed so soon, and would add
+    // SAFETY: _exit(2) takes no pointers. What else std's `exit` does is not needed so soon, and would add
     // 2 KB to every pull.
     unsafe { libc::_exit(1) }
 }
@@ -242,7 +242,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 }
 
 /// How many bytes were handed to the socket and have not been acknowledged by the other end (tcp(7),
-/// `SIOCOUTQ`). None if the socket is broken.
+/// `SIOCOUTQ`). Returns 0 if the socket is broken.
 #[must_use]
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     let mut count: c_int = 0;
@@ -258,7 +258,7 @@ pub struct SealedFile {
 }
 
 impl SealedFile {
-    /// Makes a file of what `write` writes. Gives the file, and what `write` gives.
+    /// Makes a file of what `write` writes. Returns the file and the result of `write`.
     ///
     /// # Errors
     ///
@@ -306,8 +306,8 @@ impl SealedFile {
     }
 }
 
-/// The resident memory of this process. The file that tells it has to be opened before the server gives up
-/// the right to open files.
+/// The resident memory of this process. Its file must be opened before the server gives up the right to open
+/// files.
 pub struct ResidentMemory {
     /// proc(5), `/proc/pid/statm`: numbers of pages; the second is the resident set.
     statm: File,
@@ -458,7 +458,7 @@ pub fn try_memory(size: usize) -> io::Result<()> {
     }
 }
 
-/// Raises the limit of open descriptors as far as this process may, and gives it.
+/// Raises the limit of open descriptors to the highest that this process may have, and returns it.
 #[must_use]
 pub fn raise_descriptor_limit() -> usize {
     // SAFETY: an rlimit is plain data, which getrlimit fills and setrlimit only reads.
