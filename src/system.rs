@@ -12,7 +12,7 @@
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::mem::{ManuallyDrop, size_of, zeroed};
 use std::net::{SocketAddr, TcpListener};
@@ -116,15 +116,28 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
 ///
 /// Not by `close_range(2)`, which needs Linux 5.9, and for which some of systemd's filters end a process.
 fn close_inherited() -> io::Result<()> {
-    // proc(5): the slots of the table of descriptors, of which there are as many as the highest needs.
-    let status = fs::read_to_string("/proc/self/status")?;
-    let slots = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
-    for descriptor in libc::STDERR_FILENO + 1..slots.ok_or(io::ErrorKind::InvalidData)? {
-        // SAFETY: nothing owns the descriptor: the program has not opened anything yet, but for the file that
-        // it has just closed.
-        unsafe { libc::close(descriptor) };
+    // SAFETY: the path is a C string. The directory is open from the check to the last call, and an entry is
+    // read before the next one is asked for, and its name is a C string. Nothing owns the descriptors that are
+    // closed: the program has not opened anything yet but this directory.
+    unsafe {
+        let directory = libc::opendir(c"/proc/self/fd".as_ptr());
+        if directory.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        let outcome = loop {
+            // readdir(3): a null pointer is the end, or an error if `errno` says so.
+            *libc::__errno_location() = 0;
+            let Some(entry) = libc::readdir(directory).as_ref() else { break io::Error::last_os_error() };
+            let name = CStr::from_ptr(entry.d_name.as_ptr()).to_str();
+            match name.ok().and_then(|name| name.parse().ok()) {
+                Some(0..=libc::STDERR_FILENO) | None => {}
+                Some(descriptor) if descriptor == libc::dirfd(directory) => {}
+                Some(descriptor) => drop(libc::close(descriptor)),
+            }
+        };
+        libc::closedir(directory);
+        if outcome.raw_os_error() == Some(0) { Ok(()) } else { Err(outcome) }
     }
-    Ok(())
 }
 
 /// Ends the process before it has begun.

@@ -41,7 +41,7 @@ fn the_server_opens_three_files_of_its_own_in_proc_and_no_other() {
     let Some((at_start, after)) = traced("open,openat,openat2,creat", |_, _| {}) else { return };
     let opened: Vec<_> = at_start.lines().filter(|line| line.contains("open")).collect();
     assert_eq!(opened.len(), 3, "{at_start}");
-    for (call, path) in opened.iter().zip(["status", "exe", "statm"]) {
+    for (call, path) in opened.iter().zip(["fd", "exe", "statm"]) {
         assert!(call.contains(&format!("\"/proc/self/{path}\", O_RDONLY")), "{call}");
     }
     assert!(!after.contains("open"), "{after}");

@@ -155,10 +155,10 @@ extern "C" fn print_notes() {
         let file = std::env::current_exe().unwrap_or_default();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
-        let count: usize = skipped.values().sum();
+        let count = quinistry::log::counted(skipped.values().sum(), "time");
         let reasons: Vec<_> = skipped.iter().map(|(reason, count)| format!("{count} x {reason}")).collect();
         let reasons = reasons.join("; ");
-        print(&format!("*** SKIPPED in {name}: {count} tests, or parts of one: {reasons} ***"));
+        print(&format!("*** SKIPPED in {name} a test, or a part of it, {count}: {reasons} ***"));
     }
     let _ = io::stderr().write_all(lines.as_bytes());
 }
