@@ -10,6 +10,22 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The last second that RFC 3339 can write: the end of the year 9999.
+const LAST: u64 = 253_402_300_799;
+
+/// When the image says that it was made, in seconds since the epoch: a time that the builder may set for
+/// all builds, or else 0. See <https://reproducible-builds.org/specs/source-date-epoch/>.
+pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
+    None => 0,
+    Some(text) => match u64::from_str_radix(text, 10) {
+        Ok(seconds) if seconds <= LAST => seconds,
+        Ok(_) => {
+            panic!("SOURCE_DATE_EPOCH must not be after the year 9999: no client could read the image's date")
+        }
+        Err(_) => panic!("SOURCE_DATE_EPOCH must be a number of seconds"),
+    },
+};
+
 /// A moment: for deadlines, for people and for `Date`.
 pub struct Clock {
     /// The moment on the monotonic clock, for deadlines.

@@ -32,7 +32,7 @@
 //! Limits: the architectures below. On others the server serves without a filter, and its log says so.
 //!
 //! Deliberately absent: descriptors. A filter sees only numbers, and which descriptor is a client's
-//! changes with each client. And files: a filter cannot follow a pointer to a name, so no file is opened
+//! changes with each client. (`system::start` has closed those that were inherited.) And files: a filter cannot follow a pointer to a name, so no file is opened
 //! at all.
 
 use std::ffi::c_long;

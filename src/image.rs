@@ -71,16 +71,6 @@ pub const PORT: u16 = 8080;
 /// images made the custom.
 const USER: &str = "65532:65532";
 
-/// When the image says it was made, in seconds since the epoch: a time that the builder may fix for
-/// all builds, or none. See <https://reproducible-builds.org/specs/source-date-epoch/>.
-const CREATED: u64 = match option_env!("SOURCE_DATE_EPOCH") {
-    None => 0,
-    Some(text) => match u64::from_str_radix(text, 10) {
-        Ok(seconds) => seconds,
-        Err(_) => panic!("SOURCE_DATE_EPOCH has to be a number of seconds"),
-    },
-};
-
 /// The media types of one image format.
 struct Format {
     index: &'static str,
@@ -274,7 +264,7 @@ fn platform(architecture: &str) -> Value {
 
 /// The config of a platform: what the runtime is told, and what people see with `docker inspect`.
 fn config(architecture: &str, layers: &[Layer]) -> Value {
-    let created = clock::rfc3339(CREATED);
+    let created = clock::rfc3339(clock::BUILT);
     let program = format!("/{}", layer::path(architecture));
     let seconds = |s: u64| s * 1_000_000_000; // Docker counts in nanoseconds.
     let mut runtime = json!({

@@ -1,4 +1,4 @@
-//! Turns events into lines for people.
+//! Writes events as lines for people.
 //!
 //! Documents: RFC 3339 (the time), RFC 9110 section 10.1.5 (User-Agent), POSIX `PIPE_BUF`.
 //!
@@ -12,13 +12,26 @@
 //! line, or dropped with it.
 //!
 //! Lines are gathered, and written when there is nothing else to do, when there are many, or after
-//! 10 ms. They must never stop the event loop, and what they are written to may be a pipe that nothing
-//! reads. So a write happens only if the pipe has room, and what cannot be written waits in a buffer. (If
-//! another process fills the same pipe between the question and the write, the write blocks until
-//! something reads the pipe.)
+//! 10 ms. They must never stop the event loop, though what they are written to may be a pipe that nothing
+//! reads, or a terminal that Ctrl-S has stopped. Other processes may share the open file, so it cannot be made
+//! non-blocking. What cannot be written waits in a buffer.
+//!
+//! ```text
+//!     standard error                               how a write is kept from blocking
+//!     -------------------------------------------  ------------------------------------------------------
+//!     a pipe, a socket                             poll(2) first: it is ready if 4096 bytes fit
+//!     a terminal                                   opened anew, non-blocking for us alone
+//!     another user's terminal, if it controls us   the same, by its other name, /dev/tty
+//!     another user's terminal                      poll(2) first: it is ready if 256 bytes fit, or a line
+//!                                                  feed, which becomes two characters
+//! ```
+//!
+//! A write still blocks in these cases: if another process fills the pipe or the terminal between poll(2) and
+//! the write, or Ctrl-S comes just then; and on a file system that does not answer, because poll(2) calls a
+//! regular file always writable.
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit it, or that a write fails for, is dropped
-//! and counted; the next write that succeeds tells the count. Of a target or user agent, 256 bytes are
+//! and counted; the next write that succeeds reports the count. Of a target or user agent, 256 bytes are
 //! shown, and everything but printable ASCII is escaped: a client must not be able to write to a
 //! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
 //! stays short.
@@ -37,12 +50,16 @@ use std::time::Duration;
 use crate::system;
 
 /// The most bytes that wait to be written: some 800 lines, a few milliseconds at full speed. A pipe
-/// holds half as much besides.
+/// holds half as much.
 const MAX_BUFFERED: usize = 128 * 1024;
 
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
 /// (POSIX `PIPE_BUF` on Linux); more might block.
 const MAX_WRITE: usize = 4096;
+
+/// The most that goes at once to a terminal that blocks. A pseudo-terminal that is ready for writing has room
+/// for this much (Linux counts its memory in pieces of 256 bytes), and a serial line or console for more.
+const MAX_PIECE: usize = 256;
 
 /// With so many bytes it is time to write. Three quarters, so that a few more lines still fit one write.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
@@ -73,15 +90,15 @@ pub trait Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// Standard error, in a way that never blocks. Other processes may share the open file, so we must not
-/// make it non-blocking for them.
+/// Standard error, see the table above.
 pub enum Stderr {
-    /// A pipe, a file or /dev/null: it tells whether there is room.
+    /// A pipe or a file.
     Shared,
-    /// A terminal says that it is ready when it has room for one byte, and a longer write then blocks
-    /// (after Ctrl-S, or if nothing reads at the other end). Opened anew, it can be made non-blocking
-    /// for us alone. `None` if that is not allowed: then it is never ready.
-    Terminal(Option<File>),
+    /// A terminal, opened anew. poll(2) calls it writable if it has room for one byte, so a write of many would
+    /// block.
+    Reopened(File),
+    /// A terminal that may not be opened anew. With `su -c`, it controls no process of ours either.
+    Foreign,
 }
 
 impl Stderr {
@@ -92,7 +109,12 @@ impl Stderr {
             return Self::Shared;
         }
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        Self::Terminal(OpenOptions::new().write(true).custom_flags(flags).open("/proc/self/fd/2").ok())
+        let open = |path| OpenOptions::new().write(true).custom_flags(flags).open(path);
+        let reopened = open("/proc/self/fd/2").or_else(|error| {
+            // Everyone may open /dev/tty, which stands for the terminal that controls the process.
+            if system::controls_us(io::stderr().as_fd()) { open("/dev/tty") } else { Err(error) }
+        });
+        reopened.map_or(Self::Foreign, Self::Reopened)
     }
 
     /// Waits until there may be room for more.
@@ -104,15 +126,19 @@ impl Stderr {
 impl Sink for Stderr {
     fn is_ready(&mut self) -> bool {
         match self {
-            Self::Shared => system::is_writable(io::stderr().as_fd(), Duration::ZERO),
-            Self::Terminal(terminal) => terminal.is_some(),
+            Self::Shared | Self::Foreign => system::is_writable(io::stderr().as_fd(), Duration::ZERO),
+            Self::Reopened(_) => true,
         }
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Terminal(Some(terminal)) => terminal.write(bytes),
-            Self::Terminal(None) | Self::Shared => io::stderr().write(bytes),
+            Self::Shared => io::stderr().write(bytes),
+            Self::Reopened(terminal) => terminal.write(bytes),
+            Self::Foreign => {
+                let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+                io::stderr().write(&bytes[..line.clamp(1, MAX_PIECE)])
+            }
         }
     }
 }
@@ -121,7 +147,7 @@ impl Sink for Stderr {
 pub struct Entry<'a> {
     /// What was done: "Serving manifest".
     pub label: &'a str,
-    /// The request line as far as it was understood: method, space, target.
+    /// The part of the request line that was parsed: method and target.
     pub request: [&'a str; 2],
     /// The status code of the answer.
     pub status: u16,
@@ -152,12 +178,12 @@ pub struct Log {
     buffer: Vec<u8>,
     /// Whether there are lines that no one has tried to write.
     is_new: bool,
-    /// Lines that were dropped, and of which no line of the log says so.
+    /// Dropped lines that no line of the log reports.
     dropped: u64,
-    /// Lines that were dropped, as the first line in the buffer says.
-    being_told: u64,
-    /// Lines that were dropped, as the log has said.
-    told: u64,
+    /// Dropped lines that the first line in the buffer reports.
+    reporting: u64,
+    /// Dropped lines that the log has reported.
+    reported: u64,
     /// Whether only the first product of a user agent is shown.
     is_short: bool,
 }
@@ -171,8 +197,8 @@ impl Log {
             buffer: Vec::new(),
             is_new: false,
             dropped: 0,
-            being_told: 0,
-            told: 0,
+            reporting: 0,
+            reported: 0,
             is_short: false,
         }
     }
@@ -204,7 +230,7 @@ impl Log {
     /// How many lines have been dropped in all.
     #[must_use]
     pub fn dropped_lines(&self) -> u64 {
-        self.told + self.being_told + self.dropped
+        self.reported + self.reporting + self.dropped
     }
 
     /// Adds the line of one answer, and its explanation if there is one. `time` is for the reader, as RFC
@@ -245,6 +271,13 @@ impl Log {
                 line.push(b'\n');
             }
         }
+        self.bound(start);
+    }
+
+    /// Adds text of our own as it is.
+    pub fn text(&mut self, text: &str) {
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(text.as_bytes());
         self.bound(start);
     }
 
@@ -306,20 +339,29 @@ impl Log {
         self.is_new = false;
         self.buffer.drain(..written);
         if written > 0 {
-            self.told += take(&mut self.being_told);
+            self.reported += take(&mut self.reporting);
         }
         if is_lost {
             let lines = count_lines(&self.buffer);
-            // A count that could not be told is none of the lines, and has to be told later.
-            let count = take(&mut self.being_told);
+            // A count that was not written is none of the lines, and must be reported later.
+            let count = take(&mut self.reporting);
             self.dropped += if count > 0 { count + lines - 1 } else { lines };
             self.buffer.clear();
         } else if self.buffer.is_empty() && self.dropped > 0 {
             let dropped = take(&mut self.dropped);
-            self.event(time, &format!("Dropped {dropped} lines of this log, which could not be written"));
-            self.being_told = dropped;
+            self.event(
+                time,
+                &format!("Dropped {} of this log, which could not be written", counted(dropped, "line")),
+            );
+            self.reporting = dropped;
         }
     }
+}
+
+/// A number of things: "1 line", "2 lines".
+#[must_use]
+pub fn counted(count: u64, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
 /// Where the last line ends that is followed by another one, with its explanation.
@@ -333,7 +375,7 @@ fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
-/// Appends a number. `write!` would take several times as long, and besides system calls the log is a
+/// Appends a number. `write!` would take several times as long, and after system calls the log is a
 /// good part of what a request costs.
 fn push_number(line: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20]; // as many as the largest number has
@@ -563,7 +605,7 @@ mod tests {
         log.flush(TIME, &mut pipe);
         let last = pipe.read.lines().last().expect("the count");
         assert!(last.contains(&format!("Dropped {} lines", 2000 - kept)), "{last}");
-        assert_eq!(log.dropped_lines(), 2000 - kept as u64, "it stays counted after it was told");
+        assert_eq!(log.dropped_lines(), 2000 - kept as u64, "it stays counted after it was reported");
     }
 
     #[test]

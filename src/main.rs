@@ -1,37 +1,44 @@
-//! Carries out what the command line asks for, and turns how that ended into an exit code. Reading
-//! the command line is `options`' part.
+//! Carries out the command that `options` has read from the command line, and returns an exit code.
 //!
 //! Document: exit codes as shells have them (POSIX.1-2017, Shell Command Language, section 2.8.2).
 //!
 //! ```text
-//!       0  what was asked for was done
-//!       1  it could not be done; standard error says why
+//!       0  done
+//!       1  not done; standard error says why
 //!       2  the command line was not understood; standard error says why
 //!     141  the reader of standard output went away (128 + SIGPIPE); no message is printed
 //!     130, 143  a second signal ended the server before its transfers were over (128 + the signal)
 //! ```
 //!
-//! All exits but one lead through here: `system::start` ends with 1 if it cannot open /dev/null in the
-//! place of a standard descriptor that is closed.
+//! `system::start`, which runs before the rest, ends with 1 when it fails. A signal ends the process in two
+//! cases, and a shell reports it as 128 + the signal:
 //!
-//! Deliberately absent: a way into the background, and a file for the process's number. What starts
-//! a service does both.
+//! ```text
+//!     134, 139  a panic, or no memory when some is needed: SIGABRT before serving. While serving, the filter
+//!               refuses that signal, and `abort` ends by an instruction that is not allowed: SIGSEGV on x86-64
+//!     159  a system call that only foreign code makes (SIGSYS, see `confinement`)
+//! ```
+//!
+//! Deliberately absent: running in the background, and a pid file. What starts a service does both.
 #![no_main]
 
 use std::env;
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process;
+use std::time::Duration;
 
 use quinistry::budget::{self, Budget};
 use quinistry::health;
 use quinistry::image::layer::Executable;
-use quinistry::image::{Descriptor, Image, NAME, VERSION, archive, sbom, tar};
+use quinistry::image::{Descriptor, Image, NAME, PORT, VERSION, archive, sbom, tar};
 use quinistry::kubernetes;
-use quinistry::log::Log;
-use quinistry::options::{self, Address, Command, HELP};
+use quinistry::log::{Log, Stderr};
+use quinistry::options::{self, Command, HELP};
 use quinistry::page;
 use quinistry::registry::Registry;
 use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
@@ -40,10 +47,11 @@ use quinistry::system::{self, SealedFile, Signals};
 // The library compiles all the same, for a fuzzer's sanitizers need a dynamic build. rustdoc does not see the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
 compile_error!(
-    "quinistry has to be linked statically, for its image holds no C library and no loader. The flags of
-.cargo/config.toml ask for that, but something has replaced them, as a rule the variable RUSTFLAGS. Build it so:
+    "quinistry must be linked statically, because its image holds no C library and no loader. The flags of
+.cargo/config.toml do that. `cargo install --git` does not read them, and the variable RUSTFLAGS replaces them. Set it:
 
     RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" cargo build --release
+    RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" cargo install --locked --git https://github.com/tazjin/quinistry quinistry
 "
 );
 
@@ -91,14 +99,12 @@ fn run(arguments: &[String]) -> i32 {
 fn execute(command: Command) -> Result<i32, Error> {
     match command {
         Command::Serve { address, quiet, explain, with } => return serve(address, quiet, explain, &with),
-        Command::Healthcheck(address) => {
-            let address = address.on_this_machine();
-            health::check(address)
-                .map_err(|error| Error::Failed(format!("unhealthy, {address}: {error}")))?;
-        }
+        Command::Healthcheck(address) => check_health(address)?,
         Command::Save(with) => save(&with)?,
-        Command::Digest(with) => print(digest_line(&pack(open(&with)?)?.1))?,
-        Command::Kubernetes(manifest, with) => print(kubernetes::pin(manifest, &pack(open(&with)?)?.1))?,
+        Command::Digest(with) => print(digest_line(&pack(open(&with)?, None)?.1))?,
+        Command::Kubernetes(manifest, with) => {
+            print(kubernetes::pin(manifest, &pack(open(&with)?, None)?.1))?;
+        }
         Command::Sbom => print(sbom::DOCUMENT)?,
         Command::Help => print(HELP)?,
         Command::Version => print(format!("{NAME} {VERSION}\n"))?,
@@ -107,7 +113,7 @@ fn execute(command: Command) -> Result<i32, Error> {
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Result<i32, Error> {
+fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Result<i32, Error> {
     // From here on a signal waits until it can be obeyed; process 1 would lose the signal otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
@@ -126,14 +132,18 @@ fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Resul
     let address = listener
         .local_addr()
         .map_err(|error| Error::Failed(format!("cannot tell our own address: {error}")))?;
+    let mut log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
     if !quiet {
-        say(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
+        log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
+        log.flush("", &mut Stderr::open());
     }
-    let (layers, image) = pack(executables)?;
+    let (layers, image) = match pack(executables, Some(&signals)) {
+        Err(_) if signals.has_any(Duration::ZERO) => return Ok(DONE),
+        packed => packed?,
+    };
     if !quiet {
-        say(&describe(&image, address));
+        log.text(&describe(&image, address));
     }
-    let log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
     let server = Server::new(listener, signals, Registry::new(image), layers, log, budget);
     let ended = server.and_then(|mut server| {
         server.confine();
@@ -145,35 +155,57 @@ fn serve(address: Address, quiet: bool, explain: bool, with: &[String]) -> Resul
     }
 }
 
-fn listen(address: Address) -> Result<TcpListener, Error> {
+fn check_health(address: SocketAddr) -> Result<(), Error> {
+    let address = match address.ip() {
+        // Both wildcards take IPv4. Field note: with Docker 17.04 to 25, a container on a network without IPv6
+        // has no `::1` to ask.
+        ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
+        _ => address,
+    };
+    health::check(address).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::ConnectionRefused => {
+                "; if the server has another address, set QUINISTRY_LISTEN to it"
+            }
+            _ => "",
+        };
+        Error::Failed(format!("unhealthy, {address}: {error}{hint}"))
+    })
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
+    let port = address.port();
     try_to_listen(address).map_err(|error| {
         Error::Failed(match error.kind() {
             io::ErrorKind::AddrInUse => {
-                let (port, free) = (address.port(), find_free(address));
+                let free = find_free(address, port.saturating_add(1));
                 format!("port {port} is in use by another program; try --listen {free}")
             }
-            _ => format!("cannot listen (--listen {address}): {error}"),
+            // ip(7): a port below 1024 takes CAP_NET_BIND_SERVICE, unless the system says otherwise.
+            io::ErrorKind::PermissionDenied if port < 1024 => {
+                let free = find_free(address, PORT);
+                format!("only root may listen on port {port} here; try --listen {free}")
+            }
+            _ => format!("cannot listen (--listen {}): {error}", options::shown(address)),
         })
     })
 }
 
-/// The same address with the next port that is free, or else with 0, which lets the system choose.
-fn find_free(address: Address) -> Address {
-    let ports = (1..=PORTS_TRIED).filter_map(|more| address.port().checked_add(more));
-    let mut others = ports.map(|port| address.with_port(port));
-    others.find(|&other| try_to_listen(other).is_ok()).unwrap_or(address.with_port(0))
+/// The same address with the first port that is free from this one on, or else with 0, which lets the system
+/// choose. As `--listen` takes it.
+fn find_free(address: SocketAddr, first: u16) -> String {
+    let at = |port| SocketAddr::new(address.ip(), port);
+    let mut others = (first..=first.saturating_add(PORTS_TRIED - 1)).map(at);
+    options::shown(others.find(|&other| try_to_listen(other).is_ok()).unwrap_or(at(0)))
 }
 
-fn try_to_listen(address: Address) -> io::Result<TcpListener> {
-    match address {
-        Address::One(address) => system::listen(address),
-        Address::Every(port) => match system::listen((Ipv6Addr::UNSPECIFIED, port).into()) {
-            // A machine without IPv6 has no such family, or no such address.
-            Err(error) if error.kind() != io::ErrorKind::AddrInUse => {
-                system::listen((Ipv4Addr::UNSPECIFIED, port).into())
-            }
-            outcome => outcome,
-        },
+fn try_to_listen(address: SocketAddr) -> io::Result<TcpListener> {
+    match system::listen(address) {
+        // A machine without IPv6 has no such family, or no such address.
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
+            system::listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+        }
+        outcome => outcome,
     }
 }
 
@@ -183,9 +215,13 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     let mut executables: Vec<Executable<File>> = Vec::new();
     for path in ["/proc/self/exe"].into_iter().chain(others.iter().map(String::as_str)) {
         let check = || {
-            let file = File::open(path)?;
-            let size = file.metadata()?.len();
-            Executable::check(file, size)
+            // Without the flag, to open a pipe would wait for who writes to it.
+            let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::other("it is not a regular file").into());
+            }
+            Executable::check(file, metadata.len())
         };
         let executable = check().map_err(|error| Error::Failed(format!("cannot carry {path}: {error}")))?;
         let architecture = executable.architecture;
@@ -198,23 +234,53 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     Ok(executables)
 }
 
-/// Packs executables, of which the first is that of this process.
-fn pack(executables: Vec<Executable<File>>) -> Result<(Vec<SealedFile>, Image), Error> {
+/// Packs executables, of which the first is that of this process. With `signals`, one of them ends it.
+fn pack(
+    executables: Vec<Executable<File>>,
+    signals: Option<&Signals>,
+) -> Result<(Vec<SealedFile>, Image), Error> {
     let pack = |executable: Executable<File>| {
         let architecture = executable.architecture;
-        SealedFile::create(|layer| executable.pack(layer))
+        SealedFile::create(|layer| executable.pack(UntilSignal { layer, signals }))
             .map_err(|error| Error::Failed(format!("cannot make the layer for {architecture}: {error}")))
     };
     let packed = executables.into_iter().map(pack).collect::<Result<_, _>>();
     packed.map(Image::assemble)
 }
 
+/// Takes the bytes of a layer until a signal comes. Large files take long to pack.
+struct UntilSignal<'a> {
+    layer: &'a mut dyn Write,
+    signals: Option<&'a Signals>,
+}
+
+impl Write for UntilSignal<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.signals.is_some_and(|signals| signals.has_any(Duration::ZERO)) {
+            return Err(io::Error::other("a signal has come"));
+        }
+        self.layer.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.layer.flush()
+    }
+}
+
 /// What is served, and how to get it.
 fn describe(image: &Image, address: SocketAddr) -> String {
     let host = match address.ip() {
-        // Docker, too, takes these for a registry that may speak plain HTTP.
-        ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST => format!("localhost:{}", address.port()),
+        // Docker takes `localhost` for a registry that may speak plain HTTP. Field note: Docker 20.10 takes no
+        // IPv6 address for a registry.
+        ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
+            format!("localhost:{}", address.port())
+        }
         _ => address.to_string(),
+    };
+    let place = if process::id() == 1 {
+        " This port is inside of the container; outside, take the one that `docker ps` shows.\n"
+    } else {
+        " "
     };
     let mut text = line("index", "", &image.index.descriptor);
     for (platform, layer) in image.platforms.iter().zip(&image.layers) {
@@ -224,7 +290,7 @@ fn describe(image: &Image, address: SocketAddr) -> String {
     }
     let commands = page::commands(&host, "  ");
     text + &format!(
-        "Listening on {address}. Pull the image, run it, and pull it again from there:\n\n{commands}\n"
+        "Listening on {address}.{place}Pull the image, run it, and pull it again from there:\n\n{commands}\n"
     )
 }
 
@@ -239,7 +305,7 @@ fn save(with: &[String]) -> Result<(), Error> {
         let reason = "a terminal cannot show an archive; try `quinistry save | docker load`";
         return Err(Error::Failed(reason.into()));
     }
-    let (layers, image) = pack(open(with)?)?;
+    let (layers, image) = pack(open(with)?, None)?;
     write(|stdout| {
         let contents = layers.iter().map(SealedFile::content).collect::<Result<Vec<_>, _>>()?;
         archive::write(&image, contents, stdout)
@@ -263,7 +329,7 @@ fn write(content: impl FnOnce(&mut File) -> Result<(), tar::Error>) -> Result<()
     })
 }
 
-/// Writes to standard error. If nothing reads it, that is no reason to stop; `eprint!` would panic.
+/// Writes a last message to standard error. If nothing reads it, nothing can be done; `eprint!` would panic.
 fn say(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -1,7 +1,7 @@
-//! Turns the command line into what is to be done.
+//! Parses the command line into a [`Command`].
 //!
-//! Document: POSIX.1-2017, Base Definitions, section 12.2, as far as it fits: options have the long
-//! names of GNU, and may stand before the command, too.
+//! Document: POSIX.1-2017, Base Definitions, section 12.2, with two exceptions: options have long
+//! names, as GNU's do, and may also stand before the command.
 //!
 //! ```text
 //!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--with FILE]...
@@ -12,16 +12,16 @@
 //!
 //! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image
 //! with several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest`
-//! appends the command to that. `--help` and `--version` end the reading: what follows them is not looked
-//! at. Only the two commands that use the variable `QUINISTRY_LISTEN` look at it. A wrong value does not
-//! stop the other commands.
+//! appends the command to that. `--help` and `--version` end the parsing, and what follows them is ignored.
+//! The variable `QUINISTRY_LISTEN` is read by the two commands that use it. A wrong value does not stop the
+//! others.
 //!
-//! Deliberately absent: looking up names. `localhost` means 127.0.0.1 here, and every other host has
-//! to be an address, so that a start never waits for a name server.
+//! Deliberately absent: looking up names. `localhost` means 127.0.0.1 here, and every other host must be an
+//! address, so that a start never waits for a name server.
 
 use std::fmt;
 use std::mem::take;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::image::PORT;
 use crate::kubernetes;
@@ -58,22 +58,22 @@ Run it, and in another terminal pull its image, run that, and pull it again from
 pub enum Command {
     /// Serve the image.
     Serve {
-        /// Where to listen.
-        address: Address,
-        /// Whether to keep silent about what goes well.
+        /// Where to listen. `[::]` stands for every address of the machine, whether it has IPv6 or not.
+        address: SocketAddr,
+        /// Whether the log has no requests.
         quiet: bool,
-        /// Whether to explain what the clients ask.
+        /// Whether the log explains requests.
         explain: bool,
-        /// The executables to carry besides our own.
+        /// The executables for other processors that the image has.
         with: Vec<String>,
     },
-    /// Ask the server that listens there whether it is well.
-    Healthcheck(Address),
-    /// Write the image to standard output, which carries these executables besides our own.
+    /// Ask the server that listens there whether it is healthy.
+    Healthcheck(SocketAddr),
+    /// Write the image to standard output. It has these executables for other processors.
     Save(Vec<String>),
-    /// Print the digest of the image, which carries these, too.
+    /// Print the digest of the image. It has these executables for other processors.
     Digest(Vec<String>),
-    /// Print this manifest, pinned to the image, which carries these, too.
+    /// Print this manifest, pinned to the image. It has these executables for other processors.
     Kubernetes(&'static str, Vec<String>),
     /// Print the bill of materials.
     Sbom,
@@ -83,66 +83,29 @@ pub enum Command {
     Version,
 }
 
-/// Where a server listens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Address {
-    /// This port of every address that the machine has.
-    Every(u16),
-    /// One address, which may be a wildcard of its family.
-    One(SocketAddr),
+/// Every address of the machine, with that port.
+const fn every(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
 
-impl Address {
-    fn parse(origin: &'static str, value: &str) -> Result<Self, Error> {
-        let localhost = value.strip_prefix("localhost:").and_then(|port| port.parse().ok());
-        if let Ok(port) = value.strip_prefix(':').unwrap_or(value).parse() {
-            Ok(Self::Every(port))
-        } else if let Some(port) = localhost {
-            Ok(Self::One((Ipv4Addr::LOCALHOST, port).into()))
-        } else {
-            let error = |_| Error::WrongAddress { origin, value: value.to_owned() };
-            value.parse().map(Self::One).map_err(error)
-        }
-    }
-
-    /// The port, or 0 to let the system choose one.
-    #[must_use]
-    pub fn port(self) -> u16 {
-        match self {
-            Self::Every(port) => port,
-            Self::One(address) => address.port(),
-        }
-    }
-
-    /// The same address with another port.
-    #[must_use]
-    pub fn with_port(self, port: u16) -> Self {
-        match self {
-            Self::Every(_) => Self::Every(port),
-            Self::One(address) => Self::One((address.ip(), port).into()),
-        }
-    }
-
-    /// Where a client on this machine reaches the server.
-    #[must_use]
-    pub fn on_this_machine(self) -> SocketAddr {
-        match self {
-            Self::One(address) if !address.ip().is_unspecified() => address,
-            // A wildcard of either family takes IPv4. Field note: with Docker 17.04 to 25, a container
-            // on a network without IPv6 has no `::1` to ask.
-            _ => (Ipv4Addr::LOCALHOST, self.port()).into(),
-        }
+/// Parses an address as `--listen` takes it.
+fn parse_address(value: &str) -> Option<SocketAddr> {
+    // `u16` would parse a sign, too.
+    let port = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+    if let Some(port) = port(value.strip_prefix(':').unwrap_or(value)) {
+        Some(every(port))
+    } else if let Some(port) = value.strip_prefix("localhost:").and_then(port) {
+        Some((Ipv4Addr::LOCALHOST, port).into())
+    } else {
+        value.parse().ok()
     }
 }
 
-/// As `--listen` takes it.
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Every(port) => write!(f, "{port}"),
-            Self::One(address) => write!(f, "{address}"),
-        }
-    }
+/// Writes an address as `--listen` takes it.
+#[must_use]
+pub fn shown(address: SocketAddr) -> String {
+    let port = address.port();
+    if address == every(port) { port.to_string() } else { address.to_string() }
 }
 
 /// Why a command line is not understood.
@@ -174,7 +137,13 @@ impl fmt::Display for Error {
         match self {
             Self::Unexpected(argument) => {
                 write!(f, "unexpected argument {argument:?}")?;
-                nearest(argument).map_or(Ok(()), |known| write!(f, "; did you mean {known}?"))
+                match nearest(argument) {
+                    Some(known) => write!(f, "; did you mean {known}?"),
+                    None if parse_address(argument).is_some() => {
+                        write!(f, "; did you mean --listen {argument}?")
+                    }
+                    None => Ok(()),
+                }
             }
             Self::Unused(option) => write!(f, "this command does not use {option}"),
             Self::NoAddress => f.write_str("--listen needs an address, such as 8080 or 127.0.0.1:8080"),
@@ -182,20 +151,36 @@ impl fmt::Display for Error {
             Self::QuietAndExplain => {
                 f.write_str("--quiet logs no requests, so --explain has nothing to explain; use one of them")
             }
-            Self::WrongAddress { origin, value } => write!(
-                f,
-                "{origin} is {value:?}; it must be a port, or an address and a port: 8080, \
-                 localhost:8080, 192.0.2.1:8080, [::1]:8080"
-            ),
+            Self::WrongAddress { origin, value } => write!(f, "{origin} is {value:?}; {}", correction(value)),
             Self::NoManifest => f.write_str("k8s needs one of parent and child"),
         }
     }
 }
 
+/// How to correct an address that cannot be parsed.
+fn correction(value: &str) -> String {
+    let host_and_port = value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    let address = value.trim_start_matches('[').trim_end_matches(']').parse();
+    match (address, host_and_port) {
+        (Ok(IpAddr::V6(_)), _) if !value.starts_with('[') => {
+            "an IPv6 address needs brackets, and a port after them: [::1]:8080".into()
+        }
+        (Ok(address), _) => format!("it has no port; did you mean {}?", SocketAddr::new(address, PORT)),
+        _ if value == "localhost" => format!("it has no port; did you mean localhost:{PORT}?"),
+        (_, Some((_, port))) if port.parse::<u16>().is_ok() => {
+            "names other than localhost are not looked up; it must be an address, as in 192.0.2.1:8080, or \
+             a port alone, for every address"
+                .into()
+        }
+        _ => "it must be a port, or an address and a port: 8080, localhost:8080, 192.0.2.1:8080, [::1]:8080"
+            .into(),
+    }
+}
+
 impl std::error::Error for Error {}
 
-/// Reads the arguments behind the program's name. `variable` is `QUINISTRY_LISTEN`; an empty one is
-/// like none.
+/// Parses the arguments after the program's name. `variable` is the value of `QUINISTRY_LISTEN`; an empty
+/// one counts as none.
 ///
 /// # Errors
 ///
@@ -221,7 +206,7 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
         }
     }
     let mut words = words.into_iter();
-    // Each command removes what it uses from these variables. What is left then is an error.
+    // Each command takes what it uses out of these variables. What is left is an error.
     let command = match words.next() {
         None | Some("serve") if quiet && explain => return Err(Error::QuietAndExplain),
         None | Some("serve") => Command::Serve {
@@ -259,15 +244,18 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
     }
 }
 
-/// The address that the option gives, or else the variable, or else the default.
-fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<Address, Error> {
+/// The address of the option, or else of the variable, or else the default.
+fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<SocketAddr, Error> {
     let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
-    option.or(variable).map_or(Ok(Address::Every(PORT)), |(origin, value)| Address::parse(origin, value))
+    let Some((origin, value)) = option.or(variable) else { return Ok(every(PORT)) };
+    parse_address(value).ok_or_else(|| Error::WrongAddress { origin, value: value.to_owned() })
 }
 
-/// The known word that a mistyped one was probably meant to be, if there is one. The two differ in one
-/// place, by at most two bytes, and have at least twice as many in common.
+/// The known word that was probably meant by another one, if there is one: by what other programs call
+/// `--listen`, or by a mistyped word. That differs from the known one in one place, by at most two bytes, and
+/// has at least twice as many in common with it.
 fn nearest(word: &str) -> Option<&'static str> {
+    const LISTEN: [&str; 7] = ["-p", "--port", "-l", "--bind", "--host", "--addr", "--address"];
     const KNOWN: [&str; 14] = [
         "serve",
         "healthcheck",
@@ -284,7 +272,11 @@ fn nearest(word: &str) -> Option<&'static str> {
         "--help",
         "--version",
     ];
-    let word = word.split('=').next().unwrap_or(word).as_bytes();
+    let word = word.split('=').next().unwrap_or(word);
+    if LISTEN.contains(&word) {
+        return Some("--listen");
+    }
+    let word = word.as_bytes();
     KNOWN.into_iter().find(|known| {
         let known = known.as_bytes();
         let start = word.iter().zip(known).take_while(|(a, b)| a == b).count();
@@ -303,7 +295,7 @@ mod tests {
         parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>(), variable)
     }
 
-    fn address_of(line: &str, variable: Option<&str>) -> Result<Address, Error> {
+    fn address_of(line: &str, variable: Option<&str>) -> Result<SocketAddr, Error> {
         match parse_line(line, variable)? {
             Command::Serve { address, .. } | Command::Healthcheck(address) => Ok(address),
             other => panic!("{other:?}"),
@@ -313,32 +305,76 @@ mod tests {
     #[test]
     fn an_address_may_be_a_port_or_a_host_and_a_port() {
         for (text, address) in [
-            ("8080", Address::Every(8080)),
-            (":8080", Address::Every(8080)),
-            ("localhost:8080", Address::One(([127, 0, 0, 1], 8080).into())),
-            ("192.0.2.1:80", Address::One(([192, 0, 2, 1], 80).into())),
-            ("[::]:0", Address::One(([0_u16; 8], 0).into())),
+            ("8080", every(8080)),
+            (":8080", every(8080)),
+            ("localhost:8080", ([127, 0, 0, 1], 8080).into()),
+            ("192.0.2.1:80", ([192, 0, 2, 1], 80).into()),
+            ("[::]:0", every(0)),
+            ("[::1]:80", ([0, 0, 0, 0, 0, 0, 0, 1_u16], 80).into()),
+            ("0.0.0.0:80", ([0, 0, 0, 0], 80).into()),
         ] {
             for line in ["--listen ", "--listen=", "serve --listen ", "--listen=1 healthcheck --listen="] {
                 assert_eq!(address_of(&format!("{line}{text}"), None), Ok(address), "{line}{text}");
             }
             assert_eq!(address_of("", Some(text)), Ok(address), "{text}");
-            assert_eq!(address_of(&format!("--listen {address}"), None), Ok(address), "as it is printed");
-        }
-        for text in ["localhost", "127.0.0.1", "[::1]", "example.com:8080", ":", "65536", "8080:", "::1:8080"]
-        {
-            let error = address_of(&format!("--listen={text}"), None).expect_err(text);
-            assert_eq!(error, Error::WrongAddress { origin: "--listen", value: text.into() });
+            let line = format!("--listen {}", shown(address));
+            assert_eq!(address_of(&line, None), Ok(address), "as it is printed");
         }
         assert_eq!(parse_line("--listen", None), Err(Error::NoAddress));
     }
 
     #[test]
+    fn an_address_that_cannot_be_parsed_is_corrected() {
+        for (text, correction) in [
+            ("localhost", "it has no port; did you mean localhost:8080?"),
+            ("127.0.0.1", "it has no port; did you mean 127.0.0.1:8080?"),
+            ("0.0.0.0", "it has no port; did you mean 0.0.0.0:8080?"),
+            ("[::1]", "it has no port; did you mean [::1]:8080?"),
+            ("::1", "an IPv6 address needs brackets, and a port after them: [::1]:8080"),
+            ("::1:8080", "an IPv6 address needs brackets"),
+            ("example.com:8080", "names other than localhost are not looked up; it must be an address"),
+            ("256.0.0.1:8080", "it must be an address, as in 192.0.2.1:8080"),
+            ("example.com", "it must be a port, or an address and a port: 8080, localhost:8080"),
+            (":", "it must be a port"),
+            ("65536", "it must be a port"),
+            ("8080:", "it must be a port"),
+            ("+8080", "it must be a port"),
+            (":+8080", "it must be a port"),
+            ("localhost:+8080", "names other than localhost"),
+            ("-1", "it must be a port"),
+        ] {
+            let error = address_of(&format!("--listen={text}"), None).expect_err(text);
+            assert_eq!(error, Error::WrongAddress { origin: "--listen", value: text.into() });
+            let said = error.to_string();
+            assert!(said.starts_with("--listen is ") && said.contains(correction), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_its_option_is_recognised_and_so_are_other_programs_options() {
+        for (line, meant) in [
+            ("8080", "--listen 8080"),
+            (":8080", "--listen :8080"),
+            ("serve localhost:8080", "--listen localhost:8080"),
+            ("0.0.0.0:8080", "--listen 0.0.0.0:8080"),
+            ("--port 8080", "--listen"),
+            ("--port=8080", "--listen"),
+            ("-p 8080", "--listen"),
+            ("serve --bind 127.0.0.1", "--listen"),
+        ] {
+            let said = parse_line(line, None).expect_err(line).to_string();
+            assert!(said.ends_with(&format!("; did you mean {meant}?")), "{said}");
+        }
+        let said = parse_line("+8080", None).expect_err("a sign").to_string();
+        assert_eq!(said, "unexpected argument \"+8080\"");
+    }
+
+    #[test]
     fn the_option_comes_before_the_variable_and_the_variable_before_the_default() {
-        assert_eq!(address_of("--listen 1", Some("2")), Ok(Address::Every(1)));
-        assert_eq!(address_of("", Some("2")), Ok(Address::Every(2)));
+        assert_eq!(address_of("--listen 1", Some("2")), Ok(every(1)));
+        assert_eq!(address_of("", Some("2")), Ok(every(2)));
         for variable in [None, Some("")] {
-            assert_eq!(address_of("healthcheck", variable), Ok(Address::Every(PORT)));
+            assert_eq!(address_of("healthcheck", variable), Ok(every(PORT)));
         }
     }
 
@@ -416,15 +452,7 @@ mod tests {
             ("save", Command::Save(files.clone())),
             ("digest", Command::Digest(files.clone())),
             ("k8s child", Command::Kubernetes(kubernetes::CHILD, files.clone())),
-            (
-                "",
-                Command::Serve {
-                    address: Address::Every(PORT),
-                    quiet: false,
-                    explain: false,
-                    with: files.clone(),
-                },
-            ),
+            ("", Command::Serve { address: every(PORT), quiet: false, explain: false, with: files.clone() }),
         ] {
             let line = format!("--with a=b --with=--quiet {command} --with c");
             assert_eq!(parse_line(&line, None), Ok(expected), "{line}");
@@ -474,7 +502,7 @@ mod tests {
         ] {
             assert_eq!(nearest(typed), Some(meant), "{typed}");
         }
-        for strange in ["", "-", "-x", "--port", "pull", "k8s", "--nonesuch", "x".repeat(10_000).as_str()] {
+        for strange in ["", "-", "-x", "--proxy", "pull", "k8s", "--nonesuch", "x".repeat(10_000).as_str()] {
             assert_eq!(nearest(strange), None, "{strange}");
         }
     }

@@ -41,7 +41,7 @@ use crate::clock::Clock;
 use crate::confinement;
 use crate::connection::{Allowance, Buffers, Connection, Next, Turn};
 use crate::kinds::CloseReason;
-use crate::log::{Log, Stderr};
+use crate::log::{Log, Stderr, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::socket::{Socket, SocketTransport};
@@ -460,7 +460,10 @@ impl Server {
         }
         self.grace_ends = Some(self.clock.now + GRACE);
         self.acceptor.close();
-        let event = format!("Stopping: {} connections are open", self.clients.count());
+        let open = counted(self.clients.count() as u64, "connection");
+        let seconds = GRACE.as_secs();
+        let event =
+            format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);

@@ -3,7 +3,7 @@
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
-//! Each function takes and gives descriptors (owned or borrowed) and slices, and reports errors as
+//! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as
 //! [`io::Error`]. So its caller need not know that it is unsafe inside.
 //!
 //! Limits: the connections that wait to be accepted, and the unsent bytes of one socket, below.
@@ -41,7 +41,7 @@ pub const RECEIVE_BUFFER: c_int = 4 * 1024;
 /// the server ends is not closed: its client learns of the end when it sends.
 const SILENCE: c_int = 1;
 
-/// Defines `main`, from a function that takes the arguments as `&[String]` and gives the exit code,
+/// Defines `main`, from a function that takes the arguments as `&[String]` and returns the exit code,
 /// without std's own start.
 ///
 /// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls
@@ -64,8 +64,8 @@ macro_rules! entry {
 }
 
 /// Makes a static of bytes that has a section of the executable to itself: `section!(STATIC, ".name", BYTES)`.
-/// Tools that look at the file find the bytes by the section's name. Something has to refer to the static: what
-/// nothing refers to, the compiler and the linker leave out.
+/// Tools that look at the file find the bytes by the section's name. Something must refer to the static, because
+/// the compiler and the linker leave out what nothing refers to.
 #[macro_export]
 macro_rules! section {
     ($static:ident, $name:literal, $bytes:expr) => {
@@ -75,7 +75,7 @@ macro_rules! section {
     };
 }
 
-/// Does what has to be done before anything else, and gives the arguments behind the program's name.
+/// Prepares the process, and returns the arguments after the program's name.
 /// What is not UTF-8 in an argument becomes U+FFFD. So a file that `--with` names needs a name in UTF-8.
 ///
 /// # Safety
@@ -85,7 +85,7 @@ macro_rules! section {
 pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String> {
     for descriptor in 0..3 {
         // If one of the standard three were closed, the next file or socket would get its number, and a
-        // client would read the log. So something has to be open there: open(2) gives the lowest number
+        // client would read the log. So something must be open there: open(2) returns the lowest number
         // that is free, which is this one. A write to standard output has to fail, because its data would
         // be lost; so that is opened for reading. The log may be lost.
         let mode = if descriptor == libc::STDERR_FILENO { libc::O_WRONLY } else { libc::O_RDONLY };
@@ -94,15 +94,19 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
             libc::fcntl(descriptor, libc::F_GETFD) != -1 || libc::open(c"/dev/null".as_ptr(), mode) != -1
         };
         if !is_open {
-            give_up("cannot open /dev/null in the place of a standard descriptor that is closed");
+            let reason = "cannot open /dev/null in the place of a standard descriptor that is closed";
+            give_up(reason, &io::Error::last_os_error());
         }
+    }
+    if let Err(error) = close_inherited() {
+        give_up("cannot close the descriptors that were inherited", &error);
     }
     // Each of these would end the process. If it is ignored, the call that caused it fails instead: with
     // EPIPE if a client or a reader is gone, with EFBIG if a file has grown to its limit.
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
         // SAFETY: ignoring a signal passes no function.
         if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
-            give_up("cannot ignore a signal");
+            give_up("cannot ignore a signal", &io::Error::last_os_error());
         }
     }
     let count = usize::try_from(count).unwrap_or(0);
@@ -111,11 +115,39 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Ends the process because of a call that has just failed.
-fn give_up(reason: &str) -> ! {
-    let error = io::Error::last_os_error();
+/// Closes all descriptors but the standard three. Whoever takes over the process could read and write what
+/// the program was started with, whatever the filter of system calls says.
+///
+/// Not by `close_range(2)`, which needs Linux 5.9, and for which some of systemd's filters end a process.
+fn close_inherited() -> io::Result<()> {
+    // SAFETY: the path is a C string. The directory is open from the check to the last call, and an entry is
+    // read before the next one is asked for, and its name is a C string. Nothing owns the descriptors that are
+    // closed: the program has not opened anything yet but this directory.
+    unsafe {
+        let directory = libc::opendir(c"/proc/self/fd".as_ptr());
+        if directory.is_null() {
+            return Err(io::Error::last_os_error());
+        }
+        let outcome = loop {
+            // readdir(3): a null pointer is the end, or an error if `errno` says so.
+            *libc::__errno_location() = 0;
+            let Some(entry) = libc::readdir(directory).as_ref() else { break io::Error::last_os_error() };
+            let name = CStr::from_ptr(entry.d_name.as_ptr()).to_str();
+            match name.ok().and_then(|name| name.parse().ok()) {
+                Some(0..=libc::STDERR_FILENO) | None => {}
+                Some(descriptor) if descriptor == libc::dirfd(directory) => {}
+                Some(descriptor) => drop(libc::close(descriptor)),
+            }
+        };
+        libc::closedir(directory);
+        if outcome.raw_os_error() == Some(0) { Ok(()) } else { Err(outcome) }
+    }
+}
+
+/// Ends the process before it has begun.
+fn give_up(reason: &str, error: &io::Error) -> ! {
     let _ = io::stderr().write_all(format!("quinistry: {reason}: {error}\n").as_bytes());
-    // SAFETY: _exit(2) takes no pointers. What std's `exit` does besides is not needed so soon, and would add
+    // SAFETY: _exit(2) takes no pointers. What else std's `exit` does is not needed so soon, and would add
     // 2 KB to every pull.
     unsafe { libc::_exit(1) }
 }
@@ -272,7 +304,7 @@ pub struct SealedFile {
 }
 
 impl SealedFile {
-    /// Makes a file of what `write` writes. Gives the file, and what `write` gives.
+    /// Makes a file of what `write` writes. Returns the file and the result of `write`.
     ///
     /// # Errors
     ///
@@ -320,8 +352,8 @@ impl SealedFile {
     }
 }
 
-/// The resident memory of this process. The file that tells it has to be opened before the server gives up
-/// the right to open files.
+/// The resident memory of this process. Its file must be opened before the server gives up the right to open
+/// files.
 pub struct ResidentMemory {
     /// proc(5), `/proc/pid/statm`: numbers of pages; the second is the resident set.
     statm: File,
@@ -396,12 +428,12 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Has the kernel run a filter at each system call of this thread from now on (seccomp(2)). Neither that
-/// nor the right to gain others by a program, which has to be given up with it, ever comes back.
+/// Installs a seccomp filter for this thread. It cannot be removed. It requires `no_new_privs`, so a set-uid
+/// program started later gains no privileges either.
 ///
 /// # Errors
 ///
-/// When the kernel cannot, or what runs the process does not allow it.
+/// When the kernel has no filters, or what runs the process does not allow one.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
@@ -412,13 +444,17 @@ pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     // which are only read, whatever the type says.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, none, none, none))?;
-        // Before Linux 5.16, a process with a filter runs with less speculation and so more slowly, unless
-        // it says that it does not need that. This one runs no code of others.
-        let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
-        if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
-            return Ok(());
+        // Field note: systemd's filter `@system-service` allows prctl(2), and ends a process that calls
+        // seccomp(2). So where there is a filter already, only prctl(2) is called.
+        if libc::prctl(libc::PR_GET_SECCOMP, none, none, none, none) == 0 {
+            // Before Linux 5.16, a process with a filter runs with less speculation and so more slowly, unless
+            // it declares that it does not need that. This one runs no code of others.
+            let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
+            if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
+                return Ok(());
+            }
+            // Before Linux 4.17 there is no such flag.
         }
-        // Before Linux 4.17 there is no such flag.
         check(libc::prctl(libc::PR_SET_SECCOMP, libc::c_ulong::from(kind), program)).map(drop)
     }
 }
@@ -428,6 +464,13 @@ pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
 #[must_use]
 pub fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     is_ready(descriptor, libc::POLLOUT, patience).unwrap_or(false)
+}
+
+/// Whether this terminal is the one that controls the process (`tcgetsid(3)`).
+#[must_use]
+pub fn controls_us(terminal: BorrowedFd<'_>) -> bool {
+    // SAFETY: tcgetsid(3) takes no pointers.
+    unsafe { libc::tcgetsid(terminal.as_raw_fd()) != -1 }
 }
 
 /// Whether there may be a connection to accept.
@@ -461,7 +504,7 @@ pub fn try_memory(size: usize) -> io::Result<()> {
     }
 }
 
-/// Raises the limit of open descriptors as far as this process may, and gives it.
+/// Raises the limit of open descriptors to the highest that this process may have, and returns it.
 #[must_use]
 pub fn raise_descriptor_limit() -> usize {
     // SAFETY: an rlimit is plain data, which getrlimit fills and setrlimit only reads.

@@ -314,7 +314,42 @@ fn a_program_that_is_not_linked_statically_does_not_compile() {
         rustc.args(["--edition=2024", "--emit=metadata=/dev/null", "-C", feature, main]);
         lossy(&rustc.output().expect("rustc starts").stderr).into_owned()
     };
-    let way_out = "-C target-feature=+crt-static\" cargo build --release";
-    assert!(errors("target-feature=-crt-static").contains(way_out));
-    assert!(!errors("target-feature=+crt-static").contains(way_out));
+    let (dynamic, fixed) = (errors("target-feature=-crt-static"), errors("target-feature=+crt-static"));
+    for way_out in [
+        "cargo build --release",
+        "cargo install --locked --git https://github.com/tazjin/quinistry quinistry",
+    ] {
+        let way_out = format!("RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" {way_out}\n");
+        assert!(dynamic.contains(&way_out), "{dynamic}");
+        assert!(!fixed.contains(&way_out), "{fixed}");
+    }
+}
+
+#[test]
+fn a_build_date_that_rfc_3339_cannot_write_does_not_compile() {
+    let folder = Folder::new("date");
+    let build = |date: &str| {
+        let clock = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock.rs");
+        let mut rustc = tool("rustc");
+        // The compiler renames what it has written. That would replace a device such as /dev/null.
+        let metadata = format!("--emit=metadata={}", folder.path("metadata"));
+        rustc.args(["--edition=2024", "--crate-type=lib", &metadata, clock]);
+        let output = rustc.env("SOURCE_DATE_EPOCH", date).output().expect("rustc starts");
+        (output.status.success(), lossy(&output.stderr).into_owned())
+    };
+    for date in ["0", "1764288000", "253402300799"] {
+        let (is_built, said) = build(date);
+        assert!(is_built, "{date}: {said}");
+    }
+    for (date, reason) in [
+        ("253402300800", "must not be after the year 9999"),
+        ("18446744073709551615", "must not be after the year 9999"),
+        ("18446744073709551616", "must be a number of seconds"),
+        ("-1", "must be a number of seconds"),
+        ("now", "must be a number of seconds"),
+        ("", "must be a number of seconds"),
+    ] {
+        let (is_built, said) = build(date);
+        assert!(!is_built && said.contains(reason), "{date}: {said}");
+    }
 }

@@ -59,7 +59,8 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
     let address = taken.local_addr().expect("an address").to_string();
     for (files, refused, reason) in [
         (&[&*missing][..], &*missing, "No such file"),
-        (&[&*folder.path("")], &folder.path(""), "Is a directory"),
+        (&[&*folder.path("")], &folder.path(""), "it is not a regular file"),
+        (&["/dev/zero"], "/dev/zero", "it is not a regular file"),
         (&[&script], &script, "not an executable for Linux"),
         (&[&dynamic], &dynamic, "dynamically linked"),
         (&[own], own, &format!("an executable for {} is already there", goarch())),

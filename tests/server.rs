@@ -3,14 +3,15 @@
 mod common;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
-    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, lossy, quinistry,
-    request, sha256, system, tool,
+    Background, Client, Folder, OnTerminal, Server, Terminal, bash, eventually, free_port, has_tool, is_root,
+    lossy, quinistry, request, sha256, sibling, skip, system, tool,
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -115,6 +116,73 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn a_port_that_only_root_may_have_is_named() {
+    const PORT: u16 = 81;
+    let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
+    if first.is_ok_and(|first| first.trim().parse::<u16>().is_ok_and(|first| first <= PORT)) {
+        return skip("anyone may listen on any port here");
+    }
+    if !is_root("only root can become another user") {
+        return;
+    }
+    for (address, shown) in [("127.0.0.1:81", "127.0.0.1:"), ("81", "")] {
+        let mut command = quinistry();
+        let (code, _, stderr) = output(command.args(["--listen", address]).uid(65532).gid(65532));
+        assert_eq!(code, Some(1));
+        let (said, example) = stderr.split_once("; try --listen ").expect("an example");
+        assert_eq!(said, "quinistry: only root may listen on port 81 here");
+        let port = example.trim().strip_prefix(shown).and_then(|port| port.parse::<u16>().ok());
+        assert!(port.expect("a port") >= 8080, "{example}");
+    }
+}
+
+#[test]
+fn an_ipv6_loopback_is_shown_as_docker_takes_it() {
+    if TcpListener::bind("[::1]:0").is_err() {
+        return skip("this machine has no IPv6");
+    }
+    let server = Server::start_as(quinistry().args(["--listen", "[::1]:0"]));
+    let port = server.address.port();
+    assert_eq!(server.address.to_string(), format!("[::1]:{port}"));
+    let log = server.wait_for_log("docker run");
+    assert!(log.contains(&format!("docker pull localhost:{port}/quinistry\n")), "{log}");
+
+    // `localhost` does not lead to this one.
+    let server = Server::start_as(quinistry().args(["--listen", "127.0.0.2:0"]));
+    let log = server.wait_for_log("docker run");
+    assert!(log.contains(&format!("docker pull {}/quinistry\n", server.address)), "{log}");
+}
+
+#[test]
+fn a_server_that_is_process_1_says_that_its_port_is_the_one_inside() {
+    const INSIDE: &str = "This port is inside of the container";
+    if !is_root("only root can make a server process 1") || !has_tool("unshare", &["--version"]) {
+        return;
+    }
+    let mut command = tool("unshare");
+    command.args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_quinistry")]);
+    let inside = Server::start_as(command.args(["--listen", "127.0.0.1:0"]));
+    let log = inside.wait_for_log("docker run");
+    assert!(log.contains(INSIDE), "{log}");
+    assert!(!Server::start().wait_for_log("docker run").contains(INSIDE));
+}
+
+#[test]
+fn a_server_that_stops_says_for_how_many_it_waits_and_how_to_end_it() {
+    for count in 0..3 {
+        let server = Server::start();
+        let clients: Vec<_> = (0..count).map(|_| server.connect_idle()).collect();
+        server.signal(libc::SIGTERM);
+        let log = server.wait_for_log("Stopping");
+        let connections = ["0 connections", "1 connection", "2 connections"][count];
+        let words =
+            format!("Stopping: {connections} open, up to 8 s to finish; a second signal ends it at once");
+        assert!(log.contains(&words), "{log}");
+        drop(clients);
+    }
+}
+
+#[test]
 fn the_address_comes_from_the_option_or_else_the_variable() {
     let server = Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0"));
     assert_eq!(server.address.ip().to_string(), "127.0.0.2");
@@ -126,7 +194,7 @@ fn the_address_comes_from_the_option_or_else_the_variable() {
 #[test]
 fn a_wildcard_takes_both_families() {
     if TcpListener::bind("[::1]:0").is_err() {
-        return; // This machine has no IPv6.
+        return skip("this machine has no IPv6");
     }
     let server = Server::start_as(quinistry().args(["--listen", "[::]:0"]));
     for host in ["127.0.0.1", "[::1]"] {
@@ -189,7 +257,7 @@ fn is_served_with(redirection: &str) {
     let port = free_port();
     let script = format!("exec {} --listen 127.0.0.1:{port} {redirection}", env!("CARGO_BIN_EXE_quinistry"));
     let folder = Folder::new("redirection");
-    let mut child = Background::start(&mut bash(&script, &folder));
+    let mut child = Background::start(bash(&script, &folder).stdout(Stdio::null()));
     let address = ([127, 0, 0, 1], port).into();
     eventually("it listens", || TcpStream::connect(address).ok());
     for _ in 0..100 {
@@ -244,31 +312,35 @@ fn head_leaves_the_connection_in_step() {
 
 #[test]
 fn ten_ranges_and_a_reader_that_stalls() {
+    const LAYERS: usize = 3;
     let server = Server::start();
     let (digest, size) = server.layer();
-    let line = format!("GET /v2/quinistry/blobs/{digest}");
+    let line = &format!("GET /v2/quinistry/blobs/{digest}");
     let mut stalled = server.connect();
-    for _ in 0..20 {
-        stalled.send_request(&line, &[]);
+    // So that it holds up the server's sending as soon as it stalls.
+    system::limit_receive_buffer(&stalled.stream, 16 * 1024);
+    for _ in 0..LAYERS {
+        stalled.send_request(line, &[]);
     }
-    let clients: Vec<_> = (0..10)
-        .map(|part| {
+    // Each reads all the time, so that none is taken for one that stalls, however slow the machine is.
+    let layer: Vec<u8> = std::thread::scope(|scope| {
+        let read = |part| {
             let mut client = server.connect();
             let (start, end) = (part * size / 10, (part + 1) * size / 10 - 1);
-            client.send_request(&line, &[&format!("Range: bytes={start}-{end}")]);
-            client
-        })
-        .collect();
-    let mut layer = Vec::new();
-    for mut client in clients {
-        let answer = client.answer_to(&line);
-        assert_eq!(answer.status, 206);
-        layer.extend(answer.content);
-    }
+            client.send_request(line, &[&format!("Range: bytes={start}-{end}")]);
+            scope.spawn(move || {
+                let answer = client.answer_to(line);
+                assert_eq!(answer.status, 206);
+                answer.content
+            })
+        };
+        let parts: Vec<_> = (0..10).map(read).collect();
+        parts.into_iter().flat_map(|part| part.join().expect("a part")).collect()
+    });
     assert_eq!(sha256(&layer), digest);
     // The one that stalled gets everything, once it reads.
-    for _ in 0..20 {
-        assert_eq!(sha256(&stalled.answer_to(&line).content), digest);
+    for _ in 0..LAYERS {
+        assert_eq!(sha256(&stalled.answer_to(line).content), digest);
     }
 }
 
@@ -343,6 +415,45 @@ fn a_signal_counts_from_the_first_moment_on() {
 }
 
 #[test]
+fn a_signal_ends_the_packing_of_a_large_file() {
+    const SIZE: u64 = 8 * 1024 * 1024 * 1024 - 1; // The most that tar holds. Packing it takes a minute or more.
+    let folder = Folder::new("large");
+    let large = sibling(&folder);
+    OpenOptions::new()
+        .write(true)
+        .open(&large)
+        .and_then(|file| file.set_len(SIZE))
+        .expect("a file with a hole");
+    let mut command = quinistry();
+    command.args(["--with", &large, "--listen", "127.0.0.1:0"]).stderr(Stdio::piped());
+    let mut child = Background::start(&mut command);
+    let mut stderr = child.0.stderr.take().expect("it is piped");
+    stderr.read_exact(&mut [0; 10]).expect("its first words");
+    child.signal(libc::SIGTERM);
+    let mut said = String::new();
+    stderr.read_to_string(&mut said).expect("text");
+    assert!(!said.contains("Listening"), "{said}");
+    assert_eq!(child.0.wait().expect("our child").code(), Some(0), "{said}");
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for() {
+    let folder = Folder::new("fifo");
+    let pipe = folder.path("pipe");
+    system::make_fifo(&pipe);
+    for command in ["serve", "save", "digest"] {
+        let mut child = Background::start(
+            quinistry().args([command, "--with", &pipe]).stdout(Stdio::null()).stderr(Stdio::piped()),
+        );
+        let status = eventually("it ends", || child.0.try_wait().expect("our own child"));
+        let mut said = String::new();
+        child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert_eq!(said, format!("quinistry: cannot carry {pipe}: it is not a regular file\n"));
+    }
+}
+
+#[test]
 fn who_is_at_the_door_when_it_stops_is_answered() {
     // However few places there are.
     let mut server =
@@ -396,7 +507,9 @@ fn the_health_check_tells_well_from_unwell() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains(&mute_address.to_string()), "{stderr}");
     drop(mute);
-    assert_eq!(check(&mute_address.to_string()).0, Some(1));
+    let (code, _, stderr) = check(&mute_address.to_string());
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("set QUINISTRY_LISTEN to it"), "{stderr}");
     let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = other.local_addr().expect("an address");
     let answering = std::thread::spawn(move || {
@@ -565,15 +678,23 @@ fn a_client_that_tries_https_first_is_told_and_logged_as_what_it_is() {
 
 #[test]
 fn a_terminal_shows_the_product_of_the_user_agent_and_no_more() {
-    if !has_tool("script", &["--version"]) {
-        return;
+    for kind in [Terminal::Own, Terminal::Controlling, Terminal::Foreign] {
+        if kind != Terminal::Own && !is_root("only root can run a server on another user's terminal") {
+            return;
+        }
+        let mut server = OnTerminal::start(kind);
+        let mut client = Client::connect(server.address);
+        client.send_request("GET /v2/", &["User-Agent: docker/28.2.2 go/go1.23.9 os/linux"]);
+        client.answer_to("GET /v2/");
+        let shown = server.read_until("GET /v2/");
+        assert!(shown.starts_with(concat!("quinistry ", env!("CARGO_PKG_VERSION"), ": packing")), "{shown}");
+        let line = shown.lines().find(|line| line.contains("GET /v2/")).expect("just seen");
+        assert!(line.ends_with("\"docker/28.2.2\""), "{kind:?}: {line}");
+        // A non-blocking terminal is the server's alone.
+        let opened_anew = fs::read_dir(format!("/proc/{}/fd", server.server.0.id())).expect("it runs");
+        let paths = opened_anew.flatten().filter(|entry| entry.file_name() != "2");
+        let paths = paths.filter_map(|entry| fs::read_link(entry.path()).ok());
+        let count = paths.filter(|path| path.starts_with("/dev/pts") || path.ends_with("tty")).count();
+        assert_eq!(count, usize::from(kind != Terminal::Foreign), "{kind:?}");
     }
-    let mut server = OnTerminal::start();
-    let mut client = Client::connect(server.address);
-    client.send_request("GET /v2/", &["User-Agent: docker/28.2.2 go/go1.23.9 os/linux"]);
-    client.answer_to("GET /v2/");
-    let mut lines = BufReader::new(server.script.0.stdout.take().expect("it is piped")).lines();
-    let line = lines.find_map(|line| line.ok().filter(|line| line.contains("GET /v2/")));
-    let line = line.expect("a line for the request");
-    assert!(line.ends_with("\"docker/28.2.2\""), "{line}");
 }

@@ -8,18 +8,22 @@ pub mod system;
 mod tools;
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::mem::take;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, skip, this_test, tool};
+pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, report, skip, this_test, tool};
 
-/// How long anything may take before a test calls it hung. No test measures time with it.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take before a test calls it hung: long, because the machine may be busy with other
+/// things. No test measures time with it.
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How much of a server's log is kept; more is read and forgotten.
 const MAX_LOG: usize = 16 * 1024 * 1024;
@@ -419,31 +423,67 @@ impl Drop for Background {
     }
 }
 
-/// The server on a terminal, which `script` gives it. Both are killed when this is dropped.
+/// Whose terminal a server is on, and so how it may write to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Terminal {
+    /// The server's user's.
+    Own,
+    /// Another user's, and it controls the server, as with `su`.
+    Controlling,
+    /// Another user's, and it does not control the server, as with `su -c`.
+    Foreign,
+}
+
+/// A server on a terminal.
 pub struct OnTerminal {
-    pub script: Background,
+    pub server: Background,
     pub address: SocketAddr,
-    id: i32,
+    /// The terminal, from the side of who sits before it.
+    pub person: File,
+    program: File,
 }
 
 impl OnTerminal {
-    /// Starts both, and waits until the server listens.
-    pub fn start() -> Self {
-        let (folder, address) = (Folder::new("terminal"), SocketAddr::from(([127, 0, 0, 1], free_port())));
-        let (program, file) = (env!("CARGO_BIN_EXE_quinistry"), folder.path("id"));
-        let command = format!("echo $$ >{file} && exec {program} --listen {address}");
-        let mut script = tool("script");
-        script.args(["--quiet", "--command", &command, "/dev/null"]);
-        let script = Background::start(script.stdin(Stdio::null()).stdout(Stdio::piped()));
+    /// Starts the server, and waits until it listens. Only root can have it on another user's terminal.
+    pub fn start(kind: Terminal) -> Self {
+        let (address, (person, program)) = (([127, 0, 0, 1], free_port()).into(), system::terminal());
+        let mut command = quinistry();
+        let stderr = program.try_clone().expect("a descriptor");
+        command.args(["--listen", &SocketAddr::to_string(&address)]).stderr(stderr);
+        if kind != Terminal::Own {
+            command.uid(65532).gid(65532);
+        }
+        if kind == Terminal::Controlling {
+            system::with_control(&mut command);
+        }
+        let server = Background::start(&mut command);
         eventually("it listens", || TcpStream::connect(address).ok());
-        let id = std::fs::read_to_string(file).expect("the shell has written it");
-        Self { script, address, id: id.trim().parse().expect("a number") }
+        Self { server, address, person, program }
     }
-}
 
-impl Drop for OnTerminal {
-    fn drop(&mut self) {
-        system::kill(self.id);
+    /// Stops the output, as Ctrl-S does.
+    pub fn hold(&mut self) {
+        system::hold(&mut self.person, &self.program);
+    }
+
+    /// Lets the output go on, as Ctrl-Q does.
+    pub fn release(&mut self) {
+        self.person.write_all(b"\x11").expect("the terminal is there");
+    }
+
+    /// Reads until there is such a line, and gives all. Requests that are not logged wake the server, which
+    /// would pause before it tries again to write what had no room.
+    pub fn read_until(&mut self, text: &str) -> String {
+        let (mut read, mut bytes) = (String::new(), [0; 4096]);
+        let mut waking = Client::connect(self.address);
+        eventually(text, || {
+            waking.send_request("GET /healthz", &[]);
+            waking.answer_to("GET /healthz");
+            let count = self.person.read(&mut bytes).unwrap_or(0);
+            read += &lossy(&bytes[..count]);
+            let is_complete = read.ends_with('\n') && read.lines().any(|line| line.contains(text));
+            is_complete.then(|| take(&mut read))
+        })
     }
 }
 

@@ -5,27 +5,30 @@
 //! Deliberately absent: the commands `kill` and `prlimit`; a minimal system has no `kill` but the shell's.
 #![allow(unsafe_code, reason = "std has no such calls")]
 
+use std::ffi::CString;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::net::TcpStream;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
+use std::time::Duration;
+
+use super::eventually;
 
 fn id(child: &Child) -> libc::pid_t {
     child.id().cast_signed()
 }
 
-/// Sends a signal to a child, such as `libc::SIGTERM`.
+/// Sends a signal to a child, such as `libc::SIGTERM`. Waits until SIGSTOP has stopped it.
 pub fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: kill(2) takes no pointers. The id is the child's: it is kept until the child is waited for.
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
-}
-
-/// Kills a process that a child has started.
-pub fn kill(id: libc::pid_t) {
-    // SAFETY: kill(2) takes no pointers.
-    assert_eq!(unsafe { libc::kill(id, libc::SIGKILL) }, 0, "{}", io::Error::last_os_error());
+    if signal == libc::SIGSTOP {
+        // proc(5): the state is behind the name.
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("it is there");
+        eventually("it is stopped", || stat().rsplit(") ").next()?.starts_with('T').then_some(()));
+    }
 }
 
 /// Sets how many descriptors a child may have, up to its hard limit.
@@ -77,6 +80,38 @@ pub fn in_control_group(command: &mut Command, members: File) -> &mut Command {
     })
 }
 
+/// Lets the kernel end what a command starts when it makes one of these calls, as a filter of a service
+/// manager's does.
+pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
+    let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+    let (jump, end) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
+    let instruction =
+        |code: u32, [jt, jf]: [u8; 2], k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    // The number of the call is what a filter finds at offset 0.
+    let mut filter = vec![instruction(load, [0, 0], 0)];
+    for call in calls {
+        filter.push(instruction(jump, [0, 1], call.cast_unsigned() as u32));
+        filter.push(instruction(end, [0, 0], libc::SECCOMP_RET_KILL_PROCESS));
+    }
+    filter.push(instruction(end, [0, 0], libc::SECCOMP_RET_ALLOW));
+    before_exec(command, move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
+        let (kind, none): (_, libc::c_ulong) = (libc::c_ulong::from(libc::SECCOMP_MODE_FILTER), 0);
+        // SAFETY: the pointer is to a sock_fprog that outlives the call, with as many instructions as it has.
+        unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1 as libc::c_ulong, none, none, none)
+                | libc::prctl(libc::PR_SET_SECCOMP, kind, &raw const program)
+        }
+    });
+}
+
+/// Lets what a command starts have a copy of a descriptor, under that number.
+pub fn with_descriptor(command: &mut Command, file: &impl AsRawFd, number: i32) {
+    let descriptor = file.as_raw_fd();
+    // SAFETY: dup2(2) takes no pointers.
+    before_exec(command, move || if unsafe { libc::dup2(descriptor, number) } == number { 0 } else { -1 });
+}
+
 fn rlimit(limit: u64) -> libc::rlimit {
     libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t }
 }
@@ -88,6 +123,45 @@ fn before_exec(
     let call = move || if call() == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: between fork and exec, this makes one system call and allocates nothing.
     unsafe { command.pre_exec(call) }
+}
+
+/// Makes a pipe with a name.
+pub fn make_fifo(path: &str) {
+    let path = CString::new(path).expect("no NUL in it");
+    // SAFETY: the pointer is to a C string that outlives the call.
+    assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0, "{}", io::Error::last_os_error());
+}
+
+/// A new terminal: the side of who sits before it, for which a read does not wait, and that of the programs.
+pub fn terminal() -> (File, File) {
+    let (mut person, mut program) = (-1, -1);
+    let none = std::ptr::null_mut();
+    // SAFETY: the pointers are to two numbers that outlive the call; it takes none for the others.
+    let result = unsafe { libc::openpty(&raw mut person, &raw mut program, none, none.cast(), none.cast()) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    for descriptor in [person, program] {
+        // SAFETY: the descriptors are open, and the call takes no pointers.
+        unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    // SAFETY: as above.
+    unsafe { libc::fcntl(person, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) };
+    // SAFETY: they have just been made, and nothing else owns them.
+    unsafe { (File::from_raw_fd(person), File::from_raw_fd(program)) }
+}
+
+/// Types Ctrl-S, and waits until the terminal has obeyed.
+pub fn hold(person: &mut File, program: &File) {
+    person.write_all(b"\x13").expect("the terminal is there");
+    let is_held = || !quinistry::system::is_writable(program.as_fd(), Duration::ZERO);
+    eventually("the terminal stands still", || is_held().then_some(()));
+}
+
+/// Lets the terminal that is standard error control what a command starts.
+pub fn with_control(command: &mut Command) {
+    // SAFETY: none of the calls takes a pointer.
+    before_exec(command, || unsafe {
+        if libc::setsid() == -1 { -1 } else { libc::ioctl(libc::STDERR_FILENO, libc::TIOCSCTTY, 0) }
+    });
 }
 
 /// Sends bytes of which the last is marked as urgent.
@@ -120,6 +194,12 @@ pub fn call_as_i386() -> i32 {
     // SAFETY: getpid has no arguments, and its result replaces its number, in a register that is named.
     unsafe { std::arch::asm!("int 0x80", inout("eax") 20 => _) };
     0
+}
+
+/// Lets this process call a function when it ends.
+pub fn at_exit(function: extern "C" fn()) {
+    // SAFETY: the function is a static one.
+    assert_eq!(unsafe { libc::atexit(function) }, 0, "there is memory for it");
 }
 
 /// Ends the process at once.

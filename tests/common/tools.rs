@@ -7,18 +7,20 @@
 //! Deliberately absent: what a system call or /proc does without a command, see `system.rs`.
 #![allow(clippy::disallowed_methods, reason = "this is the one place for it")]
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io::{self, Write};
+use std::mem::take;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
-use super::Folder;
+use super::{Folder, system};
 
 /// A command, the package that Debian has it in, or else where it comes from, and what is tested with it. The
 /// packages down to `util-linux` are in every Debian system.
 const TOOLS: [(&str, &str, &str); 31] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
-    ("script", "bsdutils", "a terminal"),
     ("head", "coreutils", "the README's commands; a reader of the log that goes"),
     ("sha256sum", "coreutils", "the README's commands"),
     ("rm", "coreutils", "the README's commands"),
@@ -27,6 +29,7 @@ const TOOLS: [(&str, &str, &str); 31] = [
     ("gzip", "gzip", "tar, which calls it"),
     ("tar", "tar", "the README's commands; the layer and the archive"),
     ("nsenter", "util-linux", "nodes with a network of their own"),
+    ("unshare", "util-linux", "a server that is process 1"),
     ("bsdtar", "libarchive-tools", "the layer"),
     ("cargo", "cargo", "the list of crates"),
     ("chromium", "chromium", "the page, as a browser shows it"),
@@ -95,9 +98,8 @@ pub fn has_tool(name: &str, arguments: &[&str]) -> bool {
     let status = tool(name).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let works = status.is_ok_and(|status| status.success());
     if !works {
-        let (_, package, tested) = TOOLS.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
-        let arguments = arguments.join(" ");
-        skip(&format!("`{name} {arguments}` does not work here (package {package}, for: {tested})"));
+        let (_, package, _) = TOOLS.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
+        skip(&format!("`{name} {}` fails (package {package})", arguments.join(" ")));
     }
     works
 }
@@ -111,10 +113,52 @@ pub fn is_root(reason: &str) -> bool {
     is_root
 }
 
-/// Says loudly that a test is skipped. Where `CI` is set, it fails instead.
+/// Notes that a test, or a part of it, is skipped. Where `CI` is set, it fails instead.
 pub fn skip(reason: &str) {
     assert!(std::env::var_os("CI").is_none(), "nothing is to be skipped under CI, but {reason}");
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    // Past the capture of the test harness, which would hide it.
-    let _ = writeln!(io::stderr().lock(), "\n*** SKIPPED {test}: {reason} ***");
+    println!("Skipped: {reason}");
+    note(Note::Skipped(reason.to_owned()));
+}
+
+/// Notes a line that is printed after the results of all tests of this file.
+pub fn report(line: String) {
+    note(Note::Line(line));
+}
+
+enum Note {
+    Skipped(String),
+    Line(String),
+}
+
+/// What is printed when the tests of this file are over. Before, it would run into the lines of the test
+/// harness, or be hidden with all else that a test prints.
+static NOTES: Mutex<Vec<Note>> = Mutex::new(Vec::new());
+
+fn note(note: Note) {
+    let mut notes = NOTES.lock().expect("no panic while held");
+    if notes.is_empty() {
+        system::at_exit(print_notes);
+    }
+    notes.push(note);
+}
+
+extern "C" fn print_notes() {
+    let (mut skipped, mut lines) = (BTreeMap::new(), String::new());
+    let mut print = |line: &str| lines.extend([line, "\n"]);
+    for note in take(&mut *NOTES.lock().expect("no panic while held")) {
+        match note {
+            Note::Skipped(reason) => *skipped.entry(reason).or_insert(0) += 1,
+            Note::Line(line) => print(&line),
+        }
+    }
+    if !skipped.is_empty() {
+        let file = std::env::current_exe().unwrap_or_default();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.rsplit_once('-').map_or(&*name, |(name, _)| name);
+        let count = quinistry::log::counted(skipped.values().sum(), "time");
+        let reasons: Vec<_> = skipped.iter().map(|(reason, count)| format!("{count} x {reason}")).collect();
+        let reasons = reasons.join("; ");
+        print(&format!("*** SKIPPED in {name} a test, or a part of it, {count}: {reasons} ***"));
+    }
+    let _ = io::stderr().write_all(lines.as_bytes());
 }
