@@ -13,8 +13,10 @@
 //!     ---------  -------------------------------------  ---------------------  ---------  -----------
 //!     Fresh      the first bytes come                   as for "bytes" below   receive    10 s
 //!                the deadline passes                    closed: Silent         expire
-//!     Idle       bytes come                             as for "bytes" below   receive    75 s
-//!                the deadline passes                    closed: Idle           expire
+//!     Idle       bytes come                             as for "bytes" below   receive    60 s after
+//!                the deadline passes                    closed: Stalled        expire     the last
+//!                ... and the client has its answer      closed: Idle           expire     progress;
+//!                                                                                         then 75 s
 //!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
 //!                the deadline passes                    answered 408 (refuse)  expire     the first
 //!                                                                                         of them
@@ -22,16 +24,14 @@
 //!                                                                                         comes before
 //!     Writing    the transport takes some               Writing                send       60 s after
 //!                it takes the last                      as for "sent" below    proceed    the last
-//!                the deadline passes, and the client    Writing                expire     progress
-//!                  has acknowledged some
-//!                ... and it has acknowledged nothing    closed: Stalled        expire
-//!     Lingering  bytes come, up to 256 KiB              Lingering              discard    2 s after
+//!                the deadline passes                    closed: Stalled        expire     progress
+//!     Lingering  bytes come, up to 256 KiB              Lingering              discard    60 s after
 //!                the client stops sending, and has      closed: LastAnswer     discard    the last
-//!                  acknowledged all                                                       sign of
-//!                the deadline passes, and the client    Lingering              expire     life, and
-//!                  has acknowledged some, not all                                         5 s after
-//!                ... and it has acknowledged nothing    closed: DidNotClose    expire     the last
-//!                  more, or all                                                           such news
+//!                  acknowledged all                                                       progress;
+//!                the deadline passes                    closed: Stalled        expire     then 2 s
+//!                ... and the client has the answer      closed: DidNotClose    expire     after the
+//!                                                                                         last byte,
+//!                                                                                         5 s in all
 //!
 //!     bytes:     no whole request                       Partial                respond
 //!                requests                               answered               respond
@@ -307,6 +307,8 @@ struct Writing {
 struct Lingering {
     /// When lingering began, or the client was last seen to take the answer.
     began: Instant,
+    /// When the client last sent something.
+    heard: Instant,
     discarded: usize,
 }
 
@@ -384,13 +386,15 @@ impl Connection {
     pub fn deadline(&self) -> Instant {
         match &self.state {
             State::Fresh { since } | State::Pending { since, .. } => *since + HEAD_PATIENCE,
-            State::Idle { since } => *since + IDLE_PATIENCE,
             State::Partial { began, .. } => *began + HEAD_PATIENCE,
+            // The transport has taken all of an answer long before a slow reader has.
             State::Writing(_) => self.progress.at + STALL_PATIENCE,
-            State::Lingering(Lingering { began, discarded }) => {
+            _ if self.is_being_answered() => self.progress.at + STALL_PATIENCE,
+            State::Idle { since } => *since.max(&self.progress.at) + IDLE_PATIENCE,
+            State::Lingering(Lingering { began, heard, discarded }) => {
                 let end = *began + MAX_LINGER;
                 // Beyond the limit it is not known whether the client still sends.
-                if *discarded < MAX_DISCARDED { end.min(self.progress.at + LINGER_PATIENCE) } else { end }
+                if *discarded < MAX_DISCARDED { end.min(*heard.max(began) + LINGER_PATIENCE) } else { end }
             }
         }
     }
@@ -401,16 +405,15 @@ impl Connection {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
 
-    /// Notes whether the client has taken something.
-    pub fn watch(&mut self, transport: &impl Transport, now: Instant) {
+    /// Notes whether the client has taken something. `unacknowledged` is that of the transport, and is called only if
+    /// that matters.
+    pub fn watch(&mut self, unacknowledged: impl FnOnce() -> u64, now: Instant) {
         if !self.is_being_answered() {
             return;
         }
-        let unacknowledged = transport.unacknowledged();
-        let has_taken = self.progress.compare(unacknowledged, now);
+        let has_taken = self.progress.compare(unacknowledged(), now);
         if let State::Lingering(lingering) = &mut self.state
             && has_taken
-            && unacknowledged > 0
         {
             lingering.began = now;
         }
@@ -490,7 +493,7 @@ impl Connection {
                 let (then, input) = (writing.then, std::mem::take(&mut writing.input));
                 self.proceed(then, input, turn)
             }
-            State::Lingering(lingering) => lingering.discard(&mut self.progress, turn),
+            State::Lingering(lingering) => lingering.discard(turn),
             _ if turn.left.requests == 0 => Ok(Step::Break(Next::Again)),
             _ => self.receive(turn),
         }
@@ -498,10 +501,13 @@ impl Connection {
 
     /// Acts upon the deadline, which has passed.
     fn expire<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
-        let now = turn.clock.now;
+        self.watch(|| turn.transport.unacknowledged(), turn.clock.now);
+        if turn.clock.now < self.deadline() {
+            return Next::Wait;
+        }
+        let is_stalled = self.is_being_answered();
         match &mut self.state {
             State::Fresh { .. } => Next::Close(CloseReason::Silent),
-            State::Idle { .. } => Next::Close(CloseReason::Idle),
             State::Partial { head: input, .. } | State::Pending { input, .. } => {
                 let rejection = request::timeout(input);
                 match self.refuse(&rejection, turn) {
@@ -510,16 +516,10 @@ impl Connection {
                     Err(_) => Next::Close(CloseReason::Broken),
                 }
             }
-            State::Writing(_) | State::Lingering(_) => {
-                self.watch(turn.transport, now);
-                if now < self.deadline() {
-                    Next::Wait
-                } else if matches!(self.state, State::Writing(_)) {
-                    Next::Close(CloseReason::Stalled)
-                } else {
-                    Next::Close(CloseReason::DidNotClose)
-                }
-            }
+            _ if is_stalled => Next::Close(CloseReason::Stalled),
+            State::Writing(_) => Next::Close(CloseReason::Stalled),
+            State::Idle { .. } => Next::Close(CloseReason::Idle),
+            State::Lingering(_) => Next::Close(CloseReason::DidNotClose),
         }
     }
 
@@ -729,7 +729,7 @@ impl Connection {
             }
         }
         self.progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
-        self.state = State::Lingering(Lingering { began: now, discarded: 0 });
+        self.state = State::Lingering(Lingering { began: now, heard: now, discarded: 0 });
         Ok(())
     }
 }
@@ -770,7 +770,7 @@ impl Writing {
 
 impl Lingering {
     /// Reads and forgets, until the client has taken the answer and stops sending.
-    fn discard<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    fn discard<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         if self.discarded >= MAX_DISCARDED {
             return Ok(Step::Break(Next::Wait));
         }
@@ -781,7 +781,7 @@ impl Lingering {
             return Ok(Step::Break(next));
         }
         self.discarded += count;
-        progress.at = turn.clock.now;
+        self.heard = turn.clock.now;
         turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
         Ok(if turn.left.bytes == 0 { Step::Break(Next::Again) } else { Step::Continue(()) })
     }

@@ -115,6 +115,8 @@ pub struct Server {
     metrics: Metrics,
     /// When all clients are checked next.
     check_at: Option<Instant>,
+    /// When it was last noted which clients take their answers.
+    watched_at: Instant,
     /// When the sockets were last asked how much they have queued.
     measured_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
@@ -159,6 +161,7 @@ impl Server {
             turns: Turns::default(),
             buffers: Buffers::default(),
             check_at: None,
+            watched_at: clock.now,
             measured_at: clock.now,
             clock,
             log,
@@ -347,8 +350,7 @@ impl Server {
 
     /// Gives a client a turn, and does what its connection wants next.
     fn turn(&mut self, token: Token, allowance: Allowance) {
-        let now = self.clock.now;
-        let spare = self.budget.queued.saturating_sub(self.clients.queued());
+        let (now, spare) = (self.clock.now, self.spare());
         let outcome = self.clients.update(token, |Client { socket, connection, share }| {
             let mut turn = Turn {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
@@ -402,8 +404,8 @@ impl Server {
     fn make_places(&mut self) -> bool {
         let mut evictable = self.clients.evictable(self.clock.now);
         if evictable.is_empty() {
-            // Perhaps some have taken their answers since they were last checked.
-            self.check();
+            // Perhaps some have taken their answers since then.
+            self.watch();
             evictable = self.clients.evictable(self.clock.now);
         }
         let is_any = !evictable.is_empty();
@@ -425,25 +427,44 @@ impl Server {
         client.socket.close();
     }
 
-    /// Notes which clients take their answers, queues those that can go on, and plans the next check. What has arrived
-    /// from a client is looked at before its deadline counts, even if the kernel has not been asked for it yet.
+    /// Notes which clients take their answers.
+    fn watch(&mut self) {
+        self.watched_at = self.clock.now;
+        for slot in self.clients.slots() {
+            if let Some(Client { socket, connection, .. }) = self.clients.find(self.clients.token(slot)) {
+                connection.watch(|| socket.unacknowledged(), self.clock.now);
+            }
+        }
+    }
+
+    /// Queues the clients that can go on, and plans the next check. What has arrived from a client is looked at before
+    /// its deadline counts, even if the kernel has not been asked for it yet.
     fn check(&mut self) {
         self.check_at = None;
-        let now = self.clock.now;
         self.bound_memory();
+        let (now, spare) = (self.clock.now, self.spare());
+        // While clients wait for memory, there are more checks than this needs.
+        if now >= self.watched_at + CHECK_PAUSE {
+            self.watch();
+        }
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);
-            let Some(Client { socket, connection, share }) = self.clients.find(token) else { continue };
-            let was_short = socket.is_short_of_memory();
-            connection.watch(&SocketTransport::new(socket, &self.layers, 0), now);
-            if was_short || connection.deadline() <= now {
-                socket.expect_input();
-                self.turns.enqueue(token, share, now);
-            } else {
-                let at = check_at(connection, socket, now);
+            let at = self.clients.update(token, |Client { socket, connection, share }| {
+                if socket.has_memory_again(spare) || connection.deadline() <= now {
+                    socket.expect_input();
+                    self.turns.enqueue(token, share, now);
+                }
+                check_at(connection, socket, now)
+            });
+            if let Some(at) = at {
                 self.plan_check(at);
             }
         }
+    }
+
+    /// Returns how many bytes all sockets together may queue before each is limited to its guaranteed share.
+    fn spare(&self) -> u64 {
+        self.budget.queued.saturating_sub(self.clients.queued())
     }
 
     fn plan_check(&mut self, at: Instant) {

@@ -213,7 +213,7 @@ impl World {
     }
 
     fn watch(&mut self) {
-        self.connection.watch(&self.transport, self.clock.now);
+        self.connection.watch(|| self.transport.unacknowledged, self.clock.now);
     }
 
     fn stop(&mut self) -> Next {
@@ -425,6 +425,7 @@ fn a_silent_client_is_closed_without_a_word() {
     let mut world = World::new(manifest());
     assert_eq!(world.turn(), Next::Wait);
     let sent = world.transport.output.len();
+    world.watch();
     assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), closed(CloseReason::Idle));
     assert_eq!(world.transport.output.len(), sent);
 }
@@ -498,6 +499,23 @@ fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
     world.transport.unacknowledged = 200;
     world.transport.acts.extend([Act::Block; 2]);
     assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+}
+
+#[test]
+fn a_slow_reader_keeps_its_connection_until_it_has_the_end_of_its_answer() {
+    let mut world = World::new(manifest());
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    for left in (0..3).rev() {
+        world.transport.unacknowledged = left * 100;
+        assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait, "{left}");
+    }
+    assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), closed(CloseReason::Idle));
+    let mut world = World::new(manifest());
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    world.watch();
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
 }
 
 #[test]
@@ -640,7 +658,7 @@ fn a_client_that_stops_sending_is_not_closed_before_it_has_its_answers() {
             } else {
                 assert_eq!(next, Next::Wait);
                 assert!(world.transport.finished);
-                assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+                assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
             }
             assert_eq!(world.answers().len(), 1);
         }
@@ -654,15 +672,21 @@ fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
     assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
-    // It goes on while the answer is still being taken.
-    for unacknowledged in [200, 0] {
-        let mut world = World::new(malformed);
-        world.transport.unacknowledged = 300;
-        assert_eq!(world.run(), Next::Wait);
-        world.transport.unacknowledged = unacknowledged;
-        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Wait);
-        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
-    }
+    // A client that does not have its answer yet has as much time as any reader, whether or not it sends.
+    let mut world = World::new(malformed);
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    assert_eq!(world.receive("x"), Next::Wait);
+    world.transport.unacknowledged = 200;
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    world.transport.unacknowledged = 0;
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+    let mut world = World::new(malformed);
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    world.watch();
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
     // A trickle does not prolong it,
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
