@@ -34,7 +34,7 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::acceptor::{ACCEPTS_PER_LOOK, Acceptor};
+use crate::acceptor::{ACCEPTS_PER_LOOK, Acceptor, is_shortage};
 use crate::budget::{Budget, MAX_CONNECTIONS};
 use crate::clients::{Client, Clients};
 use crate::clock::Clock;
@@ -289,11 +289,13 @@ impl Server {
                 self.acceptor.pause(self.clock.now, &mut self.metrics);
                 return;
             }
-            match self.acceptor.accept(self.clock.now, &mut self.metrics) {
+            match self.acceptor.accept(&mut self.metrics) {
                 Ok(Some((stream, peer))) => self.admit(stream, peer),
                 Ok(None) => {}
                 Err(error) => {
-                    self.make_places();
+                    if is_shortage(&error) {
+                        self.make_places();
+                    }
                     self.acceptor.pause(self.clock.now, &mut self.metrics);
                     if self.acceptor.is_news(self.clock.now) {
                         let event = format!("Cannot accept connections for now: {error}");
