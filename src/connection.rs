@@ -72,7 +72,6 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -350,8 +349,13 @@ impl Progress {
     }
 }
 
-/// Whether to go on within a turn, or what the connection wants after it.
-type Step = ControlFlow<Next>;
+/// What a step within a turn leads to.
+enum Step {
+    /// Another step.
+    GoOn,
+    /// The end of the turn.
+    End(Next),
+}
 
 impl Connection {
     /// A connection that was just accepted.
@@ -475,8 +479,8 @@ impl Connection {
     fn work<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         loop {
             match self.step(turn) {
-                Ok(Step::Continue(())) => {}
-                Ok(Step::Break(next)) => return next,
+                Ok(Step::GoOn) => {}
+                Ok(Step::End(next)) => return next,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Next::Close(CloseReason::Broken),
@@ -488,13 +492,13 @@ impl Connection {
         match &mut self.state {
             State::Writing(writing) => {
                 if !writing.send(&mut self.progress, turn)? {
-                    return Ok(Step::Break(Next::Again));
+                    return Ok(Step::End(Next::Again));
                 }
                 let (then, input) = (writing.then, std::mem::take(&mut writing.input));
                 self.proceed(then, input, turn)
             }
             State::Lingering(lingering) => lingering.discard(turn),
-            _ if turn.left.requests == 0 => Ok(Step::Break(Next::Again)),
+            _ if turn.left.requests == 0 => Ok(Step::End(Next::Again)),
             _ => self.receive(turn),
         }
     }
@@ -511,8 +515,8 @@ impl Connection {
             State::Partial { head: input, .. } | State::Pending { input, .. } => {
                 let rejection = request::timeout(input);
                 match self.refuse(&rejection, turn) {
-                    Ok(Step::Break(next)) => next,
-                    Ok(Step::Continue(())) => self.work(turn),
+                    Ok(Step::End(next)) => next,
+                    Ok(Step::GoOn) => self.work(turn),
                     Err(_) => Next::Close(CloseReason::Broken),
                 }
             }
@@ -538,22 +542,18 @@ impl Connection {
                 head.extend_from_slice(&turn.buffers.input[..count]);
                 // A long head takes as much time as several requests.
                 turn.left.pay(1);
-                let step = self.respond(&head, searched, turn)?;
-                Ok(step.unwrap_or_else(|| self.keep(head, began)))
+                self.respond(head.into(), searched, began, turn)
             }
             State::Pending { input, .. } => {
                 let input = std::mem::take(input);
-                let step = self.respond(&input, 0, turn)?;
-                Ok(step.unwrap_or_else(|| self.keep(input, now)))
+                self.respond(input.into(), 0, now, turn)
             }
             _ => {
                 // The shared buffer is taken, not borrowed, while the turn is passed on.
                 let mut buffer = std::mem::take(&mut turn.buffers.input);
                 let step = match turn.transport.read(&mut buffer) {
                     Ok(0) => self.leave(CloseReason::Left, turn),
-                    Ok(count) => self
-                        .respond(&buffer[..count], 0, turn)
-                        .map(|step| step.unwrap_or_else(|| self.keep(buffer[..count].to_vec(), now))),
+                    Ok(count) => self.respond(buffer[..count].into(), 0, now, turn),
                     Err(error) => Err(error),
                 };
                 turn.buffers.input = buffer;
@@ -562,28 +562,26 @@ impl Connection {
         }
     }
 
-    /// Keeps the beginning of a head until more of it comes.
-    fn keep(&mut self, head: Vec<u8>, began: Instant) -> Step {
-        self.state = State::Partial { head, began };
-        Step::Continue(())
-    }
-
-    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before.
-    /// Gives nothing, and does nothing, if there is not one whole request.
+    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before. If there is not
+    /// one whole request, keeps the beginning of the head, which began to come at `began`.
     fn respond<T: Transport>(
         &mut self,
-        input: &[u8],
+        input: Cow<'_, [u8]>,
         mut searched: usize,
+        began: Instant,
         turn: &mut Turn<'_, T>,
-    ) -> io::Result<Option<Step>> {
+    ) -> io::Result<Step> {
         let registry = turn.registry;
-        let (mut rest, mut storage) = (input, FieldStorage::default());
+        let (mut rest, mut storage) = (&*input, FieldStorage::default());
         loop {
             let (request, length) = match request::parse(rest, searched, &mut storage) {
                 Ok(Some(parsed)) => parsed,
-                Ok(None) if rest.len() == input.len() => return Ok(None),
-                Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn).map(Some),
-                Err(rejection) => return self.refuse(&rejection, turn).map(Some),
+                Ok(None) if rest.len() == input.len() => {
+                    self.state = State::Partial { head: input.into_owned(), began };
+                    return Ok(Step::GoOn);
+                }
+                Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn),
+                Err(rejection) => return self.refuse(&rejection, turn),
             };
             (rest, searched) = (&rest[length..], 0);
             let answer = registry.answer(&request, &turn.vitals());
@@ -594,11 +592,11 @@ impl Connection {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
                 let is_all = rest.is_empty() && request.body == Body::None;
                 let then = if is_all { Then::Close } else { Then::Linger };
-                return self.flush(part, &[], then, turn).map(Some);
+                return self.flush(part, &[], then, turn);
             }
             let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left.requests == 0;
             if rest.is_empty() || !part.is_empty() || is_enough {
-                return self.flush(part, rest, Then::Persist, turn).map(Some);
+                return self.flush(part, rest, Then::Persist, turn);
             }
         }
     }
@@ -683,7 +681,7 @@ impl Connection {
             return self.proceed(then, input.to_vec(), turn);
         }
         self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then }));
-        Ok(Step::Continue(()))
+        Ok(Step::GoOn)
     }
 
     /// Moves on when an answer has been sent. `input` is what came after the request.
@@ -697,7 +695,7 @@ impl Connection {
         match then {
             // If something has come, the kernel would answer the close with a reset.
             Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
-                return Ok(Step::Break(Next::Close(CloseReason::LastAnswer)));
+                return Ok(Step::End(Next::Close(CloseReason::LastAnswer)));
             }
             Then::Persist if !turn.is_stopping => {
                 self.state = if input.is_empty() {
@@ -708,16 +706,16 @@ impl Connection {
             }
             Then::Persist | Then::Close | Then::Linger => self.linger(turn.transport, now)?,
         }
-        Ok(Step::Continue(()))
+        Ok(Step::GoOn)
     }
 
     /// Ends a connection whose client has stopped sending, when the client has all that was sent.
     fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         if turn.transport.unacknowledged() == 0 {
-            return Ok(Step::Break(Next::Close(reason)));
+            return Ok(Step::End(Next::Close(reason)));
         }
         self.linger(turn.transport, turn.clock.now)?;
-        Ok(Step::Continue(()))
+        Ok(Step::GoOn)
     }
 
     /// Says that nothing more comes, and goes on listening.
@@ -772,18 +770,18 @@ impl Lingering {
     /// Reads and forgets, until the client has taken the answer and stops sending.
     fn discard<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         if self.discarded >= MAX_DISCARDED {
-            return Ok(Step::Break(Next::Wait));
+            return Ok(Step::End(Next::Wait));
         }
         let count = turn.transport.read(&mut turn.buffers.input)?;
         if count == 0 {
             let has_arrived = turn.transport.unacknowledged() == 0;
             let next = if has_arrived { Next::Close(CloseReason::LastAnswer) } else { Next::Wait };
-            return Ok(Step::Break(next));
+            return Ok(Step::End(next));
         }
         self.discarded += count;
         self.heard = turn.clock.now;
         turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
-        Ok(if turn.left.bytes == 0 { Step::Break(Next::Again) } else { Step::Continue(()) })
+        Ok(if turn.left.bytes == 0 { Step::End(Next::Again) } else { Step::GoOn })
     }
 }
 
