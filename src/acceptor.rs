@@ -21,7 +21,7 @@ use crate::system;
 
 /// How many connections are accepted between two looks: some 10 ms of work. When 4,096 connections wait,
 /// the kernel drops others, which try again a second later; so accepting must not fall behind.
-pub const ACCEPTS_PER_LOOK: usize = 512;
+pub const ACCEPTS_PER_POLL: usize = 512;
 
 /// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
 /// and doubles up to 1 s; haproxy waits 100 ms.

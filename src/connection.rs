@@ -82,6 +82,7 @@ use crate::kinds::CloseReason;
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Answer, Registry};
+use crate::run_queue::{Allowance, cost};
 
 /// How long a connection may take to its first byte, counted from when the kernel hands it over; and
 /// then again from the first byte of a head to its end. A head is one packet, or a few. h2o gives
@@ -110,15 +111,6 @@ pub const MAX_LINGER: Duration = Duration::from_secs(5);
 /// more waits, and has time to read its answer until the connection has lingered for [`MAX_LINGER`].
 pub const MAX_DISCARDED: usize = 256 * 1024;
 
-/// How many requests a connection may have answered before it is the others' turn. wrk and other
-/// clients that pipeline send 16 at once, which one turn should answer.
-pub const REQUESTS_PER_TURN: usize = 20;
-
-/// How many bytes of a file a connection may send before it is the others' turn: a whole layer, and 150 us
-/// of work if the client takes it as fast as it is sent. With 256 KiB, a layer took a third more calls.
-/// nginx's `sendfile_max_chunk` is 2 MiB.
-pub const BYTES_PER_TURN: u64 = 640 * 1024;
-
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
 /// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the unanswered
 /// requests of 4,000 clients that pipelined without end filled that memory; with less, they fit.
@@ -128,15 +120,7 @@ const MAX_READ: usize = 2560;
 /// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
-/// How many bytes of a file take as long to send as a request takes to answer.
-const BYTES_PER_REQUEST: u64 = 12 * 1024;
-
-/// How many bytes take as long to parse or to generate as a request of the usual size takes to answer.
-const BYTES_PROCESSED_PER_REQUEST: usize = 512;
-
 const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
-// A client that has used up a turn has asked much, whichever of the two it has used up.
-const _: () = assert!(BYTES_PER_TURN / BYTES_PER_REQUEST >= REQUESTS_PER_TURN as u64);
 const _: () = assert!(MAX_READ < MAX_INPUT);
 const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
 // A load balancer's 60 s, and some time for what is on its way.
@@ -216,35 +200,6 @@ impl<T> Turn<'_, T> {
     /// What the server can say of itself now.
     fn vitals(&self) -> Vitals<'_> {
         Vitals { metrics: self.metrics, clock: self.clock, dropped_lines: self.log.dropped_lines() }
-    }
-}
-
-/// How much a connection may do in one turn.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    /// How many requests it may have answered. What takes as long as a request counts as one.
-    pub requests: usize,
-    /// How many bytes of a file it may send, and how many it may discard.
-    pub bytes: u64,
-}
-
-impl Allowance {
-    /// The allowance at the beginning of a turn.
-    pub const FULL: Self = Self { requests: REQUESTS_PER_TURN, bytes: BYTES_PER_TURN };
-
-    /// The allowance of a newcomer. Nearly all have one request to begin with. If thousands come at once
-    /// and have more, the rest has to wait for a turn like everything else.
-    pub const FIRST: Self = Self { requests: 4, ..Self::FULL };
-
-    /// What a turn with this allowance has cost, in requests, if so much of the allowance is left.
-    #[must_use]
-    pub fn spent(self, left: Self) -> usize {
-        (self.requests - left.requests) + ((self.bytes - left.bytes) / BYTES_PER_REQUEST) as usize
-    }
-
-    /// Takes off as much as so many requests.
-    fn pay(&mut self, requests: usize) {
-        self.requests = self.requests.saturating_sub(requests);
     }
 }
 
@@ -783,17 +738,6 @@ impl Lingering {
         turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
         Ok(if turn.left.bytes == 0 { Step::End(Next::Again) } else { Step::GoOn })
     }
-}
-
-/// Returns what a request costs whose head has so many bytes, in requests of the usual size.
-fn cost(head: usize, content: &Content<'_>) -> usize {
-    let (usual, generated) = match content {
-        // It takes system calls of its own, while other answers share one.
-        Content::File(_) => (4, 0),
-        Content::Bytes(Cow::Owned(bytes)) => (1, bytes.len()),
-        Content::Bytes(Cow::Borrowed(_)) => (1, 0),
-    };
-    usual + (head + generated) / BYTES_PROCESSED_PER_REQUEST
 }
 
 fn is_passing(error: &io::Error) -> bool {

@@ -23,18 +23,17 @@
 //!                                                                      image/archive image image/layer
 //!                                                                      image/sbom image/tar log system
 //!     options.rs           turns the command line into options         kubernetes image
-//!     server.rs            the event loop: sockets, time and signals   acceptor clients turns socket
+//!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
 //!                                                                      budget connection registry
 //!                                                                      metrics confinement kinds log
 //!                                                                      clock system
 //!     acceptor.rs          accepts connections                         metrics system
-//!     clients.rs           the table of clients, and who is evicted    turns socket budget connection
-//!     turns.rs             decides whose turn it is                    connection
+//!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
-//!     connection.rs        turns a client's bytes into answers         explain registry metrics
-//!                                                                      http/request http/response kinds
-//!                                                                      log clock
+//!     connection.rs        turns a client's bytes into answers         explain registry run_queue
+//!                                                                      metrics http/request http/response
+//!                                                                      kinds log clock
 //!     explain.rs           turns a request into words for a learner    http/request http/response
 //!                                                                      http/syntax kinds
 //!     registry.rs          turns a request into its answer             page metrics http/conditional
@@ -43,6 +42,7 @@
 //!                                                                      image/digest image/json kinds
 //!     page.rs              turns an image into a page for people       metrics image image/digest
 //!                                                                      image/layer kinds
+//!     run_queue.rs         decides who is served next, for how long    http/response
 //!     metrics.rs           turns what was counted into text            http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/response
 //!                                                                      http/syntax
@@ -198,7 +198,7 @@ pub mod metrics;
 pub mod options;
 pub mod page;
 pub mod registry;
+pub mod run_queue;
 pub mod server;
 pub mod socket;
 pub mod system;
-pub mod turns;

@@ -9,7 +9,7 @@
 //!
 //! The kernel says when a socket *becomes* ready, and does not say it again for the same bytes
 //! ("edge-triggered"). So the loop has to remember a client that it has not served to the end. Such a
-//! client stands in one of two queues (see `turns`). While a queue is not empty, the loop asks the kernel
+//! client stands in one of two queues (see `run_queue`). While a queue is not empty, the loop asks the kernel
 //! without waiting.
 //!
 //! Between two looks at the kernel the loop does a bounded amount of work: it accepts some connections, and
@@ -34,19 +34,19 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::acceptor::{ACCEPTS_PER_LOOK, Acceptor, is_shortage};
+use crate::acceptor::{ACCEPTS_PER_POLL, Acceptor, is_shortage};
 use crate::budget::{Budget, MAX_CONNECTIONS};
 use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
-use crate::connection::{Allowance, Buffers, Connection, Next, Turn};
+use crate::connection::{Buffers, Connection, Next, Turn};
 use crate::kinds::CloseReason;
 use crate::log::{Log, Stderr, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::run_queue::{Allowance, HEAVY_TURNS_PER_POLL, LIGHT_TURNS_PER_POLL, Load, RunQueue};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
-use crate::turns::{Share, Turns};
 
 /// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', the
 /// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
@@ -65,15 +65,7 @@ pub const GRACE: Duration = Duration::from_secs(8);
 
 /// How many events are taken from the kernel at a time: all there can be, or a client would wait for
 /// several looks until its event is seen.
-const EVENTS_PER_LOOK: usize = MAX_CONNECTIONS + 2;
-
-/// How many clients that ask little have their turn between two looks. At least as many as are accepted,
-/// because each of those may need another turn.
-const LIGHT_TURNS_PER_LOOK: usize = 512;
-
-/// How many clients that ask much have their turn between two looks: 5 ms of work if each of them takes a
-/// whole layer, which a network rarely does.
-const HEAVY_TURNS_PER_LOOK: usize = 32;
+const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
 /// For how long the server waits for signals alone when it could not wait for events.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
@@ -107,7 +99,7 @@ pub struct Server {
     clients: Clients,
     budget: Budget,
     /// The clients that can do something now.
-    turns: Turns<Token>,
+    run_queue: RunQueue<Token>,
     buffers: Buffers,
     clock: Clock,
     log: Log,
@@ -158,7 +150,7 @@ impl Server {
             acceptor: Acceptor::new(listener, clock.now),
             clients: Clients::default(),
             budget,
-            turns: Turns::default(),
+            run_queue: RunQueue::default(),
             buffers: Buffers::default(),
             check_at: None,
             watched_at: clock.now,
@@ -188,7 +180,7 @@ impl Server {
     ///
     /// When waiting for events fails again and again, which only a bug could bring about.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
-        let mut events = Events::with_capacity(EVENTS_PER_LOOK);
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
             // 1. Wait until the kernel has something to tell, or until something else is due. If clients
             //    stand in a queue, this only looks.
@@ -229,7 +221,7 @@ impl Server {
                 return Ok(None);
             }
             // 8. Write the log if there is nothing else to do, or if it has waited for long.
-            let is_idle = events.is_empty() && self.turns.is_empty();
+            let is_idle = events.is_empty() && self.run_queue.is_empty();
             if is_idle || self.log_writer.is_due(self.clock.now) {
                 self.log_writer.write(&mut self.log, &self.clock);
             }
@@ -262,7 +254,7 @@ impl Server {
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
-        let work_at = (!self.turns.is_empty() || self.log.is_new()).then_some(now);
+        let work_at = (!self.run_queue.is_empty() || self.log.is_new()).then_some(now);
         let at = [self.acceptor.accept_at(), log_at, work_at, self.check_at, self.grace_ends];
         let first = at.into_iter().flatten().min()?;
         Some(first.saturating_duration_since(now))
@@ -272,13 +264,13 @@ impl Server {
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
             client.socket.note_event(event);
-            self.turns.enqueue(token, &mut client.share, self.clock.now);
+            self.run_queue.enqueue(token, &mut client.load, self.clock.now);
         }
     }
 
     /// Accepts some of the connections that wait.
     fn accept(&mut self) {
-        for _ in 0..ACCEPTS_PER_LOOK {
+        for _ in 0..ACCEPTS_PER_POLL {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
@@ -311,7 +303,7 @@ impl Server {
     /// lost in between: if there is something to read when the socket is registered, the kernel says so.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
-        let client = Client { socket: Socket::new(stream), connection, share: Share::new(self.clock.now) };
+        let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
         let token = self.clients.insert(client);
         self.turn(token, Allowance::FIRST);
         // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
@@ -326,26 +318,26 @@ impl Server {
 
     /// Gives turns to some of the clients that stand in the queues.
     fn give_turns(&mut self) {
-        let (mut light, mut heavy) = (LIGHT_TURNS_PER_LOOK, HEAVY_TURNS_PER_LOOK);
+        let (mut light, mut heavy) = (LIGHT_TURNS_PER_POLL, HEAVY_TURNS_PER_POLL);
         while light > 0
-            && let Some(token) = self.turns.next_light()
+            && let Some(token) = self.run_queue.next_light()
         {
             light -= usize::from(self.queued_turn(token));
         }
         while heavy > 0
-            && let Some(token) = self.turns.next_heavy()
+            && let Some(token) = self.run_queue.next_heavy()
         {
             heavy -= usize::from(self.queued_turn(token));
         }
-        if self.turns.len() > 2 * MAX_CONNECTIONS {
-            self.turns.retain(|token| self.clients.find(*token).is_some());
+        if self.run_queue.len() > 2 * MAX_CONNECTIONS {
+            self.run_queue.retain(|token| self.clients.find(*token).is_some());
         }
     }
 
     /// Gives a turn to a client that was taken from its queue. Tells whether the client is still there.
     fn queued_turn(&mut self, token: Token) -> bool {
         let Some(client) = self.clients.find(token) else { return false };
-        client.share.leave_queue();
+        client.load.leave_queue();
         self.turn(token, Allowance::FULL);
         true
     }
@@ -353,7 +345,7 @@ impl Server {
     /// Gives a client a turn, and does what its connection wants next.
     fn turn(&mut self, token: Token, allowance: Allowance) {
         let (now, spare) = (self.clock.now, self.spare());
-        let outcome = self.clients.update(token, |Client { socket, connection, share }| {
+        let outcome = self.clients.update(token, |Client { socket, connection, load }| {
             let mut turn = Turn {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
@@ -365,9 +357,9 @@ impl Server {
                 left: allowance,
             };
             let next = connection.turn(&mut turn);
-            share.note_turn(allowance.spent(turn.left), now);
+            load.note_turn(allowance.spent(turn.left), now);
             if next == Next::Again {
-                self.turns.enqueue(token, share, now);
+                self.run_queue.enqueue(token, load, now);
             }
             (next, check_at(connection, socket, now))
         });
@@ -404,12 +396,9 @@ impl Server {
 
     /// Closes connections for newcomers. Returns whether there were any that could be closed.
     fn make_places(&mut self) -> bool {
-        let mut evictable = self.clients.evictable(self.clock.now);
-        if evictable.is_empty() {
-            // Perhaps some have taken their answers since then.
-            self.watch();
-            evictable = self.clients.evictable(self.clock.now);
-        }
+        // Some may have taken their answers since they were last asked.
+        self.watch();
+        let evictable = self.clients.evictable(self.clock.now);
         let is_any = !evictable.is_empty();
         for token in evictable {
             self.close(token, CloseReason::NoPlace);
@@ -451,10 +440,10 @@ impl Server {
         }
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);
-            let at = self.clients.update(token, |Client { socket, connection, share }| {
+            let at = self.clients.update(token, |Client { socket, connection, load }| {
                 if socket.has_memory_again(spare) || connection.deadline() <= now {
                     socket.expect_input();
-                    self.turns.enqueue(token, share, now);
+                    self.run_queue.enqueue(token, load, now);
                 }
                 check_at(connection, socket, now)
             });
@@ -478,7 +467,7 @@ impl Server {
         // When the listener is closed, the kernel resets the connections that wait to be accepted. They
         // came before the signal, so they are accepted first, as far as there is room.
         self.acceptor.resume(self.clock.now);
-        for _ in 0..=self.budget.connections / ACCEPTS_PER_LOOK {
+        for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
         }
         self.grace_ends = Some(self.clock.now + GRACE);

@@ -13,11 +13,12 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind, Read};
 
 use quinistry::clock::Clock;
-use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
+use quinistry::connection::{Buffers, Connection, Next, Transport, Turn};
 use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Sink};
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
+use quinistry::run_queue::Allowance;
 
 #[path = "common/sample.rs"]
 mod sample;

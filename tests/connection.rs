@@ -16,8 +16,8 @@ use common::{Answer, find, request, sample};
 use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
-    Allowance, BYTES_PER_TURN, Buffers, Connection, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE,
-    MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, Rank, STALL_NOTICED, STALL_PATIENCE, Transport, Turn,
+    Buffers, Connection, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, Next,
+    Rank, STALL_NOTICED, STALL_PATIENCE, Transport, Turn,
 };
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
@@ -25,6 +25,7 @@ use quinistry::kinds::CloseReason;
 use quinistry::log::Log;
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
+use quinistry::run_queue::{Allowance, BYTES_PER_TURN, REQUESTS_PER_TURN};
 
 /// What a transport does when it is called next; after the script, it does all it is asked.
 #[derive(Clone, Copy, Debug)]

@@ -16,7 +16,7 @@ use common::{
     quinistry, request, sha256, system,
 };
 
-use quinistry::connection::REQUESTS_PER_TURN;
+use quinistry::run_queue::REQUESTS_PER_TURN;
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
