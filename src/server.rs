@@ -434,14 +434,16 @@ impl Server {
         self.check_at = None;
         self.bound_memory();
         let (now, spare) = (self.clock.now, self.spare());
-        // While clients wait for memory, there are more checks than this needs.
-        if now >= self.watched_at + CHECK_PAUSE {
+        // While clients wait for memory, there are more checks. Those are for readers that read.
+        let is_for_all = now >= self.watched_at + CHECK_PAUSE;
+        if is_for_all {
             self.watch();
         }
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);
             let at = self.clients.update(token, |Client { socket, connection, load }| {
-                if socket.has_memory_again(spare) || connection.deadline() <= now {
+                let is_asked = is_for_all || !connection.is_stalled(now);
+                if is_asked && socket.has_memory_again(spare) || connection.deadline() <= now {
                     socket.expect_input();
                     self.run_queue.enqueue(token, load, now);
                 }
@@ -500,7 +502,7 @@ impl Server {
 
 /// Returns when a client is to be checked if nothing happens before.
 fn check_at(connection: &Connection, socket: &Socket, now: Instant) -> Instant {
-    if socket.is_short_of_memory() {
+    if socket.is_short_of_memory() && !connection.is_stalled(now) {
         now + SHORTAGE_PAUSE
     } else if connection.is_being_answered() {
         now + CHECK_PAUSE
