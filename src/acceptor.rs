@@ -19,7 +19,7 @@ use mio::net::{TcpListener, TcpStream};
 use crate::metrics::Metrics;
 use crate::system;
 
-/// How many connections are accepted between two looks: some 10 ms of work. When 4,096 connections wait,
+/// How many connections are accepted between two polls: some 10 ms of work. When 4,096 connections wait,
 /// the kernel drops others, which try again a second later; so accepting must not fall behind.
 pub const ACCEPTS_PER_POLL: usize = 512;
 

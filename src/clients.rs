@@ -14,8 +14,8 @@
 //! # Eviction
 //!
 //! For a newcomer, the connections that have waited longest without being answered are closed first, and then the
-//! readers that have taken nothing for longest. To find them, all clients are looked at. That takes a
-//! millisecond, so that one in 64 is closed at a time, and the next newcomers find room.
+//! readers that have taken nothing for longest. To find them, all clients are scanned. A scan takes a
+//! millisecond, so one client in 64 is closed at a time, and the next newcomers find room.
 //!
 //! If incomplete heads and unsent responses take too much memory, those that hold most are closed first, and among
 //! them first those that have waited for a while: an honest client needs little, and not for long.
@@ -116,7 +116,7 @@ impl Clients {
         self.slots[slot].client.as_mut()
     }
 
-    /// Adds a client, and gives its token.
+    /// Adds a client, and returns its token.
     pub fn insert(&mut self, client: Client) -> Token {
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {

@@ -85,7 +85,7 @@ use crate::registry::{Answer, Registry};
 use crate::run_queue::{Allowance, cost};
 
 /// How long a connection may take to its first byte, counted from when the kernel hands it over; and
-/// then again from the first byte of a head to its end. A head is one packet, or a few. h2o gives
+/// then again from the first byte of a head to its end. A head is one packet, or a few. h2o waits
 /// 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -94,8 +94,7 @@ pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// is lost. Docker keeps connections for longer, but asks again within seconds or never.
 pub const IDLE_PATIENCE: Duration = Duration::from_secs(75);
 
-/// How long a reader may take nothing at all. It is looked at once in this time, so that a reader that
-/// has stopped is closed after between one and two of these. A slow reader may take hours.
+/// How long a reader may take nothing at all. A slow reader may take hours.
 pub const STALL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// For how long a reader must have taken nothing before it may have to make room for a newcomer.
@@ -116,7 +115,7 @@ pub const MAX_DISCARDED: usize = 256 * 1024;
 /// requests of 4,000 clients that pipelined without end filled that memory; with less, they fit.
 const MAX_READ: usize = 2560;
 
-/// When so much output has been gathered, in bytes, it is sent before more requests are looked at: a
+/// When so much output has been gathered, in bytes, it is sent before more requests are parsed: a
 /// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
@@ -150,10 +149,10 @@ pub trait Transport {
     /// `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether more may have come from the client than was read, as far as is known without asking.
+    /// Whether more may have come from the client than was read. The transport does not ask for this.
     fn may_have_input(&self) -> bool;
 
-    /// Tells the client that nothing more will be written.
+    /// Sends the end of the stream: nothing more is written.
     ///
     /// # Errors
     ///
@@ -182,7 +181,7 @@ pub struct Turn<'t, T> {
     pub transport: &'t mut T,
     /// Answers requests.
     pub registry: &'t Registry,
-    /// Tells the time.
+    /// The time.
     pub clock: &'t Clock,
     /// Records answers.
     pub log: &'t mut Log,
@@ -237,7 +236,7 @@ enum State {
     Idle { since: Instant },
     /// The beginning of a head has come. It has been searched, and holds no end of a head.
     Partial { head: Vec<u8>, began: Instant },
-    /// Bytes have come with an earlier request, and have not been looked at. They may hold whole requests.
+    /// Bytes have come with an earlier request, and have not been parsed. They may hold whole requests.
     Pending { input: Vec<u8>, since: Instant },
     /// An answer is being sent. It is on the heap, so that an idle connection need not have room for it.
     Writing(Box<Writing>),
@@ -253,7 +252,7 @@ struct Writing {
     bytes: Vec<u8>,
     /// The rest of a file's part, which comes after them.
     part: FilePart,
-    /// Input that came with the request and was not looked at.
+    /// Input that came with the request and has not been parsed.
     input: Vec<u8>,
     then: Then,
 }
@@ -279,7 +278,7 @@ enum Then {
 /// Whether a client takes what it has been sent. The transport takes bytes in large steps, and takes the last ones of an
 /// answer long before the client has them. So a steady reader is known by what it has acknowledged.
 struct Progress {
-    /// When it last took something, as far as is known.
+    /// When it was last seen to take something.
     at: Instant,
     /// What it had not acknowledged when last asked, in bytes; the end of the stream counts as one.
     /// `None` if more has been sent since.
@@ -328,11 +327,8 @@ impl Connection {
         self.peer
     }
 
-    /// Does what can be done without blocking, as far as the turn goes. If the deadline has passed even
-    /// so, acts upon that.
-    ///
-    /// The order matters. After a pause of the whole machine all deadlines have passed, though the
-    /// clients' requests are there.
+    /// Works without blocking until the allowance is used up, and only then checks the deadline: after a suspend of the
+    /// machine every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         match self.work(turn) {
             Next::Wait | Next::Again if turn.clock.now >= self.deadline() => self.expire(turn),
@@ -563,7 +559,7 @@ impl Connection {
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
-    /// Appends one answer to the output and records it. Gives the part of a file that is to follow.
+    /// Appends one answer to the output and records it. Returns the part of a file that follows.
     fn gather<T>(
         &self,
         request: Result<&Request<'_>, &Rejection>,
@@ -688,13 +684,13 @@ impl Connection {
 }
 
 impl Writing {
-    /// Goes on sending. Gives whether all has been sent; if not, the turn is over.
+    /// Goes on sending. Returns whether all has been sent; if not, the turn is over.
     fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<bool> {
         let now = turn.clock.now;
         while !self.bytes.is_empty() {
             let count = turn.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
-                // A transport that takes nothing and does not block would be asked for ever.
+                // A transport that takes nothing and does not block would be asked forever.
                 return Err(ErrorKind::WriteZero.into());
             }
             self.bytes.drain(..count);

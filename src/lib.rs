@@ -73,7 +73,7 @@
 //!
 //! # A request's way through them
 //!
-//! 1. `Server::run` waits for the kernel, accepts a connection (`admit`) and gives it a turn (`turn`).
+//! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
 //! 2. `Connection::turn` reads what has come (`receive`), and has `http::request::parse` make a request of it
 //!    (`respond`).
 //! 3. `Registry::answer` finds the answer (`route`, `manifest`), and `http::conditional::select` how much of
@@ -88,8 +88,8 @@
 //! * A *blob* is content that a registry knows by its digest and does not interpret: a config or a layer.
 //! * A *diff ID* is the digest of a layer before it was compressed.
 //! * A *head* is a request line or status line with its field lines, up to the empty line.
-//! * A *look* is the loop's question to the kernel: what is new? A *turn* is what one client may do between
-//!   two looks. A client is *light* or *heavy* by what its turns have cost lately.
+//! * A *turn* is what one client does before the next is served. A client is *light* or *heavy* by what its turns have
+//!   cost recently.
 //! * *Pipelining* is sending requests without waiting for the answers to earlier ones.
 //!
 //! # One request, from bytes to bytes

@@ -2,20 +2,17 @@
 //!
 //! Documents: epoll(7), accept(2).
 //!
-//! A reader who has never seen an event loop may begin at [`Server::run`]. The idea is this. The kernel
-//! can tell which of many sockets have something to read or room to write. The loop waits for that,
-//! does for each of those clients what can be done without waiting, and waits again. Nothing but that
-//! one wait blocks, until the last lines of the log are written.
+//! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
+//! read or room to write. The loop polls the kernel, does for each of those clients what can be done without waiting,
+//! and polls again. Only the poll waits, and at the end the last lines of the log.
 //!
-//! The kernel says when a socket *becomes* ready, and does not say it again for the same bytes
-//! ("edge-triggered"). So the loop has to remember a client that it has not served to the end. Such a
-//! client stands in one of two queues (see `run_queue`). While a queue is not empty, the loop asks the kernel
-//! without waiting.
+//! The kernel reports when a socket *becomes* ready, and does not report it again for the same bytes
+//! ("edge-triggered"). So the loop must remember a client that it has not served to the end. Such a client waits in
+//! the run queue (see `run_queue`). While the queue is not empty, the poll does not wait.
 //!
-//! Between two looks at the kernel the loop does a bounded amount of work: it accepts some connections, and
-//! gives some turns to clients that ask little and fewer to clients that ask much. That takes some tens of
-//! milliseconds at worst, or a hundred if hundreds of newcomers take a whole layer each as fast as it is sent.
-//! So a newcomer is noticed soon, however many clients ask without end.
+//! Between two polls the loop does a bounded amount of work: it accepts some connections, and serves some light clients
+//! and fewer heavy ones. That takes some tens of milliseconds at worst, or a hundred if hundreds of newcomers take a
+//! whole layer each as fast as it is sent. So a newcomer is noticed soon, however many clients ask without end.
 //!
 //! Limits: how many connections there are, how much of heads and responses they hold, and how much their sockets queue:
 //! see `budget`. When one of the first two is reached, connections are closed for others: see `clients`. So thousands
@@ -52,7 +49,7 @@ use crate::system::{self, ResidentMemory, SealedFile, Signals};
 /// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// How much memory there has to be for the process itself, in bytes: for what connections keep, for their table (an
+/// Returns how much memory the process itself must have, in bytes: for what connections keep, for their table (an
 /// idle connection costs less than 600 bytes), and 4 MiB for turns, the log, and what lies unused between pieces of
 /// memory. A process that gets no memory when it needs some aborts, so the server does not start with less.
 #[must_use]
@@ -63,8 +60,8 @@ pub fn needed_memory(budget: &Budget) -> usize {
 /// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many events are taken from the kernel at a time: all there can be, or a client would wait for
-/// several looks until its event is seen.
+/// How many events a poll returns at most: all there can be, or a client would wait for several polls until its
+/// event is returned.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
 /// For how long the server waits for signals alone when it could not wait for events.
@@ -164,8 +161,8 @@ impl Server {
         })
     }
 
-    /// Gives up what serving does not need (see `confinement`). Where that is not allowed, the server
-    /// serves without, and says so.
+    /// Drops the rights that serving does not need (see `confinement`). Where that is not allowed, the server
+    /// serves with them, and logs it.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
             self.log
@@ -173,7 +170,7 @@ impl Server {
         }
     }
 
-    /// Serves until a signal comes. The first signal lets transfers finish. Gives nothing when they have
+    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when they have
     /// finished or the grace is over, and the signal's number if a second one ends it.
     ///
     /// # Errors
@@ -182,10 +179,10 @@ impl Server {
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
-            // 1. Wait until the kernel has something to tell, or until something else is due. If clients
-            //    stand in a queue, this only looks.
+            // 1. Wait until the kernel has something to report, or until something else is due. While clients
+            //    are in the run queue, this does not wait.
             let mut is_signalled = self.wait(&mut events)?;
-            // 2. Note what the kernel says. A client that can go on is put into a queue.
+            // 2. Note what the kernel reports. A client that can go on is put into the run queue.
             for event in &events {
                 match event.token() {
                     LISTENER => self.acceptor.note_event(),
@@ -205,9 +202,9 @@ impl Server {
                     return Ok(signal);
                 }
             }
-            // 4. Let newcomers in, some at a time.
+            // 4. Accept newcomers, some at a time.
             self.accept();
-            // 5. Give some clients a turn.
+            // 5. Serve some of the clients in the run queue.
             self.give_turns();
             // 6. From time to time, check all clients, and queue those whose deadline has passed.
             if self.check_at.is_some_and(|at| at <= self.clock.now) {
@@ -228,7 +225,7 @@ impl Server {
         }
     }
 
-    /// Waits for events. A wait that fails is repeated after a pause. Gives whether a signal has come in the
+    /// Waits for events. A wait that fails is repeated after a pause. Returns whether a signal has come in the
     /// pause.
     fn wait(&mut self, events: &mut Events) -> io::Result<bool> {
         let waited = self.poll.poll(events, self.time_to_wait());
@@ -249,8 +246,8 @@ impl Server {
         Ok(is_signalled)
     }
 
-    /// How long to wait for events; not at all while there is something to do, if only to write the log.
-    /// So a busy server writes many lines at once, and looks once more before it goes to sleep.
+    /// Returns how long to wait for events; not at all while there is something to do, if only to write the log.
+    /// So a busy server writes many lines at once, and polls once more before it goes to sleep.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
@@ -260,7 +257,7 @@ impl Server {
         Some(first.saturating_duration_since(now))
     }
 
-    /// Notes what the kernel says of a client's socket.
+    /// Notes what the kernel reports of a client's socket.
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
             client.socket.note_event(event);
@@ -298,9 +295,9 @@ impl Server {
         }
     }
 
-    /// Gives a newcomer its first turn, and then has the kernel watch its socket. The request is there, as a
-    /// rule; if the client wants only one answer, it is gone before its socket is registered. No event is
-    /// lost in between: if there is something to read when the socket is registered, the kernel says so.
+    /// Serves a newcomer, and then registers its socket. As a rule its request is there; and a client that wants only
+    /// one response is gone before its socket is registered. No event is lost in between: the kernel reports what
+    /// is there when the socket is registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
@@ -316,7 +313,7 @@ impl Server {
         }
     }
 
-    /// Gives turns to some of the clients that stand in the queues.
+    /// Serves some of the clients in the run queue.
     fn give_turns(&mut self) {
         let (mut light, mut heavy) = (LIGHT_TURNS_PER_POLL, HEAVY_TURNS_PER_POLL);
         while light > 0
@@ -334,7 +331,7 @@ impl Server {
         }
     }
 
-    /// Gives a turn to a client that was taken from its queue. Tells whether the client is still there.
+    /// Serves a client that was taken from the run queue. Returns whether it is still connected.
     fn queued_turn(&mut self, token: Token) -> bool {
         let Some(client) = self.clients.find(token) else { return false };
         client.load.leave_queue();
@@ -342,7 +339,7 @@ impl Server {
         true
     }
 
-    /// Gives a client a turn, and does what its connection wants next.
+    /// Runs a client's turn, and does what its connection wants next.
     fn turn(&mut self, token: Token, allowance: Allowance) {
         let (now, spare) = (self.clock.now, self.spare());
         let outcome = self.clients.update(token, |Client { socket, connection, load }| {
@@ -428,7 +425,7 @@ impl Server {
         }
     }
 
-    /// Queues the clients that can go on, and plans the next check. What has arrived from a client is looked at before
+    /// Queues the clients that can go on, and plans the next check. What has arrived from a client is read before
     /// its deadline counts, even if the kernel has not been asked for it yet.
     fn check(&mut self) {
         self.check_at = None;
@@ -464,10 +461,10 @@ impl Server {
         self.check_at = Some(self.check_at.map_or(at, |planned| planned.min(at)));
     }
 
-    /// Refuses new connections, closes those that wait for nothing, and gives the others their time.
+    /// Closes the listener and the connections that wait for nothing. The others have the grace to finish.
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections that wait to be accepted. They
-        // came before the signal, so they are accepted first, as far as there is room.
+        // came before the signal, so they are accepted first, up to the limit.
         self.acceptor.resume(self.clock.now);
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
