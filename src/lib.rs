@@ -59,7 +59,7 @@
 //!     image/executable.rs  reads the processor out of an executable
 //!     image/tar.rs         turns files into a tar archive
 //!     image/gzip.rs        turns bytes into a gzip member
-//!     image/sbom.rs        lists the crates that ship
+//!     image/sbom.rs        holds the list of crates that ship
 //!     image/json.rs        turns JSON values into text
 //!     image/digest.rs      turns content into the digest that names it
 //!     health.rs            asks a server whether it is well
@@ -148,7 +148,8 @@
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style
 //!   is no longer right, and shows the page to a browser.
 //! * A processor: `image/executable.rs`.
-//! * A crate, or another version of one: the list in `image/sbom.rs`. A test compares it with Cargo's.
+//! * A crate, or a version, quinistry's own included: `Cargo.toml` and `Cargo.lock`. Then the command in
+//!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
