@@ -138,7 +138,7 @@
 //!
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
 //!   `save` writes has `latest` alone.
-//! * An endpoint: `Registry::route` has those with one path, and `split_path` those of the form
+//! * An endpoint: `Registry::route` has those with one path, and `Registry::member` those of the form
 //!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `Endpoint` in `kinds.rs`
 //!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which knows no booleans.

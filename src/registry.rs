@@ -99,48 +99,37 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
 
-/// The error codes of the distribution-spec that a read-only registry has a use for.
+/// An error code of the distribution-spec. A read-only registry needs these.
 #[derive(Clone, Copy)]
-enum ErrorCode {
-    BlobUnknown,
-    Denied,
-    DigestInvalid,
-    ManifestUnknown,
-    NameInvalid,
-    NameUnknown,
-    SizeInvalid,
-    Unsupported,
-    /// Field note: not in the specification's list. It is what the reference implementation answers to a
-    /// page size that is no number.
-    PaginationNumberInvalid,
-}
+struct ErrorCode(&'static str);
 
 impl ErrorCode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::BlobUnknown => "BLOB_UNKNOWN",
-            Self::Denied => "DENIED",
-            Self::DigestInvalid => "DIGEST_INVALID",
-            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
-            Self::NameInvalid => "NAME_INVALID",
-            Self::NameUnknown => "NAME_UNKNOWN",
-            Self::SizeInvalid => "SIZE_INVALID",
-            Self::Unsupported => "UNSUPPORTED",
-            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
-        }
-    }
+    const BLOB_UNKNOWN: Self = Self("BLOB_UNKNOWN");
+    const DENIED: Self = Self("DENIED");
+    const DIGEST_INVALID: Self = Self("DIGEST_INVALID");
+    const MANIFEST_UNKNOWN: Self = Self("MANIFEST_UNKNOWN");
+    const NAME_INVALID: Self = Self("NAME_INVALID");
+    const NAME_UNKNOWN: Self = Self("NAME_UNKNOWN");
+    const SIZE_INVALID: Self = Self("SIZE_INVALID");
+    const UNSUPPORTED: Self = Self("UNSUPPORTED");
+    /// Field note: not in the specification's list. The reference implementation answers this to a page size that is
+    /// not a number.
+    const PAGINATION_NUMBER_INVALID: Self = Self("PAGINATION_NUMBER_INVALID");
 }
 
 /// The image, made ready to be served.
 pub struct Registry {
-    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`Choice`]: the
-    /// index and Docker's list, then the two manifests of our own platform.
+    /// What a tag may stand for: the index, Docker's list, and the two manifests for our own platform.
+    index: Resource,
+    docker_list: Resource,
+    manifest: Resource,
+    docker_manifest: Resource,
+    /// The manifests for other platforms, and those of artifacts.
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
-    /// The digest of each index and manifest that something refers to, and where among the manifests the index
-    /// of its referrers is.
-    referrers: Vec<(Digest, usize)>,
+    /// The digest of each index and manifest that something refers to, with the index of its referrers.
+    referrers: Vec<(Digest, Resource)>,
     /// The index of the referrers of anything else.
     no_referrers: Resource,
     /// The page that shows all of it to people.
@@ -168,21 +157,14 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// What a tag may stand for.
-#[derive(Clone, Copy)]
-enum Choice {
-    Index,
-    DockerList,
-    Manifest,
-    DockerManifest,
-}
-
 /// Content that is served by its digest.
 struct Resource {
     digest: Digest,
     endpoint: Endpoint,
-    /// The fields of a 200, made once: where the digest was asked for, and where a tag or subject was.
-    fields: [Vec<u8>; 2],
+    /// The fields of a 200, made once, if the digest was asked for.
+    fields_by_digest: Vec<u8>,
+    /// The same, if a tag or a subject was asked for.
+    fields_by_name: Vec<u8>,
     content: Content<'static>,
 }
 
@@ -193,12 +175,8 @@ impl Registry {
         let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
         let Image { index, docker_list, mut platforms, layers, own } = image;
-        let mut manifests = vec![
-            Resource::document(Endpoint::Index, index),
-            Resource::document(Endpoint::DockerList, docker_list),
-        ];
-        let mut blobs = Vec::new();
-        platforms.swap(0, own);
+        let own = platforms.swap_remove(own);
+        let (mut manifests, mut blobs) = (Vec::new(), vec![Resource::document(Endpoint::Config, own.config)]);
         for Platform { config, manifest, docker_manifest, .. } in platforms {
             manifests.push(Resource::document(Endpoint::Manifest, manifest));
             manifests.push(Resource::document(Endpoint::DockerManifest, docker_manifest));
@@ -211,20 +189,28 @@ impl Registry {
         let mut referrers = Vec::new();
         for Referrer { subject, manifest, index } in artifacts.referrers {
             manifests.push(Resource::document(Endpoint::Artifact, manifest));
-            referrers.push((subject, manifests.len()));
-            manifests.push(Resource::document(Endpoint::Referrers, index));
+            referrers.push((subject, Resource::document(Endpoint::Referrers, index)));
         }
         for document in [artifacts.config, artifacts.bill] {
             blobs.push(Resource::document(Endpoint::Artifact, document));
         }
-        let no_referrers = Resource::document(Endpoint::Referrers, artifacts.no_referrers);
-        Self { manifests, blobs, referrers, no_referrers, page }
+        Self {
+            index: Resource::document(Endpoint::Index, index),
+            docker_list: Resource::document(Endpoint::DockerList, docker_list),
+            manifest: Resource::document(Endpoint::Manifest, own.manifest),
+            docker_manifest: Resource::document(Endpoint::DockerManifest, own.docker_manifest),
+            manifests,
+            blobs,
+            referrers,
+            no_referrers: Resource::document(Endpoint::Referrers, artifacts.no_referrers),
+            page,
+        }
     }
 
     /// Answers bytes that are not a request, or not one that this server can answer.
     #[must_use]
     pub fn refuse(rejection: &Rejection) -> Answer<'static> {
-        let mut response = error(rejection.status, ErrorCode::Unsupported, rejection.reason, "");
+        let mut response = error(rejection.status, ErrorCode::UNSUPPORTED, rejection.reason, "");
         if rejection.is_head {
             // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
             response.content = Content::NONE;
@@ -257,7 +243,7 @@ impl Registry {
             // skopeo.
             Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
-                let response = error(Status::MethodNotAllowed, ErrorCode::Denied, message, &request.path);
+                let response = error(Status::MethodNotAllowed, ErrorCode::DENIED, message, &request.path);
                 Answer::other(response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
@@ -274,103 +260,103 @@ impl Registry {
     fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
         let (endpoint, response) = match &*request.path {
             "/" => (Endpoint::Welcome, self.welcome(request, vitals)),
-            "/healthz" => (Endpoint::Health, Response::new(Status::Ok, HEALTH, HEALTH_CONTENT)),
+            "/healthz" => (Endpoint::Health, generated(Status::Ok, "text/plain", NO_STORE, b"ok\n".to_vec())),
             "/metrics" => (Endpoint::Metrics, self.metrics(vitals)),
             "/v2" | "/v2/" => (Endpoint::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
             "/v2/_catalog" => (Endpoint::Catalog, list("repositories", &[NAME], None, request)),
-            path => match path.strip_prefix("/v2/").and_then(split_path) {
-                Some((name, collection, reference)) => {
-                    return self.member(name, collection, reference, request);
-                }
+            path => match self.member(path, request) {
+                Some(answer) => return answer,
                 None => (Endpoint::Other, refuse(Status::NotFound, "there is nothing at this path", request)),
             },
         };
         Answer { endpoint, response }
     }
 
-    /// Answers `/v2/<name>/<collection>/<reference>`.
-    fn member(
-        &self,
-        name: &str,
-        collection: Collection,
-        reference: &str,
-        request: &Request<'_>,
-    ) -> Answer<'_> {
-        let wrong_name = refuse_name(name);
-        let (endpoint, response) = match (collection, wrong_name) {
-            (Collection::Manifests, None) => return self.manifest(reference, request),
-            (Collection::Blobs, None) => return self.blob(reference),
-            (Collection::Tags, None) => (Endpoint::Tags, list("tags", &TAGS, Some(name), request)),
-            (Collection::Referrers, None) => (Endpoint::Referrers, self.referrers(reference, request)),
-            (Collection::Manifests, Some(error)) => (Endpoint::UnknownManifest, error),
-            (Collection::Blobs, Some(error)) => (Endpoint::UnknownBlob, error),
-            (Collection::Tags, Some(error)) => (Endpoint::Tags, error),
-            (Collection::Referrers, Some(error)) => (Endpoint::Referrers, error),
+    /// Answers `/v2/<name>/<collection>/<reference>`. The slashes around the collection are the last. `None` if
+    /// there is no such collection.
+    fn member(&self, path: &str, request: &Request<'_>) -> Option<Answer<'_>> {
+        let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
+        let (name, collection) = rest.rsplit_once('/')?;
+        let name = check_name(name);
+        let (endpoint_of_error, result) = match collection {
+            "manifests" => (Endpoint::UnknownManifest, name.and_then(|_| self.manifest(reference, request))),
+            "blobs" => (Endpoint::UnknownBlob, name.and_then(|_| self.blob(reference))),
+            "tags" if reference == "list" => (Endpoint::Tags, name.map(|name| tags(name, request))),
+            "referrers" => (Endpoint::Referrers, name.and_then(|_| self.referrers(reference, request))),
+            _ => return None,
         };
-        Answer { endpoint, response }
+        Some(result.unwrap_or_else(|response| Answer { endpoint: endpoint_of_error, response }))
     }
 
     /// distribution-spec, "Pulling manifests".
-    fn manifest(&self, reference: &str, request: &Request<'_>) -> Answer<'_> {
-        let unknown = |response| Answer { endpoint: Endpoint::UnknownManifest, response };
-        if reference.contains(':') {
-            if !digest::is_well_formed(reference) {
-                return unknown(invalid_digest(reference));
-            }
+    fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
+        let resource = if reference.contains(':') {
+            check_digest(reference)?;
             // A digest names the content, so Accept has no say.
-            if let Some(resource) = find(&self.manifests, reference) {
-                return resource.by_digest();
-            }
+            self.manifests().find(|resource| resource.digest.as_str() == reference).map(Resource::by_digest)
         } else if TAGS.contains(&reference) {
-            return self.manifests[choose(request) as usize].by_name();
-        } else if let Some(index) = reference.strip_prefix("sha256-").and_then(|hash| self.referrers_of(hash))
-        {
+            Some(self.choose(request).by_name())
+        } else {
             // distribution-spec, "Referrers Tag Schema".
-            return index.by_name();
-        }
+            let subject = reference.strip_prefix("sha256-");
+            subject.and_then(|hash| self.referrers_of(hash)).map(Resource::by_name)
+        };
         // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`. Like every other client, it
         // expects a 404 if a tag is unknown.
-        unknown(error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference))
+        let unknown = || error(Status::NotFound, ErrorCode::MANIFEST_UNKNOWN, "no such manifest", reference);
+        resource.ok_or_else(unknown)
+    }
+
+    fn manifests(&self) -> impl Iterator<Item = &Resource> {
+        [&self.index, &self.docker_list, &self.manifest, &self.docker_manifest]
+            .into_iter()
+            .chain(&self.manifests)
+            .chain(self.referrers.iter().map(|(_, index)| index))
+    }
+
+    /// Returns what a tag stands for: see "Which manifest?". The first type that the client takes counts.
+    fn choose(&self, request: &Request<'_>) -> &Resource {
+        let choices = [
+            (OCI_INDEX, &self.index),
+            (DOCKER_LIST, &self.docker_list),
+            (OCI_MANIFEST, &self.manifest),
+            (DOCKER_MANIFEST, &self.docker_manifest),
+        ];
+        let weights = request.weights(choices.map(|(media_type, _)| media_type));
+        let first = weights.iter().position(|weight| *weight > 0);
+        first.map_or(&self.index, |place| choices[place].1)
     }
 
     /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the answer is an empty index: a 404
     /// would make the client look for a tag instead.
-    fn referrers(&self, digest: &str, request: &Request<'_>) -> Response<'_> {
-        if !digest::is_well_formed(digest) {
-            return invalid_digest(digest);
-        }
+    fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
+        check_digest(digest)?;
         let filter = parameter(request, "artifactType");
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
         let index =
             digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
-        let response = index.unwrap_or(&self.no_referrers).by_name().response;
+        let mut answer = index.unwrap_or(&self.no_referrers).by_name();
         if filter.is_some() {
             // "If filtering is requested and applied, the response MUST include" this field.
-            response.with("OCI-Filters-Applied", "artifactType")
-        } else {
-            response
+            answer.response = answer.response.with("OCI-Filters-Applied", "artifactType");
         }
+        Ok(answer)
     }
 
     /// The index of what refers to the subject with this hash.
     fn referrers_of(&self, hash: &str) -> Option<&Resource> {
         let is_subject = |digest: &Digest| digest.as_str().strip_prefix("sha256:") == Some(hash);
-        let (_, place) = self.referrers.iter().find(|(subject, _)| is_subject(subject))?;
-        Some(&self.manifests[*place])
+        self.referrers.iter().find(|(subject, _)| is_subject(subject)).map(|(_, index)| index)
     }
 
     /// distribution-spec, "Pulling blobs".
-    fn blob(&self, digest: &str) -> Answer<'_> {
-        let unknown = |response| Answer { endpoint: Endpoint::UnknownBlob, response };
-        if !digest::is_well_formed(digest) {
-            return unknown(invalid_digest(digest));
-        }
+    fn blob(&self, digest: &str) -> Result<Answer<'_>, Response<'static>> {
+        check_digest(digest)?;
         // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
         // in its cache without a media type and fails later.
-        match find(&self.blobs, digest) {
-            Some(resource) => resource.by_digest(),
-            None => unknown(error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest)),
-        }
+        let blob = self.blobs.iter().find(|resource| resource.digest.as_str() == digest);
+        let unknown = || error(Status::NotFound, ErrorCode::BLOB_UNKNOWN, "no such blob", digest);
+        blob.map(Resource::by_digest).ok_or_else(unknown)
     }
 
     /// What this is, as a page or as a short text.
@@ -387,50 +373,26 @@ impl Registry {
     }
 
     fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
-        let digest = self.manifests[Choice::Index as usize].digest.as_str();
-        generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, vitals.to_text(VERSION, digest).into_bytes())
+        let text = vitals.to_text(VERSION, self.index.digest.as_str());
+        generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, text.into_bytes())
     }
 }
 
+/// The response to `/v2/`, which every pull asks for first. It is made of constants, so that it allocates nothing.
 const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
 const BASE_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"{}"));
 
-const HEALTH: &[u8] = b"Content-Type: text/plain\r\nContent-Length: 3\r\nCache-Control: no-store\r\n";
-const HEALTH_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"ok\n"));
-
-#[derive(Clone, Copy)]
-enum Collection {
-    Manifests,
-    Blobs,
-    Tags,
-    Referrers,
-}
-
-/// `<name>/<collection>/<reference>`; the slashes in front of and behind the collection are the last.
-fn split_path(path: &str) -> Option<(&str, Collection, &str)> {
-    let (rest, reference) = path.rsplit_once('/')?;
-    let (name, collection) = rest.rsplit_once('/')?;
-    let collection = match collection {
-        "manifests" => Collection::Manifests,
-        "blobs" => Collection::Blobs,
-        "tags" if reference == "list" => Collection::Tags,
-        "referrers" => Collection::Referrers,
-        _ => return None,
-    };
-    Some((name, collection, reference))
-}
-
 /// The repository is `quinistry`, in any namespace: a client that takes us for a mirror asks for
 /// `library/quinistry`, or for another namespace that the mirrored registry has.
-fn refuse_name(name: &str) -> Option<Response<'static>> {
-    let error = |code, message| Some(error(Status::NotFound, code, message, name));
-    if !name.split('/').all(is_name_component) {
-        error(ErrorCode::NameInvalid, "not a name that a repository can have")
+fn check_name(name: &str) -> Result<&str, Response<'static>> {
+    let (code, message) = if !name.split('/').all(is_name_component) {
+        (ErrorCode::NAME_INVALID, "not a name that a repository can have")
     } else if name.rsplit('/').next() != Some(NAME) {
-        error(ErrorCode::NameUnknown, "this registry has one repository: quinistry")
+        (ErrorCode::NAME_UNKNOWN, "this registry has one repository: quinistry")
     } else {
-        None
-    }
+        return Ok(name);
+    };
+    Err(error(Status::NotFound, code, message, name))
 }
 
 /// distribution-spec, "Pulling manifests": `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
@@ -442,23 +404,6 @@ fn is_name_component(component: &str) -> bool {
     let (first, last) = (separators.next(), separators.next_back());
     let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
     first == Some("") && last == Some("") && separators.all(is_separator)
-}
-
-fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
-    resources.iter().find(|resource| resource.digest.as_str() == digest)
-}
-
-/// Decides what a tag stands for: see "Which manifest?". The first type that the client takes counts.
-fn choose(request: &Request<'_>) -> Choice {
-    const CHOICES: [(&str, Choice); 4] = [
-        (OCI_INDEX, Choice::Index),
-        (DOCKER_LIST, Choice::DockerList),
-        (OCI_MANIFEST, Choice::Manifest),
-        (DOCKER_MANIFEST, Choice::DockerManifest),
-    ];
-    let weights = request.weights(CHOICES.map(|(media_type, _)| media_type));
-    let first = weights.iter().position(|weight| *weight > 0);
-    first.map_or(Choice::Index, |place| CHOICES[place].1)
 }
 
 impl Resource {
@@ -476,16 +421,22 @@ impl Resource {
             )
         };
         // RFC 9110 section 12.5.5: what a tag stands for depends on Accept.
-        let fields = [fields(IMMUTABLE), fields(NO_CACHE) + "Vary: Accept\r\n"];
-        Self { digest, endpoint, fields: fields.map(String::into_bytes), content }
+        let by_name = fields(NO_CACHE) + "Vary: Accept\r\n";
+        Self {
+            digest,
+            endpoint,
+            fields_by_digest: fields(IMMUTABLE).into_bytes(),
+            fields_by_name: by_name.into_bytes(),
+            content,
+        }
     }
 
     fn by_digest(&self) -> Answer<'_> {
-        self.answer(&self.fields[0])
+        self.answer(&self.fields_by_digest)
     }
 
     fn by_name(&self) -> Answer<'_> {
-        self.answer(&self.fields[1])
+        self.answer(&self.fields_by_name)
     }
 
     fn answer<'a>(&'a self, fields: &'a [u8]) -> Answer<'a> {
@@ -521,10 +472,15 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
         }
         Selection::Unsatisfiable => {
             let message = "the range begins behind the end of the content, or ends before its beginning";
-            error(Status::RangeNotSatisfiable, ErrorCode::SizeInvalid, message, &request.path)
+            error(Status::RangeNotSatisfiable, ErrorCode::SIZE_INVALID, message, &request.path)
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
     }
+}
+
+/// distribution-spec, "Listing Tags".
+fn tags(name: &str, request: &Request<'_>) -> Answer<'static> {
+    Answer { endpoint: Endpoint::Tags, response: list("tags", &TAGS, Some(name), request) }
 }
 
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
@@ -534,7 +490,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
         None => u64::MAX,
         Some((Some(number), _)) => number,
         Some((None, text)) => {
-            let (status, code) = (Status::BadRequest, ErrorCode::PaginationNumberInvalid);
+            let (status, code) = (Status::BadRequest, ErrorCode::PAGINATION_NUMBER_INVALID);
             return error(status, code, "n is how many entries to list", &text);
         }
     };
@@ -583,15 +539,18 @@ fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) ->
 /// MUST be of this shape. Other paths than those of /v2 get the same. A cache may keep some errors (RFC 9110
 /// section 15.1), and would have them outlive their cause.
 fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
-    let errors = json!({ "errors": [{ "code": code.name(), "message": message, "detail": detail }] });
+    let errors = json!({ "errors": [{ "code": code.0, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))
 }
 
 fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
-    error(status, ErrorCode::Unsupported, message, &request.path)
+    error(status, ErrorCode::UNSUPPORTED, message, &request.path)
 }
 
-fn invalid_digest(digest: &str) -> Response<'static> {
+fn check_digest(digest: &str) -> Result<(), Response<'static>> {
+    if digest::is_well_formed(digest) {
+        return Ok(());
+    }
     let message = "a digest is an algorithm, a colon and its encoded hash";
-    error(Status::BadRequest, ErrorCode::DigestInvalid, message, digest)
+    Err(error(Status::BadRequest, ErrorCode::DIGEST_INVALID, message, digest))
 }
