@@ -19,7 +19,7 @@
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
 //!     main.rs              does what the command line asks for         options server budget registry
-//!                                                                      page kubernetes health
+//!                                                                      welcome kubernetes health
 //!                                                                      image/archive image image/layer
 //!                                                                      image/sbom image/tar log system
 //!     options.rs           turns the command line into options         kubernetes image
@@ -37,12 +37,14 @@
 //!                                                                      log clock
 //!     explain.rs           turns a request into words for a learner    http/request http/response
 //!                                                                      http/syntax kinds
-//!     registry.rs          turns a request into its answer             page metrics http/conditional
-//!                                                                      http/request http/response
+//!     registry.rs          turns a request into its answer             page welcome metrics
+//!                                                                      http/conditional http/request
+//!                                                                      http/response
 //!                                                                      http/syntax image/artifacts image
 //!                                                                      image/digest image/json kinds
-//!     page.rs              turns an image into a page for people       metrics image image/digest
-//!                                                                      image/layer kinds
+//!     page.rs              turns an image into a page for people       welcome metrics image
+//!                                                                      image/digest image/layer kinds
+//!     welcome.rs           writes the commands that pull the image     image
 //!     metrics.rs           turns what was counted into text            http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/response
 //!                                                                      http/syntax
@@ -203,3 +205,4 @@ pub mod server;
 pub mod socket;
 pub mod system;
 pub mod turns;
+pub mod welcome;

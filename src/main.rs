@@ -39,10 +39,10 @@ use quinistry::image::{Descriptor, Image, NAME, PORT, VERSION, archive, sbom, ta
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
 use quinistry::options::{self, Command, HELP};
-use quinistry::page;
 use quinistry::registry::Registry;
 use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
 use quinistry::system::{self, SealedFile, Signals};
+use quinistry::welcome;
 
 // The library compiles all the same, for a fuzzer's sanitizers need a dynamic build. rustdoc does not see the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
@@ -288,7 +288,7 @@ fn describe(image: &Image, address: SocketAddr) -> String {
         text += &line("config", platform.architecture, &platform.config.descriptor);
         text += &line("layer", platform.architecture, &Descriptor::of(layer));
     }
-    let commands = page::commands(&host, "  ");
+    let commands = welcome::commands(&host, "  ");
     text + &format!(
         "Listening on {address}.{place}Pull the image, run it, and pull it again from there:\n\n{commands}\n"
     )

@@ -69,6 +69,7 @@ use crate::image::{
 use crate::kinds::Endpoint;
 use crate::metrics::{self, Vitals};
 use crate::page::{self, Page};
+use crate::welcome;
 
 const JSON: &str = "application/json";
 
@@ -251,7 +252,7 @@ impl Registry {
         };
         answer.response.shared = if is_under_v2 { SHARED_UNDER_V2 } else { SHARED };
         if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: MUST NOT send content; the fields are those of the GET.
+            // RFC 9110 section 9.3.2: MUST NOT send content; SHOULD send the fields of the GET.
             answer.response.content = Content::NONE;
         }
         answer
@@ -361,14 +362,20 @@ impl Registry {
 
     /// What this is, as a page or as a short text.
     fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
-        let host = page::host(request.authority);
-        let (media_type, content, fields) = if prefers_page(request) {
-            (page::HTML, self.page.write(host, vitals), &page::FIELDS[..])
+        let host = welcome::host(request.authority);
+        let is_page = prefers_page(request);
+        let (media_type, fields) =
+            if is_page { (page::HTML, &page::FIELDS[..]) } else { ("text/plain; charset=utf-8", &[][..]) };
+        let response = if request.method == Method::Head {
+            // RFC 9110 section 9.3.2: MAY omit what is determined only while generating the content, which is
+            // Content-Length here.
+            Response::new(Status::Ok, Vec::new(), Content::NONE).with("Content-Type", media_type)
         } else {
-            ("text/plain; charset=utf-8", page::text(host).into_bytes(), &[][..])
+            let text = if is_page { self.page.write(host, vitals) } else { welcome::text(host) };
+            Response::generated(Status::Ok, media_type, text.into_bytes())
         };
         // RFC 9110 section 12.5.5.
-        let response = generated(Status::Ok, media_type, NO_STORE, content).with("Vary", "Accept");
+        let response = response.with("Cache-Control", NO_STORE).with("Vary", "Accept");
         fields.iter().fold(response, |response, (name, value)| response.with(name, value))
     }
 
