@@ -332,7 +332,7 @@ impl Registry {
     /// would make the client look for a tag instead.
     fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
         check_digest(digest)?;
-        let filter = parameter(request, "artifactType");
+        let [filter] = parameters(request, ["artifactType"]);
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
         let index =
             digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
@@ -493,7 +493,8 @@ fn tags(name: &str, request: &Request<'_>) -> Answer<'static> {
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
 /// entry that the client has seen.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
-    let number = match parameter(request, "n").map(|n| (parse_number(&n), n)) {
+    let [number, last] = parameters(request, ["n", "last"]);
+    let number = match number.map(|n| (parse_number(&n), n)) {
         None => u64::MAX,
         Some((Some(number), _)) => number,
         Some((None, text)) => {
@@ -502,7 +503,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
         }
     };
     // "last" is excluded, and need not be in the list itself.
-    let last = parameter(request, "last").unwrap_or_default();
+    let last = last.unwrap_or_default();
     let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
     let listed = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
 
@@ -528,13 +529,18 @@ fn prefers_page(request: &Request<'_>) -> bool {
     html > plain
 }
 
-/// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the
+/// Returns these parameters of the query, of several with one name the first. Others are ignored, such as the
 /// `ns=docker.io` with which containerd tells a mirror whose place it takes.
-fn parameter(request: &Request<'_>, name: &str) -> Option<String> {
-    let mut pairs = request.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    // A client may encode the slash of a media type.
-    Some(percent_decode(value, PLAIN_IN_QUERY).into_owned())
+fn parameters<const N: usize>(request: &Request<'_>, names: [&str; N]) -> [Option<String>; N] {
+    let mut values = [const { None }; N];
+    for pair in request.query.unwrap_or_default().split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if let Some(place) = names.iter().position(|name| *name == key) {
+            // A client may encode the slash of a media type.
+            values[place].get_or_insert_with(|| percent_decode(value, PLAIN_IN_QUERY).into_owned());
+        }
+    }
+    values
 }
 
 /// An answer with content that was made for it.
