@@ -28,20 +28,14 @@ use crate::kinds::Endpoint;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
 
-/// The media type of the page.
-pub const HTML: &str = "text/html; charset=utf-8";
-
-/// The fields that forbid a browser to load anything else, or to show the page inside of another.
-pub const FIELDS: [(&str, &str); 3] = [
-    // The one style that may be applied is that with this hash; a test computes it.
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; style-src 'sha256-/Plifdx8sCvkNmLqw6V6IdSGdYSO35hn1Nr+YWOKysk='; img-src data:; \
-         base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    ),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-];
+/// The fields of the page, except its length. The last three forbid a browser to load anything else, and to show the
+/// page inside of another. The one style that may be applied is that with this hash, which a test computes.
+pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
+    Cache-Control: no-store\r\nVary: Accept\r\n\
+    Content-Security-Policy: default-src 'none'; \
+    style-src 'sha256-/Plifdx8sCvkNmLqw6V6IdSGdYSO35hn1Nr+YWOKysk='; img-src data:; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'\r\n\
+    X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
 
 /// The page, except what differs with every request.
 pub struct Page {
@@ -325,14 +319,15 @@ fn arrows(sides: [u64; SHOWN]) -> String {
     let (top, bottom) = (|row| middle(row) - half(row), |row| middle(row) + half(row));
     let [index, manifest, config, layer, tar, executable] = std::array::from_fn(|row| row);
     let ways = [(index, manifest), (manifest, layer), (layer, tar), (tar, executable)];
-    let straight =
-        ways.map(|(from, to)| format!("<path class=\"line\" d=\"M{AXIS} {}V{}\"/>", bottom(from), top(to)));
+    let straight = ways
+        .iter()
+        .map(|&(from, to)| format!("<path class=\"line\" d=\"M{AXIS} {}V{}\"/>", bottom(from), top(to)));
     // The manifest leads to the config, too, and the config by its diff ID to the tar. The executable makes the
     // index, and the circle is closed.
     format!(
         "{}<path class=\"line\" d=\"M{AXIS} {}q0 54 28 54\"/><path class=\"line dash\" d=\"M{BRANCH} {}V{}\"/>\
          <path class=\"line\" d=\"M{} {}h-2q-8 0-8-8V{}q0-8 8-8h36\"/>",
-        straight.concat(),
+        straight.collect::<String>(),
         middle(manifest) + ROW / 2,
         bottom(config),
         top(tar),

@@ -118,19 +118,18 @@ impl ErrorCode {
     const PAGINATION_NUMBER_INVALID: Self = Self("PAGINATION_NUMBER_INVALID");
 }
 
+/// The types of what a tag may stand for, in the order of the table above.
+const TAGGED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
+
 /// The image, made ready to be served.
 pub struct Registry {
-    /// What a tag may stand for: the index, Docker's list, and the two manifests for our own platform.
-    index: Resource,
-    docker_list: Resource,
-    manifest: Resource,
-    docker_manifest: Resource,
-    /// The manifests for other platforms, and those of artifacts.
+    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`TAGGED`].
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
-    /// The digest of each index and manifest that something refers to, with the index of its referrers.
-    referrers: Vec<(Digest, Resource)>,
+    /// The digest of each index and manifest that something refers to, and the place of the index of its referrers
+    /// in `manifests`.
+    referrers: Vec<(Digest, usize)>,
     /// The index of the referrers of anything else.
     no_referrers: Resource,
     /// The page that shows all of it to people.
@@ -176,8 +175,12 @@ impl Registry {
         let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
         let Image { index, docker_list, mut platforms, layers, own } = image;
-        let own = platforms.swap_remove(own);
-        let (mut manifests, mut blobs) = (Vec::new(), vec![Resource::document(Endpoint::Config, own.config)]);
+        let mut manifests = vec![
+            Resource::document(Endpoint::Index, index),
+            Resource::document(Endpoint::DockerList, docker_list),
+        ];
+        let mut blobs = Vec::new();
+        platforms.swap(0, own);
         for Platform { config, manifest, docker_manifest, .. } in platforms {
             manifests.push(Resource::document(Endpoint::Manifest, manifest));
             manifests.push(Resource::document(Endpoint::DockerManifest, docker_manifest));
@@ -190,22 +193,14 @@ impl Registry {
         let mut referrers = Vec::new();
         for Referrer { subject, manifest, index } in artifacts.referrers {
             manifests.push(Resource::document(Endpoint::Artifact, manifest));
-            referrers.push((subject, Resource::document(Endpoint::Referrers, index)));
+            referrers.push((subject, manifests.len()));
+            manifests.push(Resource::document(Endpoint::Referrers, index));
         }
         for document in [artifacts.config, artifacts.bill] {
             blobs.push(Resource::document(Endpoint::Artifact, document));
         }
-        Self {
-            index: Resource::document(Endpoint::Index, index),
-            docker_list: Resource::document(Endpoint::DockerList, docker_list),
-            manifest: Resource::document(Endpoint::Manifest, own.manifest),
-            docker_manifest: Resource::document(Endpoint::DockerManifest, own.docker_manifest),
-            manifests,
-            blobs,
-            referrers,
-            no_referrers: Resource::document(Endpoint::Referrers, artifacts.no_referrers),
-            page,
-        }
+        let no_referrers = Resource::document(Endpoint::Referrers, artifacts.no_referrers);
+        Self { manifests, blobs, referrers, no_referrers, page }
     }
 
     /// Answers bytes that are not a request, or not one that this server can answer.
@@ -294,9 +289,11 @@ impl Registry {
         let resource = if reference.contains(':') {
             check_digest(reference)?;
             // A digest names the content, so Accept has no say.
-            self.manifests().find(|resource| resource.digest.as_str() == reference).map(Resource::by_digest)
+            find(&self.manifests, reference).map(Resource::by_digest)
         } else if TAGS.contains(&reference) {
-            Some(self.choose(request).by_name())
+            // The first type of the table that the client takes counts.
+            let first = request.weights(TAGGED).iter().position(|weight| *weight > 0);
+            Some(self.manifests[first.unwrap_or(0)].by_name())
         } else {
             // distribution-spec, "Referrers Tag Schema".
             let subject = reference.strip_prefix("sha256-");
@@ -306,26 +303,6 @@ impl Registry {
         // expects a 404 if a tag is unknown.
         let unknown = || error(Status::NotFound, ErrorCode::MANIFEST_UNKNOWN, "no such manifest", reference);
         resource.ok_or_else(unknown)
-    }
-
-    fn manifests(&self) -> impl Iterator<Item = &Resource> {
-        [&self.index, &self.docker_list, &self.manifest, &self.docker_manifest]
-            .into_iter()
-            .chain(&self.manifests)
-            .chain(self.referrers.iter().map(|(_, index)| index))
-    }
-
-    /// Returns what a tag stands for: see "Which manifest?". The first type that the client takes counts.
-    fn choose(&self, request: &Request<'_>) -> &Resource {
-        let choices = [
-            (OCI_INDEX, &self.index),
-            (DOCKER_LIST, &self.docker_list),
-            (OCI_MANIFEST, &self.manifest),
-            (DOCKER_MANIFEST, &self.docker_manifest),
-        ];
-        let weights = request.weights(choices.map(|(media_type, _)| media_type));
-        let first = weights.iter().position(|weight| *weight > 0);
-        first.map_or(&self.index, |place| choices[place].1)
     }
 
     /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the answer is an empty index: a 404
@@ -347,7 +324,8 @@ impl Registry {
     /// The index of what refers to the subject with this hash.
     fn referrers_of(&self, hash: &str) -> Option<&Resource> {
         let is_subject = |digest: &Digest| digest.as_str().strip_prefix("sha256:") == Some(hash);
-        self.referrers.iter().find(|(subject, _)| is_subject(subject)).map(|(_, index)| index)
+        let (_, place) = self.referrers.iter().find(|(subject, _)| is_subject(subject))?;
+        Some(&self.manifests[*place])
     }
 
     /// distribution-spec, "Pulling blobs".
@@ -355,32 +333,29 @@ impl Registry {
         check_digest(digest)?;
         // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
         // in its cache without a media type and fails later.
-        let blob = self.blobs.iter().find(|resource| resource.digest.as_str() == digest);
         let unknown = || error(Status::NotFound, ErrorCode::BLOB_UNKNOWN, "no such blob", digest);
-        blob.map(Resource::by_digest).ok_or_else(unknown)
+        find(&self.blobs, digest).map(Resource::by_digest).ok_or_else(unknown)
     }
 
     /// What this is, as a page or as a short text.
     fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
         let host = welcome::host(request.authority);
         let is_page = prefers_page(request);
-        let (media_type, fields) =
-            if is_page { (page::HTML, &page::FIELDS[..]) } else { ("text/plain; charset=utf-8", &[][..]) };
-        let response = if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: MAY omit what is determined only while generating the content, which is
-            // Content-Length here.
-            Response::new(Status::Ok, Vec::new(), Content::NONE).with("Content-Type", media_type)
-        } else {
-            let text = if is_page { self.page.write(host, vitals) } else { welcome::text(host) };
-            Response::generated(Status::Ok, media_type, text.into_bytes())
-        };
-        // RFC 9110 section 12.5.5.
-        let response = response.with("Cache-Control", NO_STORE).with("Vary", "Accept");
-        fields.iter().fold(response, |response, (name, value)| response.with(name, value))
+        let fields = if is_page { page::FIELDS } else { welcome::FIELDS };
+        let mut response = Response::new(Status::Ok, fields, Content::NONE);
+        if request.method == Method::Head {
+            // RFC 9110 section 9.3.2: MAY omit what is determined only while generating the content. So the page
+            // need not be made to know its length.
+            return response;
+        }
+        let text = if is_page { self.page.write(host, vitals) } else { welcome::text(host) };
+        response.content = Content::Bytes(text.into_bytes().into());
+        let length = response.content.len().to_string();
+        response.with("Content-Length", &length)
     }
 
     fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
-        let text = vitals.to_text(VERSION, self.index.digest.as_str());
+        let text = vitals.to_text(VERSION, self.manifests[0].digest.as_str());
         generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, text.into_bytes())
     }
 }
@@ -411,6 +386,10 @@ fn is_name_component(component: &str) -> bool {
     let (first, last) = (separators.next(), separators.next_back());
     let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
     first == Some("") && last == Some("") && separators.all(is_separator)
+}
+
+fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
+    resources.iter().find(|resource| resource.digest.as_str() == digest)
 }
 
 impl Resource {
@@ -507,7 +486,8 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
     let listed = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
 
-    let mut content = Map::from_iter([(key.into(), listed.into())]);
+    let mut content = Map::new();
+    content.insert(key.into(), listed.into());
     if let Some(name) = name {
         content.insert("name".into(), name.into());
     }

@@ -15,6 +15,11 @@
 
 use crate::image::{NAME, PORT};
 
+/// The fields of the short text, except its length. It depends on Accept whether a client gets this text or the page (RFC
+/// 9110 section 12.5.5).
+pub const FIELDS: &[u8] =
+    b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nVary: Accept\r\n";
+
 /// Returns the short text for every client but a browser.
 #[must_use]
 pub fn text(host: &str) -> String {
