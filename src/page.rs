@@ -54,7 +54,7 @@ impl Page {
         let (shown, others) = parts.split_at(SHOWN);
         Self {
             index: image.index.descriptor.digest,
-            architecture: image.platforms[image.own].architecture,
+            architecture: image.platforms[image.own].layer.architecture,
             picture: picture(shown),
             parts: sections(shown, "section", "h3"),
             others: sections(others, "details", "summary"),
@@ -169,8 +169,8 @@ fn parts(image: &Image) -> Vec<Part<'_>> {
 }
 
 fn add_platform<'a>(image: &'a Image, place: usize, parts: &mut Vec<Part<'a>>) {
-    let Platform { architecture, config, manifest, .. } = &image.platforms[place];
-    let Layer { blob, tar, executable, .. } = &image.layers[place];
+    let Platform { layer, config, manifest, .. } = &image.platforms[place];
+    let Layer { architecture, blob, tar, executable } = layer;
     add_document(&MANIFEST, architecture, manifest, parts);
     add_document(&CONFIG, architecture, config, parts);
     for (kind, media_type, endpoint, summary) in

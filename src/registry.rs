@@ -174,21 +174,21 @@ impl Registry {
     pub fn new(image: Image) -> Self {
         let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
-        let Image { index, docker_list, mut platforms, layers, own } = image;
+        let Image { index, docker_list, mut platforms, own } = image;
         let mut manifests = vec![
             Resource::document(Endpoint::Index, index),
             Resource::document(Endpoint::DockerList, docker_list),
         ];
         let mut blobs = Vec::new();
+        for (file, Platform { layer, .. }) in platforms.iter().enumerate() {
+            let content = Content::File(FilePart { file, range: 0..layer.blob.size });
+            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(layer), content));
+        }
         platforms.swap(0, own);
         for Platform { config, manifest, docker_manifest, .. } in platforms {
             manifests.push(Resource::document(Endpoint::Manifest, manifest));
             manifests.push(Resource::document(Endpoint::DockerManifest, docker_manifest));
             blobs.push(Resource::document(Endpoint::Config, config));
-        }
-        for (file, layer) in layers.into_iter().enumerate() {
-            let content = Content::File(FilePart { file, range: 0..layer.blob.size });
-            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(&layer), content));
         }
         let mut referrers = Vec::new();
         for Referrer { subject, manifest, index } in artifacts.referrers {

@@ -51,7 +51,7 @@ impl World {
             manifests.push((digest(&platform.docker_manifest.descriptor), DOCKER));
         }
         let configs = image.platforms.iter().map(|platform| digest(&platform.config.descriptor)).collect();
-        let (blob, layer) = (digest(&Descriptor::of(&image.layers[1])), contents[1].clone());
+        let (blob, layer) = (digest(&Descriptor::of(&image.platforms[1].layer)), contents[1].clone());
         Self { registry: Registry::new(image), contents, manifests, configs, blob, layer }
     }
 
@@ -274,7 +274,7 @@ fn a_client_of_manifests_alone_gets_that_of_the_servers_own_platform() {
     for machines in [[AMD64, ARM64], [ARM64, AMD64]] {
         let (contents, image) = sample::image(&machines);
         let own = &image.platforms[image.own];
-        assert_eq!(own.architecture, if machines[0] == AMD64 { "amd64" } else { "arm64" });
+        assert_eq!(own.layer.architecture, if machines[0] == AMD64 { "amd64" } else { "arm64" });
         let digests = [&own.manifest, &own.docker_manifest].map(|document| document.descriptor.digest);
         let world = World { registry: Registry::new(image), contents, ..World::new() };
         for (accept, digest) in [OCI, DOCKER].into_iter().zip(digests) {
