@@ -19,7 +19,7 @@
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
 //!     main.rs              does what the command line asks for         options server budget registry
-//!                                                                      page kubernetes health
+//!                                                                      welcome kubernetes health
 //!                                                                      image/archive image image/layer
 //!                                                                      image/sbom image/tar log system
 //!     options.rs           turns the command line into options         kubernetes image
@@ -36,12 +36,14 @@
 //!                                                                      kinds log clock
 //!     explain.rs           turns a request into words for a learner    http/request http/response
 //!                                                                      http/syntax kinds
-//!     registry.rs          turns a request into its answer             page metrics http/conditional
-//!                                                                      http/request http/response
+//!     registry.rs          turns a request into its answer             page welcome metrics
+//!                                                                      http/conditional http/request
+//!                                                                      http/response
 //!                                                                      http/syntax image/artifacts image
 //!                                                                      image/digest image/json kinds
-//!     page.rs              turns an image into a page for people       metrics image image/digest
-//!                                                                      image/layer kinds
+//!     page.rs              turns an image into a page for people       welcome metrics image
+//!                                                                      image/digest image/layer kinds
+//!     welcome.rs           writes the commands that pull the image     image
 //!     run_queue.rs         decides who is served next, for how long    http/response
 //!     metrics.rs           turns what was counted into text            http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/response
@@ -59,7 +61,7 @@
 //!     image/executable.rs  reads the processor out of an executable
 //!     image/tar.rs         turns files into a tar archive
 //!     image/gzip.rs        turns bytes into a gzip member
-//!     image/sbom.rs        lists the crates that ship
+//!     image/sbom.rs        holds the list of crates that ship
 //!     image/json.rs        turns JSON values into text
 //!     image/digest.rs      turns content into the digest that names it
 //!     health.rs            asks a server whether it is well
@@ -138,7 +140,7 @@
 //!
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
 //!   `save` writes has `latest` alone.
-//! * An endpoint: `Registry::route` has those with one path, and `split_path` those of the form
+//! * An endpoint: `Registry::route` has those with one path, and `Registry::member` those of the form
 //!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `Endpoint` in `kinds.rs`
 //!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which knows no booleans.
@@ -148,7 +150,8 @@
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style
 //!   is no longer right, and shows the page to a browser.
 //! * A processor: `image/executable.rs`.
-//! * A crate, or another version of one: the list in `image/sbom.rs`. A test compares it with Cargo's.
+//! * A crate, or a version, quinistry's own included: `Cargo.toml` and `Cargo.lock`. Then the command in
+//!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
@@ -202,3 +205,4 @@ pub mod run_queue;
 pub mod server;
 pub mod socket;
 pub mod system;
+pub mod welcome;

@@ -127,7 +127,7 @@ struct World {
 impl World {
     fn new(input: impl AsRef<[u8]>) -> Self {
         let (image, layer) = sample::packed();
-        let blob = image.layers[0].blob.digest.to_string();
+        let blob = image.platforms[0].layer.blob.digest.to_string();
         let clock = Clock::at(Instant::now(), SINCE_EPOCH);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
@@ -282,7 +282,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
     world.transport.layer = vec![b'x'; 3 * BYTES_PER_TURN as usize + 1];
     let (mut image, _) = sample::packed();
     // A registry that believes the layer to be that large.
-    image.layers[0].blob.size = world.transport.layer.len() as u64;
+    image.platforms[0].layer.blob.size = world.transport.layer.len() as u64;
     world.registry = Registry::new(image);
     world.transport.input = world.layer_request().into_bytes();
     let mut sent = 0;
