@@ -66,7 +66,7 @@
 //!     confinement.rs       turns system calls into a filter for them   system
 //!     budget.rs            divides the memory among the clients        system
 //!     kinds.rs             names what is logged and counted
-//!     log.rs               turns events into lines for people          system
+//!     log.rs               turns events into lines for people          clock system
 //!     clock.rs             turns a moment into dates
 //!     system.rs            the system calls that std lacks
 //! ```

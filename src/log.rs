@@ -45,8 +45,9 @@ use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::clock::Clock;
 use crate::system;
 
 /// The most bytes that wait to be written: some 800 lines, a few milliseconds at full speed. A pipe
@@ -63,6 +64,9 @@ const MAX_PIECE: usize = 256;
 
 /// With so many bytes it is time to write. Three quarters, so that a few more lines still fit one write.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
+
+/// How long a line waits at most while there are other things to do.
+const DELAY: Duration = Duration::from_millis(10);
 
 /// How much of a target or user agent is shown.
 const MAX_SHOWN: usize = 256;
@@ -116,11 +120,6 @@ impl Stderr {
         });
         reopened.map_or(Self::Foreign, Self::Reopened)
     }
-
-    /// Waits until there may be room for more.
-    pub fn wait(&self, patience: Duration) {
-        let _ = system::is_writable(io::stderr().as_fd(), patience);
-    }
 }
 
 impl Sink for Stderr {
@@ -139,6 +138,43 @@ impl Sink for Stderr {
                 let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
                 io::stderr().write(&bytes[..line.clamp(1, MAX_PIECE)])
             }
+        }
+    }
+}
+
+/// Writes a log to standard error, not too often.
+pub struct LogWriter {
+    stderr: Stderr,
+    written_at: Instant,
+}
+
+impl LogWriter {
+    /// Finds out what standard error is.
+    #[must_use]
+    pub fn open(now: Instant) -> Self {
+        Self { stderr: Stderr::open(), written_at: now }
+    }
+
+    /// Whether the last write was long enough ago.
+    #[must_use]
+    pub fn is_due(&self, now: Instant) -> bool {
+        now >= self.written_at + DELAY
+    }
+
+    /// Writes what can be written without blocking.
+    pub fn write(&mut self, log: &mut Log, clock: &Clock) {
+        log.flush(clock.rfc3339(), &mut self.stderr);
+        self.written_at = clock.now;
+    }
+
+    /// Writes the last lines. The reader of the log has a tenth of a second to make room for them.
+    pub fn write_last(&mut self, log: &mut Log, clock: &Clock) {
+        for _ in 0..10 {
+            self.write(log, clock);
+            if !log.is_waiting() {
+                break;
+            }
+            let _ = system::is_writable(io::stderr().as_fd(), DELAY);
         }
     }
 }
