@@ -565,7 +565,7 @@ impl<'b> Target<'b> {
                 let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
                 // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field it is valid.
                 if authority.is_empty() || !is_authority(authority) {
-                    return Err(bad("the target's authority is not a host and a port"));
+                    return Err(bad("the authority in the target is not a host and a port"));
                 }
                 (Some(authority), path)
             }
