@@ -18,10 +18,9 @@
 //! HTTP/1.2, which is to be treated as HTTP/1.1, and for HTTP/2.0, which is not.
 //!
 //! The end of the head is found first, and `httparse` runs only on a complete head. If it ran at every
-//! byte of a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Three things are
-//! done more than once: the first line's end is searched for with every piece of the head, the first
-//! line is read when it is there and again when the head is, and a request with more than 16 field
-//! lines is parsed again with more room.
+//! byte of a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Two things are done
+//! more than once: the end of the first line is searched for with every piece of the head, and the first
+//! line is parsed when it is complete and again when the head is.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
@@ -69,19 +68,6 @@ pub enum Method {
     Unrecognized,
 }
 
-/// What follows the head.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Body {
-    /// Nothing: the next byte begins the next request.
-    None,
-    /// Content of a known length.
-    Sized,
-    /// Content in chunked coding.
-    Chunked,
-    /// Bytes of another protocol: after CONNECT a client may go on at once (RFC 9110 section 9.3.6).
-    Tunnel,
-}
-
 /// A request, borrowed from the bytes it came in.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Request<'b> {
@@ -97,8 +83,9 @@ pub struct Request<'b> {
     pub query: Option<&'b str>,
     /// The host and port that the client thinks it speaks to; `None` if it is empty or, in HTTP/1.0, absent.
     pub authority: Option<&'b str>,
-    /// What follows the head.
-    pub body: Body,
+    /// Whether something other than the next request may follow the head: content, or, after CONNECT, another
+    /// protocol (RFC 9110 section 9.3.6).
+    pub has_body: bool,
     /// Whether the client wants, and can have, another request on this connection; and whether it has
     /// to be told so.
     pub persistence: Persistence,
@@ -329,11 +316,10 @@ fn parse_head<'h, 'b: 'h>(
 ) -> Result<Request<'h>, Rejection> {
     let fields = Fields::parse(fields, storage)?;
     let host = fields.host(line.is_http_1_0)?;
-    let framed = fields.body(line.is_http_1_0)?;
+    let has_content = fields.has_content(line.is_http_1_0)?;
     let method = method(line.method);
-    let body = if method == Method::Connect { Body::Tunnel } else { framed };
+    let has_body = has_content || method == Method::Connect;
     let target = Target::parse(line.target, method)?;
-    let can_persist = body == Body::None;
     Ok(Request {
         method,
         method_name: line.method,
@@ -342,8 +328,8 @@ fn parse_head<'h, 'b: 'h>(
         query: target.query,
         // RFC 9112 section 3.2.2: MUST ignore Host if the target has an authority.
         authority: target.authority.or(host).filter(|host| !host.is_empty()),
-        body,
-        persistence: if can_persist { fields.persistence(line.is_http_1_0) } else { Persistence::Close },
+        has_body,
+        persistence: if has_body { Persistence::Close } else { fields.persistence(line.is_http_1_0) },
         fields,
     })
 }
@@ -399,18 +385,12 @@ fn method(name: &str) -> Method {
     }
 }
 
-/// How many field lines need no allocation. Clients of registries send fewer.
-const FEW_FIELDS: usize = 16;
-
 /// Holds the field lines of a request. One request after the other can use it.
-pub struct FieldStorage<'b> {
-    few: [httparse::Header<'b>; FEW_FIELDS],
-    many: Vec<httparse::Header<'b>>,
-}
+pub struct FieldStorage<'b>([httparse::Header<'b>; MAX_FIELDS]);
 
 impl Default for FieldStorage<'_> {
     fn default() -> Self {
-        Self { few: [httparse::EMPTY_HEADER; FEW_FIELDS], many: Vec::new() }
+        Self([httparse::EMPTY_HEADER; MAX_FIELDS])
     }
 }
 
@@ -421,14 +401,7 @@ impl<'h> Fields<'h> {
     fn parse<'b: 'h>(bytes: &'b [u8], storage: &'h mut FieldStorage<'b>) -> Result<Self, Rejection> {
         // `httparse` refuses what RFC 9112 sections 2.2, 5.1 and 5.2 want or allow to be refused: a bare
         // CR, a space before the colon, a line that begins with white space, control characters.
-        let parsed = match httparse::parse_headers(bytes, &mut storage.few) {
-            Err(httparse::Error::TooManyHeaders) => {
-                storage.many.resize(MAX_FIELDS, httparse::EMPTY_HEADER);
-                httparse::parse_headers(bytes, &mut storage.many)
-            }
-            parsed => parsed,
-        };
-        match parsed {
+        match httparse::parse_headers(bytes, &mut storage.0) {
             Ok(httparse::Status::Complete((_, parsed))) => Ok(Self(parsed)),
             Err(httparse::Error::TooManyHeaders) => {
                 Err(reject(Status::FieldsTooLarge, "a request has at most 100 field lines"))
@@ -463,8 +436,8 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// Tells what follows the head (RFC 9112 section 6).
-    fn body(&self, is_http_1_0: bool) -> Result<Body, Rejection> {
+    /// Returns whether content follows the head (RFC 9112 section 6).
+    fn has_content(&self, is_http_1_0: bool) -> Result<bool, Rejection> {
         let mut lengths = self.lines("content-length");
         let length = lengths.next();
         let mut codings = self.bytes("transfer-encoding").flat_map(list_members);
@@ -479,16 +452,16 @@ impl<'h> Fields<'h> {
             if is_http_1_0 {
                 return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
             }
-            return chunked(&mut codings);
+            check_codings(&mut codings)?;
+            return Ok(true);
         }
         match length {
-            None => Ok(Body::None),
+            None => Ok(false),
             // Section 6.3: MUST answer 400 to an invalid length. Two equal lengths may be taken for one;
             // no client sends them, so we refuse those, too.
             Some(_) if lengths.next().is_some() => Err(bad("there are two Content-Length fields")),
             Some(text) => match parse_number(text) {
-                Some(0) => Ok(Body::None),
-                Some(_) => Ok(Body::Sized),
+                Some(length) => Ok(length > 0),
                 None => Err(bad("the Content-Length is not a number")),
             },
         }
@@ -511,14 +484,14 @@ impl<'h> Fields<'h> {
     }
 }
 
-/// Reads the transfer codings of a request. RFC 9112 section 6.3: MUST answer 400 if chunked is not the
+/// Checks the transfer codings of a request. RFC 9112 section 6.3: MUST answer 400 if chunked is not the
 /// last one, because then nobody can tell the length. Section 6.1: SHOULD answer 501 to a coding that
 /// the server does not know.
-fn chunked<'a>(codings: &mut impl Iterator<Item = &'a str>) -> Result<Body, Rejection> {
+fn check_codings<'a>(codings: &mut impl Iterator<Item = &'a str>) -> Result<(), Rejection> {
     let is_chunked = |coding: &&str| coding.eq_ignore_ascii_case("chunked");
     let codings: Vec<&str> = codings.collect();
     match codings.split_last() {
-        Some((last, [])) if is_chunked(last) => Ok(Body::Chunked),
+        Some((last, [])) if is_chunked(last) => Ok(()),
         Some((last, others)) if is_chunked(last) && !others.iter().any(is_chunked) => {
             Err(reject(Status::NotImplemented, "the only transfer coding known here is chunked"))
         }
