@@ -1,4 +1,4 @@
-//! Writes events as lines for people.
+//! Writes events as lines of text.
 //!
 //! Documents: RFC 3339 (the time), RFC 9110 section 10.1.5 (User-Agent), POSIX `PIPE_BUF`.
 //!
@@ -8,36 +8,36 @@
 //!                                                                          status   bytes of content
 //! ```
 //!
-//! An explanation of the request, if the log has them, follows in indented lines. It is written with the
-//! line, or dropped with it.
+//! With `--explain`, an explanation of the request follows in indented lines. It is written or dropped
+//! together with the line.
 //!
-//! Lines are gathered, and written when there is nothing else to do, when there are many, or after
-//! 10 ms. They must never stop the event loop, though what they are written to may be a pipe that nothing
-//! reads, or a terminal that Ctrl-S has stopped. Other processes may share the open file, so it cannot be made
-//! non-blocking. What cannot be written waits in a buffer.
+//! Lines are buffered, and written when there is nothing else to do, when there are many, or after 10 ms. A
+//! write must never block the event loop, even to a pipe that nothing reads, or to a terminal that Ctrl-S has
+//! stopped. Other processes may share the open file, so it cannot be made non-blocking. What cannot be written
+//! stays in the buffer.
 //!
 //! ```text
 //!     standard error                               how a write is kept from blocking
 //!     -------------------------------------------  ------------------------------------------------------
-//!     a pipe, a socket                             poll(2) first: it is ready if 4096 bytes fit
-//!     a terminal                                   opened anew, non-blocking for us alone
+//!     a pipe, a socket                             poll(2) first: it is writable if 4096 bytes fit
+//!     a terminal                                   reopened, non-blocking for this process alone
 //!     another user's terminal, if it controls us   the same, by its other name, /dev/tty
-//!     another user's terminal                      poll(2) first: it is ready if 256 bytes fit, or a line
+//!     another user's terminal                      poll(2) first: it is writable if 256 bytes fit, or a line
 //!                                                  feed, which becomes two characters
 //! ```
 //!
 //! A write still blocks in these cases: if another process fills the pipe or the terminal between poll(2) and
-//! the write, or Ctrl-S comes just then; and on a file system that does not answer, because poll(2) calls a
-//! regular file always writable.
+//! the write, or Ctrl-S comes just then; and on a file system that does not respond, because poll(2) always
+//! reports a regular file as writable.
 //!
-//! Limits: the buffer has 128 KiB. A line that does not fit it, or that a write fails for, is dropped
-//! and counted; the next write that succeeds reports the count. Of a target or user agent, 256 bytes are
+//! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and
+//! counted; the count is logged as soon as a write succeeds. Of a target or user agent, 256 bytes are
 //! shown, and everything but printable ASCII is escaped: a client must not be able to write to a
 //! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
 //! stays short.
 //!
-//! Deliberately absent: levels, formats to choose from, and files with a rotation. Where standard error
-//! goes is decided by the person who starts the program.
+//! Deliberately absent: levels, a choice of formats, and log files with rotation. Whoever starts the program
+//! decides where standard error goes.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -50,8 +50,8 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::system;
 
-/// The most bytes that wait to be written: some 800 lines, a few milliseconds at full speed. A pipe
-/// holds half as much.
+/// The most bytes in the buffer: some 800 lines, a few milliseconds at full speed. A pipe holds half as
+/// much.
 const MAX_BUFFERED: usize = 128 * 1024;
 
 /// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
@@ -62,7 +62,8 @@ const MAX_WRITE: usize = 4096;
 /// for this much (Linux counts its memory in pieces of 256 bytes), and a serial line or console for more.
 const MAX_PIECE: usize = 256;
 
-/// With so many bytes it is time to write. Three quarters, so that a few more lines still fit one write.
+/// With more bytes than this, the buffer should be written at once. The rest of the write is for the lines until
+/// then.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
 
 /// How long a line waits at most while there are other things to do.
@@ -78,12 +79,12 @@ pub const MAX_EXPLANATION: usize = 320;
 // its explanation with it.
 const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
 
-/// Before each line of an explanation. No other line begins with a space.
+/// The start of each line of an explanation. No other line begins with a space.
 const INDENTATION: &str = "    ";
 
-/// Where lines go.
+/// What a log is written to.
 pub trait Sink {
-    /// Whether a write of 4 KiB will not block.
+    /// Whether a write of 4 KiB would not block.
     fn is_ready(&mut self) -> bool;
 
     /// Writes some of the bytes.
@@ -94,19 +95,19 @@ pub trait Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// Standard error, see the table above.
+/// Standard error (see the table above).
 pub enum Stderr {
     /// A pipe or a file.
     Shared,
-    /// A terminal, opened anew. poll(2) calls it writable if it has room for one byte, so a write of many would
-    /// block.
+    /// A reopened terminal. poll(2) reports it as writable if there is room for one byte, so a longer write to the
+    /// original would block.
     Reopened(File),
-    /// A terminal that may not be opened anew. With `su -c`, it controls no process of ours either.
+    /// A terminal that may not be reopened. After `su -c`, it is not our controlling terminal either.
     Foreign,
 }
 
 impl Stderr {
-    /// Finds out what standard error is.
+    /// Checks what standard error is.
     #[must_use]
     pub fn open() -> Self {
         if !io::stderr().is_terminal() {
@@ -115,7 +116,7 @@ impl Stderr {
         let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
         let open = |path| OpenOptions::new().write(true).custom_flags(flags).open(path);
         let reopened = open("/proc/self/fd/2").or_else(|error| {
-            // Everyone may open /dev/tty, which stands for the terminal that controls the process.
+            // Every user may open /dev/tty, which is the controlling terminal of the process.
             if system::controls_us(io::stderr().as_fd()) { open("/dev/tty") } else { Err(error) }
         });
         reopened.map_or(Self::Foreign, Self::Reopened)
@@ -142,14 +143,14 @@ impl Sink for Stderr {
     }
 }
 
-/// Writes a log to standard error, not too often.
+/// Writes a log to standard error, up to a hundred times a second.
 pub struct LogWriter {
     stderr: Stderr,
     written_at: Instant,
 }
 
 impl LogWriter {
-    /// Finds out what standard error is.
+    /// Checks what standard error is.
     #[must_use]
     pub fn open(now: Instant) -> Self {
         Self { stderr: Stderr::open(), written_at: now }
@@ -179,25 +180,25 @@ impl LogWriter {
     }
 }
 
-/// An answered request.
+/// A request with its response.
 pub struct Entry<'a> {
     /// What was done: "Serving manifest".
     pub label: &'a str,
-    /// The part of the request line that was parsed: method and target.
+    /// The method and the target of the request line.
     pub request: [&'a str; 2],
-    /// The status code of the answer.
+    /// The status code of the response.
     pub status: u16,
-    /// The length of the content that follows, in bytes.
+    /// The length of the content, in bytes.
     pub length: u64,
-    /// The other end.
+    /// The address of the client.
     pub peer: SocketAddr,
     /// The client's name for itself.
     pub user_agent: &'a str,
-    /// A client, and what it does and why: in printable ASCII, and in several lines if need be.
+    /// The name of the client, and the explanation of its request: printable ASCII, possibly several lines.
     pub explanation: Option<[&'a str; 2]>,
 }
 
-/// What the log has of each request.
+/// What is logged of each request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Requests {
     /// Nothing.
@@ -208,11 +209,11 @@ enum Requests {
     Explained,
 }
 
-/// Lines on their way out.
+/// A buffer of lines.
 pub struct Log {
     requests: Requests,
     buffer: Vec<u8>,
-    /// Whether there are lines that no one has tried to write.
+    /// Whether there are lines that no write has been tried for.
     is_new: bool,
     /// How many lines have been dropped in all.
     dropped: u64,
@@ -223,7 +224,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log. Without `wants_requests`, only other events are logged.
+    /// Creates an empty log. Without `wants_requests`, only other events are logged.
     #[must_use]
     pub fn new(wants_requests: bool) -> Self {
         Self {
@@ -236,19 +237,19 @@ impl Log {
         }
     }
 
-    /// The same log, with short lines if `is_short`, for a terminal.
+    /// Sets whether lines are short, for a terminal.
     #[must_use]
     pub fn short(self, is_short: bool) -> Self {
         Self { is_short, ..self }
     }
 
-    /// The same log, which explains each request if `is_explained`.
+    /// Sets whether each request is explained.
     #[must_use]
     pub fn explained(self, is_explained: bool) -> Self {
         Self { requests: if is_explained { Requests::Explained } else { self.requests }, ..self }
     }
 
-    /// Whether it has lines about single clients, not only about the server.
+    /// Whether it logs requests and clients, not only events of the server.
     #[must_use]
     pub fn wants_requests(&self) -> bool {
         self.requests != Requests::Hidden
@@ -266,14 +267,13 @@ impl Log {
         self.dropped
     }
 
-    /// Adds the line of one answer, and its explanation if there is one. `time` is for the reader, as RFC
-    /// 3339 has it.
+    /// Adds the line of a request, and its explanation if there is one. `time` has the format of RFC 3339.
     pub fn request(&mut self, time: &str, entry: &Entry<'_>) {
         if !self.wants_requests() {
             return;
         }
         let Entry { label, request: [method, target], status, length, peer, mut user_agent, .. } = *entry;
-        // RFC 9110 section 10.1.5: the first product is the client, those that follow are its parts.
+        // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.
         if self.is_short {
             user_agent = user_agent.split(' ').next().unwrap_or_default();
         }
@@ -295,14 +295,14 @@ impl Log {
         self.bound(start);
     }
 
-    /// Adds text of our own as it is.
+    /// Adds text unchanged.
     pub fn text(&mut self, text: &str) {
         let start = self.buffer.len();
         self.buffer.extend_from_slice(text.as_bytes());
         self.bound(start);
     }
 
-    /// Adds a line of our own.
+    /// Adds the line of another event.
     pub fn event(&mut self, time: &str, event: &str) {
         let start = self.buffer.len();
         for text in [time, " ", event, "\n"] {
@@ -311,7 +311,7 @@ impl Log {
         self.bound(start);
     }
 
-    /// Takes what begins at `start` back if the buffer has become too long.
+    /// Drops what was added at `start` if the buffer has become too long.
     fn bound(&mut self, start: usize) {
         self.is_new = true;
         if self.buffer.len() > MAX_BUFFERED {
@@ -320,19 +320,19 @@ impl Log {
         }
     }
 
-    /// Whether there are lines that no one has tried to write.
+    /// Whether there are lines that no write has been tried for.
     #[must_use]
     pub fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// Whether there is enough of it to be worth a write now.
+    /// Whether the buffer should be written now.
     #[must_use]
     pub fn is_ample(&self) -> bool {
         self.is_new && self.buffer.len() > AMPLE
     }
 
-    /// Whether there is anything that has not been written.
+    /// Whether anything is still to be written.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.buffer.is_empty() || self.dropped > self.reported
@@ -345,7 +345,7 @@ impl Log {
         while written < self.buffer.len() && !is_lost && sink.is_ready() {
             let rest = &self.buffer[written..];
             let lines = match rest.get(..=MAX_WRITE) {
-                // Lines that are written as a whole stay whole among those of other processes.
+                // A line in one write is not interleaved with those of other processes.
                 Some(more) => last_end(more).map_or(&rest[..MAX_WRITE], |end| &rest[..end]),
                 None => rest,
             };
@@ -353,7 +353,7 @@ impl Log {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Nothing reads it, or the file is full or has grown to its limit. The next line tries again.
+                // Nothing reads it, or the disk is full, or the file has reached its limit.
                 Err(_) => is_lost = true,
             }
         }
@@ -373,19 +373,18 @@ impl Log {
     }
 }
 
-/// A number of things: "1 line", "2 lines".
+/// Formats a number of things: "1 line", "2 lines".
 #[must_use]
 pub fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Where the last line ends that is followed by another one, with its explanation.
+/// Finds the end of the last entry (a line with its explanation) that another one follows.
 fn last_end(lines: &[u8]) -> Option<usize> {
     lines.windows(2).rposition(|pair| pair[0] == b'\n' && pair[1] != b' ').map(|at| at + 1)
 }
 
-/// How many lines these are, without explanations. The first may be the rest of a line or of an explanation,
-/// which is lost as well if a part of it is.
+/// Counts the entries. The first may be the rest of one that was partly written; it counts as lost.
 fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
