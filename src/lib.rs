@@ -18,11 +18,11 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              does what the command line asks for         options server budget registry
+//!     main.rs              runs the command of the command line        options server budget registry
 //!                                                                      page kubernetes health
 //!                                                                      image/archive image image/layer
 //!                                                                      image/sbom image/tar log system
-//!     options.rs           turns the command line into options         kubernetes image
+//!     options.rs           parses the command line                     kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   acceptor clients turns socket
 //!                                                                      budget connection registry
 //!                                                                      metrics confinement kinds log
@@ -35,7 +35,7 @@
 //!     connection.rs        turns a client's bytes into answers         explain registry metrics
 //!                                                                      http/request http/response kinds
 //!                                                                      log clock
-//!     explain.rs           turns a request into words for a learner    http/request http/response
+//!     explain.rs           explains a request to a learner             http/request http/response
 //!                                                                      http/syntax kinds
 //!     registry.rs          turns a request into its answer             page metrics http/conditional
 //!                                                                      http/request http/response
@@ -43,12 +43,12 @@
 //!                                                                      image/digest image/json kinds
 //!     page.rs              turns an image into a page for people       metrics image image/digest
 //!                                                                      image/layer kinds
-//!     metrics.rs           turns what was counted into text            http/response kinds clock system
+//!     metrics.rs           counts, and writes the counters as text     http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/response
 //!                                                                      http/syntax
-//!     http/request.rs      turns bytes into a request                  http/response http/syntax
-//!     http/response.rs     turns an answer into the bytes of its head
-//!     http/syntax.rs       the grammar that several files read with
+//!     http/request.rs      parses bytes into a request                 http/response http/syntax
+//!     http/response.rs     writes the head of a response
+//!     http/syntax.rs       the grammar that several files share
 //!     kubernetes.rs        turns an image into manifests that run it   image
 //!     image/archive.rs     turns an image into one file                image image/json image/tar
 //!     image/artifacts.rs   turns an image into what refers to it       image image/digest image/sbom
@@ -62,12 +62,12 @@
 //!     image/sbom.rs        lists the crates that ship
 //!     image/json.rs        turns JSON values into text
 //!     image/digest.rs      turns content into the digest that names it
-//!     health.rs            asks a server whether it is well
-//!     confinement.rs       turns system calls into a filter for them   system
+//!     health.rs            checks the health of a server
+//!     confinement.rs       filters the server's system calls           system
 //!     budget.rs            divides the memory among the clients        system
 //!     kinds.rs             names what is logged and counted
-//!     log.rs               turns events into lines for people          clock system
-//!     clock.rs             turns a moment into dates
+//!     log.rs               writes events as lines of text              clock system
+//!     clock.rs             reads the clock, and formats the time
 //!     system.rs            the system calls that std lacks
 //! ```
 //!
