@@ -1,20 +1,19 @@
-//! Turns a reading of the clock into the three forms in which a server needs the time: for deadlines, for
-//! the field `Date`, and for people.
+//! Reads the clock, and formats the time: for deadlines, for the field `Date`, and for people.
 //!
 //! Documents: RFC 9110 section 5.6.7 (`Date`), RFC 3339 (the log, and an image's `created`).
 //!
-//! The loop reads the clock once each time it looks for events, and passes the time down. So everything
-//! below the loop can be tested at any hour.
+//! The loop reads the clock once after each poll, and passes the time down. So everything below the loop can
+//! be tested at any time.
 //!
 //! Deliberately absent: time zones, leap seconds, and fractions of a second.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// The last second that RFC 3339 can write: the end of the year 9999.
+/// The last second that RFC 3339 can express: the end of the year 9999.
 const LAST: u64 = 253_402_300_799;
 
-/// When the image says that it was made, in seconds since the epoch: a time that the builder may set for
-/// all builds, or else 0. See <https://reproducible-builds.org/specs/source-date-epoch/>.
+/// The creation time in the image, in seconds since the epoch. It can be set at build time, and is 0 otherwise.
+/// See <https://reproducible-builds.org/specs/source-date-epoch/>.
 pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
     None => 0,
     Some(text) => match u64::from_str_radix(text, 10) {
@@ -36,20 +35,20 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The present moment.
+    /// Reads the clock.
     #[must_use]
     pub fn start() -> Self {
         Self::at(Instant::now(), since_epoch())
     }
 
-    /// A given moment; `since_epoch` is the calendar's side of it.
+    /// Returns a given moment; `since_epoch` is its time on the calendar.
     #[must_use]
     pub fn at(now: Instant, since_epoch: Duration) -> Self {
         let unix = since_epoch.as_secs();
         Self { now, unix, http_date: http_date(unix), rfc3339: rfc3339(unix) }
     }
 
-    /// Moves on to the present moment. The dates are written anew once a second.
+    /// Reads the clock again. The dates are formatted once a second.
     pub fn tick(&mut self) {
         let since_epoch = since_epoch();
         if since_epoch.as_secs() == self.unix {
@@ -78,13 +77,13 @@ impl Clock {
     }
 }
 
-/// The time since the epoch. A machine without a battery may think that it is 1969; we take that for the
-/// epoch.
+/// Returns the time since the epoch. The clock of a machine without a battery may be set to 1969; that counts as
+/// the epoch.
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// A time in seconds since the epoch as RFC 3339 writes it.
+/// Formats a time in seconds since the epoch, as RFC 3339 has it.
 #[must_use]
 pub fn rfc3339(unix: u64) -> String {
     let Date { year, month, day, .. } = date(unix);
@@ -113,8 +112,8 @@ struct Date {
     weekday: usize,
 }
 
-/// The Gregorian date. Years are counted from March, so that the leap day is the last of its year; and
-/// they are counted in eras of 400 years, which all have the same number of days.
+/// Returns the Gregorian date. Years are counted from March, so that the leap day is the last of its year, and in
+/// eras of 400 years, which all have the same number of days.
 fn date(unix: u64) -> Date {
     const DAYS_PER_ERA: u64 = 146_097;
     const DAYS_BEFORE_EPOCH: u64 = 719_468; // from the first of March of the year 0

@@ -1,39 +1,37 @@
-//! Turns a table of system calls into the filter that makes the kernel refuse all others.
+//! Builds a filter from a table of system calls. With it, the kernel denies all others.
 //!
 //! Documents: seccomp(2), and linux/audit.h for the names of architectures.
 //!
-//! A server that has opened its sockets and packed its layers needs few calls more. The others are what
-//! an attacker would need who has taken over the process: to open files, to run programs, to connect to
-//! other machines. The server gives them up, for good, before it reads the first byte from outside. The
-//! filter is a program that the kernel runs at each call. It compares numbers and jumps forward, and it
-//! is made when this file is compiled:
+//! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has
+//! taken over the process would need others: to open files, to run programs, to connect to other machines. The
+//! server gives those up, irrevocably, before it reads the first byte from outside. The filter is a program
+//! that the kernel runs for each call. It compares numbers and jumps forward. It is built at compile time:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
-//!     is it the first of the table?               yes: what the table says
-//!     is it the second?                           yes: what the table says
+//!     is it the first in the table?               yes: its verdict
+//!     is it the second?                           yes: its verdict
 //!     ...
 //!     the call fails with ENOSYS
 //! ```
 //!
 //! What happens to a call that is not allowed:
 //!
-//! * As a rule it fails with ENOSYS. A library that tries a call which an old kernel lacks knows this
-//!   error, and does without (EPERM has broken libraries in containers). So a library that does what we
-//!   did not foresee, perhaps on its way to an error message, does no harm.
-//! * A call that only foreign code can make ends the process: nothing here starts a process or makes a
-//!   socket while it serves. A process that is taken over must not go on to try something else, or to
-//!   serve other bytes. What runs the server starts it again, and sees SIGSYS as the reason.
+//! * Usually it fails with ENOSYS. Libraries expect this error of a call that an old kernel lacks, and do
+//!   without the call (EPERM has broken libraries in containers). So an unforeseen call of a library, perhaps
+//!   on its way to an error message, is harmless.
+//! * A call that only injected code can make ends the process: nothing here starts a process or creates a
+//!   socket while it serves. A process that has been taken over must not try something else, or serve other
+//!   bytes. The service manager restarts the server, and sees SIGSYS as the reason.
 //!
-//! `abort` is not provided for: its signal to itself fails with ENOSYS, and it then ends the process by
-//! an instruction that is not allowed. x32, the second set of calls of `x86_64`, has numbers that are not
-//! in the table.
+//! `abort` is not supported: its signal to itself fails with ENOSYS, and it then ends the process by an illegal
+//! instruction. The numbers of x32, the second set of calls of `x86_64`, are not in the table.
 //!
-//! Limits: the architectures below. On others the server serves without a filter, and its log says so.
+//! Limits: the architectures below. On others the server runs without a filter, and logs that.
 //!
-//! Deliberately absent: descriptors. A filter sees only numbers, and which descriptor is a client's
-//! changes with each client. (`system::start` has closed those that were inherited.) And files: a filter cannot follow a pointer to a name, so no file is opened
-//! at all.
+//! Deliberately absent: rules for descriptors and for files. A filter sees only numbers, and the descriptors of
+//! clients change all the time. (`system::start` has closed the inherited ones.) A filter cannot read a file
+//! name either, so no file can be opened at all.
 
 use std::ffi::c_long;
 use std::io::{self, ErrorKind};
@@ -44,21 +42,20 @@ use crate::system;
 
 use Verdict::{Allowed, AllowedWith, AllowedWithout, Ends};
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// The kernel carries it out.
+    /// It is executed.
     Allowed,
-    /// The kernel carries it out if each of the arguments with these indexes, from 0, is that number.
+    /// It is executed if each of the arguments with these indexes, from 0, is that number.
     AllowedWith(&'static [(u32, u32)]),
-    /// The kernel carries it out if the argument with that index has none of those bits.
+    /// It is executed if the argument with that index has none of those bits.
     AllowedWithout(u32, u32),
     /// It ends the process.
     Ends,
 }
 
-/// The architecture that this program is made for, as the kernel names it to the filter; 0 if it is none
-/// that the table was made for.
+/// The kernel's number for the architecture of this program; 0 if the table does not cover it.
 pub const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
     0xc000_003e // AUDIT_ARCH_X86_64
 } else if cfg!(target_arch = "aarch64") {
@@ -76,22 +73,22 @@ const SEND_FLAGS: u32 = (libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned();
 const SOCKET_LEVEL: (u32, u32) = (1, libc::SOL_SOCKET.cast_unsigned());
 const EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
 
-/// All calls that have a verdict of their own. Those with a condition come first: the kernel remembers
-/// which calls are allowed whatever their arguments, and runs the filter only for the others.
+/// The calls with a verdict of their own. Those with a condition come first: the kernel caches which calls are
+/// always allowed, and runs the filter only for the others.
 pub const RULES: &[(c_long, Verdict)] = &[
-    // Answers. Not with MSG_FASTOPEN, which connects a socket to another machine.
+    // Responses. Not with MSG_FASTOPEN, which connects a socket to another machine.
     (libc::SYS_sendto, AllowedWithout(3, !SEND_FLAGS)),
     #[cfg(target_arch = "arm")]
     (libc::SYS_send, AllowedWithout(3, !SEND_FLAGS)),
-    // Whether an answer has arrived. Other requests do as much as type into a terminal.
+    // Whether a response has been acknowledged. Other ioctls can even type into a terminal.
     (libc::SYS_ioctl, AllowedWith(&[(1, libc::TIOCOUTQ as u32)])),
-    // How much a socket has queued.
+    // How much memory a socket has queued.
     (libc::SYS_getsockopt, AllowedWith(&[SOCKET_LEVEL, (2, libc::SO_MEMINFO.cast_unsigned())])),
-    // A reset instead of an end.
+    // Reset instead of a graceful close.
     (libc::SYS_setsockopt, AllowedWith(&[SOCKET_LEVEL, (2, libc::SO_LINGER.cast_unsigned())])),
-    // The end of the last answer. SHUT_RD would turn the listener into a socket that can connect.
+    // The end of the last response. SHUT_RD would turn the listener into a socket that can connect.
     (libc::SYS_shutdown, AllowedWith(&[(1, libc::SHUT_WR.cast_unsigned())])),
-    // Memory, but none that can be executed.
+    // Memory, but not executable.
     #[cfg(not(target_arch = "arm"))]
     (libc::SYS_mmap, AllowedWithout(2, EXECUTABLE)),
     #[cfg(target_arch = "arm")]
@@ -114,25 +111,25 @@ pub const RULES: &[(c_long, Verdict)] = &[
     #[cfg(target_arch = "arm")]
     (libc::SYS_sendfile64, Allowed),
     (libc::SYS_close, Allowed),
-    // Signals, by their descriptor.
+    // Signals, through their descriptor.
     (libc::SYS_read, Allowed),
-    // How much memory there is, for the metrics.
+    // The resident memory, for the metrics.
     (libc::SYS_pread64, Allowed),
-    // The log, and the last words of a C library or a panic.
+    // The log, and the last message of a C library or a panic.
     #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
     (libc::SYS_poll, Allowed),
     (libc::SYS_ppoll, Allowed),
     (libc::SYS_write, Allowed),
     (libc::SYS_writev, Allowed),
-    // The time, where the kernel does not give it without a call.
+    // The time, where the kernel has no vDSO for it.
     (libc::SYS_clock_gettime, Allowed),
     #[cfg(target_arch = "arm")]
     (SYS_CLOCK_GETTIME64, Allowed),
-    // Locks. C libraries wake what waits for one even if nothing does, and give up if that fails.
+    // Locks. C libraries wake the waiting threads even if there are none, and abort if that fails.
     (libc::SYS_futex, Allowed),
-    // What the kernel itself makes of a call that a stop and a continuation interrupt.
+    // The kernel's continuation of a call that a stop has interrupted.
     (libc::SYS_restart_syscall, Allowed),
-    // The end.
+    // Exit.
     (libc::SYS_exit_group, Allowed),
     // Another program, another process, another machine.
     (libc::SYS_execve, Ends),
@@ -148,11 +145,11 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (libc::SYS_connect, Ends),
 ];
 
-/// The libc crate has no name for it.
+/// The libc crate does not define it.
 #[cfg(target_arch = "arm")]
 const SYS_CLOCK_GETTIME64: c_long = 403;
 
-/// What the kernel shows to a filter is a `seccomp_data`: these are the offsets of its fields.
+/// The offsets of the fields of a `seccomp_data`, the input of a filter.
 const NUMBER: u32 = 0;
 const CALLED_ARCHITECTURE: u32 = 4;
 const ARGUMENTS: u32 = 16;
@@ -165,7 +162,7 @@ const END: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 /// The filter of this program.
 static FILTER: Filter = Filter::new(ARCHITECTURE, RULES);
 
-/// A filter, as the kernel takes it.
+/// A filter in the kernel's format.
 pub struct Filter {
     instructions: [sock_filter; Self::ROOM],
     length: usize,
@@ -174,23 +171,23 @@ pub struct Filter {
 impl Filter {
     const ROOM: usize = 128;
 
-    /// The filter for an architecture and its table of calls.
+    /// Builds the filter for an architecture and its table of calls.
     #[must_use]
     pub const fn new(architecture: u32, rules: &[(c_long, Verdict)]) -> Self {
         let nothing = sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
         let mut filter = Self { instructions: [nothing; Self::ROOM], length: 0 };
         filter.load(CALLED_ARCHITECTURE);
         filter.jump(libc::BPF_JEQ, architecture, [1, 0]);
-        filter.give(END);
+        filter.ret(END);
         filter.load(NUMBER);
         let mut index = 0;
-        // A constant function has no `for` yet.
+        // A const function cannot use `for` yet.
         while index < rules.len() {
             let (call, verdict) = rules[index];
             filter.rule(call.cast_unsigned() as u32, verdict);
             index += 1;
         }
-        filter.give(FAIL);
+        filter.ret(FAIL);
         filter
     }
 
@@ -200,12 +197,12 @@ impl Filter {
         &self.instructions[..self.length]
     }
 
-    /// Appends what gives the verdict on one call. For other calls it leads behind itself.
+    /// Appends the instructions for one call. Other calls skip them.
     const fn rule(&mut self, call: u32, verdict: Verdict) {
         match verdict {
             Allowed | Ends => {
                 self.jump(libc::BPF_JEQ, call, [0, 1]);
-                self.give(if matches!(verdict, Allowed) { ALLOW } else { END });
+                self.ret(if matches!(verdict, Allowed) { ALLOW } else { END });
             }
             AllowedWith(arguments) => {
                 let mut left = 2 * arguments.len() as u8;
@@ -216,15 +213,15 @@ impl Filter {
                     left -= 2;
                     self.jump(libc::BPF_JEQ, number, [0, left + 1]);
                 }
-                self.give(ALLOW);
-                self.give(FAIL);
+                self.ret(ALLOW);
+                self.ret(FAIL);
             }
             AllowedWithout(argument, bits) => {
                 self.jump(libc::BPF_JEQ, call, [0, 4]);
                 self.load(lower_half(argument));
                 self.jump(libc::BPF_JSET, bits, [1, 0]);
-                self.give(ALLOW);
-                self.give(FAIL);
+                self.ret(ALLOW);
+                self.ret(FAIL);
             }
         }
     }
@@ -234,14 +231,14 @@ impl Filter {
         self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, [0, 0]);
     }
 
-    /// Appends: compare what is loaded with a number, and skip so many instructions if the comparison
-    /// holds, and so many if not.
+    /// Appends: compare the loaded bits with a number, and skip the first count of instructions if the
+    /// comparison holds, else the second.
     const fn jump(&mut self, comparison: u32, number: u32, skipped: [u8; 2]) {
         self.push(libc::BPF_JMP | comparison | libc::BPF_K, number, skipped);
     }
 
-    /// Appends: this is the result.
-    const fn give(&mut self, result: u32) {
+    /// Appends: return this result.
+    const fn ret(&mut self, result: u32) {
         self.push(libc::BPF_RET | libc::BPF_K, result, [0, 0]);
     }
 
@@ -251,18 +248,18 @@ impl Filter {
     }
 }
 
-/// The offset of an argument's lower 32 bits. The upper half of a register does not count: the kernel
-/// takes each of the arguments in the table as an `int`, or looks only at bits of the lower half.
+/// Returns the offset of the lower 32 bits of an argument. The upper half can be ignored: the kernel takes each of
+/// the arguments in the table as an `int`, or uses only bits of the lower half.
 const fn lower_half(argument: u32) -> u32 {
     let big_endian = cfg!(target_endian = "big") as u32;
     ARGUMENTS + 8 * argument + 4 * big_endian
 }
 
-/// Confines this thread to the calls of the table, for good.
+/// Confines this thread to the calls of the table, irrevocably.
 ///
 /// # Errors
 ///
-/// When the kernel cannot, or what runs the process does not allow it.
+/// If the kernel does not support filters, or the environment of the process does not allow them.
 pub fn confine() -> io::Result<()> {
     if ARCHITECTURE == 0 {
         return Err(ErrorKind::Unsupported.into());
@@ -274,7 +271,7 @@ pub fn confine() -> io::Result<()> {
 mod tests {
     use super::*;
 
-    /// What the kernel shows to a filter, as 32-bit words.
+    /// The input of a filter, as 32-bit words.
     struct Call {
         architecture: u32,
         number: u32,

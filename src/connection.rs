@@ -76,7 +76,7 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::explain::explain;
-use crate::http::request::{self, Body, FieldStorage, MAX_INPUT, Rejection, Request};
+use crate::http::request::{self, FieldStorage, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
 use crate::kinds::CloseReason;
 use crate::log::{Entry, Log};
@@ -541,7 +541,7 @@ impl Connection {
             let part = self.gather(Ok(&request), &answer, persistence, turn);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
-                let is_all = rest.is_empty() && request.body == Body::None;
+                let is_all = rest.is_empty() && !request.has_body;
                 let then = if is_all { Then::Close } else { Then::Linger };
                 return self.flush(part, &[], then, turn);
             }

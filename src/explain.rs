@@ -1,5 +1,5 @@
-//! Turns a request and its answer into a sentence or two for a person who learns the protocol: what the
-//! client wants to know, what it got, and what it will ask next.
+//! Explains a request and its response in a sentence or two, for people who learn the protocol: what the client
+//! wants, what it got, and what it will request next.
 //!
 //! Documents: OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110; each text ends with its section.
 //!
@@ -10,24 +10,24 @@
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
-//! No document says in which order a client asks. That part of the texts is from the sources of moby,
-//! containerd and containers/image, and was seen with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
-//! 1.9.3 and podman 4.3.1. Where they differ, a text says what is true of all of them.
+//! No document specifies the order of a client's requests. That part of the texts is from the sources of moby,
+//! containerd and containers/image, and was observed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
+//! 1.9.3 and podman 4.3.1. Where they differ, a text says only what is true of all of them.
 //!
-//! Limits: a text has at most two sentences, and fits a terminal of 100 columns behind "The client", which
-//! is what a client is called whose name for itself is long or strange.
+//! Limits: a text has at most two sentences. It fits a terminal of 100 columns after "The client", which replaces
+//! a client's own name if that is long or strange.
 //!
-//! Deliberately absent: looking at more than one request. What a client asked before is not kept.
+//! Deliberately absent: relating requests to each other. A client's earlier requests are not kept.
 
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
 use crate::http::syntax::TOKEN;
 use crate::kinds::Endpoint;
 
-/// The longest name of a client that is used as the subject. `go-containerregistry` has 20 bytes.
+/// The longest name of a client that is shown. `go-containerregistry` has 20 bytes.
 pub const MAX_NAME: usize = 20;
 
-// The texts, in the order of a pull. The subject, a client, comes before each.
+// The texts, in the order of a pull. The name of the client, which is the subject, comes before each.
 
 const TLS: &str = "tries HTTPS first, with a TLS hello, and hears that this port speaks plain HTTP.\n\
     If it may do without TLS, as docker may on localhost, it asks again. (RFC 8446 section 4.1.2)";
@@ -101,7 +101,7 @@ const OPTIONS: &str = "asks which methods and fields are allowed, as a browser d
 const PUSH: &str = "wants to push, but this registry takes no images.\n\
     405 says so with the code DENIED, and the push ends at once. (distribution-spec, Push)";
 
-// What goes wrong.
+// The texts for errors.
 
 const NO_MANIFEST: &str = "asks for a manifest that is not here.\n\
     A pull ends with 404 or goes on at another registry, and a push sends the manifest next.\n\
@@ -150,8 +150,8 @@ const TOO_SLOW: &str = "began a request and did not end it in time.\n\
 const VERSION: &str = "speaks a version of HTTP that this server does not speak.\n\
     505 refuses it, and the connection ends. (RFC 9110 section 15.6.6)";
 
-/// Explains an answer: the client's name, and what is to be said of it, in lines without their ends.
-/// `None` for what the log says nothing of. There is no request if the bytes were none.
+/// Explains a response: returns the client's name and a text, or `None` if the response is not logged. `request` is
+/// `None` if the bytes were not a request.
 #[must_use]
 pub fn explain<'a>(
     request: Option<&Request<'a>>,
@@ -159,20 +159,20 @@ pub fn explain<'a>(
     status: Status,
 ) -> Option<[&'a str; 2]> {
     let text = match request {
-        Some(request) if status == Status::Ok => found(request, endpoint)?,
+        Some(request) if status == Status::Ok => explain_success(request, endpoint)?,
         _ if !status.is_error() && endpoint.label().is_none() => return None,
-        _ => otherwise(request, endpoint, status),
+        _ => explain_other(request, endpoint, status),
     };
     Some([request.and_then(name).unwrap_or("The client"), text])
 }
 
-/// The client's name for itself. RFC 9110 section 10.1.5: the first product is the client.
+/// Returns the client's own name. RFC 9110 section 10.1.5: the first product is the client.
 fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let product = request.field_lines("user-agent").next()?.split(['/', ' ']).next()?;
     TOKEN.text(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
 }
 
-fn found(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
+fn explain_success(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
     let (is_head, is_by_tag) = (request.method == Method::Head, !reference(request).contains(':'));
     // Field note: containerd adds `ns=docker.io` if it takes this server for a mirror of that registry.
     let is_for_mirror =
@@ -213,7 +213,7 @@ fn found(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
         Endpoint::Artifact => ARTIFACT,
         Endpoint::Catalog => CATALOG,
         Endpoint::Welcome => WELCOME,
-        // The log says nothing of the first two, and the others are never found.
+        // The first two are not logged, and the others do not occur with 200.
         Endpoint::Health
         | Endpoint::Metrics
         | Endpoint::UnknownManifest
@@ -225,8 +225,8 @@ fn found(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
     })
 }
 
-/// Explains an answer other than 200.
-fn otherwise(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) -> &'static str {
+/// Explains a response other than 200.
+fn explain_other(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) -> &'static str {
     match (status, endpoint) {
         // A 200 without a request does not occur.
         (Status::Ok | Status::PartialContent, _) => PART,
@@ -260,7 +260,7 @@ fn otherwise(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) 
     }
 }
 
-/// The tag or digest at the end of the path.
+/// Returns the tag or digest at the end of the path.
 fn reference<'r>(request: &'r Request<'_>) -> &'r str {
     request.path.rsplit('/').next().unwrap_or_default()
 }

@@ -1,18 +1,18 @@
-//! Asks a server whether it is well. The image's health check runs this.
+//! Checks the health of a server. The image's health check runs this.
 //!
-//! Document: none. `/healthz` is the name that Kubernetes' own servers have for such an endpoint. The
-//! registry does not log it while it succeeds.
+//! Document: none. Kubernetes' own servers use the name `/healthz` for such an endpoint. The
+//! registry does not log successful checks.
 //!
-//! Limit: 2 s for all of it, however slowly the other end talks.
+//! Limit: 2 s for the whole check, however slowly the server sends.
 //!
-//! Deliberately absent: parsing the answer. The peer is this program, and its answer begins with
-//! `HTTP/1.1 200` if it is well.
+//! Deliberately absent: parsing the response. The server is this program, and its response begins with
+//! `HTTP/1.1 200` if it is healthy.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-/// How long connecting and the answer may take together. The image allows the check 3 s.
+/// The time for connecting and the response together. The image allows the check 3 s.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 const REQUEST: &[u8] =
@@ -20,15 +20,15 @@ const REQUEST: &[u8] =
 
 const EXPECTED: &[u8] = b"HTTP/1.1 200 ";
 
-/// Asks the server at `address` for `/healthz`.
+/// Requests `/healthz` from the server at `address`.
 ///
 /// # Errors
 ///
-/// When it cannot be reached, or does not answer 200 within 2 s.
+/// If the server cannot be reached, or does not respond with 200 within 2 s.
 pub fn check(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-    // So few bytes fit the buffer of a new socket: this does not wait.
+    // So few bytes fit the buffer of a new socket, so this does not block.
     stream.write_all(REQUEST)?;
     let (mut start, mut length) = ([0; EXPECTED.len()], 0);
     while length < start.len() {
@@ -40,10 +40,10 @@ pub fn check(address: SocketAddr) -> io::Result<()> {
         match stream.read(&mut start[length..]) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(count) => length += count,
-            // A read that ran out of time, or that a signal ended. Time is looked at above.
+            // The read timed out, or a signal interrupted it. The deadline is checked above.
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(error) => return Err(error),
         }
     }
-    if start == EXPECTED { Ok(()) } else { Err(io::Error::other("the answer is not 200")) }
+    if start == EXPECTED { Ok(()) } else { Err(io::Error::other("the response is not 200")) }
 }

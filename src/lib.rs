@@ -18,11 +18,11 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              does what the command line asks for         options server budget registry
+//!     main.rs              runs the command of the command line        options server budget registry
 //!                                                                      welcome kubernetes health
 //!                                                                      image/archive image image/layer
 //!                                                                      image/sbom image/tar log system
-//!     options.rs           turns the command line into options         kubernetes image
+//!     options.rs           parses the command line                     kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
 //!                                                                      budget connection registry
 //!                                                                      metrics confinement kinds log
@@ -31,45 +31,45 @@
 //!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
-//!     connection.rs        turns a client's bytes into answers         explain registry run_queue
+//!     connection.rs        answers a client's requests                 explain registry run_queue
 //!                                                                      metrics http/request http/response
 //!                                                                      kinds log clock
-//!     explain.rs           turns a request into words for a learner    http/request http/response
+//!     explain.rs           explains a request to a learner             http/request http/response
 //!                                                                      http/syntax kinds
-//!     registry.rs          turns a request into its answer             page welcome metrics
+//!     registry.rs          chooses the response to a request           page welcome metrics
 //!                                                                      http/conditional http/request
 //!                                                                      http/response
 //!                                                                      http/syntax image/artifacts image
 //!                                                                      image/digest image/json kinds
-//!     page.rs              turns an image into a page for people       welcome metrics image
+//!     page.rs              writes the page that shows the image        welcome metrics image
 //!                                                                      image/digest image/layer kinds
 //!     welcome.rs           writes the commands that pull the image     image
 //!     run_queue.rs         decides who is served next, for how long    http/response
-//!     metrics.rs           turns what was counted into text            http/response kinds clock system
+//!     metrics.rs           counts, and writes the counters as text     http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/response
 //!                                                                      http/syntax
-//!     http/request.rs      turns bytes into a request                  http/response http/syntax
-//!     http/response.rs     turns an answer into the bytes of its head
-//!     http/syntax.rs       the grammar that several files read with
-//!     kubernetes.rs        turns an image into manifests that run it   image
-//!     image/archive.rs     turns an image into one file                image image/json image/tar
-//!     image/artifacts.rs   turns an image into what refers to it       image image/digest image/sbom
-//!     image.rs             turns executables into an image             image/digest image/executable
+//!     http/request.rs      parses bytes into a request                 http/response http/syntax
+//!     http/response.rs     writes the head of a response
+//!     http/syntax.rs       the grammar that several files share
+//!     kubernetes.rs        writes Kubernetes manifests for the image   image
+//!     image/archive.rs     writes the image as one file                image image/json image/tar
+//!     image/artifacts.rs   builds what refers to the image             image image/digest image/sbom
+//!     image.rs             builds an image of executables              image/digest image/executable
 //!                                                                      image/json image/layer clock
-//!     image/layer.rs       turns an executable into a layer            image/digest image/executable
+//!     image/layer.rs       packs an executable into a layer            image/digest image/executable
 //!                                                                      image/gzip image/tar
-//!     image/executable.rs  reads the processor out of an executable
-//!     image/tar.rs         turns files into a tar archive
-//!     image/gzip.rs        turns bytes into a gzip member
+//!     image/executable.rs  reads the processor from an ELF header
+//!     image/tar.rs         writes a tar archive
+//!     image/gzip.rs        writes a gzip member
 //!     image/sbom.rs        holds the list of crates that ship
-//!     image/json.rs        turns JSON values into text
-//!     image/digest.rs      turns content into the digest that names it
-//!     health.rs            asks a server whether it is well
-//!     confinement.rs       turns system calls into a filter for them   system
+//!     image/json.rs        writes JSON
+//!     image/digest.rs      computes digests
+//!     health.rs            checks the health of a server
+//!     confinement.rs       filters the server's system calls           system
 //!     budget.rs            divides the memory among the clients        system
 //!     kinds.rs             names what is logged and counted
-//!     log.rs               turns events into lines for people          system
-//!     clock.rs             turns a moment into dates
+//!     log.rs               writes events as lines of text              clock system
+//!     clock.rs             reads the clock, and formats the time
 //!     system.rs            the system calls that std lacks
 //! ```
 //!

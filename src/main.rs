@@ -1,25 +1,25 @@
-//! Carries out the command that `options` has read from the command line, and returns an exit code.
+//! Runs the command that `options` has parsed, and returns the exit code.
 //!
-//! Document: exit codes as shells have them (POSIX.1-2017, Shell Command Language, section 2.8.2).
-//!
-//! ```text
-//!       0  done
-//!       1  not done; standard error says why
-//!       2  the command line was not understood; standard error says why
-//!     141  the reader of standard output went away (128 + SIGPIPE); no message is printed
-//!     130, 143  a second signal ended the server before its transfers were over (128 + the signal)
-//! ```
-//!
-//! `system::start`, which runs before the rest, ends with 1 when it fails. A signal ends the process in two
-//! cases, and a shell reports it as 128 + the signal:
+//! Document: the exit codes of shells (POSIX.1-2017, Shell Command Language, section 2.8.2).
 //!
 //! ```text
-//!     134, 139  a panic, or no memory when some is needed: SIGABRT before serving. While serving, the filter
-//!               refuses that signal, and `abort` ends by an instruction that is not allowed: SIGSEGV on x86-64
-//!     159  a system call that only foreign code makes (SIGSYS, see `confinement`)
+//!       0  success
+//!       1  failure; standard error has the reason
+//!       2  an invalid command line; standard error has the reason
+//!     141  the reader of standard output has closed it (128 + SIGPIPE); no message is printed
+//!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! Deliberately absent: running in the background, and a pid file. What starts a service does both.
+//! `system::start`, which runs first, exits with 1 if it fails. In two cases a signal ends the process. A shell
+//! reports it as 128 + the signal:
+//!
+//! ```text
+//!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies
+//!               that signal, and `abort` ends with an illegal instruction: SIGSEGV on x86-64
+//!     159  a system call that only injected code would make (SIGSYS, see `confinement`)
+//! ```
+//!
+//! Deliberately absent: running in the background, and a pid file. A service manager provides both.
 #![no_main]
 
 use std::env;
@@ -44,7 +44,7 @@ use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
 use quinistry::system::{self, SealedFile, Signals};
 use quinistry::welcome;
 
-// The library compiles all the same, for a fuzzer's sanitizers need a dynamic build. rustdoc does not see the flags.
+// The library compiles without it, because a fuzzer's sanitizers need a dynamic build. rustdoc ignores the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
 compile_error!(
     "quinistry must be linked statically, because its image holds no C library and no loader. The flags of
@@ -55,22 +55,22 @@ compile_error!(
 "
 );
 
-const DONE: i32 = 0;
+const SUCCESS: i32 = 0;
 const FAILED: i32 = 1;
 const MISUSED: i32 = 2;
-/// A shell reports a death by a signal as 128 and its number.
+/// A shell adds this to the number of the signal that ended a process.
 const SIGNALLED: i32 = 128;
 
-/// How many ports are tried to find a free one for an example.
+/// How many ports are tried to find a free one to suggest.
 const PORTS_TRIED: u16 = 100;
 
-/// Why what was asked for is not done.
+/// Why a command failed.
 enum Error {
-    /// The command line is not understood.
+    /// The command line is invalid.
     Misused(options::Error),
-    /// The reader of standard output went away.
+    /// The reader of standard output has closed it.
     ClosedPipe,
-    /// Anything else, in words for the person who asked.
+    /// Any other reason, as a message for the user.
     Failed(String),
 }
 
@@ -78,19 +78,19 @@ quinistry::entry!(run);
 quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 
 fn run(arguments: &[String]) -> i32 {
-    // Nothing else refers to it, and so the executable would lack it.
+    // Nothing else refers to it, so the linker would drop it.
     black_box(&BILL_OF_MATERIALS);
     let variable = env::var_os("QUINISTRY_LISTEN");
     let command = options::parse(arguments, variable.as_deref().map(OsStr::to_string_lossy).as_deref());
     match command.map_err(Error::Misused).and_then(execute) {
         Ok(code) => code,
         Err(Error::Misused(error)) => {
-            say(&format!("quinistry: {error}\nTry `quinistry --help`.\n"));
+            print_error(&format!("quinistry: {error}\nTry `quinistry --help`.\n"));
             MISUSED
         }
         Err(Error::ClosedPipe) => SIGNALLED + libc::SIGPIPE,
         Err(Error::Failed(reason)) => {
-            say(&format!("quinistry: {reason}\n"));
+            print_error(&format!("quinistry: {reason}\n"));
             FAILED
         }
     }
@@ -109,12 +109,12 @@ fn execute(command: Command) -> Result<i32, Error> {
         Command::Help => print(HELP)?,
         Command::Version => print(format!("{NAME} {VERSION}\n"))?,
     }
-    Ok(DONE)
+    Ok(SUCCESS)
 }
 
 /// Packs, listens and serves until a signal comes.
 fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Result<i32, Error> {
-    // From here on a signal waits until it can be obeyed; process 1 would lose the signal otherwise.
+    // From here on, signals are queued until they can be handled; process 1 would lose them otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
     let descriptors = system::raise_descriptor_limit();
@@ -122,23 +122,23 @@ fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Re
     let memory = needed_memory(&budget);
     system::try_memory(memory).map_err(|error| {
         Error::Failed(format!(
-            "cannot have the {} MiB of memory that serving may take: {error}",
+            "cannot allocate the {} MiB of memory that serving may need: {error}",
             memory >> 20
         ))
     })?;
     let executables = open(with)?;
-    // Listening comes before packing: a port in use shows at once, and clients wait until we are ready.
+    // Listening comes before packing: a port in use is reported at once, and clients can connect and wait.
     let listener = listen(address)?;
     let address = listener
         .local_addr()
-        .map_err(|error| Error::Failed(format!("cannot tell our own address: {error}")))?;
+        .map_err(|error| Error::Failed(format!("cannot determine the server's own address: {error}")))?;
     let mut log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
     if !quiet {
         log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
         log.flush("", &mut Stderr::open());
     }
     let (layers, image) = match pack(executables, Some(&signals)) {
-        Err(_) if signals.has_any(Duration::ZERO) => return Ok(DONE),
+        Err(_) if signals.has_any(Duration::ZERO) => return Ok(SUCCESS),
         packed => packed?,
     };
     if !quiet {
@@ -150,15 +150,15 @@ fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Re
         server.run()
     });
     match ended.map_err(|error| Error::Failed(error.to_string()))? {
-        None => Ok(DONE),
+        None => Ok(SUCCESS),
         Some(signal) => Ok(SIGNALLED + signal.cast_signed()),
     }
 }
 
 fn check_health(address: SocketAddr) -> Result<(), Error> {
     let address = match address.ip() {
-        // Both wildcards take IPv4. Field note: with Docker 17.04 to 25, a container on a network without IPv6
-        // has no `::1` to ask.
+        // Both wildcards accept IPv4. Field note: with Docker 17.04 to 25, a container on a network without IPv6
+        // has no `::1`.
         ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         _ => address,
     };
@@ -181,27 +181,27 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
                 let free = find_free(address, port.saturating_add(1));
                 format!("port {port} is in use by another program; try --listen {free}")
             }
-            // ip(7): a port below 1024 takes CAP_NET_BIND_SERVICE, unless the system says otherwise.
+            // ip(7): a port below 1024 requires CAP_NET_BIND_SERVICE, unless a sysctl allows it.
             io::ErrorKind::PermissionDenied if port < 1024 => {
                 let free = find_free(address, PORT);
                 format!("only root may listen on port {port} here; try --listen {free}")
             }
-            _ => format!("cannot listen (--listen {}): {error}", options::shown(address)),
+            _ => format!("cannot listen (--listen {}): {error}", options::format_address(address)),
         })
     })
 }
 
-/// The same address with the first port that is free from this one on, or else with 0, which lets the system
-/// choose. As `--listen` takes it.
+/// Returns an address with the first free port from `first` on, or else port 0, which lets the system choose, as
+/// `--listen` takes it.
 fn find_free(address: SocketAddr, first: u16) -> String {
     let at = |port| SocketAddr::new(address.ip(), port);
     let mut others = (first..=first.saturating_add(PORTS_TRIED - 1)).map(at);
-    options::shown(others.find(|&other| try_to_listen(other).is_ok()).unwrap_or(at(0)))
+    options::format_address(others.find(|&other| try_to_listen(other).is_ok()).unwrap_or(at(0)))
 }
 
 fn try_to_listen(address: SocketAddr) -> io::Result<TcpListener> {
     match system::listen(address) {
-        // A machine without IPv6 has no such family, or no such address.
+        // A machine without IPv6 lacks the address family, or the address.
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
             system::listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }
@@ -209,32 +209,32 @@ fn try_to_listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Opens and checks the executable of this process and the others. The path of our own may be gone, or
-/// lead to another file by now; the link in /proc leads to the file that runs.
+/// Opens and checks the executable of this process and the others. Our own path may be gone, or another file by
+/// now; the link in /proc leads to the file that runs.
 fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     let mut executables: Vec<Executable<File>> = Vec::new();
     for path in ["/proc/self/exe"].into_iter().chain(others.iter().map(String::as_str)) {
         let check = || {
-            // Without the flag, to open a pipe would wait for who writes to it.
+            // Without the flag, opening a pipe would wait for a writer.
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
-                return Err(io::Error::other("it is not a regular file").into());
+                return Err(io::Error::other("not a regular file").into());
             }
             Executable::check(file, metadata.len())
         };
-        let executable = check().map_err(|error| Error::Failed(format!("cannot carry {path}: {error}")))?;
+        let executable = check().map_err(|error| Error::Failed(format!("cannot include {path}: {error}")))?;
         let architecture = executable.architecture;
         if executables.iter().any(|other| other.architecture == architecture) {
-            let reason = format!("an executable for {architecture} is already there");
-            return Err(Error::Failed(format!("cannot carry {path}: {reason}")));
+            let reason = format!("there is already an executable for {architecture}");
+            return Err(Error::Failed(format!("cannot include {path}: {reason}")));
         }
         executables.push(executable);
     }
     Ok(executables)
 }
 
-/// Packs executables, of which the first is that of this process. With `signals`, one of them ends it.
+/// Packs executables, the first of which is that of this process. A signal of `signals` stops it.
 fn pack(
     executables: Vec<Executable<File>>,
     signals: Option<&Signals>,
@@ -248,7 +248,7 @@ fn pack(
     packed.map(Image::assemble)
 }
 
-/// Takes the bytes of a layer until a signal comes. Large files take long to pack.
+/// Writes the bytes of a layer until a signal comes, because packing large files takes long.
 struct UntilSignal<'a> {
     layer: &'a mut dyn Write,
     signals: Option<&'a Signals>,
@@ -267,11 +267,10 @@ impl Write for UntilSignal<'_> {
     }
 }
 
-/// What is served, and how to get it.
+/// Describes what is served, and how to pull it.
 fn describe(image: &Image, address: SocketAddr) -> String {
     let host = match address.ip() {
-        // Docker takes `localhost` for a registry that may speak plain HTTP. Field note: Docker 20.10 takes no
-        // IPv6 address for a registry.
+        // Docker allows plain HTTP for `localhost`. Field note: Docker 20.10 accepts no IPv6 address as a registry.
         ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
             format!("localhost:{}", address.port())
         }
@@ -299,7 +298,7 @@ fn line(what: &str, architecture: &str, descriptor: &Descriptor) -> String {
     format!("{}\n", line.trim_ascii_end())
 }
 
-/// Writes the image to standard output, as an archive that other tools load.
+/// Writes the image to standard output, as an archive that other tools can load.
 fn save(with: &[String]) -> Result<(), Error> {
     if system::stdout().is_terminal() {
         let reason = "a terminal cannot show an archive; try `quinistry save | docker load`";
@@ -312,7 +311,7 @@ fn save(with: &[String]) -> Result<(), Error> {
     })
 }
 
-/// The image by its digest, as `docker pull` takes it behind a registry's address.
+/// Returns the image's name and digest, as `docker pull` takes them after the address of a registry.
 fn digest_line(image: &Image) -> String {
     format!("{NAME}@{}\n", image.index.descriptor.digest)
 }
@@ -329,7 +328,7 @@ fn write(content: impl FnOnce(&mut File) -> Result<(), tar::Error>) -> Result<()
     })
 }
 
-/// Writes a last message to standard error. If nothing reads it, nothing can be done; `eprint!` would panic.
-fn say(text: &str) {
+/// Writes a message to standard error. `eprint!` would panic if that failed.
+fn print_error(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

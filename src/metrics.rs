@@ -1,17 +1,17 @@
-//! Turns what the server has counted into text for a monitoring system.
+//! Writes the server's counters as text for a monitoring system.
 //!
 //! Documents: Prometheus, "Text-based format" (version 0.0.4) and "Metric and label naming".
 //!
 //! ```text
-//!     # HELP quinistry_requests_total Answers, by what was asked for and by status.
+//!     # HELP quinistry_requests_total Responses, by endpoint and status.
 //!     # TYPE quinistry_requests_total counter
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```
 //!
-//! To count is to add to a number that is there: it takes no memory and no system call. Every label has
-//! few values, and all of them are known to the program; a client can cause none of its own.
+//! Counting is an addition to a number in place: it takes no memory and no system call. Every label has few
+//! values, all of which are in the program; a client cannot add any.
 //!
-//! Deliberately absent: histograms of time. The network decides how long an answer of this size takes.
+//! Deliberately absent: histograms of time. How long a response of this size takes depends on the network.
 
 use std::fmt::Write as _;
 
@@ -31,30 +31,30 @@ const REASONS: usize = CloseReason::ALL.len();
 pub struct Metrics {
     /// When the server started, in seconds since the epoch.
     pub started: u64,
-    /// The connections that were accepted.
+    /// The number of accepted connections.
     pub accepted: u64,
-    /// How often accepting was paused: the system had no room for a connection, or it failed again and again.
+    /// How often accepting was paused: the system could not take another connection, or accepting failed repeatedly.
     pub pauses: u64,
-    /// The bytes of content that were sent: of small contents when they were answered, of layers when the kernel
-    /// took them.
+    /// The bytes of content that were sent. Small contents count when the response is made, layers when the kernel
+    /// takes them.
     pub content_bytes: u64,
     answers: [[u64; STATUSES]; ENDPOINTS],
     closed: [u64; REASONS],
     memory: Option<ResidentMemory>,
 }
 
-/// What the server can say of itself at this moment.
+/// The state that the server reports about itself.
 pub struct Vitals<'a> {
-    /// What it has counted.
+    /// The counters.
     pub metrics: &'a Metrics,
-    /// What time it is.
+    /// The present time.
     pub clock: &'a Clock,
-    /// The lines of its log that could not be written.
+    /// The number of lines that could not be written to the log.
     pub dropped_lines: u64,
 }
 
 impl Metrics {
-    /// Nothing has been counted yet. `memory` tells how much of it the process has.
+    /// Creates counters of zero. `memory` reports the resident memory of the process.
     #[must_use]
     pub fn new(clock: &Clock, memory: Option<ResidentMemory>) -> Self {
         Self {
@@ -68,24 +68,24 @@ impl Metrics {
         }
     }
 
-    /// Counts an answer.
+    /// Counts a response.
     pub fn note_answer(&mut self, endpoint: Endpoint, status: Status) {
         let status = Status::ALL.iter().position(|&other| other == status);
         self.answers[endpoint as usize][status.expect("both come from one list")] += 1;
     }
 
-    /// Counts a connection that is closed.
+    /// Counts a closed connection.
     pub fn note_closed(&mut self, reason: CloseReason) {
         self.closed[reason as usize] += 1;
     }
 
-    /// The connections that are open.
+    /// Returns the number of open connections.
     #[must_use]
     pub fn open(&self) -> u64 {
         self.accepted.saturating_sub(self.closed.iter().sum())
     }
 
-    /// All answers that were counted: what was asked for, the status, and how many.
+    /// Iterates over the counted responses: endpoint, status and number.
     pub fn answers(&self) -> impl Iterator<Item = (Endpoint, Status, u64)> {
         let rows = Endpoint::ALL.iter().zip(&self.answers);
         let cells = rows.flat_map(|(&endpoint, row)| {
@@ -96,38 +96,37 @@ impl Metrics {
 }
 
 impl Vitals<'_> {
-    /// The text. `version` and `digest` are those of the image that is served.
+    /// Writes the text. `version` and `digest` are those of the served image.
     #[must_use]
     pub fn to_text(&self, version: &str, digest: &str) -> String {
         let Self { metrics, dropped_lines, .. } = self;
         let mut text = Text(String::new());
-        text.family("quinistry_build_info", "gauge", "The program and the image that it serves.");
+        text.family(
+            "quinistry_build_info",
+            "gauge",
+            "The version of the program and the digest of the image that it serves.",
+        );
         text.sample("quinistry_build_info", &[("version", version), ("digest", digest)], 1);
-        text.family("quinistry_requests_total", "counter", "Answers, by what was asked for and by status.");
+        text.family("quinistry_requests_total", "counter", "Responses, by endpoint and status.");
         for (endpoint, status, count) in metrics.answers() {
             let labels = [("endpoint", endpoint.name()), ("status", &status.code().to_string())];
             text.sample("quinistry_requests_total", &labels, count);
         }
         let closed = "quinistry_connections_closed_total";
-        text.family(closed, "counter", "Connections that are closed, by the reason.");
+        text.family(closed, "counter", "Closed connections, by reason.");
         for (reason, &count) in CloseReason::ALL.iter().zip(&metrics.closed) {
             text.sample(closed, &[("reason", reason.name())], count);
         }
         let numbers = [
-            (
-                "quinistry_connections_accepted_total",
-                "counter",
-                "Connections that were accepted.",
-                metrics.accepted,
-            ),
-            ("quinistry_connections_open", "gauge", "Connections that are open.", metrics.open()),
+            ("quinistry_connections_accepted_total", "counter", "Accepted connections.", metrics.accepted),
+            ("quinistry_connections_open", "gauge", "Open connections.", metrics.open()),
             (
                 "quinistry_accept_pauses_total",
                 "counter",
-                "Pauses of accepting, as a rule for want of room.",
+                "Pauses of accepting, usually because a limit was reached.",
                 metrics.pauses,
             ),
-            ("quinistry_content_bytes_total", "counter", "Bytes of content sent.", metrics.content_bytes),
+            ("quinistry_content_bytes_total", "counter", "Sent bytes of content.", metrics.content_bytes),
             (
                 "quinistry_log_lines_dropped_total",
                 "counter",
@@ -137,7 +136,7 @@ impl Vitals<'_> {
             (
                 "process_start_time_seconds",
                 "gauge",
-                "When the server started, since the epoch.",
+                "Start time of the server, in seconds since the epoch.",
                 metrics.started,
             ),
         ];
@@ -146,18 +145,18 @@ impl Vitals<'_> {
             text.sample(name, &[], value);
         }
         if let Some(bytes) = metrics.memory.as_ref().and_then(ResidentMemory::bytes) {
-            text.family("process_resident_memory_bytes", "gauge", "Memory that the process has.");
+            text.family("process_resident_memory_bytes", "gauge", "Resident memory of the process.");
             text.sample("process_resident_memory_bytes", &[], bytes);
         }
         text.0
     }
 }
 
-/// The text as it grows. Names, labels and help have no character that would have to be escaped.
+/// The text under construction. No name, label or help text contains a character that must be escaped.
 struct Text(String);
 
 impl Text {
-    /// Begins the samples of one name.
+    /// Writes the lines before the samples of a metric.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }

@@ -1,7 +1,7 @@
 //! Parses the command line into a [`Command`].
 //!
 //! Document: POSIX.1-2017, Base Definitions, section 12.2, with two exceptions: options have long
-//! names, as GNU's do, and may also stand before the command.
+//! names, like GNU's, and may also precede the command.
 //!
 //! ```text
 //!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--with FILE]...
@@ -12,12 +12,12 @@
 //!
 //! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image
 //! with several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest`
-//! appends the command to that. `--help` and `--version` end the parsing, and what follows them is ignored.
-//! The variable `QUINISTRY_LISTEN` is read by the two commands that use it. A wrong value does not stop the
+//! appends the command to that. `--help` and `--version` end the parsing, and the rest is ignored.
+//! The variable `QUINISTRY_LISTEN` is read by the two commands that use it. An invalid value does not affect the
 //! others.
 //!
-//! Deliberately absent: looking up names. `localhost` means 127.0.0.1 here, and every other host must be an
-//! address, so that a start never waits for a name server.
+//! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an
+//! address, so that the start never waits for a name server.
 
 use std::fmt;
 use std::mem::take;
@@ -31,7 +31,7 @@ pub const HELP: &str = "\
 quinistry: a Docker registry that serves one image, which holds this very program
 
 Usage: quinistry [serve] [--listen ADDRESS] [--quiet|--explain]  serve the image
-       quinistry healthcheck [--listen ADDRESS]                  ask the server here if it is well
+       quinistry healthcheck [--listen ADDRESS]                  check the health of a server here
        quinistry save                                            write the image to standard output
        quinistry digest                                          print the image's name and digest
        quinistry k8s parent|child                                print a Kubernetes manifest for it
@@ -42,9 +42,9 @@ Options:
   --listen ADDRESS  8080 or :8080 (every address, the default), localhost:8080 (127.0.0.1),
                     192.0.2.1:8080, [::1]:8080 [variable: QUINISTRY_LISTEN]
   --quiet           log errors and the end of the server, but no requests
-  --explain         say under each request in the log what the client wants and will ask next
-  --with FILE       also carry FILE, which is this program for another processor. With serve, save,
-                    digest and k8s, any number of times
+  --explain         explain in the log what each client wants, and what it will request next
+  --with FILE       also include FILE, this program for another processor. For serve, save, digest
+                    and k8s; may be repeated
 
 Run it, and in another terminal pull its image, run that, and pull it again from there:
 
@@ -53,27 +53,27 @@ Run it, and in another terminal pull its image, run that, and pull it again from
   docker pull localhost:8090/quinistry
 ";
 
-/// What the command line asks for.
+/// The command to run, with its options.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// Serve the image.
     Serve {
-        /// Where to listen. `[::]` stands for every address of the machine, whether it has IPv6 or not.
+        /// Where to listen. `[::]` means every address of the machine, whether it has IPv6 or not.
         address: SocketAddr,
-        /// Whether the log has no requests.
+        /// Whether requests are not logged.
         quiet: bool,
         /// Whether the log explains requests.
         explain: bool,
-        /// The executables for other processors that the image has.
+        /// The executables for other processors that the image includes.
         with: Vec<String>,
     },
-    /// Ask the server that listens there whether it is healthy.
+    /// Check the health of the server that listens there.
     Healthcheck(SocketAddr),
-    /// Write the image to standard output. It has these executables for other processors.
+    /// Write the image to standard output. It includes these executables for other processors.
     Save(Vec<String>),
-    /// Print the digest of the image. It has these executables for other processors.
+    /// Print the digest of the image. It includes these executables for other processors.
     Digest(Vec<String>),
-    /// Print this manifest, pinned to the image. It has these executables for other processors.
+    /// Print this manifest, pinned to the image. It includes these executables for other processors.
     Kubernetes(&'static str, Vec<String>),
     /// Print the bill of materials.
     Sbom,
@@ -90,7 +90,7 @@ const fn every(port: u16) -> SocketAddr {
 
 /// Parses an address as `--listen` takes it.
 fn parse_address(value: &str) -> Option<SocketAddr> {
-    // `u16` would parse a sign, too.
+    // `u16` would accept a sign.
     let port = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
     if let Some(port) = port(value.strip_prefix(':').unwrap_or(value)) {
         Some(every(port))
@@ -101,19 +101,19 @@ fn parse_address(value: &str) -> Option<SocketAddr> {
     }
 }
 
-/// Writes an address as `--listen` takes it.
+/// Formats an address as `--listen` takes it.
 #[must_use]
-pub fn shown(address: SocketAddr) -> String {
+pub fn format_address(address: SocketAddr) -> String {
     let port = address.port();
     if address == every(port) { port.to_string() } else { address.to_string() }
 }
 
-/// Why a command line is not understood.
+/// Why a command line is invalid.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Error {
     /// An argument that is unknown, or known and out of place.
     Unexpected(String),
-    /// An option that the command has no use for.
+    /// An option that the command does not use.
     Unused(&'static str),
     /// `--listen` is the last argument.
     NoAddress,
@@ -121,11 +121,11 @@ pub enum Error {
     NoFile,
     /// `--quiet` and `--explain` together.
     QuietAndExplain,
-    /// An address that cannot be read.
+    /// An address that cannot be parsed.
     WrongAddress {
-        /// The option or the variable.
+        /// The name of the option or variable.
         origin: &'static str,
-        /// What it says.
+        /// Its value.
         value: String,
     },
     /// `k8s` with neither `parent` nor `child`.
@@ -146,13 +146,13 @@ impl fmt::Display for Error {
                 }
             }
             Self::Unused(option) => write!(f, "this command does not use {option}"),
-            Self::NoAddress => f.write_str("--listen needs an address, such as 8080 or 127.0.0.1:8080"),
-            Self::NoFile => f.write_str("--with needs a file"),
+            Self::NoAddress => f.write_str("--listen requires an address, such as 8080 or 127.0.0.1:8080"),
+            Self::NoFile => f.write_str("--with requires a file"),
             Self::QuietAndExplain => {
                 f.write_str("--quiet logs no requests, so --explain has nothing to explain; use one of them")
             }
             Self::WrongAddress { origin, value } => write!(f, "{origin} is {value:?}; {}", correction(value)),
-            Self::NoManifest => f.write_str("k8s needs one of parent and child"),
+            Self::NoManifest => f.write_str("k8s requires `parent` or `child`"),
         }
     }
 }
@@ -180,11 +180,11 @@ fn correction(value: &str) -> String {
 impl std::error::Error for Error {}
 
 /// Parses the arguments after the program's name. `variable` is the value of `QUINISTRY_LISTEN`; an empty
-/// one counts as none.
+/// value is ignored.
 ///
 /// # Errors
 ///
-/// At the first argument that is not understood.
+/// At the first invalid argument.
 pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Error> {
     let mut arguments = arguments.iter().map(String::as_str);
     let (mut words, mut listen, mut with) = (Vec::new(), None, Vec::new());
@@ -206,7 +206,7 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
         }
     }
     let mut words = words.into_iter();
-    // Each command takes what it uses out of these variables. What is left is an error.
+    // Each command takes the options that it uses out of these variables. Any that remain are an error.
     let command = match words.next() {
         None | Some("serve") if quiet && explain => return Err(Error::QuietAndExplain),
         None | Some("serve") => Command::Serve {
@@ -244,16 +244,16 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
     }
 }
 
-/// The address of the option, or else of the variable, or else the default.
+/// Returns the address of the option, or else of the variable, or else the default.
 fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<SocketAddr, Error> {
     let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
     let Some((origin, value)) = option.or(variable) else { return Ok(every(PORT)) };
     parse_address(value).ok_or_else(|| Error::WrongAddress { origin, value: value.to_owned() })
 }
 
-/// The known word that was probably meant by another one, if there is one: by what other programs call
-/// `--listen`, or by a mistyped word. That differs from the known one in one place, by at most two bytes, and
-/// has at least twice as many in common with it.
+/// Returns the known word that was probably meant, if any: `--listen` for its names in other programs, or the
+/// correction of a typing error. An error is up to two wrong bytes in one place of a word, if at least twice as
+/// many bytes are right.
 fn nearest(word: &str) -> Option<&'static str> {
     const LISTEN: [&str; 7] = ["-p", "--port", "-l", "--bind", "--host", "--addr", "--address"];
     const KNOWN: [&str; 14] = [
@@ -317,7 +317,7 @@ mod tests {
                 assert_eq!(address_of(&format!("{line}{text}"), None), Ok(address), "{line}{text}");
             }
             assert_eq!(address_of("", Some(text)), Ok(address), "{text}");
-            let line = format!("--listen {}", shown(address));
+            let line = format!("--listen {}", format_address(address));
             assert_eq!(address_of(&line, None), Ok(address), "as it is printed");
         }
         assert_eq!(parse_line("--listen", None), Err(Error::NoAddress));

@@ -38,7 +38,7 @@ use crate::clock::Clock;
 use crate::confinement;
 use crate::connection::{Buffers, Connection, Next, Turn};
 use crate::kinds::CloseReason;
-use crate::log::{Log, Stderr, counted};
+use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::run_queue::{Allowance, HEAVY_TURNS_PER_POLL, LIGHT_TURNS_PER_POLL, Load, RunQueue};
@@ -76,9 +76,6 @@ const CHECK_PAUSE: Duration = Duration::from_millis(250);
 /// The time between two checks while a client waits for memory: a reader that has just its guaranteed share then gets
 /// up to 400 KB a second.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
-
-/// How long a line of the log waits at most while there are other things to do.
-const LOG_DELAY: Duration = Duration::from_millis(10);
 
 /// How long the log waits to try again when nothing reads it.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
@@ -132,7 +129,7 @@ impl Server {
         let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
-        let log_writer = LogWriter { stderr: Stderr::open(), written_at: clock.now };
+        let log_writer = LogWriter::open(clock.now);
         // A server that can accept no client at all should say so now.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
             let descriptors = system::raise_descriptor_limit();
@@ -519,32 +516,4 @@ fn poll(listener: &mut TcpListener, signals: &Signals) -> io::Result<Poll> {
 
 fn cannot_wait(error: &io::Error) -> io::Error {
     io::Error::other(format!("cannot wait for events: {error}"))
-}
-
-/// Writes the log to standard error, not too often.
-struct LogWriter {
-    stderr: Stderr,
-    written_at: Instant,
-}
-
-impl LogWriter {
-    fn is_due(&self, now: Instant) -> bool {
-        now >= self.written_at + LOG_DELAY
-    }
-
-    fn write(&mut self, log: &mut Log, clock: &Clock) {
-        log.flush(clock.rfc3339(), &mut self.stderr);
-        self.written_at = clock.now;
-    }
-
-    /// Writes the last lines. The reader of the log has a tenth of a second to make room for them.
-    fn write_last(&mut self, log: &mut Log, clock: &Clock) {
-        for _ in 0..10 {
-            self.write(log, clock);
-            if !log.is_waiting() {
-                break;
-            }
-            self.stderr.wait(LOG_DELAY);
-        }
-    }
 }

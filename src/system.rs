@@ -1,14 +1,14 @@
-//! Wraps the system calls that std and mio lack, or that they have without an option that is needed
-//! here. Every `unsafe` block of the crate is in this file.
+//! Wraps the system calls that std and mio lack, or lack an option for. Every `unsafe` block of the crate is in
+//! this file.
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
 //! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as
-//! [`io::Error`]. So its caller need not know that it is unsafe inside.
+//! [`io::Error`]. So its caller needs no `unsafe`.
 //!
-//! Limits: the connections that wait to be accepted, and the unsent bytes of one socket, below.
+//! Limits: the backlog of connections, and the unsent bytes and the receive buffer of a socket.
 //!
-//! Deliberately absent: signal handlers. A handler may do next to nothing; signals come by a descriptor.
+//! Deliberately absent: signal handlers. A handler may do almost nothing; signals are read from a descriptor.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
@@ -21,24 +21,23 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// The most connections that wait to be accepted. With std's 128, some clients of a crowd of 200 would
-/// wait for a second, until they repeat their SYN. The system cuts this to `net.core.somaxconn`.
+/// The most connections that wait to be accepted. With std's 128, some of 200 simultaneous
+/// clients would wait for a second, until they repeat their SYN. The system limits this to `net.core.somaxconn`.
 const BACKLOG: c_int = 4096;
 
-/// The most unsent bytes that are queued for one socket. This is enough to keep a link busy until the
-/// next call. With more, every reader that stalls would cost the kernel more memory, and a container is
-/// charged for that.
+/// The most unsent bytes that are queued for one socket. This keeps a link busy until the next call.
+/// With more, every stalled reader would cost more kernel memory, which counts as the container's.
 const UNSENT: c_int = 128 * 1024;
 
-/// The size of a socket's receive buffer, of which the kernel makes twice as much (socket(7)). Half of that is
-/// for bytes: some requests of the usual size. A client that sends more waits until the server reads.
+/// The size of a socket's receive buffer. The kernel doubles it (socket(7)), and half of that is for bytes: a few
+/// requests of the usual size. A client that sends more waits until the server reads.
 pub const RECEIVE_BUFFER: c_int = 4 * 1024;
 
-/// For how many seconds the kernel does not hand over a connection on which nothing has come yet. The
-/// request of an honest client follows at once. A read that finds nothing is a third of the cost of a
-/// short connection. Apache httpd sets this, too. If very many clients say nothing, the kernel turns to
-/// SYN cookies, and hands connections over at once. A connection that the kernel still holds back when
-/// the server ends is not closed: its client learns of the end when it sends.
+/// How many seconds the kernel holds a connection back until its first data (tcp(7), `TCP_DEFER_ACCEPT`). The
+/// request of an honest client follows at once, and a read that finds nothing is a third of the cost of a short
+/// connection. Apache httpd sets this as well. If very many clients are silent, the kernel switches to SYN
+/// cookies, and hands connections over at once. A connection that is still held back when the server exits is
+/// not closed: its client gets a reset when it sends.
 const SILENCE: c_int = 1;
 
 /// Defines `main`, from a function that takes the arguments as `&[String]` and returns the exit code,
@@ -63,9 +62,9 @@ macro_rules! entry {
     };
 }
 
-/// Makes a static of bytes that has a section of the executable to itself: `section!(STATIC, ".name", BYTES)`.
-/// Tools that look at the file find the bytes by the section's name. Something must refer to the static, because
-/// the compiler and the linker leave out what nothing refers to.
+/// Defines a static of bytes in a section of its own: `section!(STATIC, ".name", BYTES)`.
+/// Tools find the bytes by the section's name. Something must refer to the static, or the compiler and the linker
+/// drop it.
 #[macro_export]
 macro_rules! section {
     ($static:ident, $name:literal, $bytes:expr) => {
@@ -76,7 +75,7 @@ macro_rules! section {
 }
 
 /// Prepares the process, and returns the arguments after the program's name.
-/// What is not UTF-8 in an argument becomes U+FFFD. So a file that `--with` names needs a name in UTF-8.
+/// Bytes of an argument that are not UTF-8 become U+FFFD, so the file names of `--with` must be UTF-8.
 ///
 /// # Safety
 ///
@@ -85,24 +84,24 @@ macro_rules! section {
 pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String> {
     for descriptor in 0..3 {
         // If one of the standard three were closed, the next file or socket would get its number, and a
-        // client would read the log. So something must be open there: open(2) returns the lowest number
-        // that is free, which is this one. A write to standard output has to fail, because its data would
-        // be lost; so that is opened for reading. The log may be lost.
+        // client could receive the log. So something must be open there: open(2) returns the lowest free
+        // number, which is this one. A write to standard output must fail rather than lose its data, so that
+        // is opened for reading. The log may be lost.
         let mode = if descriptor == libc::STDERR_FILENO { libc::O_WRONLY } else { libc::O_RDONLY };
         // SAFETY: none of the calls has a pointer to anything but a constant C string.
         let is_open = unsafe {
             libc::fcntl(descriptor, libc::F_GETFD) != -1 || libc::open(c"/dev/null".as_ptr(), mode) != -1
         };
         if !is_open {
-            let reason = "cannot open /dev/null in the place of a standard descriptor that is closed";
+            let reason = "cannot open /dev/null in place of a closed standard descriptor";
             give_up(reason, &io::Error::last_os_error());
         }
     }
     if let Err(error) = close_inherited() {
-        give_up("cannot close the descriptors that were inherited", &error);
+        give_up("cannot close the inherited descriptors", &error);
     }
-    // Each of these would end the process. If it is ignored, the call that caused it fails instead: with
-    // EPIPE if a client or a reader is gone, with EFBIG if a file has grown to its limit.
+    // Each of these would end the process. If it is ignored, the call fails instead: with EPIPE if a client or a
+    // reader is gone, with EFBIG if a file has reached its limit.
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
         // SAFETY: ignoring a signal passes no function.
         if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
@@ -115,13 +114,13 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Closes all descriptors but the standard three. Whoever takes over the process could read and write what
-/// the program was started with, whatever the filter of system calls says.
+/// Closes all descriptors but the standard three. The filter of system calls would not keep an attacker from
+/// reading and writing those that the program was started with.
 ///
-/// Not by `close_range(2)`, which needs Linux 5.9, and for which some of systemd's filters end a process.
+/// Not by `close_range(2)`, which needs Linux 5.9, and for which some of systemd's filters kill a process.
 fn close_inherited() -> io::Result<()> {
-    // SAFETY: the path is a C string. The directory is open from the check to the last call, and an entry is
-    // read before the next one is asked for, and its name is a C string. Nothing owns the descriptors that are
+    // SAFETY: the path is a C string. The directory stays open from the check to the last call. An entry is
+    // used before the next one is read, and its name is a C string. Nothing owns the descriptors that are
     // closed: the program has not opened anything yet but this directory.
     unsafe {
         let directory = libc::opendir(c"/proc/self/fd".as_ptr());
@@ -144,29 +143,29 @@ fn close_inherited() -> io::Result<()> {
     }
 }
 
-/// Ends the process before it has begun.
+/// Exits with a message.
 fn give_up(reason: &str, error: &io::Error) -> ! {
     let _ = io::stderr().write_all(format!("quinistry: {reason}: {error}\n").as_bytes());
-    // SAFETY: _exit(2) takes no pointers. What else std's `exit` does is not needed so soon, and would add
-    // 2 KB to every pull.
+    // SAFETY: _exit(2) takes no pointers. The rest of std's `exit` is not needed yet, and would add 2 KB to every
+    // pull.
     unsafe { libc::_exit(1) }
 }
 
 /// Standard output, as a file. std's `Stdout` reports success even if the descriptor cannot be written to,
-/// and it looks for the ends of lines.
+/// and it buffers by lines.
 #[must_use]
 pub fn stdout() -> ManuallyDrop<File> {
-    // SAFETY: the descriptor is open, since `start` saw to it, and the file is never dropped, which
+    // SAFETY: the descriptor is open, since `start` made sure of that, and the file is never dropped, which
     // would close it.
     ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })
 }
 
-/// Gives the result of a call that reports failure as -1.
+/// Returns the result of a call that reports failure as -1.
 fn check(result: c_int) -> io::Result<c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// The same for calls that transfer bytes.
+/// Does the same for calls that transfer bytes.
 fn check_count(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
@@ -177,34 +176,34 @@ fn own(descriptor: c_int) -> io::Result<OwnedFd> {
     check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Listens on `address`. An IPv6 wildcard takes IPv4, too. The connections that are accepted inherit the
-/// options that are set here, so that no further calls are needed for each.
+/// Listens on `address`. An IPv6 wildcard also accepts IPv4. Accepted connections inherit the options that are set
+/// here, so that no further calls are needed for each.
 ///
 /// # Errors
 ///
-/// When the address is in use, or not this machine's.
+/// If the address is in use, or is not an address of this machine.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
     let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     // SAFETY: socket(2) takes no pointers.
     let socket = own(unsafe { libc::socket(family, kind, 0) })?;
-    // The connections of a server that ran before keep its port for a minute. This one need not wait.
+    // The connections of a previous server keep its port for a minute. This server need not wait for that.
     set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
     if address.is_ipv6() {
-        // ipv6(7): a sysctl may have set it, and it cannot be changed after bind.
+        // ipv6(7): a sysctl may have set this, and it cannot be changed after bind.
         set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
     }
     let options = [
         // RFC 6093 section 3: urgent data is a part of the stream like any other.
         (libc::SOL_SOCKET, libc::SO_OOBINLINE, 1),
-        // Every answer is handed over as a whole. To wait for more, and fill a packet, would delay it.
+        // Every response is written as a whole. Waiting for more, to fill a packet, would delay it.
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
         (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),
         (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, SILENCE),
     ];
     for (level, name, value) in options {
-        // A system that lacks one of these serves all the same.
+        // None of these is essential, and a system may lack one.
         let _ = set_option(socket.as_fd(), level, name, value);
     }
     bind(socket.as_fd(), address)?;
@@ -252,14 +251,14 @@ fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// `WouldBlock` if there is no room, others if the connection is broken.
+/// `WouldBlock` if the socket is full, others if the connection is broken.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     // SAFETY: the pointer and length are those of a slice that outlives the call.
     check_count(unsafe { libc::send(socket.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags) })
 }
 
-/// How many bytes were handed to the socket and have not been acknowledged by the other end (tcp(7),
+/// Returns how many of the bytes written to the socket have not been acknowledged by the other end (tcp(7),
 /// `SIOCOUTQ`). The end of the stream counts as one. Returns 0 if the socket is broken.
 #[must_use]
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
@@ -270,7 +269,7 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
 }
 
 /// Returns how many bytes of memory the kernel uses for what waits to be sent or to be acknowledged. Before Linux 4.12
-/// that cannot be learned, and it returns 0.
+/// this is unknown, and 0 is returned.
 #[must_use]
 pub fn queued(socket: BorrowedFd<'_>) -> u64 {
     // linux/sock_diag.h: SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
@@ -291,8 +290,8 @@ pub fn reset_when_closed(socket: BorrowedFd<'_>) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let length = size_of_val(&linger) as libc::socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
-    // SAFETY: the pointer is to a linger that outlives the call, with its length. The call fails only if the socket
-    // is none.
+    // SAFETY: the pointer is to a linger that outlives the call, with its length. The call fails only on a
+    // descriptor that is not a socket.
     unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const linger).cast(), length) };
 }
 
@@ -303,11 +302,11 @@ pub struct SealedFile {
 }
 
 impl SealedFile {
-    /// Makes a file of what `write` writes. Returns the file and the result of `write`.
+    /// Creates a file with what `write` writes. Returns the file and the result of `write`.
     ///
     /// # Errors
     ///
-    /// When the system has no room for it, or `write` fails.
+    /// If the system has no memory for it, or `write` fails.
     pub fn create<T, E: From<io::Error>>(
         write: impl FnOnce(&mut dyn Write) -> Result<T, E>,
     ) -> Result<(Self, T), E> {
@@ -322,26 +321,26 @@ impl SealedFile {
         Ok((Self { file, size }, result))
     }
 
-    /// The content, from its beginning.
+    /// Returns a reader of the whole content.
     ///
     /// # Errors
     ///
-    /// When the system cannot seek in a file in memory, which is not known to happen.
+    /// If seeking in a file in memory fails, which is not known to happen.
     pub fn content(&self) -> io::Result<impl Read> {
         let mut file = &self.file;
         file.rewind()?;
         Ok(file)
     }
 
-    /// Sends some bytes of a part of the file. The kernel sends them from its own pages, without a copy.
+    /// Sends some bytes of a part of the file. The kernel sends them from its page cache, without a copy.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there is no room, others if the connection is broken.
+    /// `WouldBlock` if the socket is full, others if the connection is broken.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
         debug_assert!(part.start <= part.end && part.end <= self.size, "a part of the file");
-        // On a 32-bit processor an `off_t` may have 32 bits, and a `usize` has: hence `sendfile64`, and
-        // a part that is too long for one call is sent by several, as any part may be.
+        // On a 32-bit processor an `off_t` may have 32 bits, hence `sendfile64`. A `usize` has 32 bits there: a
+        // part that is too long for one call is sent by several, as any part may be.
         let mut offset: libc::off64_t = part.start.cast_signed();
         let count = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
         // SAFETY: the pointer is to an off64_t that outlives the call.
@@ -351,7 +350,7 @@ impl SealedFile {
     }
 }
 
-/// The resident memory of this process. Its file must be opened before the server gives up the right to open
+/// Reports the resident memory of this process. Its file must be opened before `confinement` forbids opening
 /// files.
 pub struct ResidentMemory {
     /// proc(5), `/proc/pid/statm`: numbers of pages; the second is the resident set.
@@ -364,7 +363,7 @@ impl ResidentMemory {
     ///
     /// # Errors
     ///
-    /// When there is no /proc.
+    /// If there is no /proc.
     pub fn open() -> io::Result<Self> {
         let statm = File::open("/proc/self/statm")?;
         // SAFETY: sysconf(3) takes a number and no pointer.
@@ -372,7 +371,7 @@ impl ResidentMemory {
         Ok(Self { statm, page_size: u64::try_from(page_size).map_err(io::Error::other)? })
     }
 
-    /// The memory, in bytes; nothing if it cannot be read.
+    /// Returns the memory in bytes, or `None` if it cannot be read.
     #[must_use]
     pub fn bytes(&self) -> Option<u64> {
         let mut text = [0; 128];
@@ -382,16 +381,16 @@ impl ResidentMemory {
     }
 }
 
-/// SIGTERM and SIGINT as a descriptor (signalfd(2)). The kernel does not send process 1 a signal that the
-/// process neither handles nor blocks. Blocking them is enough.
+/// SIGTERM and SIGINT as a descriptor (signalfd(2)). The kernel discards a signal that process 1 neither
+/// handles nor blocks. Blocking them is enough.
 pub struct Signals(File);
 
 impl Signals {
-    /// Blocks the signals and makes them readable. Call it before there is another thread.
+    /// Blocks the signals and makes them readable. It must be called before another thread starts.
     ///
     /// # Errors
     ///
-    /// When the process has no descriptor left.
+    /// If the process has no descriptor left.
     pub fn new() -> io::Result<Self> {
         // SAFETY: a sigset_t is plain data. sigemptyset initialises it before it is used, and it outlives
         // the calls that get a pointer to it.
@@ -406,13 +405,13 @@ impl Signals {
         Ok(Self(own(descriptor)?.into()))
     }
 
-    /// Whether a signal has come, or comes before `patience` is over.
+    /// Returns whether a signal has come, or comes within `patience`.
     #[must_use]
     pub fn has_any(&self, patience: Duration) -> bool {
         is_ready(self.0.as_fd(), libc::POLLIN, patience).unwrap_or(false)
     }
 
-    /// The number of the next signal that has come, if any.
+    /// Returns the number of the next signal that has come, if any.
     pub fn take(&mut self) -> Option<u32> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let count = io::Read::read(&mut self.0, &mut info).unwrap_or(0);
@@ -432,7 +431,7 @@ impl AsRawFd for Signals {
 ///
 /// # Errors
 ///
-/// When the kernel has no filters, or what runs the process does not allow one.
+/// If the kernel does not support filters, or the environment of the process does not allow them.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
@@ -440,39 +439,39 @@ pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let (set, kind) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_MODE_FILTER);
     let (one, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
     // SAFETY: the pointer is to a sock_fprog that outlives the calls. It points to that many instructions,
-    // which are only read, whatever the type says.
+    // which are only read, although the pointer is mutable.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, none, none, none))?;
-        // Field note: systemd's filter `@system-service` allows prctl(2), and ends a process that calls
-        // seccomp(2). So where there is a filter already, only prctl(2) is called.
+        // Field note: systemd's filter `@system-service` allows prctl(2), and kills a process that calls
+        // seccomp(2). So if there is a filter already, only prctl(2) is called.
         if libc::prctl(libc::PR_GET_SECCOMP, none, none, none, none) == 0 {
-            // Before Linux 5.16, a process with a filter runs with less speculation and so more slowly, unless
-            // it declares that it does not need that. This one runs no code of others.
+            // Before Linux 5.16, a filter restricts speculation, which makes the process slower, unless this flag
+            // is set. The restriction is not needed here: the process runs no code of others.
             let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
             if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
                 return Ok(());
             }
-            // Before Linux 4.17 there is no such flag.
+            // Before Linux 4.17 the flag does not exist.
         }
         check(libc::prctl(libc::PR_SET_SECCOMP, libc::c_ulong::from(kind), program)).map(drop)
     }
 }
 
-/// Whether a write to `descriptor` would not block, now or before `patience` is over. That is so for a pipe
-/// without a reader, too: a write to it fails at once.
+/// Returns whether a write to `descriptor` would not block, now or within `patience`. A write to a pipe without a
+/// reader does not block either: it fails at once.
 #[must_use]
 pub fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     is_ready(descriptor, libc::POLLOUT, patience).unwrap_or(false)
 }
 
-/// Whether this terminal is the one that controls the process (`tcgetsid(3)`).
+/// Returns whether this terminal is the controlling terminal of the process (`tcgetsid(3)`).
 #[must_use]
 pub fn controls_us(terminal: BorrowedFd<'_>) -> bool {
     // SAFETY: tcgetsid(3) takes no pointers.
     unsafe { libc::tcgetsid(terminal.as_raw_fd()) != -1 }
 }
 
-/// Whether there may be a connection to accept.
+/// Returns whether there may be a connection to accept.
 #[must_use]
 pub fn is_acceptable(listener: BorrowedFd<'_>) -> bool {
     is_ready(listener, libc::POLLIN, Duration::ZERO).unwrap_or(true)
@@ -484,16 +483,15 @@ fn is_ready(descriptor: BorrowedFd<'_>, events: c_short, patience: Duration) -> 
     check(unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as c_int) }).map(|count| count == 1)
 }
 
-/// Whether so many bytes of memory can be had. They are given back before anything touches them, so that no
-/// memory is taken.
+/// Checks that so many bytes of memory can be allocated. They are freed before anything touches them, so that no
+/// memory is used.
 ///
 /// # Errors
 ///
-/// When a limit of the process (getrlimit(2): `RLIMIT_AS`, `RLIMIT_DATA`) or the system does not allow it.
+/// If a limit of the process (getrlimit(2): `RLIMIT_AS`, `RLIMIT_DATA`) or of the system prevents it.
 pub fn try_memory(size: usize) -> io::Result<()> {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
-    // SAFETY: the kernel chooses where this memory is, so that it is none that is in use. Nothing refers to
-    // it when it is given back.
+    // SAFETY: the kernel chooses an address that is not in use. Nothing refers to the memory when it is unmapped.
     unsafe {
         let memory = libc::mmap(std::ptr::null_mut(), size, access, kind, -1, 0);
         if memory == libc::MAP_FAILED {
@@ -510,7 +508,7 @@ pub fn raise_descriptor_limit() -> usize {
     let limit = unsafe {
         let mut limit: libc::rlimit = zeroed();
         if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == -1 {
-            return 1024; // What it is where nobody has set it.
+            return 1024; // The usual default.
         }
         let wanted = libc::rlimit { rlim_cur: limit.rlim_max, ..limit };
         if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) == -1 { limit } else { wanted }

@@ -624,7 +624,7 @@ fn a_server_that_starts_with_little_memory_has_enough_for_a_crowd() {
             }
             let said = fs::read_to_string(&stderr).expect("text");
             assert_eq!(server.0.wait().expect("our own child").code(), Some(1), "{said}");
-            assert!(said.contains("cannot have the 22 MiB of memory"), "{said}");
+            assert!(said.contains("cannot allocate the 22 MiB of memory"), "{said}");
             refused += 1;
             None
         });

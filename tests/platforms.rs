@@ -59,12 +59,12 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
     let address = taken.local_addr().expect("an address").to_string();
     for (files, refused, reason) in [
         (&[&*missing][..], &*missing, "No such file"),
-        (&[&*folder.path("")], &folder.path(""), "it is not a regular file"),
-        (&["/dev/zero"], "/dev/zero", "it is not a regular file"),
+        (&[&*folder.path("")], &folder.path(""), "not a regular file"),
+        (&["/dev/zero"], "/dev/zero", "not a regular file"),
         (&[&script], &script, "not an executable for Linux"),
         (&[&dynamic], &dynamic, "dynamically linked"),
-        (&[own], own, &format!("an executable for {} is already there", goarch())),
-        (&[&other, &other], &other, "is already there"),
+        (&[own], own, &format!("there is already an executable for {}", goarch())),
+        (&[&other, &other], &other, "there is already an executable"),
         (&[&other, &missing], &missing, "No such file"),
     ] {
         let with: Vec<_> = files.iter().flat_map(|file| ["--with", file]).collect();
@@ -72,7 +72,7 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
             let output = output(&[command, &with].concat());
             let said = lossy(&output.stderr);
             assert_eq!((output.status.code(), &*lossy(&output.stdout)), (Some(1), ""), "{said}");
-            assert!(said.starts_with(&format!("quinistry: cannot carry {refused}: ")), "{said}");
+            assert!(said.starts_with(&format!("quinistry: cannot include {refused}: ")), "{said}");
             assert!(said.contains(reason), "{said}");
         }
     }

@@ -449,7 +449,7 @@ fn what_is_no_file_is_not_waited_for() {
         let mut said = String::new();
         child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
         assert_eq!(status.code(), Some(1), "{said}");
-        assert_eq!(said, format!("quinistry: cannot carry {pipe}: it is not a regular file\n"));
+        assert_eq!(said, format!("quinistry: cannot include {pipe}: not a regular file\n"));
     }
 }
 

@@ -1,17 +1,17 @@
 //! Decides how much of some content a GET or HEAD request gets: all, a part, or nothing because the
-//! client has it already.
+//! client already has it.
 //!
 //! Documents: RFC 9110 section 13 (conditional requests) and section 14 (ranges).
 //!
 //! ```text
-//!     If-Match: "x"          goes on only if the content has this entity tag
-//!     If-None-Match: "x"     wants nothing if the content has this entity tag
+//!     If-Match: "x"          wants the content only if it has this entity tag
+//!     If-None-Match: "x"     wants the content only if it does not have this entity tag
 //!     Range: bytes=0-99      wants the first hundred bytes
 //!     If-Range: "x"          wants the range only if the content has this entity tag, else everything
 //! ```
 //!
-//! Deliberately absent: dates (`If-Modified-Since`, `Last-Modified`), because an entity tag says more;
-//! and answers of several parts. RFC 9110 section 14.2 allows ignoring a Range: a request for several
+//! Deliberately absent: dates (`If-Modified-Since`, `Last-Modified`), because an entity tag is more precise;
+//! and responses of several parts. RFC 9110 section 14.2 allows ignoring a Range: a request for several
 //! ranges gets the whole content. No client of a registry sends one, and overlapping ranges are a
 //! known attack.
 
@@ -28,7 +28,7 @@ pub enum Selection {
     Whole,
     /// These bytes: 206.
     Part(Range<u64>),
-    /// Nothing, because the client has it: 304.
+    /// Nothing, because the client already has it: 304.
     NotModified,
     /// Nothing, because the client wanted other content: 412.
     PreconditionFailed,
@@ -36,8 +36,8 @@ pub enum Selection {
     Unsatisfiable,
 }
 
-/// Decides what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is a
-/// strong one. Content without an entity tag has no ranges.
+/// Decides what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is
+/// strong. Content without an entity tag has no ranges.
 #[must_use]
 pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     let has = |field: &str| request.field_bytes(field).next().is_some();
@@ -60,14 +60,14 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
         return Selection::Whole;
     };
     // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date
-    // never does, for there is no Last-Modified.
+    // never matches, because there is no Last-Modified.
     if request.field_bytes("if-range").any(|tag| Some(tag) != entity_tag) {
         return Selection::Whole;
     }
     parse_range(range, response.content.len())
 }
 
-/// Whether this field names the content that has this entity tag, or none.
+/// Whether this field lists the entity tag, or is `*`, which matches any content.
 ///
 /// ```text
 ///     If-Match      = "*" / #entity-tag                         ; RFC 9110 section 13.1.1
@@ -85,7 +85,7 @@ fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> boo
     tags.any(|(is_weak, tag)| Some(tag) == entity_tag && (takes_weak || !is_weak))
 }
 
-/// Reads the value of a Range field for content of `size` bytes, which is at least one.
+/// Parses the value of a Range field for content of `size` bytes, which is at least one.
 ///
 /// ```text
 ///     Range      = range-unit "=" range-set                     ; RFC 9110 section 14.2
@@ -106,12 +106,12 @@ fn parse_range(value: &str, size: u64) -> Selection {
         (None, Some(0)) if first.is_empty() => Selection::Unsatisfiable,
         (None, Some(suffix)) if first.is_empty() => Selection::Part(size.saturating_sub(suffix)..size),
         (Some(first), None) if last.is_empty() && first < size => Selection::Part(first..size),
-        // Field note: regctl asks for one byte past the end. RFC 9110 section 14.1.2 has it that an end
-        // behind the last byte means the last byte.
+        // Field note: regctl asks for one byte past the end. RFC 9110 section 14.1.2: an end beyond the
+        // content means its last byte.
         (Some(first), Some(last)) if first <= last && first < size => {
             Selection::Part(first..size.min(last.saturating_add(1)))
         }
-        // Field note: "bytes=500-0" is not valid, and could be ignored. The conformance tests of the
+        // Field note: "bytes=500-0" is invalid, and could be ignored. The conformance tests of the
         // distribution-spec want 416.
         (Some(_), None) if last.is_empty() => Selection::Unsatisfiable,
         (Some(_), Some(_)) => Selection::Unsatisfiable,

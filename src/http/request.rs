@@ -1,4 +1,4 @@
-//! Turns bytes into a request, or "not yet", or a refusal.
+//! Parses bytes into a request, unless they are incomplete or must be refused.
 //!
 //! Documents: RFC 9112 (the syntax of HTTP/1.1), RFC 9110 (its meaning), RFC 3986 (targets).
 //!
@@ -9,24 +9,23 @@
 //!     CR LF                                               the end of the head
 //! ```
 //!
-//! A head is judged in this order: the length and the grammar of the request line, the fields, Host,
-//! framing, target. The first fault decides. It is answered once, and then the connection ends: after
-//! some faults it is not known where the next request begins, and no fault is worth an exception.
+//! A head is checked in this order: the length and the grammar of the request line, the fields, Host,
+//! framing, target. The first fault determines the response, after which the connection ends: after some
+//! faults it is unknown where the next request begins, and no fault is worth an exception.
 //!
-//! `httparse` reads the field lines. The request line is read here, for two reasons: `httparse` takes
+//! `httparse` parses the field lines. The request line is parsed here, for two reasons: `httparse` accepts
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
-//! HTTP/1.2, which is to be treated as HTTP/1.1, and for HTTP/2.0, which is not.
+//! HTTP/1.2, which must be treated as HTTP/1.1, and for HTTP/2.0, which must not.
 //!
 //! The end of the head is found first, and `httparse` runs only on a complete head. If it ran at every
-//! byte of a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Three things are
-//! done more than once: the first line's end is searched for with every piece of the head, the first
-//! line is read when it is there and again when the head is, and a request with more than 16 field
-//! lines is parsed again with more room.
+//! byte of a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Two things are done
+//! more than once: the end of the first line is searched for with every piece of the head, and the first
+//! line is parsed when it is complete and again when the head is.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
 //! Deliberately absent: content. No request that this registry fulfils needs any, and skipping it safely
-//! takes all of chunked coding. A connection that carries content ends after the answer.
+//! takes all of chunked coding. A connection that carries content ends after the response.
 
 use std::borrow::Cow;
 use std::io::BufRead;
@@ -41,7 +40,7 @@ use crate::http::syntax::{
 /// or the fields of a proxy can add several KiB. nginx takes 33 KiB, haproxy 15 KiB.
 pub const MAX_HEAD: usize = 16 * 1024;
 
-/// The most bytes that it can take to judge a request: a head, and the empty line before it.
+/// The most bytes that parsing a request can need: a head, and the empty line before it.
 pub const MAX_INPUT: usize = MAX_HEAD + "\r\n".len();
 
 /// The longest request line, without its CRLF, in bytes. RFC 9112 section 3 recommends at least 8000.
@@ -52,7 +51,7 @@ pub const MAX_FIELDS: usize = 100;
 
 const _: () = assert!(MAX_REQUEST_LINE >= 8000 && MAX_REQUEST_LINE < MAX_HEAD);
 
-/// The method, as far as this server tells methods apart.
+/// The methods that this server distinguishes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
     /// GET
@@ -63,44 +62,31 @@ pub enum Method {
     Options,
     /// CONNECT, which asks for a tunnel.
     Connect,
-    /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. This registry allows it nowhere.
+    /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. No path of this registry allows it.
     Other,
     /// A method that neither defines, such as `get`: methods are case-sensitive (RFC 9110 section 9.1).
     Unrecognized,
 }
 
-/// What follows the head.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Body {
-    /// Nothing: the next byte begins the next request.
-    None,
-    /// Content of a known length.
-    Sized,
-    /// Content in chunked coding.
-    Chunked,
-    /// Bytes of another protocol: after CONNECT a client may go on at once (RFC 9110 section 9.3.6).
-    Tunnel,
-}
-
-/// A request, borrowed from the bytes it came in.
+/// A request, borrowed from the received bytes.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Request<'b> {
     /// The method.
     pub method: Method,
-    /// The method as it came, for the log.
+    /// The method as received, for the log.
     pub method_name: &'b str,
-    /// The target as it came, for the log.
+    /// The target as received, for the log.
     pub target: &'b str,
-    /// The path, with needless percent-encoding undone.
+    /// The path, without needless percent-encoding.
     pub path: Cow<'b, str>,
     /// The query, without its question mark, still encoded.
     pub query: Option<&'b str>,
-    /// The host and port that the client thinks it speaks to; `None` if it is empty or, in HTTP/1.0, absent.
+    /// The host and port that the client addresses; `None` if it is empty or, in HTTP/1.0, absent.
     pub authority: Option<&'b str>,
-    /// What follows the head.
-    pub body: Body,
-    /// Whether the client wants, and can have, another request on this connection; and whether it has
-    /// to be told so.
+    /// Whether something other than the next request may follow the head: content, or, after CONNECT, another
+    /// protocol (RFC 9110 section 9.3.6).
+    pub has_body: bool,
+    /// Whether the connection can and should persist, and whether the response must say so.
     pub persistence: Persistence,
     fields: Fields<'b>,
 }
@@ -111,7 +97,7 @@ impl<'b> Request<'b> {
         self.fields.lines(name)
     }
 
-    /// Iterates over the same values as bytes. They may be other than UTF-8 (RFC 9110 section 5.5, obs-text).
+    /// Iterates over the same values as bytes, which need not be UTF-8 (RFC 9110 section 5.5, obs-text).
     pub fn field_bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
         self.fields.bytes(name)
     }
@@ -152,7 +138,7 @@ fn specificity(range: &str, media_type: &str) -> u8 {
     }
 }
 
-/// Reads a weight, in thousandths. One that is malformed counts as if it were not there.
+/// Parses a weight, in thousandths. A malformed weight is ignored.
 ///
 /// ```text
 ///     qvalue = ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] )   ; RFC 9110 section 12.4.2
@@ -168,14 +154,14 @@ fn weight(text: &str) -> u16 {
     }
 }
 
-/// Says that some bytes are no request that can be answered as it wishes, and what to answer instead.
+/// Why bytes are not an acceptable request, and the status of the response to them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rejection {
-    /// The status of the answer.
+    /// The status of the response.
     pub status: Status,
-    /// What was wrong, for the person at the other end.
+    /// What is wrong, for the person who uses the client.
     pub reason: &'static str,
-    /// Whether the bytes look like a HEAD request, whose answer has no content.
+    /// Whether the bytes look like a HEAD request, whose response has no content.
     pub is_head: bool,
 }
 
@@ -183,14 +169,14 @@ const fn reject(status: Status, reason: &'static str) -> Rejection {
     Rejection { status, reason, is_head: false }
 }
 
-/// The refusal of a client that begins with TLS.
+/// The rejection of a client that begins with TLS.
 pub const TLS: Rejection = bad("this port speaks plain HTTP, not TLS");
 
 const fn bad(reason: &'static str) -> Rejection {
     reject(Status::BadRequest, reason)
 }
 
-/// The refusal of a head that is not complete when its time is over.
+/// The rejection of a head that is incomplete at its deadline.
 #[must_use]
 pub fn timeout(head: &[u8]) -> Rejection {
     let rejection = reject(Status::RequestTimeout, "the head of the request took too long");
@@ -198,14 +184,13 @@ pub fn timeout(head: &[u8]) -> Rejection {
     Rejection { is_head, ..rejection }
 }
 
-/// How a HEAD request begins, whatever follows.
+/// The beginning of a HEAD request.
 const HEAD: &[u8] = b"HEAD ";
 
-/// Parses the request at the start of `bytes`. Its field lines are put into `storage`. The first
-/// `searched` bytes have been parsed before, when they did not hold a complete head.
+/// Parses the request at the start of `bytes`. Its field lines are stored in `storage`. The first `searched`
+/// bytes have been parsed before, when they did not contain a complete head.
 ///
-/// Gives the request and the number of bytes its head takes, or `None` if the head is not yet
-/// complete.
+/// Returns the request and the length of its head in bytes, or `None` if the head is incomplete.
 ///
 /// # Errors
 ///
@@ -227,35 +212,35 @@ pub fn parse<'h, 'b>(
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Option<(Request<'h>, usize)>, Rejection> {
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the
-    // request-line". We ignore one; with more, a client could send empty lines for ever.
+    // request-line". We ignore one; otherwise a client could send empty lines forever.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
         Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
-        // No second empty line is skipped, or it would depend on the packets whether the HEAD behind it is seen.
+        // Only one empty line is skipped. Otherwise `is_head` would depend on how the bytes were split into packets.
         Err(rejection) => Err(Rejection { is_head: bytes.starts_with(HEAD), ..rejection }),
     }
 }
 
-/// Does the work of [`parse`], behind the empty line.
+/// Parses what follows the empty line.
 fn parse_trimmed<'h, 'b>(
     bytes: &'b [u8],
     searched: usize,
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Option<(Request<'h>, usize)>, Rejection> {
     check_first_bytes(bytes)?;
-    // Not looking past the limit makes the answer independent of how the bytes arrived.
+    // The bytes beyond the limit are ignored, so that the outcome does not depend on how the bytes arrived.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = find_line_end(bytes)? else { return Ok(None) };
     let (line, fields) = bytes.split_at(line_end);
-    // The line is judged as soon as it is there: the `GET /` of HTTP/0.9 is followed by nothing.
+    // The line is checked as soon as it is complete: nothing follows the `GET /` of HTTP/0.9.
     let new_line = if searched < line_end { Some(RequestLine::parse(line)?) } else { None };
     let Some(end) = find_end(bytes, searched.max(line_end))? else { return Ok(None) };
     let line = new_line.map_or_else(|| RequestLine::parse(line), Ok)?;
     Ok(Some((parse_head(&line, &fields[..end - line_end], storage)?, end)))
 }
 
-/// Recognises a client of another protocol by its first bytes.
+/// Checks for a client of another protocol, by its first bytes.
 fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
@@ -263,10 +248,10 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
         // even on localhost. If the reply begins with `HTTP/`, they go on with HTTP at once. Silence
         // costs them a time-out of 10 s, and a reset fails the pull.
         [TLS_HANDSHAKE, ..] => Err(TLS),
-        [b'\r'] => Ok(()), // Perhaps half of an empty line.
-        [first, ..] if !TOKEN.has(*first) => Err(bad("a request begins with its method")),
-        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. Its
-        // version would bring it a 505, but it is no request, and 400 says so.
+        [b'\r'] => Ok(()), // This may be half of an empty line.
+        [first, ..] if !TOKEN.has(*first) => Err(bad("a request begins with a method")),
+        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. By its version it
+        // would get a 505, but it is not a request, so it gets a 400.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
         _ => Ok(()),
     }
@@ -302,8 +287,8 @@ fn find_end(bytes: &[u8], searched: usize) -> Result<Option<usize>, Rejection> {
     if bytes.len() == MAX_HEAD { Err(HEAD_TOO_LONG) } else { Ok(None) }
 }
 
-/// Finds a line feed. std has a fast search for a byte, `memchr`, but it is private; `skip_until`
-/// reaches it.
+/// Finds a line feed. std has a fast search for a byte, `memchr`, but it is private; `skip_until` calls
+/// it.
 fn find_line_feed(mut bytes: &[u8]) -> Option<usize> {
     let all = bytes;
     let count = bytes.skip_until(b'\n').expect("a slice can be read");
@@ -311,17 +296,18 @@ fn find_line_feed(mut bytes: &[u8]) -> Option<usize> {
 }
 
 /// RFC 9112 section 2.2 allows taking a bare LF for the end of a line. We refuse it: where two readers
-/// disagree about the end of a line, a request can be hidden from one of them. We refuse it at once,
-/// because otherwise a client that ends its head with two bare LFs would wait until its time is over.
-const BARE_LINE_FEED: Rejection = bad("a line ends with CR LF");
+/// disagree about the end of a line, a request can be hidden from one of them. We refuse it at once: otherwise
+/// a client that ends its head with two bare LFs would wait until the deadline.
+const BARE_LINE_FEED: Rejection = bad("every line must end with CR LF");
 
-const HEAD_TOO_LONG: Rejection = reject(Status::FieldsTooLarge, "the head of a request has at most 16 KiB");
+const HEAD_TOO_LONG: Rejection =
+    reject(Status::FieldsTooLarge, "the head of a request must not exceed 16 KiB");
 
-const METHOD_TOO_LONG: Rejection = reject(Status::NotImplemented, "no method is as long as this");
+const METHOD_TOO_LONG: Rejection = reject(Status::NotImplemented, "no method is this long");
 
-const LINE_TOO_LONG: Rejection = reject(Status::UriTooLong, "the request line has at most 8 KiB");
+const LINE_TOO_LONG: Rejection = reject(Status::UriTooLong, "the request line must not exceed 8 KiB");
 
-/// Puts the request together from its line and its field lines, which end with the empty line.
+/// Parses the field lines, which end with the empty line, and the parts of the request line.
 fn parse_head<'h, 'b: 'h>(
     line: &RequestLine<'b>,
     fields: &'b [u8],
@@ -329,11 +315,10 @@ fn parse_head<'h, 'b: 'h>(
 ) -> Result<Request<'h>, Rejection> {
     let fields = Fields::parse(fields, storage)?;
     let host = fields.host(line.is_http_1_0)?;
-    let framed = fields.body(line.is_http_1_0)?;
+    let has_content = fields.has_content(line.is_http_1_0)?;
     let method = method(line.method);
-    let body = if method == Method::Connect { Body::Tunnel } else { framed };
+    let has_body = has_content || method == Method::Connect;
     let target = Target::parse(line.target, method)?;
-    let can_persist = body == Body::None;
     Ok(Request {
         method,
         method_name: line.method,
@@ -342,8 +327,8 @@ fn parse_head<'h, 'b: 'h>(
         query: target.query,
         // RFC 9112 section 3.2.2: MUST ignore Host if the target has an authority.
         authority: target.authority.or(host).filter(|host| !host.is_empty()),
-        body,
-        persistence: if can_persist { fields.persistence(line.is_http_1_0) } else { Persistence::Close },
+        has_body,
+        persistence: if has_body { Persistence::Close } else { fields.persistence(line.is_http_1_0) },
         fields,
     })
 }
@@ -355,7 +340,7 @@ struct RequestLine<'b> {
 }
 
 impl<'b> RequestLine<'b> {
-    /// Reads the line.
+    /// Parses the line.
     ///
     /// ```text
     ///     request-line = method SP request-target SP HTTP-version   ; RFC 9112 section 3
@@ -363,7 +348,8 @@ impl<'b> RequestLine<'b> {
     ///     HTTP-version = "HTTP" "/" DIGIT "." DIGIT                 ; RFC 9112 section 2.3, case-sensitive
     /// ```
     fn parse(line: &'b [u8]) -> Result<Self, Rejection> {
-        const GRAMMAR: Rejection = bad("a request line is a method, a target and a version, one space apart");
+        const GRAMMAR: Rejection =
+            bad("a request line is a method, a target and a version, separated by single spaces");
         let line = line.strip_suffix(b"\r\n").unwrap_or(line);
         let mut parts = line.split(|&byte| byte == b' ');
         let (Some(method), Some(target), Some(version), None) =
@@ -371,18 +357,21 @@ impl<'b> RequestLine<'b> {
         else {
             return Err(GRAMMAR);
         };
-        let method = TOKEN.text(method).ok_or(bad("the method has a character that methods cannot have"))?;
+        let method = TOKEN.text(method).ok_or(bad("the method contains an invalid character"))?;
         // RFC 9112 section 3.2: SHOULD answer an invalid request line with 400, and not repair it.
         let target =
-            TARGET.text(target).ok_or(bad("the target has a character that must be percent-encoded"))?;
+            TARGET.text(target).ok_or(bad("the target contains a character that must be percent-encoded"))?;
         let is_http_1_0 = match version {
             b"HTTP/1.0" => true,
             // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
             [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => false,
             [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
-                return Err(reject(Status::VersionNotSupported, "this server speaks HTTP/1.1 and HTTP/1.0"));
+                return Err(reject(
+                    Status::VersionNotSupported,
+                    "this server supports only HTTP/1.1 and HTTP/1.0",
+                ));
             }
-            _ => return Err(bad("the version is none of HTTP")),
+            _ => return Err(bad("not an HTTP version")),
         };
         Ok(Self { method, target, is_http_1_0 })
     }
@@ -399,18 +388,12 @@ fn method(name: &str) -> Method {
     }
 }
 
-/// How many field lines need no allocation. Clients of registries send fewer.
-const FEW_FIELDS: usize = 16;
-
 /// Holds the field lines of a request. One request after the other can use it.
-pub struct FieldStorage<'b> {
-    few: [httparse::Header<'b>; FEW_FIELDS],
-    many: Vec<httparse::Header<'b>>,
-}
+pub struct FieldStorage<'b>([httparse::Header<'b>; MAX_FIELDS]);
 
 impl Default for FieldStorage<'_> {
     fn default() -> Self {
-        Self { few: [httparse::EMPTY_HEADER; FEW_FIELDS], many: Vec::new() }
+        Self([httparse::EMPTY_HEADER; MAX_FIELDS])
     }
 }
 
@@ -419,28 +402,19 @@ struct Fields<'h>(&'h [httparse::Header<'h>]);
 
 impl<'h> Fields<'h> {
     fn parse<'b: 'h>(bytes: &'b [u8], storage: &'h mut FieldStorage<'b>) -> Result<Self, Rejection> {
-        // `httparse` refuses what RFC 9112 sections 2.2, 5.1 and 5.2 want or allow to be refused: a bare
+        // `httparse` refuses what RFC 9112 sections 2.2, 5.1 and 5.2 require or allow to be refused: a bare
         // CR, a space before the colon, a line that begins with white space, control characters.
-        let parsed = match httparse::parse_headers(bytes, &mut storage.few) {
-            Err(httparse::Error::TooManyHeaders) => {
-                storage.many.resize(MAX_FIELDS, httparse::EMPTY_HEADER);
-                httparse::parse_headers(bytes, &mut storage.many)
-            }
-            parsed => parsed,
-        };
-        match parsed {
+        match httparse::parse_headers(bytes, &mut storage.0) {
             Ok(httparse::Status::Complete((_, parsed))) => Ok(Self(parsed)),
             Err(httparse::Error::TooManyHeaders) => {
-                Err(reject(Status::FieldsTooLarge, "a request has at most 100 field lines"))
+                Err(reject(Status::FieldsTooLarge, "a request must not have more than 100 field lines"))
             }
-            Ok(httparse::Status::Partial) | Err(_) => {
-                Err(bad("a field line is a name, a colon at once, and a value without control characters"))
-            }
+            Ok(httparse::Status::Partial) | Err(_) => Err(bad("a field line is a name, a colon and a value")),
         }
     }
 
     /// Iterates over the values of all lines with that name. A value that is not UTF-8 becomes U+FFFD, which
-    /// is not valid in any field that this server acts upon.
+    /// is invalid in every field that this server uses.
     fn lines(&self, name: &str) -> impl Iterator<Item = &'h str> {
         self.bytes(name).map(|value| str::from_utf8(value).unwrap_or("\u{fffd}"))
     }
@@ -450,51 +424,51 @@ impl<'h> Fields<'h> {
         lines.map(|line| line.value.trim_ascii())
     }
 
-    /// Gives the value of Host. RFC 9112 section 3.2: MUST answer 400 to a request of HTTP/1.1 without
+    /// Returns the value of Host. RFC 9112 section 3.2: MUST answer 400 to a request of HTTP/1.1 without
     /// Host, and to any request with two of them or an invalid one.
     fn host(&self, is_http_1_0: bool) -> Result<Option<&'h str>, Rejection> {
         let mut hosts = self.lines("host");
         match (hosts.next(), hosts.next()) {
             (None, _) if is_http_1_0 => Ok(None),
-            (None, _) => Err(bad("HTTP/1.1 needs a Host field")),
+            (None, _) => Err(bad("HTTP/1.1 requires a Host field")),
             (Some(host), None) if is_authority(host) => Ok(Some(host)),
             (Some(_), None) => Err(bad("the Host field is not a host and a port")),
-            (Some(_), Some(_)) => Err(bad("there are two Host fields")),
+            (Some(_), Some(_)) => Err(bad("the Host field must not be repeated")),
         }
     }
 
-    /// Tells what follows the head (RFC 9112 section 6).
-    fn body(&self, is_http_1_0: bool) -> Result<Body, Rejection> {
+    /// Returns whether content follows the head (RFC 9112 section 6).
+    fn has_content(&self, is_http_1_0: bool) -> Result<bool, Rejection> {
         let mut lengths = self.lines("content-length");
         let length = lengths.next();
         let mut codings = self.bytes("transfer-encoding").flat_map(list_members);
-        // An empty field has no members, but it is there all the same.
+        // An empty field has no members, but it is present.
         if self.bytes("transfer-encoding").next().is_some() {
-            // Section 6.3: such a message "ought to be handled as an error", because one reader may go
-            // by the length and another by the coding.
+            // Section 6.3: such a message "ought to be handled as an error", because one reader may use
+            // the length and another the coding.
             if length.is_some() {
-                return Err(bad("Content-Length and Transfer-Encoding exclude each other"));
+                return Err(bad("Content-Length and Transfer-Encoding must not be sent together"));
             }
             // Section 6.1: MUST treat the framing of a message of HTTP/1.0 with this field as faulty.
             if is_http_1_0 {
                 return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
             }
-            return chunked(&mut codings);
+            check_codings(&mut codings)?;
+            return Ok(true);
         }
         match length {
-            None => Ok(Body::None),
-            // Section 6.3: MUST answer 400 to an invalid length. Two equal lengths may be taken for one;
-            // no client sends them, so we refuse those, too.
-            Some(_) if lengths.next().is_some() => Err(bad("there are two Content-Length fields")),
+            None => Ok(false),
+            // Section 6.3: MUST answer 400 to an invalid length. Two equal lengths may be accepted as one;
+            // no client sends them, so we refuse them as well.
+            Some(_) if lengths.next().is_some() => Err(bad("the Content-Length field must not be repeated")),
             Some(text) => match parse_number(text) {
-                Some(0) => Ok(Body::None),
-                Some(_) => Ok(Body::Sized),
-                None => Err(bad("the Content-Length is not a number")),
+                Some(length) => Ok(length > 0),
+                None => Err(bad("the Content-Length field is not a number")),
             },
         }
     }
 
-    /// Tells whether the client wants the connection to go on (RFC 9112 section 9.3).
+    /// Returns whether the client wants the connection to persist (RFC 9112 section 9.3).
     fn persistence(&self, is_http_1_0: bool) -> Persistence {
         let has = |option: &str| {
             self.bytes("connection").flat_map(list_members).any(|member| member.eq_ignore_ascii_case(option))
@@ -511,18 +485,18 @@ impl<'h> Fields<'h> {
     }
 }
 
-/// Reads the transfer codings of a request. RFC 9112 section 6.3: MUST answer 400 if chunked is not the
-/// last one, because then nobody can tell the length. Section 6.1: SHOULD answer 501 to a coding that
+/// Checks the transfer codings of a request. RFC 9112 section 6.3: MUST answer 400 if chunked is not the
+/// last one, because then the length is unknown. Section 6.1: SHOULD answer 501 to a coding that
 /// the server does not know.
-fn chunked<'a>(codings: &mut impl Iterator<Item = &'a str>) -> Result<Body, Rejection> {
+fn check_codings<'a>(codings: &mut impl Iterator<Item = &'a str>) -> Result<(), Rejection> {
     let is_chunked = |coding: &&str| coding.eq_ignore_ascii_case("chunked");
     let codings: Vec<&str> = codings.collect();
     match codings.split_last() {
-        Some((last, [])) if is_chunked(last) => Ok(Body::Chunked),
+        Some((last, [])) if is_chunked(last) => Ok(()),
         Some((last, others)) if is_chunked(last) && !others.iter().any(is_chunked) => {
-            Err(reject(Status::NotImplemented, "the only transfer coding known here is chunked"))
+            Err(reject(Status::NotImplemented, "this server supports only the transfer coding chunked"))
         }
-        _ => Err(bad("the last transfer coding, and only the last, has to be chunked")),
+        _ => Err(bad("the last transfer coding, and only the last, must be chunked")),
     }
 }
 
@@ -533,7 +507,7 @@ struct Target<'b> {
 }
 
 impl<'b> Target<'b> {
-    /// Reads the target.
+    /// Parses the target.
     ///
     /// ```text
     ///     request-target = origin-form / absolute-form / authority-form / asterisk-form
@@ -548,7 +522,7 @@ impl<'b> Target<'b> {
             Method::Connect => {
                 let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && is_authority(text));
                 if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
-                    return Err(bad("the target of CONNECT is a host and a port"));
+                    return Err(bad("the target of CONNECT must be a host and a port"));
                 }
                 return Ok(Self { authority: Some(text), path: text.into(), query: None });
             }
@@ -565,7 +539,7 @@ impl<'b> Target<'b> {
                 let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
                 // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field it is valid.
                 if authority.is_empty() || !is_authority(authority) {
-                    return Err(bad("the target's authority is not a host and a port"));
+                    return Err(bad("the authority of the target is not a host and a port"));
                 }
                 (Some(authority), path)
             }

@@ -1,4 +1,4 @@
-//! Turns an answer into the bytes of its head. The content is borrowed, and follows the head.
+//! Writes the head of a response. The content is borrowed, and follows the head.
 //!
 //! Documents: RFC 9110 (status codes and fields), RFC 9112 section 4 (the status line).
 //!
@@ -6,13 +6,13 @@
 //!     HTTP/1.1 200 OK                                    the status
 //!     Date: Sun, 06 Nov 1994 08:49:37 GMT                written anew once a second
 //!     Content-Type: application/octet-stream             \
-//!     Content-Length: 1234                                | the answer's own fields; for content that
-//!     ...                                                /  is asked for often they are ready made
+//!     Content-Length: 1234                                | the response's own fields; for content that
+//!     ...                                                /  is requested often they are ready made
 //!     Connection: close                                  if the connection ends
 //! ```
 //!
 //! Deliberately absent: chunked coding and compression. The length of every content is known before
-//! its first byte, and a registry's bytes have to arrive as they were hashed.
+//! its first byte, and the bytes of a registry must arrive as they were hashed.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Declares the statuses: each with its code and its reason phrase.
 macro_rules! statuses {
     ($($Name:ident = $code:literal $phrase:literal,)*) => {
-        /// The statuses that this server answers with (RFC 9110 section 15; 431 is RFC 6585's).
+        /// The statuses of this server's responses (RFC 9110 section 15; 431 is RFC 6585's).
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         #[allow(missing_docs, reason = "the names are the RFC's")]
         pub enum Status { $($Name = $code,)* }
@@ -54,7 +54,7 @@ statuses! {
 }
 
 impl Status {
-    /// Whether the request was not carried out.
+    /// Whether the status is a client or server error (4xx or 5xx).
     #[must_use]
     pub fn is_error(self) -> bool {
         self.code() >= 400
@@ -72,16 +72,16 @@ impl Status {
 pub enum Content<'a> {
     /// Bytes in memory, few enough to be sent in one piece with the head.
     Bytes(Cow<'a, [u8]>),
-    /// A part of a file that is too large for that. The transport has the file, and sends it.
+    /// A part of a file that is too large for that. The transport has the file and sends it.
     File(FilePart),
 }
 
-/// Some bytes of one of the transport's files.
+/// A range of one of the transport's files.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilePart {
     /// Which file, counted from 0.
     pub file: usize,
-    /// Which of its bytes.
+    /// Its bytes to send.
     pub range: Range<u64>,
 }
 
@@ -134,44 +134,44 @@ impl Content<'_> {
     }
 }
 
-/// What is said of the connection's future (RFC 9112 section 9.3).
+/// Whether the connection persists, and how the response says so (RFC 9112 section 9.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Persistence {
-    /// It goes on. In HTTP/1.1 that need not be said.
+    /// It persists, which is the default of HTTP/1.1.
     Implied,
-    /// It goes on. A client of HTTP/1.0 has to be told.
+    /// It persists, and a field says so to a client of HTTP/1.0.
     Stated,
-    /// It ends with this answer.
+    /// It ends with this response.
     Close,
 }
 
-/// An answer.
+/// A response.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Response<'a> {
     /// The status.
     pub status: Status,
     /// Complete field lines, each with its CRLF.
     fields: Cow<'a, [u8]>,
-    /// More field lines: those that many responses share.
+    /// More field lines, which many responses share.
     pub shared: &'static str,
     /// What follows the head.
     pub content: Content<'a>,
 }
 
 impl<'a> Response<'a> {
-    /// An answer from ready-made field lines, which have to include Content-Length where HTTP wants it.
+    /// Makes a response from complete field lines, which must include Content-Length where HTTP requires it.
     pub fn new(status: Status, fields: impl Into<Cow<'a, [u8]>>, content: Content<'a>) -> Self {
         Self { status, fields: fields.into(), shared: "", content }
     }
 
-    /// An answer with content that was made for it.
+    /// Makes a response with content that was generated for it.
     #[must_use]
     pub fn generated(status: Status, media_type: &str, content: Vec<u8>) -> Self {
         let fields = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", content.len());
         Self::new(status, fields.into_bytes(), Content::Bytes(content.into()))
     }
 
-    /// Adds a field line. `value` must not have a byte that ends a line.
+    /// Adds a field line. `value` must not contain CR or LF.
     #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         debug_assert!(!value.contains(['\r', '\n']), "a value must stay on its line");
@@ -188,7 +188,7 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Returns the value of the response's own field with that name, which is compared with its case.
+    /// Returns the value of the response's own field with that name. The comparison is case-sensitive.
     #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.split_inclusive(|&byte| byte == b'\n').find_map(|line| field_value(line, name))

@@ -1,16 +1,16 @@
-//! The grammar that more than one reader of HTTP's fields and targets needs.
+//! The grammar that the parsers of HTTP's fields and targets share.
 //!
 //! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). Each function has
-//! its grammar beside it, in the ABNF of RFC 5234.
+//! its grammar above it, in the ABNF of RFC 5234.
 //!
-//! Deliberately absent: quoted strings, except for entity tags. No other field that this server acts upon has a
-//! quoted comma or semicolon in it.
+//! Deliberately absent: quoted strings, except for entity tags. No other field that this server uses has a quoted
+//! comma or semicolon in it.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
 /// Iterates over the members of a list, trimmed, without the empty ones (RFC 9110 section 5.6.1.2). A member that
-/// is not UTF-8 becomes U+FFFD, which is not valid in any list that this server acts upon.
+/// is not UTF-8 becomes U+FFFD, which is invalid in every list that this server uses.
 ///
 /// ```text
 ///     #element = [ element ] *( OWS "," OWS [ element ] )
@@ -43,8 +43,8 @@ pub fn entity_tags(mut list: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
     })
 }
 
-/// Takes optional white space off both ends (RFC 9110 section 5.6.3). `httparse` has let no other
-/// white space into the value of a field.
+/// Removes optional white space from both ends (RFC 9110 section 5.6.3). `httparse` accepts no other white
+/// space in the value of a field.
 ///
 /// ```text
 ///     OWS = *( SP / HTAB )
@@ -54,8 +54,8 @@ pub fn trim(value: &str) -> &str {
     value.trim_ascii()
 }
 
-/// Reads a number that has neither sign nor space. A number that is too large becomes the largest there
-/// is, so that comparing with it stays right.
+/// Parses a number without a sign or white space. One that is too large becomes `u64::MAX`, so that
+/// comparisons with it are still right.
 ///
 /// ```text
 ///     1*DIGIT
@@ -113,14 +113,15 @@ pub fn is_percent_encoded(text: &str) -> bool {
     text.split('%').skip(1).all(is_octet)
 }
 
-/// The characters besides letters and digits whose percent-encoding means nothing in a path. That of a slash
-/// does: `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
+/// The characters, apart from letters and digits, that can be decoded in a path without changing its meaning. Not
+/// `/`: `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
 pub const PLAIN_IN_PATH: &[u8] = b"-._~:+";
 
 /// The same in a query, where a slash separates nothing in any case (RFC 3986 section 3.4).
 pub const PLAIN_IN_QUERY: &[u8] = b"-._~:+/";
 
-/// Undoes the percent-encoding of characters that need none, such as the colon of a digest, and leaves the rest.
+/// Decodes the percent-encoded characters that need no encoding, such as the colon of a digest, and keeps the rest
+/// as it is.
 #[must_use]
 pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
     if !text.contains('%') {
@@ -158,8 +159,8 @@ pub struct Characters([bool; 256]);
 pub static TOKEN: Characters = Characters::new(b"!#$%&'*+-.^_`|~");
 
 /// The characters of a request target: RFC 3986's reserved and unreserved ones and `%`, without `#`,
-/// which begins a fragment. Square brackets belong to an IPv6 authority; a client that leaves them
-/// unencoded in a path or query is understood all the same.
+/// which begins a fragment. Square brackets belong to an IPv6 authority; a client that does
+/// not encode them in a path or query is understood nevertheless.
 pub static TARGET: Characters = Characters::new(b"-._~:/?[]@!$&'()*+,;=%");
 
 /// The characters of a `reg-name` or an IPv4 address (RFC 3986 section 3.2.2).
