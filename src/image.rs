@@ -248,11 +248,11 @@ impl Platform {
 /// A platform as indexes and configs have it. A variant is needed for `arm` alone; see [`executable`] for
 /// why it is always the same.
 fn platform(architecture: &str) -> Value {
+    let mut platform = json!({ "architecture": architecture, "os": "linux" });
     if architecture == "arm" {
-        json!({ "architecture": architecture, "os": "linux", "variant": executable::ARM_VARIANT })
-    } else {
-        json!({ "architecture": architecture, "os": "linux" })
+        insert(&mut platform, "variant", executable::ARM_VARIANT.into());
     }
+    platform
 }
 
 /// The config of a platform: what the runtime is told, and what people see with `docker inspect`.

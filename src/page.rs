@@ -21,6 +21,8 @@
 //!
 //! Deliberately absent: scripts, and everything that a browser would have to fetch. The page's policy forbids both.
 
+use std::fmt::Write as _;
+
 use crate::image::digest::{Digest, START, Summary};
 use crate::image::layer::Layer;
 use crate::image::{BLOB, Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, Platform, VERSION};
@@ -230,16 +232,27 @@ fn section(part: &Part<'_>, element: &str, title: &str) -> String {
 /// Returns the text of a document, in which each digest is a link to the part that has it.
 fn linked(content: &[u8]) -> String {
     // What is between two quotes is a text, and no text in a document has a quote itself.
-    let pieces = str::from_utf8(content).unwrap_or_default().split('"').map(|piece| match escape(piece) {
-        digest if digest.starts_with("sha256:") => format!("<a href=\"#{digest}\">{digest}</a>"),
-        other => other,
-    });
-    pieces.collect::<Vec<_>>().join("\"")
+    let mut text = String::new();
+    for (index, piece) in str::from_utf8(content).unwrap_or_default().split('"').enumerate() {
+        text += if index == 0 { "" } else { "\"" };
+        let piece = escape(piece);
+        if piece.starts_with("sha256:") {
+            let _ = write!(text, "<a href=\"#{piece}\">{piece}</a>");
+        } else {
+            text += &piece;
+        }
+    }
+    text
 }
 
 /// Returns bytes in hexadecimal digits.
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+    let mut digits = String::new();
+    for byte in bytes {
+        let _ = write!(digits, "{byte:02x} ");
+    }
+    digits.pop();
+    digits
 }
 
 /// Returns bytes as ASCII, with a point for each that cannot be seen.
@@ -267,17 +280,19 @@ const RING: u64 = 8;
 fn picture(parts: &[Part<'_>]) -> String {
     let largest = parts.iter().map(|part| part.size).max().unwrap_or(1);
     // An area is as large as the number of bytes. Sides are in hundredths: a fraction without floating point.
-    let side = |row: usize| (parts[row].size * (100 * SIDE).pow(2) / largest).isqrt();
-    let sides: [u64; SHOWN] = std::array::from_fn(side);
-    let squares = parts.iter().enumerate().map(|(row, part)| draw(part, middle(row), sides[row]));
+    let side = |part: &Part<'_>| (part.size * (100 * SIDE).pow(2) / largest).isqrt();
+    let sides: Vec<u64> = parts.iter().map(side).collect();
+    let mut squares = String::new();
+    for (row, part) in parts.iter().enumerate() {
+        squares += &draw(part, middle(row), sides[row]);
+    }
     format!(
         "<svg viewBox=\"0 10 384 {height}\" aria-label=\"The way from the index to the executable\">\
          <marker id=\"head\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" \
          markerUnits=\"userSpaceOnUse\" orient=\"auto\"><path class=\"head\" d=\"M0 0l8 4-8 4z\"/></marker>\
          {arrows}{squares}</svg>",
         height = ROW * SHOWN as u64 - 20,
-        arrows = arrows(sides),
-        squares = squares.collect::<String>(),
+        arrows = arrows(&sides),
     )
 }
 
@@ -314,20 +329,20 @@ fn draw(part: &Part<'_>, y: u64, side: u64) -> String {
 }
 
 /// Draws the lines between the parts, which have these sides.
-fn arrows(sides: [u64; SHOWN]) -> String {
+fn arrows(sides: &[u64]) -> String {
     let half = |row: usize| RING.max(sides[row] / 200);
     let (top, bottom) = (|row| middle(row) - half(row), |row| middle(row) + half(row));
     let [index, manifest, config, layer, tar, executable] = std::array::from_fn(|row| row);
     let ways = [(index, manifest), (manifest, layer), (layer, tar), (tar, executable)];
-    let straight = ways
-        .iter()
-        .map(|&(from, to)| format!("<path class=\"line\" d=\"M{AXIS} {}V{}\"/>", bottom(from), top(to)));
+    let mut straight = String::new();
+    for (from, to) in ways {
+        let _ = write!(straight, "<path class=\"line\" d=\"M{AXIS} {}V{}\"/>", bottom(from), top(to));
+    }
     // The manifest leads to the config, too, and the config by its diff ID to the tar. The executable makes the
     // index, and the circle is closed.
     format!(
-        "{}<path class=\"line\" d=\"M{AXIS} {}q0 54 28 54\"/><path class=\"line dash\" d=\"M{BRANCH} {}V{}\"/>\
+        "{straight}<path class=\"line\" d=\"M{AXIS} {}q0 54 28 54\"/><path class=\"line dash\" d=\"M{BRANCH} {}V{}\"/>\
          <path class=\"line\" d=\"M{} {}h-2q-8 0-8-8V{}q0-8 8-8h36\"/>",
-        straight.collect::<String>(),
         middle(manifest) + ROW / 2,
         bottom(config),
         top(tar),

@@ -309,7 +309,7 @@ impl Registry {
     /// would make the client look for a tag instead.
     fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
         check_digest(digest)?;
-        let [filter] = parameters(request, ["artifactType"]);
+        let filter = Parameters::of(request).artifact_type;
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
         let index =
             digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
@@ -472,8 +472,8 @@ fn tags(name: &str, request: &Request<'_>) -> Answer<'static> {
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
 /// entry that the client has seen.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
-    let [number, last] = parameters(request, ["n", "last"]);
-    let number = match number.map(|n| (parse_number(&n), n)) {
+    let Parameters { n, last, .. } = Parameters::of(request);
+    let number = match n.map(|n| (parse_number(&n), n)) {
         None => u64::MAX,
         Some((Some(number), _)) => number,
         Some((None, text)) => {
@@ -509,18 +509,32 @@ fn prefers_page(request: &Request<'_>) -> bool {
     html > plain
 }
 
-/// Returns these parameters of the query, of several with one name the first. Others are ignored, such as the
-/// `ns=docker.io` with which containerd tells a mirror whose place it takes.
-fn parameters<const N: usize>(request: &Request<'_>, names: [&str; N]) -> [Option<String>; N] {
-    let mut values = [const { None }; N];
-    for pair in request.query.unwrap_or_default().split('&') {
-        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if let Some(place) = names.iter().position(|name| *name == key) {
+/// The parameters of the query that mean something here. Others are ignored, such as the `ns=docker.io` with which
+/// containerd tells a mirror whose place it takes.
+#[derive(Default)]
+struct Parameters {
+    n: Option<String>,
+    last: Option<String>,
+    artifact_type: Option<String>,
+}
+
+impl Parameters {
+    /// Reads the query. Of several parameters with one name the first counts.
+    fn of(request: &Request<'_>) -> Self {
+        let mut parameters = Self::default();
+        for pair in request.query.unwrap_or_default().split('&') {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let parameter = match key {
+                "n" => &mut parameters.n,
+                "last" => &mut parameters.last,
+                "artifactType" => &mut parameters.artifact_type,
+                _ => continue,
+            };
             // A client may encode the slash of a media type.
-            values[place].get_or_insert_with(|| percent_decode(value, PLAIN_IN_QUERY).into_owned());
+            parameter.get_or_insert_with(|| percent_decode(value, PLAIN_IN_QUERY).into_owned());
         }
+        parameters
     }
-    values
 }
 
 /// An answer with content that was made for it.
