@@ -19,9 +19,9 @@ use mio::net::{TcpListener, TcpStream};
 use crate::metrics::Metrics;
 use crate::system;
 
-/// How many connections are accepted between two looks: some 10 ms of work. When 4,096 connections wait,
+/// How many connections are accepted between two polls: some 10 ms of work. When 4,096 connections wait,
 /// the kernel drops others, which try again a second later; so accepting must not fall behind.
-pub const ACCEPTS_PER_LOOK: usize = 512;
+pub const ACCEPTS_PER_POLL: usize = 512;
 
 /// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
 /// and doubles up to 1 s; haproxy waits 100 ms.
@@ -41,15 +41,13 @@ pub struct Acceptor {
     resume_at: Instant,
     /// When a shortage was last logged.
     logged_at: Option<Instant>,
-    /// How many attempts have failed in a row, for other reasons than a shortage.
-    failures: usize,
 }
 
 impl Acceptor {
     /// Returns an acceptor that expects that connections wait already.
     #[must_use]
     pub fn new(listener: TcpListener, now: Instant) -> Self {
-        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None, failures: 0 }
+        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None }
     }
 
     /// Notes that the kernel reports a connection.
@@ -99,34 +97,22 @@ impl Acceptor {
     ///
     /// # Errors
     ///
-    /// When one waits and the system has no room for it.
-    pub fn accept(
-        &mut self,
-        now: Instant,
-        metrics: &mut Metrics,
-    ) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    /// When one waits and cannot be accepted, as a rule because the system has no room for it.
+    pub fn accept(&mut self, metrics: &mut Metrics) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
         match listener.accept() {
             Ok(accepted) => {
-                self.failures = 0;
                 metrics.accepted += 1;
                 return Ok(Some(accepted));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
+            // The connection is gone, or a signal has stopped and continued the process.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
             // Linux looks for a free descriptor before it looks for a connection. The event does not
-            // come again, so `may_wait` has to stay if there is a connection.
-            Err(error) if is_shortage(&error) => {
+            // come again, so `may_wait` must stay if there is a connection.
+            Err(error) => {
                 if self.poll_backlog() {
                     return Err(error);
-                }
-            }
-            // accept(2): an error of the connection that was to be accepted, such as ECONNABORTED or
-            // EHOSTUNREACH, is to be treated as if there had been no connection. EINTR likewise. An error
-            // that comes again and again is of another kind, and a pause keeps the loop from spinning.
-            Err(_) => {
-                self.failures += 1;
-                if self.failures.is_multiple_of(ACCEPTS_PER_LOOK) {
-                    self.pause(now, metrics);
                 }
             }
         }
@@ -134,8 +120,9 @@ impl Acceptor {
     }
 }
 
-/// EMFILE, ENFILE, ENOMEM, ENOBUFS.
-fn is_shortage(error: &io::Error) -> bool {
+/// Whether closing a connection may help against an error of [`Acceptor::accept`].
+#[must_use]
+pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     error.raw_os_error().is_some_and(|number| shortages.contains(&number))
 }

@@ -14,8 +14,8 @@
 //! # Eviction
 //!
 //! For a newcomer, the connections that have waited longest without being answered are closed first, and then the
-//! readers that have taken nothing for longest. To find them, all clients are looked at. That takes a
-//! millisecond, so that one in 64 is closed at a time, and the next newcomers find room.
+//! readers that have taken nothing for longest. To find them, all clients are scanned. A scan takes a
+//! millisecond, so one client in 64 is closed at a time, and the next newcomers find room.
 //!
 //! If incomplete heads and unsent responses take too much memory, those that hold most are closed first, and among
 //! them first those that have waited for a while: an honest client needs little, and not for long.
@@ -34,8 +34,8 @@ use mio::Token;
 
 use crate::budget::MAX_CONNECTIONS;
 use crate::connection::{Connection, Rank};
+use crate::run_queue::Load;
 use crate::socket::Socket;
-use crate::turns::Share;
 
 const _: () = assert!(
     MAX_CONNECTIONS.is_power_of_two(),
@@ -45,14 +45,14 @@ const _: () = assert!(
 /// One of so many clients is closed when a newcomer needs a place.
 const EVICTED: usize = 64;
 
-/// A client: its socket, its connection, and its share of the server's time.
+/// A client: its socket, its connection, and what it has cost recently.
 pub struct Client {
     /// The client's socket, and what the kernel has said of it.
     pub socket: Socket,
     /// The state of the exchange with the client.
     pub connection: Connection,
     /// What the client has asked recently.
-    pub share: Share,
+    pub load: Load,
 }
 
 /// All clients.
@@ -116,7 +116,7 @@ impl Clients {
         self.slots[slot].client.as_mut()
     }
 
-    /// Adds a client, and gives its token.
+    /// Adds a client, and returns its token.
     pub fn insert(&mut self, client: Client) -> Token {
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
@@ -174,7 +174,7 @@ impl Clients {
     /// keeps its place: it may have sent a request, and will have its turn soon.
     #[must_use]
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
-        let others = self.occupied().filter(|(_, client)| !client.share.is_next());
+        let others = self.occupied().filter(|(_, client)| !client.load.is_next());
         let ranked = others.filter_map(|(token, client)| Some((client.connection.rank(now)?, token)));
         let mut ranked: Vec<(Rank, Token)> = ranked.collect();
         let count = self.count().div_ceil(EVICTED).min(ranked.len());

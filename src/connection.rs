@@ -13,8 +13,10 @@
 //!     ---------  -------------------------------------  ---------------------  ---------  -----------
 //!     Fresh      the first bytes come                   as for "bytes" below   receive    10 s
 //!                the deadline passes                    closed: Silent         expire
-//!     Idle       bytes come                             as for "bytes" below   receive    75 s
-//!                the deadline passes                    closed: Idle           expire
+//!     Idle       bytes come                             as for "bytes" below   receive    60 s after
+//!                the deadline passes                    closed: Stalled        expire     the last
+//!                ... and the client has its answer      closed: Idle           expire     progress;
+//!                                                                                         then 75 s
 //!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
 //!                the deadline passes                    answered 408 (refuse)  expire     the first
 //!                                                                                         of them
@@ -22,16 +24,14 @@
 //!                                                                                         comes before
 //!     Writing    the transport takes some               Writing                send       60 s after
 //!                it takes the last                      as for "sent" below    proceed    the last
-//!                the deadline passes, and the client    Writing                expire     progress
-//!                  has acknowledged some
-//!                ... and it has acknowledged nothing    closed: Stalled        expire
-//!     Lingering  bytes come, up to 256 KiB              Lingering              discard    2 s after
+//!                the deadline passes                    closed: Stalled        expire     progress
+//!     Lingering  bytes come, up to 256 KiB              Lingering              discard    60 s after
 //!                the client stops sending, and has      closed: LastAnswer     discard    the last
-//!                  acknowledged all                                                       sign of
-//!                the deadline passes, and the client    Lingering              expire     life, and
-//!                  has acknowledged some, not all                                         5 s after
-//!                ... and it has acknowledged nothing    closed: DidNotClose    expire     the last
-//!                  more, or all                                                           such news
+//!                  acknowledged all                                                       progress;
+//!                the deadline passes                    closed: Stalled        expire     then 2 s
+//!                ... and the client has the answer      closed: DidNotClose    expire     after the
+//!                                                                                         last byte,
+//!                                                                                         5 s in all
 //!
 //!     bytes:     no whole request                       Partial                respond
 //!                requests                               answered               respond
@@ -72,7 +72,6 @@
 use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -83,9 +82,10 @@ use crate::kinds::CloseReason;
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Answer, Registry};
+use crate::run_queue::{Allowance, cost};
 
 /// How long a connection may take to its first byte, counted from when the kernel hands it over; and
-/// then again from the first byte of a head to its end. A head is one packet, or a few. h2o gives
+/// then again from the first byte of a head to its end. A head is one packet, or a few. h2o waits
 /// 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -94,8 +94,7 @@ pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
 /// is lost. Docker keeps connections for longer, but asks again within seconds or never.
 pub const IDLE_PATIENCE: Duration = Duration::from_secs(75);
 
-/// How long a reader may take nothing at all. It is looked at once in this time, so that a reader that
-/// has stopped is closed after between one and two of these. A slow reader may take hours.
+/// How long a reader may take nothing at all. A slow reader may take hours.
 pub const STALL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// For how long a reader must have taken nothing before it may have to make room for a newcomer.
@@ -111,33 +110,16 @@ pub const MAX_LINGER: Duration = Duration::from_secs(5);
 /// more waits, and has time to read its answer until the connection has lingered for [`MAX_LINGER`].
 pub const MAX_DISCARDED: usize = 256 * 1024;
 
-/// How many requests a connection may have answered before it is the others' turn. wrk and other
-/// clients that pipeline send 16 at once, which one turn should answer.
-pub const REQUESTS_PER_TURN: usize = 20;
-
-/// How many bytes of a file a connection may send before it is the others' turn: a whole layer, and 150 us
-/// of work if the client takes it as fast as it is sent. With 256 KiB, a layer took a third more calls.
-/// nginx's `sendfile_max_chunk` is 2 MiB.
-pub const BYTES_PER_TURN: u64 = 640 * 1024;
-
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
 /// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the unanswered
 /// requests of 4,000 clients that pipelined without end filled that memory; with less, they fit.
 const MAX_READ: usize = 2560;
 
-/// When so much output has been gathered, in bytes, it is sent before more requests are looked at: a
+/// When so much output has been gathered, in bytes, it is sent before more requests are parsed: a
 /// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
-/// How many bytes of a file take as long to send as a request takes to answer.
-const BYTES_PER_REQUEST: u64 = 12 * 1024;
-
-/// How many bytes take as long to parse or to generate as a request of the usual size takes to answer.
-const BYTES_PROCESSED_PER_REQUEST: usize = 512;
-
 const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
-// A client that has used up a turn has asked much, whichever of the two it has used up.
-const _: () = assert!(BYTES_PER_TURN / BYTES_PER_REQUEST >= REQUESTS_PER_TURN as u64);
 const _: () = assert!(MAX_READ < MAX_INPUT);
 const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
 // A load balancer's 60 s, and some time for what is on its way.
@@ -167,10 +149,10 @@ pub trait Transport {
     /// `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether more may have come from the client than was read, as far as is known without asking.
+    /// Whether more may have come from the client than was read. The transport does not ask for this.
     fn may_have_input(&self) -> bool;
 
-    /// Tells the client that nothing more will be written.
+    /// Sends the end of the stream: nothing more is written.
     ///
     /// # Errors
     ///
@@ -199,7 +181,7 @@ pub struct Turn<'t, T> {
     pub transport: &'t mut T,
     /// Answers requests.
     pub registry: &'t Registry,
-    /// Tells the time.
+    /// The time.
     pub clock: &'t Clock,
     /// Records answers.
     pub log: &'t mut Log,
@@ -217,35 +199,6 @@ impl<T> Turn<'_, T> {
     /// What the server can say of itself now.
     fn vitals(&self) -> Vitals<'_> {
         Vitals { metrics: self.metrics, clock: self.clock, dropped_lines: self.log.dropped_lines() }
-    }
-}
-
-/// How much a connection may do in one turn.
-#[derive(Clone, Copy, Debug)]
-pub struct Allowance {
-    /// How many requests it may have answered. What takes as long as a request counts as one.
-    pub requests: usize,
-    /// How many bytes of a file it may send, and how many it may discard.
-    pub bytes: u64,
-}
-
-impl Allowance {
-    /// The allowance at the beginning of a turn.
-    pub const FULL: Self = Self { requests: REQUESTS_PER_TURN, bytes: BYTES_PER_TURN };
-
-    /// The allowance of a newcomer. Nearly all have one request to begin with. If thousands come at once
-    /// and have more, the rest has to wait for a turn like everything else.
-    pub const FIRST: Self = Self { requests: 4, ..Self::FULL };
-
-    /// What a turn with this allowance has cost, in requests, if so much of the allowance is left.
-    #[must_use]
-    pub fn spent(self, left: Self) -> usize {
-        (self.requests - left.requests) + ((self.bytes - left.bytes) / BYTES_PER_REQUEST) as usize
-    }
-
-    /// Takes off as much as so many requests.
-    fn pay(&mut self, requests: usize) {
-        self.requests = self.requests.saturating_sub(requests);
     }
 }
 
@@ -283,7 +236,7 @@ enum State {
     Idle { since: Instant },
     /// The beginning of a head has come. It has been searched, and holds no end of a head.
     Partial { head: Vec<u8>, began: Instant },
-    /// Bytes have come with an earlier request, and have not been looked at. They may hold whole requests.
+    /// Bytes have come with an earlier request, and have not been parsed. They may hold whole requests.
     Pending { input: Vec<u8>, since: Instant },
     /// An answer is being sent. It is on the heap, so that an idle connection need not have room for it.
     Writing(Box<Writing>),
@@ -299,7 +252,7 @@ struct Writing {
     bytes: Vec<u8>,
     /// The rest of a file's part, which comes after them.
     part: FilePart,
-    /// Input that came with the request and was not looked at.
+    /// Input that came with the request and has not been parsed.
     input: Vec<u8>,
     then: Then,
 }
@@ -307,6 +260,8 @@ struct Writing {
 struct Lingering {
     /// When lingering began, or the client was last seen to take the answer.
     began: Instant,
+    /// When the client last sent something.
+    heard: Instant,
     discarded: usize,
 }
 
@@ -323,7 +278,7 @@ enum Then {
 /// Whether a client takes what it has been sent. The transport takes bytes in large steps, and takes the last ones of an
 /// answer long before the client has them. So a steady reader is known by what it has acknowledged.
 struct Progress {
-    /// When it last took something, as far as is known.
+    /// When it was last seen to take something.
     at: Instant,
     /// What it had not acknowledged when last asked, in bytes; the end of the stream counts as one.
     /// `None` if more has been sent since.
@@ -348,8 +303,13 @@ impl Progress {
     }
 }
 
-/// Whether to go on within a turn, or what the connection wants after it.
-type Step = ControlFlow<Next>;
+/// What a step within a turn leads to.
+enum Step {
+    /// Another step.
+    GoOn,
+    /// The end of the turn.
+    End(Next),
+}
 
 impl Connection {
     /// A connection that was just accepted.
@@ -367,11 +327,8 @@ impl Connection {
         self.peer
     }
 
-    /// Does what can be done without blocking, as far as the turn goes. If the deadline has passed even
-    /// so, acts upon that.
-    ///
-    /// The order matters. After a pause of the whole machine all deadlines have passed, though the
-    /// clients' requests are there.
+    /// Works without blocking until the allowance is used up, and only then checks the deadline: after a suspend of the
+    /// machine every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         match self.work(turn) {
             Next::Wait | Next::Again if turn.clock.now >= self.deadline() => self.expire(turn),
@@ -384,13 +341,15 @@ impl Connection {
     pub fn deadline(&self) -> Instant {
         match &self.state {
             State::Fresh { since } | State::Pending { since, .. } => *since + HEAD_PATIENCE,
-            State::Idle { since } => *since + IDLE_PATIENCE,
             State::Partial { began, .. } => *began + HEAD_PATIENCE,
+            // The transport has taken all of an answer long before a slow reader has.
             State::Writing(_) => self.progress.at + STALL_PATIENCE,
-            State::Lingering(Lingering { began, discarded }) => {
+            _ if self.is_being_answered() => self.progress.at + STALL_PATIENCE,
+            State::Idle { since } => *since.max(&self.progress.at) + IDLE_PATIENCE,
+            State::Lingering(Lingering { began, heard, discarded }) => {
                 let end = *began + MAX_LINGER;
                 // Beyond the limit it is not known whether the client still sends.
-                if *discarded < MAX_DISCARDED { end.min(self.progress.at + LINGER_PATIENCE) } else { end }
+                if *discarded < MAX_DISCARDED { end.min(*heard.max(began) + LINGER_PATIENCE) } else { end }
             }
         }
     }
@@ -401,16 +360,15 @@ impl Connection {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
 
-    /// Notes whether the client has taken something.
-    pub fn watch(&mut self, transport: &impl Transport, now: Instant) {
+    /// Notes whether the client has taken something. `unacknowledged` is that of the transport, and is called only if
+    /// that matters.
+    pub fn watch(&mut self, unacknowledged: impl FnOnce() -> u64, now: Instant) {
         if !self.is_being_answered() {
             return;
         }
-        let unacknowledged = transport.unacknowledged();
-        let has_taken = self.progress.compare(unacknowledged, now);
+        let has_taken = self.progress.compare(unacknowledged(), now);
         if let State::Lingering(lingering) = &mut self.state
             && has_taken
-            && unacknowledged > 0
         {
             lingering.began = now;
         }
@@ -472,8 +430,8 @@ impl Connection {
     fn work<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         loop {
             match self.step(turn) {
-                Ok(Step::Continue(())) => {}
-                Ok(Step::Break(next)) => return next,
+                Ok(Step::GoOn) => {}
+                Ok(Step::End(next)) => return next,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(_) => return Next::Close(CloseReason::Broken),
@@ -485,41 +443,38 @@ impl Connection {
         match &mut self.state {
             State::Writing(writing) => {
                 if !writing.send(&mut self.progress, turn)? {
-                    return Ok(Step::Break(Next::Again));
+                    return Ok(Step::End(Next::Again));
                 }
                 let (then, input) = (writing.then, std::mem::take(&mut writing.input));
                 self.proceed(then, input, turn)
             }
-            State::Lingering(lingering) => lingering.discard(&mut self.progress, turn),
-            _ if turn.left.requests == 0 => Ok(Step::Break(Next::Again)),
+            State::Lingering(lingering) => lingering.discard(turn),
+            _ if turn.left.requests == 0 => Ok(Step::End(Next::Again)),
             _ => self.receive(turn),
         }
     }
 
     /// Acts upon the deadline, which has passed.
     fn expire<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
-        let now = turn.clock.now;
+        self.watch(|| turn.transport.unacknowledged(), turn.clock.now);
+        if turn.clock.now < self.deadline() {
+            return Next::Wait;
+        }
+        let is_stalled = self.is_being_answered();
         match &mut self.state {
             State::Fresh { .. } => Next::Close(CloseReason::Silent),
-            State::Idle { .. } => Next::Close(CloseReason::Idle),
             State::Partial { head: input, .. } | State::Pending { input, .. } => {
                 let rejection = request::timeout(input);
                 match self.refuse(&rejection, turn) {
-                    Ok(Step::Break(next)) => next,
-                    Ok(Step::Continue(())) => self.work(turn),
+                    Ok(Step::End(next)) => next,
+                    Ok(Step::GoOn) => self.work(turn),
                     Err(_) => Next::Close(CloseReason::Broken),
                 }
             }
-            State::Writing(_) | State::Lingering(_) => {
-                self.watch(turn.transport, now);
-                if now < self.deadline() {
-                    Next::Wait
-                } else if matches!(self.state, State::Writing(_)) {
-                    Next::Close(CloseReason::Stalled)
-                } else {
-                    Next::Close(CloseReason::DidNotClose)
-                }
-            }
+            _ if is_stalled => Next::Close(CloseReason::Stalled),
+            State::Writing(_) => Next::Close(CloseReason::Stalled),
+            State::Idle { .. } => Next::Close(CloseReason::Idle),
+            State::Lingering(_) => Next::Close(CloseReason::DidNotClose),
         }
     }
 
@@ -538,22 +493,18 @@ impl Connection {
                 head.extend_from_slice(&turn.buffers.input[..count]);
                 // A long head takes as much time as several requests.
                 turn.left.pay(1);
-                let step = self.respond(&head, searched, turn)?;
-                Ok(step.unwrap_or_else(|| self.keep(head, began)))
+                self.respond(head.into(), searched, began, turn)
             }
             State::Pending { input, .. } => {
                 let input = std::mem::take(input);
-                let step = self.respond(&input, 0, turn)?;
-                Ok(step.unwrap_or_else(|| self.keep(input, now)))
+                self.respond(input.into(), 0, now, turn)
             }
             _ => {
                 // The shared buffer is taken, not borrowed, while the turn is passed on.
                 let mut buffer = std::mem::take(&mut turn.buffers.input);
                 let step = match turn.transport.read(&mut buffer) {
                     Ok(0) => self.leave(CloseReason::Left, turn),
-                    Ok(count) => self
-                        .respond(&buffer[..count], 0, turn)
-                        .map(|step| step.unwrap_or_else(|| self.keep(buffer[..count].to_vec(), now))),
+                    Ok(count) => self.respond(buffer[..count].into(), 0, now, turn),
                     Err(error) => Err(error),
                 };
                 turn.buffers.input = buffer;
@@ -562,28 +513,26 @@ impl Connection {
         }
     }
 
-    /// Keeps the beginning of a head until more of it comes.
-    fn keep(&mut self, head: Vec<u8>, began: Instant) -> Step {
-        self.state = State::Partial { head, began };
-        Step::Continue(())
-    }
-
-    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before.
-    /// Gives nothing, and does nothing, if there is not one whole request.
+    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before. If there is not
+    /// one whole request, keeps the beginning of the head, which began to come at `began`.
     fn respond<T: Transport>(
         &mut self,
-        input: &[u8],
+        input: Cow<'_, [u8]>,
         mut searched: usize,
+        began: Instant,
         turn: &mut Turn<'_, T>,
-    ) -> io::Result<Option<Step>> {
+    ) -> io::Result<Step> {
         let registry = turn.registry;
-        let (mut rest, mut storage) = (input, FieldStorage::default());
+        let (mut rest, mut storage) = (&*input, FieldStorage::default());
         loop {
             let (request, length) = match request::parse(rest, searched, &mut storage) {
                 Ok(Some(parsed)) => parsed,
-                Ok(None) if rest.len() == input.len() => return Ok(None),
-                Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn).map(Some),
-                Err(rejection) => return self.refuse(&rejection, turn).map(Some),
+                Ok(None) if rest.len() == input.len() => {
+                    self.state = State::Partial { head: input.into_owned(), began };
+                    return Ok(Step::GoOn);
+                }
+                Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn),
+                Err(rejection) => return self.refuse(&rejection, turn),
             };
             (rest, searched) = (&rest[length..], 0);
             let answer = registry.answer(&request, &turn.vitals());
@@ -594,11 +543,11 @@ impl Connection {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
                 let is_all = rest.is_empty() && !request.has_body;
                 let then = if is_all { Then::Close } else { Then::Linger };
-                return self.flush(part, &[], then, turn).map(Some);
+                return self.flush(part, &[], then, turn);
             }
             let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left.requests == 0;
             if rest.is_empty() || !part.is_empty() || is_enough {
-                return self.flush(part, rest, Then::Persist, turn).map(Some);
+                return self.flush(part, rest, Then::Persist, turn);
             }
         }
     }
@@ -610,7 +559,7 @@ impl Connection {
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
-    /// Appends one answer to the output and records it. Gives the part of a file that is to follow.
+    /// Appends one answer to the output and records it. Returns the part of a file that follows.
     fn gather<T>(
         &self,
         request: Result<&Request<'_>, &Rejection>,
@@ -683,7 +632,7 @@ impl Connection {
             return self.proceed(then, input.to_vec(), turn);
         }
         self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then }));
-        Ok(Step::Continue(()))
+        Ok(Step::GoOn)
     }
 
     /// Moves on when an answer has been sent. `input` is what came after the request.
@@ -697,7 +646,7 @@ impl Connection {
         match then {
             // If something has come, the kernel would answer the close with a reset.
             Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
-                return Ok(Step::Break(Next::Close(CloseReason::LastAnswer)));
+                return Ok(Step::End(Next::Close(CloseReason::LastAnswer)));
             }
             Then::Persist if !turn.is_stopping => {
                 self.state = if input.is_empty() {
@@ -708,16 +657,16 @@ impl Connection {
             }
             Then::Persist | Then::Close | Then::Linger => self.linger(turn.transport, now)?,
         }
-        Ok(Step::Continue(()))
+        Ok(Step::GoOn)
     }
 
     /// Ends a connection whose client has stopped sending, when the client has all that was sent.
     fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         if turn.transport.unacknowledged() == 0 {
-            return Ok(Step::Break(Next::Close(reason)));
+            return Ok(Step::End(Next::Close(reason)));
         }
         self.linger(turn.transport, turn.clock.now)?;
-        Ok(Step::Continue(()))
+        Ok(Step::GoOn)
     }
 
     /// Says that nothing more comes, and goes on listening.
@@ -729,19 +678,19 @@ impl Connection {
             }
         }
         self.progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
-        self.state = State::Lingering(Lingering { began: now, discarded: 0 });
+        self.state = State::Lingering(Lingering { began: now, heard: now, discarded: 0 });
         Ok(())
     }
 }
 
 impl Writing {
-    /// Goes on sending. Gives whether all has been sent; if not, the turn is over.
+    /// Goes on sending. Returns whether all has been sent; if not, the turn is over.
     fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<bool> {
         let now = turn.clock.now;
         while !self.bytes.is_empty() {
             let count = turn.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
-                // A transport that takes nothing and does not block would be asked for ever.
+                // A transport that takes nothing and does not block would be asked forever.
                 return Err(ErrorKind::WriteZero.into());
             }
             self.bytes.drain(..count);
@@ -770,32 +719,21 @@ impl Writing {
 
 impl Lingering {
     /// Reads and forgets, until the client has taken the answer and stops sending.
-    fn discard<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    fn discard<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         if self.discarded >= MAX_DISCARDED {
-            return Ok(Step::Break(Next::Wait));
+            return Ok(Step::End(Next::Wait));
         }
         let count = turn.transport.read(&mut turn.buffers.input)?;
         if count == 0 {
             let has_arrived = turn.transport.unacknowledged() == 0;
             let next = if has_arrived { Next::Close(CloseReason::LastAnswer) } else { Next::Wait };
-            return Ok(Step::Break(next));
+            return Ok(Step::End(next));
         }
         self.discarded += count;
-        progress.at = turn.clock.now;
+        self.heard = turn.clock.now;
         turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
-        Ok(if turn.left.bytes == 0 { Step::Break(Next::Again) } else { Step::Continue(()) })
+        Ok(if turn.left.bytes == 0 { Step::End(Next::Again) } else { Step::GoOn })
     }
-}
-
-/// Returns what a request costs whose head has so many bytes, in requests of the usual size.
-fn cost(head: usize, content: &Content<'_>) -> usize {
-    let (usual, generated) = match content {
-        // It takes system calls of its own, while other answers share one.
-        Content::File(_) => (4, 0),
-        Content::Bytes(Cow::Owned(bytes)) => (1, bytes.len()),
-        Content::Bytes(Cow::Borrowed(_)) => (1, 0),
-    };
-    usual + (head + generated) / BYTES_PROCESSED_PER_REQUEST
 }
 
 fn is_passing(error: &io::Error) -> bool {

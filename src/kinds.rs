@@ -1,14 +1,17 @@
-//! Names what the server tells apart when it logs and counts: what clients ask for, and why their
-//! connections are closed.
+//! Names what the server logs and counts: what clients ask for, and why their connections are closed.
 //!
 //! Documents: none. The names are those of the metrics (Prometheus, "Metric and label naming").
 //!
 //! Deliberately absent: anything that a client could name. A client that could make a name of its own
 //! could make the list of metrics grow without end.
 
-/// Declares an enum whose variants can be counted: each has a number, from 0, and a name.
+/// Declares an enum whose variants can be counted. Each has a number, from 0, a name for the metrics, and what the
+/// log says, or `None` if it says nothing.
 macro_rules! kinds {
-    ($(#[$about:meta])* $Kind:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal,)* }) => {
+    (
+        $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident
+        { $($(#[$doc:meta])* $Variant:ident = $name:literal, $logged:expr;)* }
+    ) => {
         $(#[$about])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum $Kind { $($(#[$doc])* $Variant,)* }
@@ -17,10 +20,16 @@ macro_rules! kinds {
             /// All of them, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$Variant,)*];
 
-            /// How the metrics call it.
+            /// Returns its name in the metrics.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => $name,)* }
+            }
+
+            $(#[$about_text])*
+            #[must_use]
+            pub fn $text(self) -> Option<&'static str> {
+                match self { $(Self::$Variant => $logged,)* }
             }
         }
     };
@@ -28,127 +37,82 @@ macro_rules! kinds {
 
 kinds! {
     /// What a client asks for.
-    Endpoint {
+    Endpoint,
+    /// Returns what the log says when it is served. The log says nothing of health and metrics, because clients ask
+    /// for them every few seconds, nor of what is never served.
+    label {
         /// Whether this is a registry.
-        Base = "base",
+        Base = "base", Some("Serving API version");
         /// The repositories.
-        Catalog = "catalog",
+        Catalog = "catalog", Some("Serving catalog");
         /// The tags.
-        Tags = "tags",
+        Tags = "tags", Some("Serving tags");
         /// What refers to a manifest.
-        Referrers = "referrers",
+        Referrers = "referrers", Some("Serving referrers");
         /// The index.
-        Index = "index",
+        Index = "index", Some("Serving index");
         /// Docker's form of the index.
-        DockerList = "docker_list",
+        DockerList = "docker_list", Some("Serving Docker list");
         /// The manifest for a platform.
-        Manifest = "manifest",
+        Manifest = "manifest", Some("Serving manifest");
         /// Docker's form of the manifest for a platform.
-        DockerManifest = "docker_manifest",
+        DockerManifest = "docker_manifest", Some("Serving Docker manifest");
         /// A part of an artifact that refers to the image: its manifest, its config or its document.
-        Artifact = "artifact",
+        Artifact = "artifact", Some("Serving artifact");
         /// An index or manifest that is not there.
-        UnknownManifest = "unknown_manifest",
+        UnknownManifest = "unknown_manifest", None;
         /// The config of a platform.
-        Config = "config",
+        Config = "config", Some("Serving config");
         /// The layer of a platform.
-        Layer = "layer",
+        Layer = "layer", Some("Serving layer");
         /// A blob that is not there.
-        UnknownBlob = "unknown_blob",
+        UnknownBlob = "unknown_blob", None;
         /// What this is, for a person.
-        Welcome = "welcome",
-        /// Whether the server is well, or which methods are allowed outside of /v2.
-        Health = "health",
+        Welcome = "welcome", Some("Serving welcome");
+        /// Whether the server is healthy, or which methods are allowed outside of /v2.
+        Health = "health", None;
         /// What the server has counted.
-        Metrics = "metrics",
+        Metrics = "metrics", None;
         /// Which methods and fields are allowed under /v2.
-        Options = "options",
+        Options = "options", Some("Serving options");
         /// Something else: another path, or a method that writes.
-        Other = "other",
-        /// Nothing, for the bytes are no request.
-        Unreadable = "unreadable",
-        /// Nothing yet: the bytes begin a TLS connection.
-        Tls = "tls",
-    }
-}
-
-impl Endpoint {
-    /// What the log says is served. `None` if the log says nothing, as long as all goes well: health and
-    /// metrics are asked for every few seconds.
-    #[must_use]
-    pub fn label(self) -> Option<&'static str> {
-        Some(match self {
-            Self::Base => "Serving API version",
-            Self::Catalog => "Serving catalog",
-            Self::Tags => "Serving tags",
-            Self::Referrers => "Serving referrers",
-            Self::Index => "Serving index",
-            Self::DockerList => "Serving Docker list",
-            Self::Manifest => "Serving manifest",
-            Self::DockerManifest => "Serving Docker manifest",
-            Self::Config => "Serving config",
-            Self::Layer => "Serving layer",
-            Self::Artifact => "Serving artifact",
-            Self::Welcome => "Serving welcome",
-            Self::Options => "Serving options",
-            // The log says nothing of the first two, and the others are never served.
-            Self::Health
-            | Self::Metrics
-            | Self::UnknownManifest
-            | Self::UnknownBlob
-            | Self::Other
-            | Self::Unreadable => return None,
-            // Field note: to these clients it is the first step of a pull that succeeds (Docker 20.10 and
-            // containerd 1.7, seen), and must not look like a failure.
-            Self::Tls => "Client tried HTTPS first, and may go on with HTTP",
-        })
+        Other = "other", None;
+        /// Nothing, because the bytes are not a request.
+        Unreadable = "unreadable", None;
+        /// Nothing yet: the bytes begin a TLS connection. Field note: to these clients it is the first step of a pull
+        /// that succeeds (Docker 20.10 and containerd 1.7, seen), so the log must not call it a failure.
+        Tls = "tls", Some("Client tried HTTPS first, and may go on with HTTP");
     }
 }
 
 kinds! {
     /// Why a connection was closed.
-    CloseReason {
+    CloseReason,
+    /// Returns what the log says of it: nothing if the client chose the end.
+    explanation {
         /// The last answer was sent: the client wanted no other, or its bytes were no request.
-        LastAnswer = "last_answer",
+        LastAnswer = "last_answer", None;
         /// The client closed before its first request, or between two.
-        Left = "left",
+        Left = "left", None;
         /// The client closed within a head.
-        CutShort = "cut_short",
+        CutShort = "cut_short", None;
         /// The connection failed: the client reset it, or the network is gone.
-        Broken = "broken",
+        Broken = "broken", None;
         /// The client never said anything.
-        Silent = "silent",
+        Silent = "silent", Some("it has never said anything");
         /// The client had no further request for a long time.
-        Idle = "idle",
+        Idle = "idle", Some("it has asked nothing for a long time");
         /// The client took nothing of its answer for a long time.
-        Stalled = "stalled",
+        Stalled = "stalled", Some("it has taken nothing of its answer for a long time");
         /// The client had its last answer, and did not close its side in time.
-        DidNotClose = "did_not_close",
+        DidNotClose = "did_not_close", Some("it did not close after its last answer");
         /// A newcomer needed the place.
-        NoPlace = "no_place",
+        NoPlace = "no_place", Some("a newcomer needs its place");
         /// The memory for half requests and unsent answers was full.
-        NoMemory = "no_memory",
+        NoMemory = "no_memory", Some("the memory for half requests and unsent answers is full");
         /// The kernel had no memory to watch the socket.
-        NotWatched = "not_watched",
+        NotWatched = "not_watched", Some("the kernel has no memory to watch it");
         /// The server stops.
-        Stopping = "stopping",
-    }
-}
-
-impl CloseReason {
-    /// What the log says of it; nothing if the client chose the end.
-    #[must_use]
-    pub fn explanation(self) -> Option<&'static str> {
-        Some(match self {
-            Self::LastAnswer | Self::Left | Self::CutShort | Self::Broken => return None,
-            Self::Silent => "it has never said anything",
-            Self::Idle => "it has asked nothing for a long time",
-            Self::Stalled => "it has taken nothing of its answer for a long time",
-            Self::DidNotClose => "it did not close after its last answer",
-            Self::NoPlace => "a newcomer needs its place",
-            Self::NoMemory => "the memory for half requests and unsent answers is full",
-            Self::NotWatched => "the kernel has no memory to watch it",
-            Self::Stopping => "the server stops",
-        })
+        Stopping = "stopping", Some("the server stops");
     }
 }

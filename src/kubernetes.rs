@@ -24,7 +24,7 @@ pub const CHILD: &str = include_str!("../k8s/child.yaml");
 #[must_use]
 pub fn pin(manifest: &str, image: &Image) -> String {
     let digest = image.index.descriptor.digest;
-    let architectures: Vec<_> = image.platforms.iter().map(|platform| platform.architecture).collect();
+    let architectures: Vec<_> = image.platforms.iter().map(|platform| platform.layer.architecture).collect();
     let mut pinned = String::new();
     for line in manifest.lines() {
         let (key, value) = line.split_once(": ").unwrap_or((line, ""));

@@ -19,30 +19,32 @@
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
 //!     main.rs              runs the command of the command line        options server budget registry
-//!                                                                      page kubernetes health
+//!                                                                      welcome kubernetes health
 //!                                                                      image/archive image image/layer
 //!                                                                      image/sbom image/tar log system
 //!     options.rs           parses the command line                     kubernetes image
-//!     server.rs            the event loop: sockets, time and signals   acceptor clients turns socket
+//!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
 //!                                                                      budget connection registry
 //!                                                                      metrics confinement kinds log
 //!                                                                      clock system
 //!     acceptor.rs          accepts connections                         metrics system
-//!     clients.rs           the table of clients, and who is evicted    turns socket budget connection
-//!     turns.rs             decides whose turn it is                    connection
+//!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
-//!     connection.rs        turns a client's bytes into answers         explain registry metrics
-//!                                                                      http/request http/response kinds
-//!                                                                      log clock
+//!     connection.rs        turns a client's bytes into answers         explain registry run_queue
+//!                                                                      metrics http/request http/response
+//!                                                                      kinds log clock
 //!     explain.rs           explains a request to a learner             http/request http/response
 //!                                                                      http/syntax kinds
-//!     registry.rs          turns a request into its answer             page metrics http/conditional
-//!                                                                      http/request http/response
+//!     registry.rs          turns a request into its answer             page welcome metrics
+//!                                                                      http/conditional http/request
+//!                                                                      http/response
 //!                                                                      http/syntax image/artifacts image
 //!                                                                      image/digest image/json kinds
-//!     page.rs              turns an image into a page for people       metrics image image/digest
-//!                                                                      image/layer kinds
+//!     page.rs              turns an image into a page for people       welcome metrics image
+//!                                                                      image/digest image/layer kinds
+//!     welcome.rs           writes the commands that pull the image     image
+//!     run_queue.rs         decides who is served next, for how long    http/response
 //!     metrics.rs           counts, and writes the counters as text     http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/response
 //!                                                                      http/syntax
@@ -59,7 +61,7 @@
 //!     image/executable.rs  reads the processor out of an executable
 //!     image/tar.rs         turns files into a tar archive
 //!     image/gzip.rs        turns bytes into a gzip member
-//!     image/sbom.rs        lists the crates that ship
+//!     image/sbom.rs        holds the list of crates that ship
 //!     image/json.rs        turns JSON values into text
 //!     image/digest.rs      turns content into the digest that names it
 //!     health.rs            checks the health of a server
@@ -73,7 +75,7 @@
 //!
 //! # A request's way through them
 //!
-//! 1. `Server::run` waits for the kernel, accepts a connection (`admit`) and gives it a turn (`turn`).
+//! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
 //! 2. `Connection::turn` reads what has come (`receive`), and has `http::request::parse` make a request of it
 //!    (`respond`).
 //! 3. `Registry::answer` finds the answer (`route`, `manifest`), and `http::conditional::select` how much of
@@ -88,8 +90,8 @@
 //! * A *blob* is content that a registry knows by its digest and does not interpret: a config or a layer.
 //! * A *diff ID* is the digest of a layer before it was compressed.
 //! * A *head* is a request line or status line with its field lines, up to the empty line.
-//! * A *look* is the loop's question to the kernel: what is new? A *turn* is what one client may do between
-//!   two looks. A client is *light* or *heavy* by what its turns have cost lately.
+//! * A *turn* is what one client does before the next is served. A client is *light* or *heavy* by what its turns have
+//!   cost recently.
 //! * *Pipelining* is sending requests without waiting for the answers to earlier ones.
 //!
 //! # One request, from bytes to bytes
@@ -138,7 +140,7 @@
 //!
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
 //!   `save` writes has `latest` alone.
-//! * An endpoint: `Registry::route` has those with one path, and `split_path` those of the form
+//! * An endpoint: `Registry::route` has those with one path, and `Registry::member` those of the form
 //!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `Endpoint` in `kinds.rs`
 //!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which knows no booleans.
@@ -148,7 +150,8 @@
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style
 //!   is no longer right, and shows the page to a browser.
 //! * A processor: `image/executable.rs`.
-//! * A crate, or another version of one: the list in `image/sbom.rs`. A test compares it with Cargo's.
+//! * A crate, or a version, quinistry's own included: `Cargo.toml` and `Cargo.lock`. Then the command in
+//!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
@@ -198,7 +201,8 @@ pub mod metrics;
 pub mod options;
 pub mod page;
 pub mod registry;
+pub mod run_queue;
 pub mod server;
 pub mod socket;
 pub mod system;
-pub mod turns;
+pub mod welcome;

@@ -35,14 +35,14 @@ use std::time::Duration;
 use quinistry::budget::{self, Budget};
 use quinistry::health;
 use quinistry::image::layer::Executable;
-use quinistry::image::{Descriptor, Image, NAME, PORT, VERSION, archive, sbom, tar};
+use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive, sbom, tar};
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
 use quinistry::options::{self, Command, HELP};
-use quinistry::page;
 use quinistry::registry::Registry;
 use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
 use quinistry::system::{self, SealedFile, Signals};
+use quinistry::welcome;
 
 // The library compiles without it, because a fuzzer's sanitizers need a dynamic build. rustdoc ignores the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
@@ -282,12 +282,12 @@ fn describe(image: &Image, address: SocketAddr) -> String {
         " "
     };
     let mut text = line("index", "", &image.index.descriptor);
-    for (platform, layer) in image.platforms.iter().zip(&image.layers) {
-        text += &line("manifest", platform.architecture, &platform.manifest.descriptor);
-        text += &line("config", platform.architecture, &platform.config.descriptor);
-        text += &line("layer", platform.architecture, &Descriptor::of(layer));
+    for Platform { layer, manifest, config, .. } in &image.platforms {
+        text += &line("manifest", layer.architecture, &manifest.descriptor);
+        text += &line("config", layer.architecture, &config.descriptor);
+        text += &line("layer", layer.architecture, &Descriptor::of(layer));
     }
-    let commands = page::commands(&host, "  ");
+    let commands = welcome::commands(&host, "  ");
     text + &format!(
         "Listening on {address}.{place}Pull the image, run it, and pull it again from there:\n\n{commands}\n"
     )

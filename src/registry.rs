@@ -69,6 +69,7 @@ use crate::image::{
 use crate::kinds::Endpoint;
 use crate::metrics::{self, Vitals};
 use crate::page::{self, Page};
+use crate::welcome;
 
 const JSON: &str = "application/json";
 
@@ -99,47 +100,35 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
 
-/// The error codes of the distribution-spec that a read-only registry has a use for.
+/// An error code of the distribution-spec. A read-only registry needs these.
 #[derive(Clone, Copy)]
-enum ErrorCode {
-    BlobUnknown,
-    Denied,
-    DigestInvalid,
-    ManifestUnknown,
-    NameInvalid,
-    NameUnknown,
-    SizeInvalid,
-    Unsupported,
-    /// Field note: not in the specification's list. It is what the reference implementation answers to a
-    /// page size that is no number.
-    PaginationNumberInvalid,
-}
+struct ErrorCode(&'static str);
 
 impl ErrorCode {
-    fn name(self) -> &'static str {
-        match self {
-            Self::BlobUnknown => "BLOB_UNKNOWN",
-            Self::Denied => "DENIED",
-            Self::DigestInvalid => "DIGEST_INVALID",
-            Self::ManifestUnknown => "MANIFEST_UNKNOWN",
-            Self::NameInvalid => "NAME_INVALID",
-            Self::NameUnknown => "NAME_UNKNOWN",
-            Self::SizeInvalid => "SIZE_INVALID",
-            Self::Unsupported => "UNSUPPORTED",
-            Self::PaginationNumberInvalid => "PAGINATION_NUMBER_INVALID",
-        }
-    }
+    const BLOB_UNKNOWN: Self = Self("BLOB_UNKNOWN");
+    const DENIED: Self = Self("DENIED");
+    const DIGEST_INVALID: Self = Self("DIGEST_INVALID");
+    const MANIFEST_UNKNOWN: Self = Self("MANIFEST_UNKNOWN");
+    const NAME_INVALID: Self = Self("NAME_INVALID");
+    const NAME_UNKNOWN: Self = Self("NAME_UNKNOWN");
+    const SIZE_INVALID: Self = Self("SIZE_INVALID");
+    const UNSUPPORTED: Self = Self("UNSUPPORTED");
+    /// Field note: not in the specification's list. The reference implementation answers this to a page size that is
+    /// not a number.
+    const PAGINATION_NUMBER_INVALID: Self = Self("PAGINATION_NUMBER_INVALID");
 }
+
+/// The types of what a tag may stand for, in the order of the table above.
+const TAGGED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 
 /// The image, made ready to be served.
 pub struct Registry {
-    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`Choice`]: the
-    /// index and Docker's list, then the two manifests of our own platform.
+    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`TAGGED`].
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
-    /// The digest of each index and manifest that something refers to, and where among the manifests the index
-    /// of its referrers is.
+    /// The digest of each index and manifest that something refers to, and the place of the index of its referrers
+    /// in `manifests`.
     referrers: Vec<(Digest, usize)>,
     /// The index of the referrers of anything else.
     no_referrers: Resource,
@@ -168,21 +157,14 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// What a tag may stand for.
-#[derive(Clone, Copy)]
-enum Choice {
-    Index,
-    DockerList,
-    Manifest,
-    DockerManifest,
-}
-
 /// Content that is served by its digest.
 struct Resource {
     digest: Digest,
     endpoint: Endpoint,
-    /// The fields of a 200, made once: where the digest was asked for, and where a tag or subject was.
-    fields: [Vec<u8>; 2],
+    /// The fields of a 200, made once, if the digest was asked for.
+    fields_by_digest: Vec<u8>,
+    /// The same, if a tag or a subject was asked for.
+    fields_by_name: Vec<u8>,
     content: Content<'static>,
 }
 
@@ -192,21 +174,21 @@ impl Registry {
     pub fn new(image: Image) -> Self {
         let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
-        let Image { index, docker_list, mut platforms, layers, own } = image;
+        let Image { index, docker_list, mut platforms, own } = image;
         let mut manifests = vec![
             Resource::document(Endpoint::Index, index),
             Resource::document(Endpoint::DockerList, docker_list),
         ];
         let mut blobs = Vec::new();
+        for (file, Platform { layer, .. }) in platforms.iter().enumerate() {
+            let content = Content::File(FilePart { file, range: 0..layer.blob.size });
+            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(layer), content));
+        }
         platforms.swap(0, own);
         for Platform { config, manifest, docker_manifest, .. } in platforms {
             manifests.push(Resource::document(Endpoint::Manifest, manifest));
             manifests.push(Resource::document(Endpoint::DockerManifest, docker_manifest));
             blobs.push(Resource::document(Endpoint::Config, config));
-        }
-        for (file, layer) in layers.into_iter().enumerate() {
-            let content = Content::File(FilePart { file, range: 0..layer.blob.size });
-            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(&layer), content));
         }
         let mut referrers = Vec::new();
         for Referrer { subject, manifest, index } in artifacts.referrers {
@@ -224,7 +206,7 @@ impl Registry {
     /// Answers bytes that are not a request, or not one that this server can answer.
     #[must_use]
     pub fn refuse(rejection: &Rejection) -> Answer<'static> {
-        let mut response = error(rejection.status, ErrorCode::Unsupported, rejection.reason, "");
+        let mut response = error(rejection.status, ErrorCode::UNSUPPORTED, rejection.reason, "");
         if rejection.is_head {
             // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
             response.content = Content::NONE;
@@ -257,7 +239,7 @@ impl Registry {
             // skopeo.
             Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
-                let response = error(Status::MethodNotAllowed, ErrorCode::Denied, message, &request.path);
+                let response = error(Status::MethodNotAllowed, ErrorCode::DENIED, message, &request.path);
                 Answer::other(response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
@@ -265,7 +247,7 @@ impl Registry {
         };
         answer.response.shared = if is_under_v2 { SHARED_UNDER_V2 } else { SHARED };
         if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: MUST NOT send content; the fields are those of the GET.
+            // RFC 9110 section 9.3.2: MUST NOT send content; SHOULD send the fields of the GET.
             answer.response.content = Content::NONE;
         }
         answer
@@ -274,82 +256,69 @@ impl Registry {
     fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
         let (endpoint, response) = match &*request.path {
             "/" => (Endpoint::Welcome, self.welcome(request, vitals)),
-            "/healthz" => (Endpoint::Health, Response::new(Status::Ok, HEALTH, HEALTH_CONTENT)),
+            "/healthz" => (Endpoint::Health, generated(Status::Ok, "text/plain", NO_STORE, b"ok\n".to_vec())),
             "/metrics" => (Endpoint::Metrics, self.metrics(vitals)),
             "/v2" | "/v2/" => (Endpoint::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
             "/v2/_catalog" => (Endpoint::Catalog, list("repositories", &[NAME], None, request)),
-            path => match path.strip_prefix("/v2/").and_then(split_path) {
-                Some((name, collection, reference)) => {
-                    return self.member(name, collection, reference, request);
-                }
+            path => match self.member(path, request) {
+                Some(answer) => return answer,
                 None => (Endpoint::Other, refuse(Status::NotFound, "there is nothing at this path", request)),
             },
         };
         Answer { endpoint, response }
     }
 
-    /// Answers `/v2/<name>/<collection>/<reference>`.
-    fn member(
-        &self,
-        name: &str,
-        collection: Collection,
-        reference: &str,
-        request: &Request<'_>,
-    ) -> Answer<'_> {
-        let wrong_name = refuse_name(name);
-        let (endpoint, response) = match (collection, wrong_name) {
-            (Collection::Manifests, None) => return self.manifest(reference, request),
-            (Collection::Blobs, None) => return self.blob(reference),
-            (Collection::Tags, None) => (Endpoint::Tags, list("tags", &TAGS, Some(name), request)),
-            (Collection::Referrers, None) => (Endpoint::Referrers, self.referrers(reference, request)),
-            (Collection::Manifests, Some(error)) => (Endpoint::UnknownManifest, error),
-            (Collection::Blobs, Some(error)) => (Endpoint::UnknownBlob, error),
-            (Collection::Tags, Some(error)) => (Endpoint::Tags, error),
-            (Collection::Referrers, Some(error)) => (Endpoint::Referrers, error),
+    /// Answers `/v2/<name>/<collection>/<reference>`. The slashes around the collection are the last. `None` if
+    /// there is no such collection.
+    fn member(&self, path: &str, request: &Request<'_>) -> Option<Answer<'_>> {
+        let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
+        let (name, collection) = rest.rsplit_once('/')?;
+        let name = check_name(name);
+        let (endpoint_of_error, result) = match collection {
+            "manifests" => (Endpoint::UnknownManifest, name.and_then(|_| self.manifest(reference, request))),
+            "blobs" => (Endpoint::UnknownBlob, name.and_then(|_| self.blob(reference))),
+            "tags" if reference == "list" => (Endpoint::Tags, name.map(|name| tags(name, request))),
+            "referrers" => (Endpoint::Referrers, name.and_then(|_| self.referrers(reference, request))),
+            _ => return None,
         };
-        Answer { endpoint, response }
+        Some(result.unwrap_or_else(|response| Answer { endpoint: endpoint_of_error, response }))
     }
 
     /// distribution-spec, "Pulling manifests".
-    fn manifest(&self, reference: &str, request: &Request<'_>) -> Answer<'_> {
-        let unknown = |response| Answer { endpoint: Endpoint::UnknownManifest, response };
-        if reference.contains(':') {
-            if !digest::is_well_formed(reference) {
-                return unknown(invalid_digest(reference));
-            }
+    fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
+        let resource = if reference.contains(':') {
+            check_digest(reference)?;
             // A digest names the content, so Accept has no say.
-            if let Some(resource) = find(&self.manifests, reference) {
-                return resource.by_digest();
-            }
+            find(&self.manifests, reference).map(Resource::by_digest)
         } else if TAGS.contains(&reference) {
-            return self.manifests[choose(request) as usize].by_name();
-        } else if let Some(index) = reference.strip_prefix("sha256-").and_then(|hash| self.referrers_of(hash))
-        {
+            // The first type of the table that the client takes counts.
+            let first = request.weights(TAGGED).iter().position(|weight| *weight > 0);
+            Some(self.manifests[first.unwrap_or(0)].by_name())
+        } else {
             // distribution-spec, "Referrers Tag Schema".
-            return index.by_name();
-        }
+            let subject = reference.strip_prefix("sha256-");
+            subject.and_then(|hash| self.referrers_of(hash)).map(Resource::by_name)
+        };
         // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`. Like every other client, it
         // expects a 404 if a tag is unknown.
-        unknown(error(Status::NotFound, ErrorCode::ManifestUnknown, "no such manifest", reference))
+        let unknown = || error(Status::NotFound, ErrorCode::MANIFEST_UNKNOWN, "no such manifest", reference);
+        resource.ok_or_else(unknown)
     }
 
     /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the answer is an empty index: a 404
     /// would make the client look for a tag instead.
-    fn referrers(&self, digest: &str, request: &Request<'_>) -> Response<'_> {
-        if !digest::is_well_formed(digest) {
-            return invalid_digest(digest);
-        }
-        let filter = parameter(request, "artifactType");
+    fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
+        check_digest(digest)?;
+        let [filter] = parameters(request, ["artifactType"]);
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
         let index =
             digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
-        let response = index.unwrap_or(&self.no_referrers).by_name().response;
+        let mut answer = index.unwrap_or(&self.no_referrers).by_name();
         if filter.is_some() {
             // "If filtering is requested and applied, the response MUST include" this field.
-            response.with("OCI-Filters-Applied", "artifactType")
-        } else {
-            response
+            answer.response = answer.response.with("OCI-Filters-Applied", "artifactType");
         }
+        Ok(answer)
     }
 
     /// The index of what refers to the subject with this hash.
@@ -360,77 +329,52 @@ impl Registry {
     }
 
     /// distribution-spec, "Pulling blobs".
-    fn blob(&self, digest: &str) -> Answer<'_> {
-        let unknown = |response| Answer { endpoint: Endpoint::UnknownBlob, response };
-        if !digest::is_well_formed(digest) {
-            return unknown(invalid_digest(digest));
-        }
+    fn blob(&self, digest: &str) -> Result<Answer<'_>, Response<'static>> {
+        check_digest(digest)?;
         // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
         // in its cache without a media type and fails later.
-        match find(&self.blobs, digest) {
-            Some(resource) => resource.by_digest(),
-            None => unknown(error(Status::NotFound, ErrorCode::BlobUnknown, "no such blob", digest)),
-        }
+        let unknown = || error(Status::NotFound, ErrorCode::BLOB_UNKNOWN, "no such blob", digest);
+        find(&self.blobs, digest).map(Resource::by_digest).ok_or_else(unknown)
     }
 
     /// What this is, as a page or as a short text.
     fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
-        let host = page::host(request.authority);
-        let (media_type, content, fields) = if prefers_page(request) {
-            (page::HTML, self.page.write(host, vitals), &page::FIELDS[..])
-        } else {
-            ("text/plain; charset=utf-8", page::text(host).into_bytes(), &[][..])
-        };
-        // RFC 9110 section 12.5.5.
-        let response = generated(Status::Ok, media_type, NO_STORE, content).with("Vary", "Accept");
-        fields.iter().fold(response, |response, (name, value)| response.with(name, value))
+        let host = welcome::host(request.authority);
+        let is_page = prefers_page(request);
+        let fields = if is_page { page::FIELDS } else { welcome::FIELDS };
+        let mut response = Response::new(Status::Ok, fields, Content::NONE);
+        if request.method == Method::Head {
+            // RFC 9110 section 9.3.2: MAY omit what is determined only while generating the content. So the page
+            // need not be made to know its length.
+            return response;
+        }
+        let text = if is_page { self.page.write(host, vitals) } else { welcome::text(host) };
+        response.content = Content::Bytes(text.into_bytes().into());
+        let length = response.content.len().to_string();
+        response.with("Content-Length", &length)
     }
 
     fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
-        let digest = self.manifests[Choice::Index as usize].digest.as_str();
-        generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, vitals.to_text(VERSION, digest).into_bytes())
+        let text = vitals.to_text(VERSION, self.manifests[0].digest.as_str());
+        generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, text.into_bytes())
     }
 }
 
+/// The response to `/v2/`, which every pull asks for first. It is made of constants, so that it allocates nothing.
 const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
 const BASE_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"{}"));
 
-const HEALTH: &[u8] = b"Content-Type: text/plain\r\nContent-Length: 3\r\nCache-Control: no-store\r\n";
-const HEALTH_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"ok\n"));
-
-#[derive(Clone, Copy)]
-enum Collection {
-    Manifests,
-    Blobs,
-    Tags,
-    Referrers,
-}
-
-/// `<name>/<collection>/<reference>`; the slashes in front of and behind the collection are the last.
-fn split_path(path: &str) -> Option<(&str, Collection, &str)> {
-    let (rest, reference) = path.rsplit_once('/')?;
-    let (name, collection) = rest.rsplit_once('/')?;
-    let collection = match collection {
-        "manifests" => Collection::Manifests,
-        "blobs" => Collection::Blobs,
-        "tags" if reference == "list" => Collection::Tags,
-        "referrers" => Collection::Referrers,
-        _ => return None,
-    };
-    Some((name, collection, reference))
-}
-
 /// The repository is `quinistry`, in any namespace: a client that takes us for a mirror asks for
 /// `library/quinistry`, or for another namespace that the mirrored registry has.
-fn refuse_name(name: &str) -> Option<Response<'static>> {
-    let error = |code, message| Some(error(Status::NotFound, code, message, name));
-    if !name.split('/').all(is_name_component) {
-        error(ErrorCode::NameInvalid, "not a name that a repository can have")
+fn check_name(name: &str) -> Result<&str, Response<'static>> {
+    let (code, message) = if !name.split('/').all(is_name_component) {
+        (ErrorCode::NAME_INVALID, "not a name that a repository can have")
     } else if name.rsplit('/').next() != Some(NAME) {
-        error(ErrorCode::NameUnknown, "this registry has one repository: quinistry")
+        (ErrorCode::NAME_UNKNOWN, "this registry has one repository: quinistry")
     } else {
-        None
-    }
+        return Ok(name);
+    };
+    Err(error(Status::NotFound, code, message, name))
 }
 
 /// distribution-spec, "Pulling manifests": `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
@@ -448,19 +392,6 @@ fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
     resources.iter().find(|resource| resource.digest.as_str() == digest)
 }
 
-/// Decides what a tag stands for: see "Which manifest?". The first type that the client takes counts.
-fn choose(request: &Request<'_>) -> Choice {
-    const CHOICES: [(&str, Choice); 4] = [
-        (OCI_INDEX, Choice::Index),
-        (DOCKER_LIST, Choice::DockerList),
-        (OCI_MANIFEST, Choice::Manifest),
-        (DOCKER_MANIFEST, Choice::DockerManifest),
-    ];
-    let weights = request.weights(CHOICES.map(|(media_type, _)| media_type));
-    let first = weights.iter().position(|weight| *weight > 0);
-    first.map_or(Choice::Index, |place| CHOICES[place].1)
-}
-
 impl Resource {
     fn document(endpoint: Endpoint, document: Document) -> Self {
         Self::new(endpoint, document.descriptor, Content::Bytes(document.content.into()))
@@ -476,16 +407,22 @@ impl Resource {
             )
         };
         // RFC 9110 section 12.5.5: what a tag stands for depends on Accept.
-        let fields = [fields(IMMUTABLE), fields(NO_CACHE) + "Vary: Accept\r\n"];
-        Self { digest, endpoint, fields: fields.map(String::into_bytes), content }
+        let by_name = fields(NO_CACHE) + "Vary: Accept\r\n";
+        Self {
+            digest,
+            endpoint,
+            fields_by_digest: fields(IMMUTABLE).into_bytes(),
+            fields_by_name: by_name.into_bytes(),
+            content,
+        }
     }
 
     fn by_digest(&self) -> Answer<'_> {
-        self.answer(&self.fields[0])
+        self.answer(&self.fields_by_digest)
     }
 
     fn by_name(&self) -> Answer<'_> {
-        self.answer(&self.fields[1])
+        self.answer(&self.fields_by_name)
     }
 
     fn answer<'a>(&'a self, fields: &'a [u8]) -> Answer<'a> {
@@ -521,29 +458,36 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
         }
         Selection::Unsatisfiable => {
             let message = "the range begins behind the end of the content, or ends before its beginning";
-            error(Status::RangeNotSatisfiable, ErrorCode::SizeInvalid, message, &request.path)
+            error(Status::RangeNotSatisfiable, ErrorCode::SIZE_INVALID, message, &request.path)
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
     }
 }
 
+/// distribution-spec, "Listing Tags".
+fn tags(name: &str, request: &Request<'_>) -> Answer<'static> {
+    Answer { endpoint: Endpoint::Tags, response: list("tags", &TAGS, Some(name), request) }
+}
+
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
 /// entry that the client has seen.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
-    let number = match parameter(request, "n").map(|n| (parse_number(&n), n)) {
+    let [number, last] = parameters(request, ["n", "last"]);
+    let number = match number.map(|n| (parse_number(&n), n)) {
         None => u64::MAX,
         Some((Some(number), _)) => number,
         Some((None, text)) => {
-            let (status, code) = (Status::BadRequest, ErrorCode::PaginationNumberInvalid);
+            let (status, code) = (Status::BadRequest, ErrorCode::PAGINATION_NUMBER_INVALID);
             return error(status, code, "n is how many entries to list", &text);
         }
     };
     // "last" is excluded, and need not be in the list itself.
-    let last = parameter(request, "last").unwrap_or_default();
+    let last = last.unwrap_or_default();
     let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
     let listed = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
 
-    let mut content = Map::from_iter([(key.into(), listed.into())]);
+    let mut content = Map::new();
+    content.insert(key.into(), listed.into());
     if let Some(name) = name {
         content.insert("name".into(), name.into());
     }
@@ -565,13 +509,18 @@ fn prefers_page(request: &Request<'_>) -> bool {
     html > plain
 }
 
-/// A parameter of the query; the first, if there are several. Unknown ones are ignored, such as the
+/// Returns these parameters of the query, of several with one name the first. Others are ignored, such as the
 /// `ns=docker.io` with which containerd tells a mirror whose place it takes.
-fn parameter(request: &Request<'_>, name: &str) -> Option<String> {
-    let mut pairs = request.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    // A client may encode the slash of a media type.
-    Some(percent_decode(value, PLAIN_IN_QUERY).into_owned())
+fn parameters<const N: usize>(request: &Request<'_>, names: [&str; N]) -> [Option<String>; N] {
+    let mut values = [const { None }; N];
+    for pair in request.query.unwrap_or_default().split('&') {
+        let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if let Some(place) = names.iter().position(|name| *name == key) {
+            // A client may encode the slash of a media type.
+            values[place].get_or_insert_with(|| percent_decode(value, PLAIN_IN_QUERY).into_owned());
+        }
+    }
+    values
 }
 
 /// An answer with content that was made for it.
@@ -583,15 +532,18 @@ fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) ->
 /// MUST be of this shape. Other paths than those of /v2 get the same. A cache may keep some errors (RFC 9110
 /// section 15.1), and would have them outlive their cause.
 fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
-    let errors = json!({ "errors": [{ "code": code.name(), "message": message, "detail": detail }] });
+    let errors = json!({ "errors": [{ "code": code.0, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))
 }
 
 fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
-    error(status, ErrorCode::Unsupported, message, &request.path)
+    error(status, ErrorCode::UNSUPPORTED, message, &request.path)
 }
 
-fn invalid_digest(digest: &str) -> Response<'static> {
+fn check_digest(digest: &str) -> Result<(), Response<'static>> {
+    if digest::is_well_formed(digest) {
+        return Ok(());
+    }
     let message = "a digest is an algorithm, a colon and its encoded hash";
-    error(Status::BadRequest, ErrorCode::DigestInvalid, message, digest)
+    Err(error(Status::BadRequest, ErrorCode::DIGEST_INVALID, message, digest))
 }

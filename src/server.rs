@@ -2,20 +2,17 @@
 //!
 //! Documents: epoll(7), accept(2).
 //!
-//! A reader who has never seen an event loop may begin at [`Server::run`]. The idea is this. The kernel
-//! can tell which of many sockets have something to read or room to write. The loop waits for that,
-//! does for each of those clients what can be done without waiting, and waits again. Nothing but that
-//! one wait blocks, until the last lines of the log are written.
+//! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
+//! read or room to write. The loop polls the kernel, does for each of those clients what can be done without waiting,
+//! and polls again. Only the poll waits, and at the end the last lines of the log.
 //!
-//! The kernel says when a socket *becomes* ready, and does not say it again for the same bytes
-//! ("edge-triggered"). So the loop has to remember a client that it has not served to the end. Such a
-//! client stands in one of two queues (see `turns`). While a queue is not empty, the loop asks the kernel
-//! without waiting.
+//! The kernel reports when a socket *becomes* ready, and does not report it again for the same bytes
+//! ("edge-triggered"). So the loop must remember a client that it has not served to the end. Such a client waits in
+//! the run queue (see `run_queue`). While the queue is not empty, the poll does not wait.
 //!
-//! Between two looks at the kernel the loop does a bounded amount of work: it accepts some connections, and
-//! gives some turns to clients that ask little and fewer to clients that ask much. That takes some tens of
-//! milliseconds at worst, or a hundred if hundreds of newcomers take a whole layer each as fast as it is sent.
-//! So a newcomer is noticed soon, however many clients ask without end.
+//! Between two polls the loop does a bounded amount of work: it accepts some connections, and serves some light clients
+//! and fewer heavy ones. That takes some tens of milliseconds at worst, or a hundred if hundreds of newcomers take a
+//! whole layer each as fast as it is sent. So a newcomer is noticed soon, however many clients ask without end.
 //!
 //! Limits: how many connections there are, how much of heads and responses they hold, and how much their sockets queue:
 //! see `budget`. When one of the first two is reached, connections are closed for others: see `clients`. So thousands
@@ -34,25 +31,25 @@ use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
-use crate::acceptor::{ACCEPTS_PER_LOOK, Acceptor};
+use crate::acceptor::{ACCEPTS_PER_POLL, Acceptor, is_shortage};
 use crate::budget::{Budget, MAX_CONNECTIONS};
 use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
-use crate::connection::{Allowance, Buffers, Connection, Next, Turn};
+use crate::connection::{Buffers, Connection, Next, Turn};
 use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
+use crate::run_queue::{Allowance, HEAVY_TURNS_PER_POLL, LIGHT_TURNS_PER_POLL, Load, RunQueue};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
-use crate::turns::{Share, Turns};
 
 /// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', the
 /// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// How much memory there has to be for the process itself, in bytes: for what connections keep, for their table (an
+/// Returns how much memory the process itself must have, in bytes: for what connections keep, for their table (an
 /// idle connection costs less than 600 bytes), and 4 MiB for turns, the log, and what lies unused between pieces of
 /// memory. A process that gets no memory when it needs some aborts, so the server does not start with less.
 #[must_use]
@@ -63,17 +60,9 @@ pub fn needed_memory(budget: &Budget) -> usize {
 /// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many events are taken from the kernel at a time: all there can be, or a client would wait for
-/// several looks until its event is seen.
-const EVENTS_PER_LOOK: usize = MAX_CONNECTIONS + 2;
-
-/// How many clients that ask little have their turn between two looks. At least as many as are accepted,
-/// because each of those may need another turn.
-const LIGHT_TURNS_PER_LOOK: usize = 512;
-
-/// How many clients that ask much have their turn between two looks: 5 ms of work if each of them takes a
-/// whole layer, which a network rarely does.
-const HEAVY_TURNS_PER_LOOK: usize = 32;
+/// How many events a poll returns at most: all there can be, or a client would wait for several polls until its
+/// event is returned.
+const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
 /// For how long the server waits for signals alone when it could not wait for events.
 const WAIT_PAUSE: Duration = Duration::from_millis(10);
@@ -104,7 +93,7 @@ pub struct Server {
     clients: Clients,
     budget: Budget,
     /// The clients that can do something now.
-    turns: Turns<Token>,
+    run_queue: RunQueue<Token>,
     buffers: Buffers,
     clock: Clock,
     log: Log,
@@ -112,6 +101,8 @@ pub struct Server {
     metrics: Metrics,
     /// When all clients are checked next.
     check_at: Option<Instant>,
+    /// When it was last noted which clients take their answers.
+    watched_at: Instant,
     /// When the sockets were last asked how much they have queued.
     measured_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
@@ -153,9 +144,10 @@ impl Server {
             acceptor: Acceptor::new(listener, clock.now),
             clients: Clients::default(),
             budget,
-            turns: Turns::default(),
+            run_queue: RunQueue::default(),
             buffers: Buffers::default(),
             check_at: None,
+            watched_at: clock.now,
             measured_at: clock.now,
             clock,
             log,
@@ -166,8 +158,8 @@ impl Server {
         })
     }
 
-    /// Gives up what serving does not need (see `confinement`). Where that is not allowed, the server
-    /// serves without, and says so.
+    /// Drops the rights that serving does not need (see `confinement`). Where that is not allowed, the server
+    /// serves with them, and logs it.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
             self.log
@@ -175,19 +167,19 @@ impl Server {
         }
     }
 
-    /// Serves until a signal comes. The first signal lets transfers finish. Gives nothing when they have
+    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when they have
     /// finished or the grace is over, and the signal's number if a second one ends it.
     ///
     /// # Errors
     ///
     /// When waiting for events fails again and again, which only a bug could bring about.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
-        let mut events = Events::with_capacity(EVENTS_PER_LOOK);
+        let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
-            // 1. Wait until the kernel has something to tell, or until something else is due. If clients
-            //    stand in a queue, this only looks.
+            // 1. Wait until the kernel has something to report, or until something else is due. While clients
+            //    are in the run queue, this does not wait.
             let mut is_signalled = self.wait(&mut events)?;
-            // 2. Note what the kernel says. A client that can go on is put into a queue.
+            // 2. Note what the kernel reports. A client that can go on is put into the run queue.
             for event in &events {
                 match event.token() {
                     LISTENER => self.acceptor.note_event(),
@@ -207,9 +199,9 @@ impl Server {
                     return Ok(signal);
                 }
             }
-            // 4. Let newcomers in, some at a time.
+            // 4. Accept newcomers, some at a time.
             self.accept();
-            // 5. Give some clients a turn.
+            // 5. Serve some of the clients in the run queue.
             self.give_turns();
             // 6. From time to time, check all clients, and queue those whose deadline has passed.
             if self.check_at.is_some_and(|at| at <= self.clock.now) {
@@ -223,14 +215,14 @@ impl Server {
                 return Ok(None);
             }
             // 8. Write the log if there is nothing else to do, or if it has waited for long.
-            let is_idle = events.is_empty() && self.turns.is_empty();
+            let is_idle = events.is_empty() && self.run_queue.is_empty();
             if is_idle || self.log_writer.is_due(self.clock.now) {
                 self.log_writer.write(&mut self.log, &self.clock);
             }
         }
     }
 
-    /// Waits for events. A wait that fails is repeated after a pause. Gives whether a signal has come in the
+    /// Waits for events. A wait that fails is repeated after a pause. Returns whether a signal has come in the
     /// pause.
     fn wait(&mut self, events: &mut Events) -> io::Result<bool> {
         let waited = self.poll.poll(events, self.time_to_wait());
@@ -251,28 +243,28 @@ impl Server {
         Ok(is_signalled)
     }
 
-    /// How long to wait for events; not at all while there is something to do, if only to write the log.
-    /// So a busy server writes many lines at once, and looks once more before it goes to sleep.
+    /// Returns how long to wait for events; not at all while there is something to do, if only to write the log.
+    /// So a busy server writes many lines at once, and polls once more before it goes to sleep.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
-        let work_at = (!self.turns.is_empty() || self.log.is_new()).then_some(now);
+        let work_at = (!self.run_queue.is_empty() || self.log.is_new()).then_some(now);
         let at = [self.acceptor.accept_at(), log_at, work_at, self.check_at, self.grace_ends];
         let first = at.into_iter().flatten().min()?;
         Some(first.saturating_duration_since(now))
     }
 
-    /// Notes what the kernel says of a client's socket.
+    /// Notes what the kernel reports of a client's socket.
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
             client.socket.note_event(event);
-            self.turns.enqueue(token, &mut client.share, self.clock.now);
+            self.run_queue.enqueue(token, &mut client.load, self.clock.now);
         }
     }
 
     /// Accepts some of the connections that wait.
     fn accept(&mut self) {
-        for _ in 0..ACCEPTS_PER_LOOK {
+        for _ in 0..ACCEPTS_PER_POLL {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
@@ -283,11 +275,13 @@ impl Server {
                 self.acceptor.pause(self.clock.now, &mut self.metrics);
                 return;
             }
-            match self.acceptor.accept(self.clock.now, &mut self.metrics) {
+            match self.acceptor.accept(&mut self.metrics) {
                 Ok(Some((stream, peer))) => self.admit(stream, peer),
                 Ok(None) => {}
                 Err(error) => {
-                    self.make_places();
+                    if is_shortage(&error) {
+                        self.make_places();
+                    }
                     self.acceptor.pause(self.clock.now, &mut self.metrics);
                     if self.acceptor.is_news(self.clock.now) {
                         let event = format!("Cannot accept connections for now: {error}");
@@ -298,12 +292,12 @@ impl Server {
         }
     }
 
-    /// Gives a newcomer its first turn, and then has the kernel watch its socket. The request is there, as a
-    /// rule; if the client wants only one answer, it is gone before its socket is registered. No event is
-    /// lost in between: if there is something to read when the socket is registered, the kernel says so.
+    /// Serves a newcomer, and then registers its socket. As a rule its request is there; and a client that wants only
+    /// one response is gone before its socket is registered. No event is lost in between: the kernel reports what
+    /// is there when the socket is registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
-        let client = Client { socket: Socket::new(stream), connection, share: Share::new(self.clock.now) };
+        let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
         let token = self.clients.insert(client);
         self.turn(token, Allowance::FIRST);
         // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
@@ -316,37 +310,36 @@ impl Server {
         }
     }
 
-    /// Gives turns to some of the clients that stand in the queues.
+    /// Serves some of the clients in the run queue.
     fn give_turns(&mut self) {
-        let (mut light, mut heavy) = (LIGHT_TURNS_PER_LOOK, HEAVY_TURNS_PER_LOOK);
+        let (mut light, mut heavy) = (LIGHT_TURNS_PER_POLL, HEAVY_TURNS_PER_POLL);
         while light > 0
-            && let Some(token) = self.turns.next_light()
+            && let Some(token) = self.run_queue.next_light()
         {
             light -= usize::from(self.queued_turn(token));
         }
         while heavy > 0
-            && let Some(token) = self.turns.next_heavy()
+            && let Some(token) = self.run_queue.next_heavy()
         {
             heavy -= usize::from(self.queued_turn(token));
         }
-        if self.turns.len() > 2 * MAX_CONNECTIONS {
-            self.turns.retain(|token| self.clients.find(*token).is_some());
+        if self.run_queue.len() > 2 * MAX_CONNECTIONS {
+            self.run_queue.retain(|token| self.clients.find(*token).is_some());
         }
     }
 
-    /// Gives a turn to a client that was taken from its queue. Tells whether the client is still there.
+    /// Serves a client that was taken from the run queue. Returns whether it is still connected.
     fn queued_turn(&mut self, token: Token) -> bool {
         let Some(client) = self.clients.find(token) else { return false };
-        client.share.leave_queue();
+        client.load.leave_queue();
         self.turn(token, Allowance::FULL);
         true
     }
 
-    /// Gives a client a turn, and does what its connection wants next.
+    /// Runs a client's turn, and does what its connection wants next.
     fn turn(&mut self, token: Token, allowance: Allowance) {
-        let now = self.clock.now;
-        let spare = self.budget.queued.saturating_sub(self.clients.queued());
-        let outcome = self.clients.update(token, |Client { socket, connection, share }| {
+        let (now, spare) = (self.clock.now, self.spare());
+        let outcome = self.clients.update(token, |Client { socket, connection, load }| {
             let mut turn = Turn {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
@@ -358,9 +351,9 @@ impl Server {
                 left: allowance,
             };
             let next = connection.turn(&mut turn);
-            share.note_turn(allowance.spent(turn.left), now);
+            load.note_turn(allowance.spent(turn.left), now);
             if next == Next::Again {
-                self.turns.enqueue(token, share, now);
+                self.run_queue.enqueue(token, load, now);
             }
             (next, check_at(connection, socket, now))
         });
@@ -397,12 +390,9 @@ impl Server {
 
     /// Closes connections for newcomers. Returns whether there were any that could be closed.
     fn make_places(&mut self) -> bool {
-        let mut evictable = self.clients.evictable(self.clock.now);
-        if evictable.is_empty() {
-            // Perhaps some have taken their answers since they were last checked.
-            self.check();
-            evictable = self.clients.evictable(self.clock.now);
-        }
+        // Some may have taken their answers since they were last asked.
+        self.watch();
+        let evictable = self.clients.evictable(self.clock.now);
         let is_any = !evictable.is_empty();
         for token in evictable {
             self.close(token, CloseReason::NoPlace);
@@ -422,37 +412,58 @@ impl Server {
         client.socket.close();
     }
 
-    /// Notes which clients take their answers, queues those that can go on, and plans the next check. What has arrived
-    /// from a client is looked at before its deadline counts, even if the kernel has not been asked for it yet.
+    /// Notes which clients take their answers.
+    fn watch(&mut self) {
+        self.watched_at = self.clock.now;
+        for slot in self.clients.slots() {
+            if let Some(Client { socket, connection, .. }) = self.clients.find(self.clients.token(slot)) {
+                connection.watch(|| socket.unacknowledged(), self.clock.now);
+            }
+        }
+    }
+
+    /// Queues the clients that can go on, and plans the next check. What has arrived from a client is read before
+    /// its deadline counts, even if the kernel has not been asked for it yet.
     fn check(&mut self) {
         self.check_at = None;
-        let now = self.clock.now;
         self.bound_memory();
+        let (now, spare) = (self.clock.now, self.spare());
+        // While clients wait for memory, there are more checks. Those are for readers that read.
+        let is_for_all = now >= self.watched_at + CHECK_PAUSE;
+        if is_for_all {
+            self.watch();
+        }
         for slot in self.clients.slots() {
             let token = self.clients.token(slot);
-            let Some(Client { socket, connection, share }) = self.clients.find(token) else { continue };
-            let was_short = socket.is_short_of_memory();
-            connection.watch(&SocketTransport::new(socket, &self.layers, 0), now);
-            if was_short || connection.deadline() <= now {
-                socket.expect_input();
-                self.turns.enqueue(token, share, now);
-            } else {
-                let at = check_at(connection, socket, now);
+            let at = self.clients.update(token, |Client { socket, connection, load }| {
+                let is_asked = is_for_all || !connection.is_stalled(now);
+                if is_asked && socket.has_memory_again(spare) || connection.deadline() <= now {
+                    socket.expect_input();
+                    self.run_queue.enqueue(token, load, now);
+                }
+                check_at(connection, socket, now)
+            });
+            if let Some(at) = at {
                 self.plan_check(at);
             }
         }
+    }
+
+    /// Returns how many bytes all sockets together may queue before each is limited to its guaranteed share.
+    fn spare(&self) -> u64 {
+        self.budget.queued.saturating_sub(self.clients.queued())
     }
 
     fn plan_check(&mut self, at: Instant) {
         self.check_at = Some(self.check_at.map_or(at, |planned| planned.min(at)));
     }
 
-    /// Refuses new connections, closes those that wait for nothing, and gives the others their time.
+    /// Closes the listener and the connections that wait for nothing. The others have the grace to finish.
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections that wait to be accepted. They
-        // came before the signal, so they are accepted first, as far as there is room.
+        // came before the signal, so they are accepted first, up to the limit.
         self.acceptor.resume(self.clock.now);
-        for _ in 0..=self.budget.connections / ACCEPTS_PER_LOOK {
+        for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
         }
         self.grace_ends = Some(self.clock.now + GRACE);
@@ -485,7 +496,7 @@ impl Server {
 
 /// Returns when a client is to be checked if nothing happens before.
 fn check_at(connection: &Connection, socket: &Socket, now: Instant) -> Instant {
-    if socket.is_short_of_memory() {
+    if socket.is_short_of_memory() && !connection.is_stalled(now) {
         now + SHORTAGE_PAUSE
     } else if connection.is_being_answered() {
         now + CHECK_PAUSE

@@ -74,10 +74,18 @@ impl Socket {
         self.queued = system::queued(self.stream.as_fd());
     }
 
-    /// Whether something is to be sent, and waits until other sockets have less queued.
+    /// Whether something is to be sent, and waits for memory.
     #[must_use]
     pub fn is_short_of_memory(&self) -> bool {
         self.is_short_of_memory
+    }
+
+    /// Whether the memory that it waits for is there, if all sockets together may queue `spare` bytes more.
+    pub fn has_memory_again(&mut self, spare: u64) -> bool {
+        if self.is_short_of_memory {
+            self.measure();
+        }
+        self.is_short_of_memory && limit(self.queued, spare) >= self.queued + GUARANTEED / 2
     }
 
     /// Returns how many bytes the other end has not acknowledged.
@@ -95,6 +103,11 @@ impl Socket {
     }
 }
 
+/// Returns how many bytes a socket may queue that has queued so many, if all sockets together may queue `spare` bytes more.
+fn limit(queued: u64, spare: u64) -> u64 {
+    GUARANTEED.max(queued + spare)
+}
+
 /// A client's socket, with the layers that may be sent through it.
 pub struct SocketTransport<'a> {
     socket: &'a mut Socket,
@@ -108,7 +121,7 @@ impl<'a> SocketTransport<'a> {
     /// to its guaranteed share.
     pub fn new(socket: &'a mut Socket, layers: &'a [SealedFile], spare: u64) -> Self {
         socket.is_short_of_memory = false;
-        let limit = GUARANTEED.max(socket.queued + spare);
+        let limit = limit(socket.queued, spare);
         Self { socket, layers, limit }
     }
 

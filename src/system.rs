@@ -268,13 +268,12 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     if result == -1 { 0 } else { u64::try_from(count).unwrap_or(0) }
 }
 
-/// Returns how many bytes of memory the kernel uses for what the socket has queued: what waits to be sent or
-/// acknowledged, and what waits to be read. Before Linux 4.12 this is unknown, and 0 is returned.
+/// Returns how many bytes of memory the kernel uses for what waits to be sent or to be acknowledged. Before Linux 4.12
+/// this is unknown, and 0 is returned.
 #[must_use]
 pub fn queued(socket: BorrowedFd<'_>) -> u64 {
-    // linux/sock_diag.h: SK_MEMINFO_RMEM_ALLOC, SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
-    const RECEIVED: usize = 0;
-    const TO_SEND: usize = 5;
+    // linux/sock_diag.h: SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
+    const QUEUED: usize = 5;
     let mut info = [0_u32; 9];
     let mut length = size_of_val(&info) as libc::socklen_t;
     // SAFETY: the pointers are to an array and to its length in bytes, and both outlive the call.
@@ -282,7 +281,7 @@ pub fn queued(socket: BorrowedFd<'_>) -> u64 {
         let info = (&raw mut info).cast();
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_MEMINFO, info, &raw mut length)
     };
-    if result == -1 { 0 } else { u64::from(info[RECEIVED]) + u64::from(info[TO_SEND]) }
+    if result == -1 { 0 } else { info[QUEUED].into() }
 }
 
 /// Makes the kernel reset the connection when the socket is closed, and drop what it has queued (socket(7),

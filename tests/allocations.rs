@@ -13,11 +13,12 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind, Read};
 
 use quinistry::clock::Clock;
-use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
+use quinistry::connection::{Buffers, Connection, Next, Transport, Turn};
 use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Sink};
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
+use quinistry::run_queue::Allowance;
 
 #[path = "common/sample.rs"]
 mod sample;
@@ -208,6 +209,6 @@ fn the_config_and_the_base_allocate_nothing() {
 /// room for that. One allocation is nothing next to hundreds of kilobytes; a copy of them would be.
 #[test]
 fn the_layer_allocates_the_state_of_its_transfer() {
-    let layer = sample::packed().0.layers[0].blob;
+    let layer = sample::packed().0.platforms[0].layer.blob;
     assert_allocates_at_most(1, &get(&format!("/v2/quinistry/blobs/{}", layer.digest)), layer.size);
 }

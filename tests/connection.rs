@@ -16,8 +16,8 @@ use common::{Answer, find, request, sample};
 use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
-    Allowance, BYTES_PER_TURN, Buffers, Connection, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE,
-    MAX_DISCARDED, MAX_LINGER, Next, REQUESTS_PER_TURN, Rank, STALL_NOTICED, STALL_PATIENCE, Transport, Turn,
+    Buffers, Connection, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, Next,
+    Rank, STALL_NOTICED, STALL_PATIENCE, Transport, Turn,
 };
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
@@ -25,6 +25,7 @@ use quinistry::kinds::CloseReason;
 use quinistry::log::Log;
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
+use quinistry::run_queue::{Allowance, BYTES_PER_TURN, REQUESTS_PER_TURN};
 
 /// What a transport does when it is called next; after the script, it does all it is asked.
 #[derive(Clone, Copy, Debug)]
@@ -126,7 +127,7 @@ struct World {
 impl World {
     fn new(input: impl AsRef<[u8]>) -> Self {
         let (image, layer) = sample::packed();
-        let blob = image.layers[0].blob.digest.to_string();
+        let blob = image.platforms[0].layer.blob.digest.to_string();
         let clock = Clock::at(Instant::now(), SINCE_EPOCH);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
@@ -213,7 +214,7 @@ impl World {
     }
 
     fn watch(&mut self) {
-        self.connection.watch(&self.transport, self.clock.now);
+        self.connection.watch(|| self.transport.unacknowledged, self.clock.now);
     }
 
     fn stop(&mut self) -> Next {
@@ -281,7 +282,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
     world.transport.layer = vec![b'x'; 3 * BYTES_PER_TURN as usize + 1];
     let (mut image, _) = sample::packed();
     // A registry that believes the layer to be that large.
-    image.layers[0].blob.size = world.transport.layer.len() as u64;
+    image.platforms[0].layer.blob.size = world.transport.layer.len() as u64;
     world.registry = Registry::new(image);
     world.transport.input = world.layer_request().into_bytes();
     let mut sent = 0;
@@ -425,6 +426,7 @@ fn a_silent_client_is_closed_without_a_word() {
     let mut world = World::new(manifest());
     assert_eq!(world.turn(), Next::Wait);
     let sent = world.transport.output.len();
+    world.watch();
     assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), closed(CloseReason::Idle));
     assert_eq!(world.transport.output.len(), sent);
 }
@@ -498,6 +500,23 @@ fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
     world.transport.unacknowledged = 200;
     world.transport.acts.extend([Act::Block; 2]);
     assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+}
+
+#[test]
+fn a_slow_reader_keeps_its_connection_until_it_has_the_end_of_its_answer() {
+    let mut world = World::new(manifest());
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    for left in (0..3).rev() {
+        world.transport.unacknowledged = left * 100;
+        assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait, "{left}");
+    }
+    assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), closed(CloseReason::Idle));
+    let mut world = World::new(manifest());
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    world.watch();
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
 }
 
 #[test]
@@ -640,7 +659,7 @@ fn a_client_that_stops_sending_is_not_closed_before_it_has_its_answers() {
             } else {
                 assert_eq!(next, Next::Wait);
                 assert!(world.transport.finished);
-                assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+                assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
             }
             assert_eq!(world.answers().len(), 1);
         }
@@ -654,15 +673,21 @@ fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
     assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
-    // It goes on while the answer is still being taken.
-    for unacknowledged in [200, 0] {
-        let mut world = World::new(malformed);
-        world.transport.unacknowledged = 300;
-        assert_eq!(world.run(), Next::Wait);
-        world.transport.unacknowledged = unacknowledged;
-        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), Next::Wait);
-        assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
-    }
+    // A client that does not have its answer yet has as much time as any reader, whether or not it sends.
+    let mut world = World::new(malformed);
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    assert_eq!(world.receive("x"), Next::Wait);
+    world.transport.unacknowledged = 200;
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    world.transport.unacknowledged = 0;
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+    let mut world = World::new(malformed);
+    world.transport.unacknowledged = 300;
+    assert_eq!(world.run(), Next::Wait);
+    world.watch();
+    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
     // A trickle does not prolong it,
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);

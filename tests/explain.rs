@@ -34,11 +34,11 @@ type Explained = (Endpoint, Status, Option<[String; 2]>);
 impl World {
     fn new() -> Self {
         let (_, image) = sample::image(&[ARM64, AMD64]);
-        let Image { index, platforms, layers, .. } = &image;
+        let Image { index, platforms, .. } = &image;
         let index = index.descriptor.digest.to_string();
         let manifest = platforms[0].manifest.descriptor.digest.to_string();
         let config = platforms[0].config.descriptor.digest.to_string();
-        let layer = layers[0].blob.digest.to_string();
+        let layer = platforms[0].layer.blob.digest.to_string();
         let bill = Artifacts::of(&image).bill.descriptor.digest.to_string();
         Self { registry: Registry::new(image), index, manifest, config, layer, bill }
     }

@@ -16,7 +16,7 @@ use common::{
     quinistry, request, sha256, system,
 };
 
-use quinistry::connection::REQUESTS_PER_TURN;
+use quinistry::run_queue::REQUESTS_PER_TURN;
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
@@ -326,7 +326,8 @@ fn readers_that_stall_cost_the_kernel_a_bounded_amount_of_memory() {
     });
     std::thread::sleep(Duration::from_millis(300)); // If there were room for more, it would be used.
     let most = queues().into_iter().max().expect("there are some");
-    assert!(most <= 256 * 1024, "{most} bytes of one reader, {full:?} a while ago");
+    // 128 KiB, and one packet of loopback.
+    assert!(most <= 192 * 1024, "{most} bytes of one reader, {full:?} a while ago");
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn the_manifests_of_a_platform_describe_its_config_and_all_layers() {
             assert_eq!(json(&document.content), expected);
         }
     }
-    for (layer, content) in image.layers.iter().zip(&contents) {
+    for (Platform { layer, .. }, content) in image.platforms.iter().zip(&contents) {
         let archive = unpacked(content);
         let executable = sample::executable(if layer.architecture == "amd64" { AMD64 } else { ARM64 });
         for (summary, bytes) in
@@ -187,7 +187,7 @@ fn the_image_is_the_same_on_whichever_platform_it_is_packed() {
 fn a_layer_is_the_same_whatever_it_travels_with() {
     let (_, alone) = sample::image(&[ARM64]);
     let (_, with_another) = sample::image(&[AMD64, ARM64]);
-    assert_eq!(alone.layers[0].blob.digest, with_another.layers[1].blob.digest);
+    assert_eq!(alone.platforms[0].layer.blob.digest, with_another.platforms[1].layer.blob.digest);
     assert_ne!(alone.index.descriptor.digest, with_another.index.descriptor.digest);
 }
 

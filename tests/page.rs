@@ -105,6 +105,7 @@ fn the_page_may_do_nothing_but_apply_its_own_style() {
     assert_eq!(page.matches("url(").count(), page.matches("url(#").count());
     let head = server.ask("HEAD /", &[BROWSER]);
     assert_eq!((head.status, lasting(&head)), (answer.status, lasting(&answer)));
+    assert_eq!(head.field("content-length"), None, "no page is made to know its length");
 }
 
 /// RFC 4648 section 4.

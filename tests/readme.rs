@@ -9,10 +9,10 @@ use common::docker::{ImageName, has_docker};
 use common::{Folder, README, Server, bash, free_port, has_tool, lossy, readme_blocks};
 use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
 use quinistry::connection::{
-    BYTES_PER_TURN, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER,
-    REQUESTS_PER_TURN, STALL_PATIENCE,
+    HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, STALL_PATIENCE,
 };
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
+use quinistry::run_queue::{BYTES_PER_TURN, REQUESTS_PER_TURN};
 use quinistry::server::{GRACE, RESERVED_DESCRIPTORS};
 
 /// All blocks that have this word, as one script.

@@ -1,14 +1,22 @@
-//! Holds the bill of materials: the list of crates is Cargo's, and each form of it is what its readers expect.
+//! The bill of materials: its files are what Cargo says, and each form of it is what its readers expect.
+//!
+//! The files are generated. This command writes them again:
+//!
+//! ```sh
+//! QUINISTRY_UPDATE=1 cargo test --test sbom
+//! ```
 
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 
 use common::{Folder, Server, find, has_tool, quinistry, quinistry_at, run, sha256, tool};
-use quinistry::image::sbom::{CRATES, Crate, DOCUMENT, SECTION};
+use quinistry::image::sbom::{DOCUMENT, SECTION};
 use serde_json::{Value, json};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quinistry");
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/image");
 
 /// Rust's names for the targets whose executables can be in an image, one of each processor.
 const TARGETS: [&str; 8] = [
@@ -22,113 +30,148 @@ const TARGETS: [&str; 8] = [
     "x86_64-unknown-linux-gnu",
 ];
 
-/// Crates, each as `NAME vVERSION|LICENSE`, with the names of those that it uses.
-type Crates = BTreeMap<String, BTreeSet<String>>;
-
-fn listed() -> Crates {
-    let describe = |it: &Crate| format!("{} v{}|{}", it.name, it.version, it.license);
-    CRATES.iter().map(|it| (describe(it), it.uses.iter().map(|name| (*name).to_owned()).collect())).collect()
+/// A crate that ships.
+#[derive(Default)]
+struct Crate {
+    name: String,
+    version: String,
+    /// An SPDX expression.
+    license: String,
+    /// The names of the crates that it uses.
+    uses: BTreeSet<String>,
 }
 
-/// What `cargo tree` says of a target.
-fn in_tree(target: &str) -> Crates {
-    let mut cargo = tool("cargo");
-    cargo.args(["tree", "--offline", "--locked", "--edges", "normal", "--target", target]);
-    let tree = run(cargo.args(["--no-dedupe", "--prefix", "depth", "--format", " {p}|{l}"]));
-    let (mut crates, mut path): (Crates, Vec<String>) = (Crates::new(), Vec::new());
-    for line in tree.lines() {
-        let (depth, described) = line.split_once(' ').expect("a depth");
-        let (name_and_version, license) = described.split_once('|').expect("a license");
-        // Behind the name and version of a crate that is not from crates.io is where it is.
-        let described = format!("{}|{license}", name_and_version.split(" (").next().expect("a name"));
-        path.truncate(depth.parse().expect("a number"));
-        if let Some(user) = path.last() {
-            let name = described.split(' ').next().expect("a name").to_owned();
-            crates.get_mut(user).expect("it came before").insert(name);
-        }
-        crates.entry(described.clone()).or_default();
-        path.push(described);
+impl Crate {
+    /// The package URL, by which advisories name a crate (purl-spec, type "cargo").
+    fn purl(&self) -> String {
+        format!("pkg:cargo/{}@{}", self.name, self.version)
     }
-    crates
 }
 
-#[test]
-fn the_list_is_what_cargo_tree_says_but_for_the_differences_that_are_documented() {
-    if !has_tool("cargo", &["--version"]) {
-        return;
-    }
+/// Returns every crate that ships on some target, as `cargo tree` lists them: quinistry, then the others in order.
+fn crates() -> Vec<Crate> {
+    let mut crates = BTreeMap::<String, Crate>::new();
     for target in TARGETS {
-        let mut expected = listed();
-        let mut leave_out = |user: &str, used: &str| {
-            let user = expected.iter_mut().find(|(described, _)| described.starts_with(&format!("{user} ")));
-            assert!(user.expect("it is listed").1.remove(used));
-        };
-        if !target.starts_with("aarch64") {
-            leave_out("cpufeatures", "libc");
+        let mut cargo = tool("cargo");
+        cargo.args(["tree", "--offline", "--locked", "--edges", "normal", "--target", target]);
+        let tree = run(cargo.args(["--no-dedupe", "--prefix", "depth", "--format", " {p}|{l}"]));
+        let mut path: Vec<String> = Vec::new();
+        for line in tree.lines() {
+            let (depth, described) = line.split_once(' ').expect("a depth");
+            let (package, license) = described.split_once('|').expect("a license");
+            // After the version of a crate that is not from crates.io comes where it is.
+            let mut words = package.split(' ');
+            let (name, version) = (words.next().expect("a name"), words.next().expect("a version"));
+            path.truncate(depth.parse().expect("a number"));
+            if let Some(user) = path.last() {
+                crates.get_mut(user).expect("it came before").uses.insert(name.to_owned());
+            }
+            let found = crates.entry(name.to_owned()).or_default();
+            let version = version.strip_prefix('v').expect("a version");
+            assert!(found.version.is_empty() || found.version == version, "two versions of {name}");
+            (found.name, found.version, found.license) = (name.into(), version.into(), license.into());
+            path.push(name.to_owned());
         }
-        if !["aarch64", "i686", "x86_64"].iter().any(|processor| target.starts_with(processor)) {
-            leave_out("sha2", "cpufeatures");
-            expected.retain(|described, _| !described.starts_with("cpufeatures "));
-        }
-        assert_eq!(in_tree(target), expected, "{target}");
     }
+    let own = crates.remove("quinistry").expect("the root");
+    std::iter::once(own).chain(crates.into_values()).collect()
 }
 
-/// The list as `cargo auditable` would write it.
-fn auditable() -> Value {
-    let place = |name: &&str| CRATES.iter().position(|it| it.name == *name).expect("it is listed");
-    let packages = CRATES.iter().enumerate().map(|(at, it)| {
+/// Writes the crates as a `CycloneDX` document: a line for each crate, and one for what it uses.
+fn document(crates: &[Crate]) -> String {
+    let component = |kind: &str, it: &Crate| {
+        let (purl, Crate { name, version, license, .. }) = (it.purl(), it);
+        format!(
+            "{{\"type\": \"{kind}\", \"bom-ref\": \"{purl}\", \"name\": \"{name}\", \"version\": \"{version}\", \
+             \"purl\": \"{purl}\", \"licenses\": [{{\"expression\": \"{license}\"}}]}}"
+        )
+    };
+    let dependency = |it: &Crate| {
+        let used = crates.iter().filter(|other| it.uses.contains(&other.name));
+        let used: Vec<_> = used.map(|other| format!("\"{}\"", other.purl())).collect();
+        format!("{{\"ref\": \"{}\", \"dependsOn\": [{}]}}", it.purl(), used.join(", "))
+    };
+    let components: Vec<_> = crates[1..].iter().map(|it| component("library", it)).collect();
+    let dependencies: Vec<_> = crates.iter().map(dependency).collect();
+    format!(
+        "{{\n\"bomFormat\": \"CycloneDX\",\n\"specVersion\": \"1.5\",\n\"version\": 1,\n\
+         \"metadata\": {{\"component\": {}}},\n\"components\": [\n{}\n],\n\"dependencies\": [\n{}\n]\n}}\n",
+        component("application", &crates[0]),
+        components.join(",\n"),
+        dependencies.join(",\n"),
+    )
+}
+
+/// Returns the crates as `cargo auditable` lists them. A package names those that it uses by their places.
+fn auditable(crates: &[Crate]) -> Value {
+    let packages = crates.iter().enumerate().map(|(place, it)| {
         let mut package = json!({ "name": it.name, "version": it.version });
-        package["source"] = if at == 0 { "local" } else { "crates.io" }.into();
-        if at == 0 {
+        package["source"] = if place == 0 { "local" } else { "crates.io" }.into();
+        if place == 0 {
             package["root"] = true.into();
         }
         if !it.uses.is_empty() {
-            package["dependencies"] = it.uses.iter().map(place).collect();
+            let used = (0..crates.len()).filter(|&other| it.uses.contains(&crates[other].name));
+            package["dependencies"] = used.collect();
         }
         package
     });
     json!({ "packages": packages.collect::<Vec<_>>() })
 }
 
-#[test]
-fn the_executable_has_the_list_in_a_zlib_stream() {
-    let executable = std::fs::read(PROGRAM).expect("the executable");
-    assert!(find(&executable, &SECTION).is_some());
-    let mut stream = flate2::bufread::ZlibDecoder::new(&SECTION[..]);
-    let found: Value = serde_json::from_reader(&mut stream).expect("JSON, and a checksum that matches");
-    assert_eq!(found, auditable());
+/// Returns a list as `cargo auditable` writes it: in a zlib stream. It is stored, because the layer is compressed.
+fn zlib(list: &Value) -> Vec<u8> {
+    let mut stream = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
+    stream.write_all(list.to_string().as_bytes()).expect("a Vec takes everything");
+    stream.finish().expect("a Vec takes everything")
+}
+
+/// Returns the list in a zlib stream.
+fn unzipped(stream: &[u8]) -> Value {
+    let mut stream = flate2::bufread::ZlibDecoder::new(stream);
+    let list = serde_json::from_reader(&mut stream).expect("JSON, and a checksum that matches");
     assert_eq!(stream.into_inner(), b"", "nothing is behind it");
+    list
 }
 
 #[test]
-fn the_reader_of_cargo_auditable_finds_the_list_in_the_executable() {
-    if !has_tool("rust-audit-info", &[PROGRAM]) {
+fn the_files_are_what_cargo_tree_says() {
+    if !has_tool("cargo", &["--version"]) {
         return;
     }
-    let found = run(tool("rust-audit-info").arg(PROGRAM));
-    assert_eq!(serde_json::from_str::<Value>(&found).expect("JSON"), auditable());
+    let crates = crates();
+    let (document, list) = (document(&crates), auditable(&crates));
+    if std::env::var_os("QUINISTRY_UPDATE").is_some() {
+        std::fs::write(format!("{FOLDER}/sbom.json"), document).expect("room for it");
+        std::fs::write(format!("{FOLDER}/sbom.zlib"), zlib(&list)).expect("room for it");
+        return;
+    }
+    let update =
+        "the bill of materials is not that of Cargo.lock; run: QUINISTRY_UPDATE=1 cargo test --test sbom";
+    assert_eq!(str::from_utf8(DOCUMENT), Ok(&*document), "{update}");
+    assert_eq!(unzipped(&SECTION), list, "{update}");
 }
 
 #[test]
-fn the_document_names_every_crate_and_what_it_uses() {
+fn the_executable_has_the_list_for_scanners_of_files() {
+    let executable = std::fs::read(PROGRAM).expect("the executable");
+    assert!(find(&executable, &SECTION).is_some());
+    if has_tool("rust-audit-info", &[PROGRAM]) {
+        let found = run(tool("rust-audit-info").arg(PROGRAM));
+        assert_eq!(serde_json::from_str::<Value>(&found).expect("JSON"), unzipped(&SECTION));
+    }
+}
+
+#[test]
+fn both_forms_name_the_same_crates_and_this_version_first() {
     let document: Value = serde_json::from_slice(DOCUMENT).expect("JSON");
-    let purl = |it: &Crate| format!("pkg:cargo/{}@{}", it.name, it.version);
-    let component = |it: &Crate, kind| {
-        let (purl, license) = (purl(it), json!([{ "expression": it.license }]));
-        json!({
-            "type": kind, "bom-ref": purl, "purl": purl, "name": it.name, "version": it.version, "licenses": license,
-        })
-    };
-    assert_eq!(document["metadata"], json!({ "component": component(&CRATES[0], "application") }));
-    assert_eq!(CRATES[0].name, "quinistry");
-    let libraries: Vec<_> = CRATES[1..].iter().map(|it| component(it, "library")).collect();
-    assert_eq!(document["components"], json!(libraries));
-    let by_name = |name: &&str| purl(CRATES.iter().find(|it| it.name == *name).expect("it is listed"));
-    let dependencies = CRATES
-        .iter()
-        .map(|it| json!({ "ref": purl(it), "dependsOn": it.uses.iter().map(by_name).collect::<Vec<_>>() }));
-    assert_eq!(document["dependencies"], json!(dependencies.collect::<Vec<_>>()));
+    let list = unzipped(&SECTION);
+    let named = |it: &Value| format!("{} {}", it["name"], it["version"]);
+    let packages: Vec<_> = list["packages"].as_array().expect("a list").iter().map(named).collect();
+    let libraries = document["components"].as_array().expect("a list").iter();
+    let own = &document["metadata"]["component"];
+    assert_eq!(std::iter::once(own).chain(libraries).map(named).collect::<Vec<_>>(), packages);
+    assert_eq!(packages[0], concat!("\"quinistry\" \"", env!("CARGO_PKG_VERSION"), "\""));
 }
 
 #[test]

@@ -454,6 +454,46 @@ fn what_is_no_file_is_not_waited_for() {
 }
 
 #[test]
+fn a_crowd_at_the_door_when_it_stops_is_answered() {
+    let mut server = Server::start();
+    let line = "GET /v2/quinistry/manifests/latest";
+    server.freeze();
+    // More than are accepted at a time.
+    let clients: Vec<_> = (0..700)
+        .map(|_| {
+            let mut client = server.connect();
+            client.send_request(line, &[]);
+            client
+        })
+        .collect();
+    server.signal(libc::SIGTERM);
+    server.thaw();
+    for mut client in clients {
+        assert_eq!(client.answer_to(line).status, 200);
+    }
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn a_client_that_says_nothing_is_not_accepted_at_once() {
+    let server = Server::start();
+    let accepted = || {
+        let text = server.ask("GET /metrics", &[]).content;
+        let text = lossy(&text).into_owned();
+        let line = text.lines().find(|line| line.starts_with("quinistry_connections_accepted_total "));
+        line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).expect("a number")
+    };
+    // The kernel hands it over after a second, and in a try that takes less the server does not know of it.
+    eventually("a silent client stays with the kernel", || {
+        let before = accepted();
+        let silent = server.connect();
+        let is_unknown = accepted() == before + 1;
+        drop(silent);
+        is_unknown.then_some(())
+    });
+}
+
+#[test]
 fn who_is_at_the_door_when_it_stops_is_answered() {
     // However few places there are.
     let mut server =

@@ -11,11 +11,12 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::connection::{Allowance, Buffers, Connection, Next, Transport, Turn};
+use quinistry::connection::{Buffers, Connection, Next, Transport, Turn};
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::log::Log;
 use quinistry::metrics::Metrics;
+use quinistry::run_queue::Allowance;
 use served::{CLOCK, SERVED};
 
 /// A transport that moves at most `pieces[i]` squared bytes in its i-th call, round and round; 0 blocks.

@@ -89,7 +89,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert!(summary.start[..count] == bytes[..count], "the first bytes are others");
     }
     let (_, image) = Image::assemble(vec![((), layer)]);
-    let (platform, blob) = (&image.platforms[0], &image.layers[0].blob.digest);
+    let (platform, blob) = (&image.platforms[0], &image.platforms[0].layer.blob.digest);
     check(&platform.config, &[&Digest::of(&archive)]);
     for manifest in [&platform.manifest, &platform.docker_manifest] {
         check(manifest, &[&platform.config.descriptor.digest, blob]);

@@ -33,7 +33,7 @@ impl Served {
             (b"@manifest", other.manifest.descriptor.digest),
             (b"@old", other.docker_manifest.descriptor.digest),
             (b"@config", other.config.descriptor.digest),
-            (b"@layer", image.layers[1].blob.digest),
+            (b"@layer", image.platforms[1].layer.blob.digest),
             (b"@artifact", artifacts.referrers[0].manifest.descriptor.digest),
             (b"@bill", artifacts.bill.descriptor.digest),
         ];

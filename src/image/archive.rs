@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 
 use crate::image::json::to_bytes;
 use crate::image::tar::{self, Error};
-use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, index, insert};
+use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, Platform, index, insert};
 
 /// Every user may read the files, and none may run them.
 const MODE: u32 = 0o644;
@@ -57,7 +57,8 @@ pub fn write<R: Read>(
     for Document { descriptor, content } in image.documents() {
         append(archive, &path(descriptor), content)?;
     }
-    for (descriptor, mut content) in image.layers.iter().map(Descriptor::of).zip(contents) {
+    for (Platform { layer, .. }, mut content) in image.platforms.iter().zip(contents) {
+        let descriptor = Descriptor::of(layer);
         tar::append(archive, &path(&descriptor), MODE, descriptor.size, &mut content)?;
     }
     archive.write_all(&tar::END)?;
@@ -94,6 +95,7 @@ fn layout_index(image: &Image) -> Value {
 fn docker_images(image: &Image) -> Value {
     let config = path(&image.platforms[image.own].config.descriptor);
     let mut entry = json!({ "Config": config, "RepoTags": [format!("{NAME}:latest")] });
-    insert(&mut entry, "Layers", image.layers.iter().map(Descriptor::of).map(|layer| path(&layer)).collect());
+    let layers = image.platforms.iter().map(|platform| path(&Descriptor::of(&platform.layer)));
+    insert(&mut entry, "Layers", layers.collect());
     vec![entry].into()
 }

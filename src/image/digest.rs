@@ -60,14 +60,6 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The digest of a layer's *uncompressed* tar, as the config lists it (image-spec, `config.md`,
-/// "Layer `DiffID`").
-///
-/// It has a type of its own because it is easily mistaken for the digest of the compressed blob: both
-/// are sha256 digests of the same layer, and with the wrong one no runtime unpacks it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct DiffId(pub Digest);
-
 /// Whether `text` follows the grammar of a digest, whatever its algorithm.
 ///
 /// For the registered algorithms the encoded part is held to its length and to lower case

@@ -29,7 +29,7 @@
 use std::fmt;
 use std::io::{self, Chain, Cursor, Read, Write};
 
-use crate::image::digest::{DiffId, Hashing, Summary};
+use crate::image::digest::{Hashing, Summary};
 use crate::image::gzip::Gzip;
 use crate::image::{executable, tar};
 
@@ -51,18 +51,10 @@ pub struct Layer {
     pub architecture: &'static str,
     /// The layer itself, which the registry serves: a gzip member.
     pub blob: Summary,
-    /// The tar in it.
+    /// The tar in it, whose digest is the diff ID.
     pub tar: Summary,
     /// The executable in that.
     pub executable: Summary,
-}
-
-impl Layer {
-    /// The digest of the layer before it was compressed.
-    #[must_use]
-    pub fn diff_id(&self) -> DiffId {
-        DiffId(self.tar.digest)
-    }
 }
 
 /// Why an executable cannot be packed.

@@ -285,7 +285,7 @@ pub fn request(request_line: &str, fields: &[&str]) -> String {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Answer {
     pub status: u16,
-    fields: HashMap<String, String>,
+    pub fields: HashMap<String, String>,
     pub content: Vec<u8>,
 }
 
