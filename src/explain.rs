@@ -177,34 +177,19 @@ fn explain_success(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static
     // Field note: containerd adds `ns=docker.io` if it takes this server for a mirror of that registry.
     let is_for_mirror =
         request.query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("ns=")));
-    Some(match endpoint {
-        Endpoint::Base => BASE,
+    let is_manifest = matches!(
+        endpoint,
         Endpoint::Index | Endpoint::DockerList | Endpoint::Manifest | Endpoint::DockerManifest
-            if is_for_mirror && (is_head || is_by_tag) =>
-        {
-            MIRROR
-        }
-        Endpoint::Index | Endpoint::DockerList | Endpoint::Manifest | Endpoint::DockerManifest if is_head => {
-            if is_by_tag {
-                TAG_BY_HEAD
-            } else {
-                MANIFEST_BY_HEAD
-            }
-        }
-        Endpoint::Index | Endpoint::DockerList => {
-            if is_by_tag {
-                INDEX_BY_TAG
-            } else {
-                INDEX
-            }
-        }
-        Endpoint::Manifest | Endpoint::DockerManifest => {
-            if is_by_tag {
-                MANIFEST_BY_TAG
-            } else {
-                MANIFEST
-            }
-        }
+    );
+    Some(match endpoint {
+        _ if is_manifest && is_for_mirror && (is_head || is_by_tag) => MIRROR,
+        _ if is_manifest && is_head && is_by_tag => TAG_BY_HEAD,
+        _ if is_manifest && is_head => MANIFEST_BY_HEAD,
+        Endpoint::Index | Endpoint::DockerList if is_by_tag => INDEX_BY_TAG,
+        Endpoint::Index | Endpoint::DockerList => INDEX,
+        Endpoint::Manifest | Endpoint::DockerManifest if is_by_tag => MANIFEST_BY_TAG,
+        Endpoint::Manifest | Endpoint::DockerManifest => MANIFEST,
+        Endpoint::Base => BASE,
         Endpoint::Config | Endpoint::Layer if is_head => BLOB_BY_HEAD,
         Endpoint::Config => CONFIG,
         Endpoint::Layer => LAYER,

@@ -85,7 +85,7 @@ const INDENTATION: &str = "    ";
 /// What a log is written to.
 pub trait Sink {
     /// Whether a write of 4 KiB would not block.
-    fn is_ready(&mut self) -> bool;
+    fn is_ready(&self) -> bool;
 
     /// Writes some of the bytes.
     ///
@@ -124,7 +124,7 @@ impl Stderr {
 }
 
 impl Sink for Stderr {
-    fn is_ready(&mut self) -> bool {
+    fn is_ready(&self) -> bool {
         match self {
             Self::Shared | Self::Foreign => system::is_writable(io::stderr().as_fd(), Duration::ZERO),
             Self::Reopened(_) => true,
@@ -420,7 +420,7 @@ mod tests {
     }
 
     impl Sink for Pipe {
-        fn is_ready(&mut self) -> bool {
+        fn is_ready(&self) -> bool {
             self.room >= MAX_WRITE
         }
 

@@ -101,11 +101,7 @@ impl Vitals<'_> {
     pub fn to_text(&self, version: &str, digest: &str) -> String {
         let Self { metrics, dropped_lines, .. } = self;
         let mut text = Text(String::new());
-        text.family(
-            "quinistry_build_info",
-            "gauge",
-            "The version of the program and the digest of the image that it serves.",
-        );
+        text.family("quinistry_build_info", "gauge", "Version and digest of the served image.");
         text.sample("quinistry_build_info", &[("version", version), ("digest", digest)], 1);
         text.family("quinistry_requests_total", "counter", "Responses, by endpoint and status.");
         for (endpoint, status, count) in metrics.answers() {

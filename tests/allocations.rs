@@ -111,7 +111,7 @@ impl Transport for Script<'_> {
 struct Nowhere;
 
 impl Sink for Nowhere {
-    fn is_ready(&mut self) -> bool {
+    fn is_ready(&self) -> bool {
         true
     }
 

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use crate::http::request::{Method, Request};
 use crate::http::response::Response;
-use crate::http::syntax::{entity_tags, parse_number, trim};
+use crate::http::syntax::{entity_tags, parse_number};
 
 /// What a request gets of some content.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -100,7 +100,7 @@ fn parse_range(value: &str, size: u64) -> Selection {
     let Some((first, last)) = range.split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes")) else {
         return Selection::Whole;
     };
-    let (first, last) = (trim(first), trim(last));
+    let (first, last) = (first.trim_ascii(), last.trim_ascii());
     match (parse_number(first), parse_number(last)) {
         // A suffix, "bytes=-n": the last n bytes. If there are fewer, it is all of them.
         (None, Some(0)) if first.is_empty() => Selection::Unsatisfiable,

@@ -33,7 +33,7 @@ use std::io::BufRead;
 use crate::http::response::{Persistence, Status};
 use crate::http::syntax::{
     PLAIN_IN_PATH, TARGET, TOKEN, is_authority, is_percent_encoded, list_members, parse_number,
-    percent_decode, trim,
+    percent_decode,
 };
 
 /// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
@@ -110,7 +110,7 @@ impl<'b> Request<'b> {
     pub fn weights<const N: usize>(&self, types: [&str; N]) -> [u16; N] {
         let mut best = [(0, 0); N];
         for range in self.field_bytes("accept").flat_map(list_members) {
-            let mut parts = range.split(';').map(trim);
+            let mut parts = range.split(';').map(str::trim_ascii);
             let name = parts.next().unwrap_or_default();
             let is_weight = |part: &&str| part.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("q="));
             let weight = parts.find(is_weight).map_or(1000, |part| weight(&part[2..]));

@@ -14,6 +14,7 @@ use std::net::Ipv6Addr;
 ///
 /// ```text
 ///     #element = [ element ] *( OWS "," OWS [ element ] )
+///     OWS      = *( SP / HTAB )                                 ; section 5.6.3
 /// ```
 pub fn list_members(value: &[u8]) -> impl Iterator<Item = &str> {
     let members = value.split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -41,17 +42,6 @@ pub fn entity_tags(mut list: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
         let is_valid = opaque.ends_with(b"\"") && (list.is_empty() || list.starts_with(b","));
         is_valid.then_some((is_weak, opaque))
     })
-}
-
-/// Removes optional white space from both ends (RFC 9110 section 5.6.3). `httparse` accepts no other white
-/// space in the value of a field.
-///
-/// ```text
-///     OWS = *( SP / HTAB )
-/// ```
-#[must_use]
-pub fn trim(value: &str) -> &str {
-    value.trim_ascii()
 }
 
 /// Parses a number without a sign or white space. One that is too large becomes `u64::MAX`, so that
