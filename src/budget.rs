@@ -17,7 +17,7 @@
 //! ```
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever others do. While all
-//! sockets together queue less than [`Budget::queued`], a connection can queue as much as the kernel takes.
+//! sockets together queue less than [`Budget::queued`], a connection can queue what is left of it.
 //!
 //! Limits: those of [`Budget`].
 //!

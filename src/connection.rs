@@ -61,8 +61,8 @@
 //!
 //! An idle connection keeps no buffer. Bytes are read into a buffer that all connections share. What a
 //! connection may keep is the beginning of a head, requests that came before their turn, and the rest of
-//! an answer that did not fit; [`Connection::held`] counts it. What the kernel keeps for a socket is
-//! bounded by `system`.
+//! an answer that did not fit; [`Connection::held`] counts it. `budget` and `socket` bound what the kernel
+//! keeps for a socket.
 //!
 //! Limits: the deadlines above, and how much a connection may do in one turn.
 //!
@@ -342,15 +342,16 @@ impl Connection {
         match &self.state {
             State::Fresh { since } | State::Pending { since, .. } => *since + HEAD_PATIENCE,
             State::Partial { began, .. } => *began + HEAD_PATIENCE,
-            // The transport has taken all of an answer long before a slow reader has.
-            State::Writing(_) => self.progress.at + STALL_PATIENCE,
-            _ if self.is_being_answered() => self.progress.at + STALL_PATIENCE,
-            State::Idle { since } => *since.max(&self.progress.at) + IDLE_PATIENCE,
-            State::Lingering(Lingering { began, heard, discarded }) => {
+            State::Idle { since } if !self.is_being_answered() => {
+                *since.max(&self.progress.at) + IDLE_PATIENCE
+            }
+            State::Lingering(Lingering { began, heard, discarded }) if !self.is_being_answered() => {
                 let end = *began + MAX_LINGER;
                 // Beyond the limit it is not known whether the client still sends.
                 if *discarded < MAX_DISCARDED { end.min(*heard.max(began) + LINGER_PATIENCE) } else { end }
             }
+            // The transport has taken all of an answer long before a slow reader has.
+            State::Writing(_) | State::Idle { .. } | State::Lingering(_) => self.progress.at + STALL_PATIENCE,
         }
     }
 
@@ -377,10 +378,13 @@ impl Connection {
     /// Since when nothing has happened that the connection waits for.
     fn waits_since(&self) -> Instant {
         match &self.state {
-            _ if self.is_being_answered() => self.progress.at,
-            State::Fresh { since } | State::Idle { since } | State::Pending { since, .. } => *since,
-            State::Partial { began, .. } => *began,
-            State::Writing(_) | State::Lingering(_) => self.progress.at,
+            State::Fresh { since } | State::Idle { since } | State::Pending { since, .. }
+                if !self.is_being_answered() =>
+            {
+                *since
+            }
+            State::Partial { began, .. } if !self.is_being_answered() => *began,
+            _ => self.progress.at,
         }
     }
 
@@ -460,7 +464,7 @@ impl Connection {
         if turn.clock.now < self.deadline() {
             return Next::Wait;
         }
-        let is_stalled = self.is_being_answered();
+        let is_being_answered = self.is_being_answered();
         match &mut self.state {
             State::Fresh { .. } => Next::Close(CloseReason::Silent),
             State::Partial { head: input, .. } | State::Pending { input, .. } => {
@@ -471,10 +475,9 @@ impl Connection {
                     Err(_) => Next::Close(CloseReason::Broken),
                 }
             }
-            _ if is_stalled => Next::Close(CloseReason::Stalled),
-            State::Writing(_) => Next::Close(CloseReason::Stalled),
-            State::Idle { .. } => Next::Close(CloseReason::Idle),
-            State::Lingering(_) => Next::Close(CloseReason::DidNotClose),
+            State::Idle { .. } if !is_being_answered => Next::Close(CloseReason::Idle),
+            State::Lingering(_) if !is_being_answered => Next::Close(CloseReason::DidNotClose),
+            State::Writing(_) | State::Idle { .. } | State::Lingering(_) => Next::Close(CloseReason::Stalled),
         }
     }
 

@@ -101,7 +101,7 @@ pub struct Server {
     metrics: Metrics,
     /// When all clients are checked next.
     check_at: Option<Instant>,
-    /// When it was last noted which clients take their answers.
+    /// When a check was last for all clients, and not only for those that wait for memory.
     watched_at: Instant,
     /// When the sockets were last asked how much they have queued.
     measured_at: Instant,
@@ -264,16 +264,24 @@ impl Server {
 
     /// Accepts some of the connections that wait.
     fn accept(&mut self) {
+        let mut has_evicted = false;
         for _ in 0..ACCEPTS_PER_POLL {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
             // Before a connection is closed for a newcomer, make sure that there is one.
             let is_full = self.clients.count() >= self.budget.connections;
-            if is_full && self.acceptor.poll_backlog() && !self.make_places() {
-                // All clients are being answered. There will be room when the first has been.
-                self.acceptor.pause(self.clock.now, &mut self.metrics);
-                return;
+            if is_full && self.acceptor.poll_backlog() {
+                // One scan of all clients in a pass bounds its time.
+                if has_evicted {
+                    return;
+                }
+                has_evicted = self.make_places();
+                if !has_evicted {
+                    // All clients are being answered. There will be room when the first has been.
+                    self.acceptor.pause(self.clock.now, &mut self.metrics);
+                    return;
+                }
             }
             match self.acceptor.accept(&mut self.metrics) {
                 Ok(Some((stream, peer))) => self.admit(stream, peer),
@@ -414,7 +422,6 @@ impl Server {
 
     /// Notes which clients take their answers.
     fn watch(&mut self) {
-        self.watched_at = self.clock.now;
         for slot in self.clients.slots() {
             if let Some(Client { socket, connection, .. }) = self.clients.find(self.clients.token(slot)) {
                 connection.watch(|| socket.unacknowledged(), self.clock.now);
@@ -431,6 +438,7 @@ impl Server {
         // While clients wait for memory, there are more checks. Those are for readers that read.
         let is_for_all = now >= self.watched_at + CHECK_PAUSE;
         if is_for_all {
+            self.watched_at = now;
             self.watch();
         }
         for slot in self.clients.slots() {

@@ -6,7 +6,7 @@
 //! nothing to read, and sending is not tried while the socket has its share of the memory (see `budget`).
 //!
 //! How much is queued is not asked with each response. What was queued when the kernel was last asked, and what was
-//! sent since, is at least as much as is queued now. Only when that seems too much, the kernel is asked again.
+//! sent since, is about as much as can be queued now. Only when that seems too much, the kernel is asked again.
 //!
 //! Limits: what is queued, by `budget`.
 //!
@@ -24,7 +24,7 @@ use crate::connection::Transport;
 use crate::http::response::FilePart;
 use crate::system::{self, SealedFile};
 
-/// What the kernel needs to keep the bytes of one call, besides the bytes.
+/// About what the kernel needs to keep the bytes of one call, besides the bytes.
 const PACKET_COST: u64 = 1024;
 
 /// A socket, and what is known of it.
@@ -38,7 +38,7 @@ pub struct Socket {
     /// because the end comes separately; and when it has sent urgent data, because a read stops in
     /// front of it (tcp(7)). The kernel says that once, too, so this is never taken back.
     may_read_short: bool,
-    /// At least as many bytes as the kernel has queued.
+    /// About as many bytes as the kernel can have queued.
     queued: u64,
     /// Whether something is to be sent, and waits for memory and not for the kernel.
     is_short_of_memory: bool,
@@ -120,7 +120,6 @@ impl<'a> SocketTransport<'a> {
     /// A transport that can send the layers, and that may queue `spare` bytes more than the socket has queued, or up
     /// to its guaranteed share.
     pub fn new(socket: &'a mut Socket, layers: &'a [SealedFile], spare: u64) -> Self {
-        socket.is_short_of_memory = false;
         let limit = limit(socket.queued, spare);
         Self { socket, layers, limit }
     }
@@ -135,6 +134,7 @@ impl<'a> SocketTransport<'a> {
         for may_measure in [true, false] {
             let room = self.limit.saturating_sub(self.socket.queued);
             if room >= least {
+                self.socket.is_short_of_memory = false;
                 return Ok(room.min(wanted));
             }
             if may_measure {

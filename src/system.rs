@@ -259,7 +259,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 }
 
 /// Returns how many of the bytes written to the socket have not been acknowledged by the other end (tcp(7),
-/// `SIOCOUTQ`). The end of the stream counts as one. Returns 0 if the socket is broken.
+/// `SIOCOUTQ`). The end of the stream counts as one. A reset does not change it.
 #[must_use]
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     let mut count: c_int = 0;

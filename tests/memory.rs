@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::{Client, Server, eventually, is_root, quinistry, request, system};
 
+const MIB: u64 = 1024 * 1024;
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
 /// A server's socket, as proc(5) describes it in `/proc/net/tcp`.
@@ -52,17 +53,17 @@ fn with_places(count: usize) -> Server {
 struct Group(String);
 
 impl Group {
-    /// A group with that limit of memory, in bytes. `None` if this process cannot make one.
-    fn new(limit: u64) -> Option<Self> {
+    /// A group of that name with a limit of memory of 64 MiB. `None` if this process cannot make one.
+    fn new(name: &str) -> Option<Self> {
         if !is_root("only root can make a control group") {
             return None;
         }
-        let name = format!("quinistry-{}", std::process::id());
+        let name = format!("quinistry-{name}-{}", std::process::id());
         let versions = [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
         let group = versions.into_iter().find_map(|(root, file)| {
             let group = Self(format!("{root}/{name}"));
             std::fs::create_dir(&group.0).ok()?;
-            std::fs::write(format!("{}/{file}", group.0), limit.to_string()).ok()?;
+            std::fs::write(format!("{}/{file}", group.0), (64 * MIB).to_string()).ok()?;
             Some(group)
         });
         if group.is_none() {
@@ -93,8 +94,7 @@ impl Drop for Group {
 
 #[test]
 fn what_sockets_queue_is_bounded_by_the_memory_of_the_control_group() {
-    const MIB: u64 = 1024 * 1024;
-    let Some(group) = Group::new(64 * MIB) else { return };
+    let Some(group) = Group::new("bounded") else { return };
     let server = group.start();
     let (digest, size) = server.layer();
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
@@ -118,6 +118,27 @@ fn what_sockets_queue_is_bounded_by_the_memory_of_the_control_group() {
         reader.join().expect("it gets the whole layer");
     }
     drop(stalled);
+}
+
+#[test]
+fn a_reader_that_waits_for_memory_when_the_server_stops_has_its_response() {
+    let Some(group) = Group::new("stopped") else { return };
+    let mut server = group.start();
+    let (digest, _) = server.layer();
+    let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
+    let stalled = stalled(&server, &layer_line, 200);
+    let mut reader = server.connect();
+    // Else the kernel would take all of it at once.
+    system::limit_receive_buffer(&reader.stream, 8 * 1024);
+    reader.send_request(&layer_line, &["Range: bytes=0-399999"]);
+    eventually("its response has begun", || {
+        sockets(&server).iter().filter(|row| row.queue > 0).nth(stalled.len()).map(|_| ())
+    });
+    server.signal(libc::SIGTERM);
+    server.wait_for_log("Stopping");
+    assert_eq!(reader.answer_to(&layer_line).content.len(), 400_000);
+    drop(stalled);
+    assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
