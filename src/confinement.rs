@@ -4,7 +4,7 @@
 //!
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has
 //! taken over the process would need others: to open files, to run programs, to connect to other machines. The
-//! server gives those up, irrevocably, before it reads the first byte from outside. The filter is a program
+//! server drops those rights, irrevocably, before it reads the first byte from outside. The filter is a program
 //! that the kernel runs for each call. It compares numbers and jumps forward. It is built at compile time:
 //!
 //! ```text

@@ -255,7 +255,7 @@ fn platform(architecture: &str) -> Value {
     platform
 }
 
-/// The config of a platform: what the runtime is told, and what people see with `docker inspect`.
+/// The config of a platform: what the runtime reads, and what people see with `docker inspect`.
 fn config(architecture: &str, layers: &[Layer]) -> Value {
     let created = clock::rfc3339(clock::BUILT);
     let program = format!("/{}", layer::path(architecture));

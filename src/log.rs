@@ -36,7 +36,7 @@
 //! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
 //! stays short.
 //!
-//! Deliberately absent: levels, a choice of formats, and log files with rotation. Whoever starts the program
+//! Deliberately absent: levels, a choice of formats, and log files with rotation. The person who starts the program
 //! decides where standard error goes.
 
 use std::fmt;

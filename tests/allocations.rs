@@ -120,7 +120,7 @@ impl Sink for Nowhere {
     }
 }
 
-/// Has a connection answer `REQUESTS` turns of these requests, and gives the bytes of the answers
+/// Has a connection answer `REQUESTS` turns of these requests, and returns the bytes of the answers
 /// and the number of allocations, neither with those of the turns that warm it up.
 fn serve(requests: &str) -> (u64, usize) {
     let (image, _) = sample::packed();

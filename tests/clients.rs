@@ -386,7 +386,7 @@ fn server_with_sibling(folder: &Folder) -> Server {
     Server::start_with(&["--with", &sibling(folder)])
 }
 
-/// Writes the image of two platforms to a file, and gives its digest.
+/// Writes the image of two platforms to a file, and returns its digest.
 fn save_with_sibling(folder: &Folder, archive: &str) -> String {
     let with = ["--with", &sibling(folder)];
     save(archive, &with);

@@ -1,5 +1,4 @@
-//! One connection, over a transport whose every accident is scripted and with a clock that is told
-//! what time it is.
+//! One connection, over a transport whose every accident is scripted, and with a clock that the test sets.
 //!
 //! The rule is simple. However the transport behaves (short reads, short writes, no room, interrupts), the
 //! client must receive what it would have received had all gone well. Only time, a broken transport and
@@ -176,7 +175,7 @@ impl World {
         })
     }
 
-    /// Gives it turns until it has nothing to do, as a server would.
+    /// Runs turns until it has nothing to do, as a server would.
     fn run(&mut self) -> Next {
         for _ in 0..100_000 {
             let calls = self.transport.calls;
@@ -199,7 +198,7 @@ impl World {
         self.clock = Clock::at(self.clock.now + time, SINCE_EPOCH);
     }
 
-    /// Lets time pass, as far as the deadline and no further.
+    /// Lets time pass, up to the deadline and no further.
     fn wait_for_deadline(&mut self, patience: Duration) -> Next {
         let (deadline, just_before) = (self.connection.deadline(), Duration::from_nanos(1));
         assert_eq!(deadline, self.clock.now + patience, "the deadline");

@@ -11,7 +11,7 @@
 //!
 //! * ends the start without a message;
 //! * costs more requests than it hits, or a client a byte;
-//! * has the server try for ever;
+//! * has the server try forever;
 //! * keeps it from ending at SIGTERM.
 //!
 //! Deliberately absent: `brk`. It reports failure by its result, which strace cannot make up. The memory
@@ -115,13 +115,13 @@ const WITHOUT_FAULT: [&str; 5] = ["brk", "execve", "exit_group", "getpid", "rest
 /// How many servers are tried at the same time.
 const WORKERS: usize = 4;
 
-/// More lines than any of these servers has in its trace, unless it tries something for ever.
+/// More lines than any of these servers has in its trace, unless it tries something forever.
 const MAX_LINES: usize = 1000;
 
 /// And that many for each client of a crowd.
 const LINES_OF_CLIENT: usize = 20;
 
-/// How often a client begins anew before it gives up.
+/// How often a client begins anew before it stops.
 const MAX_CUTS: usize = 100;
 
 /// How long a client waits before each request. So the server comes to rest in between, and writes its log.
@@ -191,8 +191,8 @@ impl Display for Fault {
 }
 
 impl Fault {
-    /// Whether the kernel would tell a lie. A server that is told of events once has to believe that there
-    /// is nothing to do until the next; so the client may wait for ever, and does not.
+    /// Whether the kernel would tell a lie. A server to which an event is reported once must believe that there
+    /// is nothing to do until the next; so the client may wait forever, and does not.
     fn is_lie(&self) -> bool {
         self.error == "EAGAIN" && self.call != "read" && self.call != "write"
     }
@@ -229,7 +229,7 @@ impl Site {
         Self { pages: pages.collect(), folder, program }
     }
 
-    /// Asks for everything, and begins anew when a connection is cut; gives how often one was.
+    /// Asks for everything, and begins anew when a connection is cut; returns how often one was.
     fn visit(
         &self,
         address: SocketAddr,
@@ -356,7 +356,7 @@ impl Trace {
         self.0.contains("(INJECTED)")
     }
 
-    /// Checks that there were no more cuts than faults, and that nothing was tried for ever.
+    /// Checks that there were no more cuts than faults, and that nothing was tried forever.
     fn check(&self, cuts: usize, max_lines: usize) -> Result<(), String> {
         let (faults, lines) = (self.0.matches("(INJECTED)").count(), self.0.lines().count());
         if cuts > faults || lines > max_lines {
@@ -426,7 +426,7 @@ impl Tally {
     }
 }
 
-/// Tries all faults, some at a time, each with a number. `attempt` gives whether the server survived; nothing
+/// Tries all faults, some at a time, each with a number. `attempt` returns whether the server survived; nothing
 /// if the fault was not met.
 fn try_all(
     faults: &[Fault],
@@ -474,7 +474,7 @@ fn address(number: usize) -> SocketAddr {
     ([127, 64 | high & 63, middle, low], 10_000 + number as u16).into()
 }
 
-/// Waits until a server listens, or ends. Gives whether it listens.
+/// Waits until a server listens, or ends. Returns whether it listens.
 fn listens(server: &mut Background, address: SocketAddr) -> bool {
     eventually("it listens, or ends", || match server.0.try_wait().expect("our own child") {
         None => TcpStream::connect(address).is_ok().then_some(true),
@@ -483,7 +483,7 @@ fn listens(server: &mut Background, address: SocketAddr) -> bool {
 }
 
 /// Starts a server under strace, with a fault or without. Has a client ask for everything, and then the
-/// server end, unless it ends before. Gives that, the trace, and what is on standard error.
+/// server end, unless it ends before. Returns that, the trace, and what is on standard error.
 fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trace, String), String> {
     let address = address(number);
     let [trace, stderr] = ["trace", "stderr"].map(|name| site.folder.path(&format!("{number}-{name}")));
@@ -647,7 +647,7 @@ fn crowd(server: &Background, address: SocketAddr) -> Vec<Client> {
         client.send_request("GET /v2/", &[]);
         client.answer_to("GET /v2/");
     }
-    // They all act at once, as far as the server can see.
+    // They all act at once, from the point of view of the server.
     server.signal(libc::SIGSTOP);
     for (index, client) in half_heads.iter_mut().enumerate() {
         client.send(format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(index * 37 % 15_000)));

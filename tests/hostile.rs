@@ -1,7 +1,7 @@
 //! What must not stop the server, one fault at a time, with an honest client that is served meanwhile.
 //!
 //! Everything happens over real sockets, with real signals and real limits of the system. Where a
-//! deadline is long, `tests/connection.rs` holds it with a clock that is told the time.
+//! deadline is long, `tests/connection.rs` holds it with a clock that the test sets.
 
 mod common;
 
@@ -137,7 +137,7 @@ fn silent_and_slow_clients_run_out_of_time() {
     slow.send("GET /v2/ HTTP/1.1\r\nX: ");
     let mut idle = server.connect_idle();
     honest.is_served(&server);
-    // One has said nothing, and hears nothing; the other is told.
+    // The silent client gets no response; the slow one gets a 408.
     assert_eq!(slow.answer_to("GET").status, 408);
     slow.expect_end();
     silent.expect_end();
@@ -232,7 +232,7 @@ fn a_server_without_descriptors_waits_and_goes_on_when_there_are_some() {
     let mut before = server.connect_idle();
     let hard_limit = quinistry::system::raise_descriptor_limit();
     server.limit_descriptors(free + 1);
-    // The oldest idle connection gives its place to the newcomer: even now one can be served.
+    // The oldest idle connection is closed for the newcomer: even now one can be served.
     let mut newcomer = server.connect();
     newcomer.send_request(MANIFEST, &[]);
     assert_eq!(newcomer.answer_to(MANIFEST).content, honest.manifest.content);
@@ -469,7 +469,7 @@ fn half_heads_do_not_fill_the_memory() {
     let half = format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(15_000));
     let mut crowd: Vec<Client> = (0..3000.min(limit - 200)).map(|_| server.connect_idle()).collect();
     let before = server.status("VmRSS");
-    // They all act at once, as far as the server can see.
+    // They all act at once, from the point of view of the server.
     server.freeze();
     for client in &mut crowd {
         client.send(&half);
@@ -584,7 +584,7 @@ fn a_log_that_is_not_read_does_not_stop_the_server_and_later_says_what_it_lost()
         client.send_request(MANIFEST, &["User-Agent: somebody who has a long name for himself"]);
         assert_eq!(client.answer_to(MANIFEST).status, 200);
     }
-    // Now somebody reads, and is told of the loss.
+    // Now somebody reads, and the log reports the loss.
     let mut stderr = server.0.stderr.take().expect("it is piped");
     let mut log = String::new();
     let mut bytes = [0; 4096];

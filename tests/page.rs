@@ -25,7 +25,7 @@ fn between<'a>(text: &'a str, before: &'a str, after: &'a str) -> impl Iterator<
     text.split(before).skip(1).filter_map(move |rest| rest.split(after).next())
 }
 
-/// The text of some HTML as a browser shows it, as far as the page needs it.
+/// The text of some HTML as a browser shows it, with what the page needs.
 fn shown(html: &str) -> String {
     let mut text = html.split('<').next().unwrap_or_default().to_owned();
     text.extend(html.split('<').skip(1).filter_map(|tag| tag.split('>').nth(1)));
@@ -158,7 +158,7 @@ fn every_link_leads_to_what_it_names() {
     }
 }
 
-/// What the page says of a part, by the names that it gives.
+/// What the page says of a part, by the names on the page.
 fn facts(part: &str) -> BTreeMap<String, String> {
     let terms = between(part, "<dt>", "</dt>").map(str::to_owned);
     terms.zip(between(part, "<dd>", "</dd>").map(shown)).collect()
@@ -292,7 +292,7 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
         for host in ["<script>", "a\"b", "a b", "a`b`", "a\\b", "a|b"] {
             assert_eq!(ask("/", host, accept).status, 400, "{host}");
         }
-        // What is not there is told of in JSON, to browsers as to others.
+        // What is not there is reported in JSON, to browsers as to others.
         for target in ["/'onload='alert(1)", "/%3Cscript%3E", "/v2/&lt;img/manifests/x"] {
             assert_eq!(ask(target, "localhost", accept).field("content-type"), Some("application/json"));
         }
@@ -386,7 +386,7 @@ fn a_checker_finds_no_error_in_the_page() {
     }
 }
 
-/// Runs Chromium without a window. Gives its standard output, and what it logs.
+/// Runs Chromium without a window. Returns its standard output, and what it logs.
 fn chromium(folder: &Folder, scheme: &str, size: (u32, u32), arguments: &[&str]) -> (String, String) {
     let mut command = tool("chromium");
     let profile = format!("--user-data-dir={}", folder.path("profile"));
@@ -429,7 +429,7 @@ fn a_browser_shows_the_page_and_complains_of_nothing() {
     assert!(server.log().contains("Serving welcome"));
 }
 
-/// Asks a registry from a page of another origin. Gives for each request its status, the digest and the link that the
+/// Asks a registry from a page of another origin. Returns for each request its status, the digest and the link that the
 /// page can read, and how much content, or what it can do instead.
 const READ: &str = r#"<!DOCTYPE html><title></title><script>
 const ask = (method, path, fields = {}) => {
@@ -496,7 +496,7 @@ fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
     );
 }
 
-/// Measures the page where scripts may run: in a copy of it, which no policy comes with. Gives the scheme, the width
+/// Measures the page where scripts may run: in a copy of it, which no policy comes with. Returns the scheme, the width
 /// of the window and of the page, the lowest contrast of a text, how many links can have the focus, how many there
 /// are, and what is wrong.
 const MEASURE: &str = r"<script>
@@ -541,7 +541,7 @@ fn the_page_fits_a_phone_and_a_desktop_and_every_text_can_be_read() {
         let page = page(&Server::start_with(arguments)).replace("<details ", "<details open ") + MEASURE;
         let page = page.replace('&', "&amp;").replace('"', "&quot;");
         for width in WIDTHS {
-            // A window is at least 500 pixels wide, and a frame as wide as it is told.
+            // A window is at least 500 pixels wide, and a frame as wide as the page sets it.
             let html = format!(
                 "<!DOCTYPE html><meta name=\"color-scheme\" content=\"light dark\">\
                  <iframe width=\"{width}\" height=\"900\" frameborder=\"0\" srcdoc=\"{page}\"></iframe>"

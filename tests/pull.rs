@@ -151,7 +151,7 @@ fn pull(server: &Server) -> Pulled {
 }
 
 /// Follows the digests from the image to what it is made of: what refers to it, the manifest of that, and the
-/// document. Gives all three.
+/// document. Returns all three.
 fn bill_of_materials(server: &Server) -> [Vec<u8>; 3] {
     let ask = |path: &str, digest: &str| {
         let answer = server.ask(&format!("GET /v2/quinistry/{path}/{digest}"), &[]);

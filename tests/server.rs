@@ -348,7 +348,7 @@ fn ten_ranges_and_a_reader_that_stalls() {
 fn a_write_with_content_is_refused_before_the_content_is_read_and_the_client_hears_it() {
     let server = Server::start();
     let line = "PUT /v2/quinistry/blobs/uploads/1";
-    // The client waits to be told to go on, and is told not to.
+    // The client waits for a 100, and gets the final status instead.
     let mut client = server.connect();
     client.send_request(line, &["Content-Length: 1000000", "Expect: 100-continue"]);
     assert_eq!(client.answer_to(line).status, 405);
@@ -567,7 +567,7 @@ fn the_health_check_ends_though_the_answer_drips() {
     let address = listener.local_addr().expect("an address").to_string();
     let dripping = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("the check connects");
-        // The right answer, in twelve seconds. The check gives up before, and it becomes an error.
+        // The right answer, in twelve seconds. The check ends before, and it becomes an error.
         for byte in b"HTTP/1.1 200 " {
             if stream.write_all(&[*byte]).is_err() {
                 return;

@@ -55,7 +55,7 @@ fn spread(nodes: usize, uploads: usize) -> Spread {
 #[test]
 fn rounds_grow_with_the_logarithm_of_the_nodes() {
     const UPLOADS: [usize; 2] = [1, 4];
-    const MEGABYTES: f64 = 0.6; // An image's layer, as far as the decimal shows.
+    const MEGABYTES: f64 = 0.6; // An image's layer, to one decimal.
     const ROOM: &str = "a String takes everything";
     let mut table = "| nodes |".to_owned();
     for uploads in UPLOADS {

@@ -6,9 +6,9 @@ use std::process::Stdio;
 
 use common::{Background, Client, Folder, eventually, free_port, has_tool, tool};
 
-/// Starts the server under strace, which follows the given calls; serves what `ask` asks, and gives the
+/// Starts the server under strace, which follows the given calls; serves what `ask` asks, and returns the
 /// lines that strace has written since the server listened, and before. `ask` gets a client, and what
-/// gives the lines so far.
+/// returns the lines so far.
 fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Option<(String, String)> {
     if !has_tool("strace", &["--version"]) {
         return None;

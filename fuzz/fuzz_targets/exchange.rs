@@ -53,7 +53,7 @@ impl Pieces<'_> {
             if self.pieces.is_empty() { u8::MAX } else { self.pieces[self.calls % self.pieces.len()] };
         self.calls += 1;
         match piece {
-            // Not for ever: a transport that only blocks would prove nothing.
+            // Not forever: a transport that only blocks would prove nothing.
             0 if self.calls % 2 == 0 => Err(ErrorKind::WouldBlock.into()),
             u8::MAX => Ok(wanted),
             piece => Ok(wanted.min(usize::from(piece).pow(2).max(1))),

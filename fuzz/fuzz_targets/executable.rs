@@ -19,7 +19,7 @@ use quinistry::image::layer::{Executable, path};
 use quinistry::image::{Document, Image};
 use tar::Archive;
 
-/// A file that gives at most `step` bytes at a time.
+/// A file that returns at most `step` bytes at a time.
 struct Pieces<'a> {
     file: &'a [u8],
     step: usize,

@@ -67,7 +67,7 @@ impl<W: Write> Gzip<W> {
         Ok(Self { sink, compressor: Box::new(CompressorOxide::new(flags)), crc: 0, length: 0 })
     }
 
-    /// Ends the member and gives the sink back.
+    /// Ends the member and returns the sink.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@
 //! such as `deferred`, it does as it does by default.
 //!
 //! The load is wrk's. Where wrk is likely to be slower than the servers, so that rates would be its
-//! own, what our client makes of them is told as well.
+//! own, what our client makes of them is shown as well.
 //!
 //! Documents: the nginx manual, modules core and `ngx_http_core_module`; wrk's SCRIPTING.
 
@@ -90,7 +90,7 @@ struct Sample {
     both: Option<f64>,
 }
 
-/// Compares in all scenarios that have targets, and tells of each when it is done.
+/// Compares in all scenarios that have targets, and reports each when it is done.
 pub fn compare(
     subject: &Subject,
     quinistry: &Server,

@@ -70,7 +70,7 @@ pub struct Price {
     pub cpu: f64,
 }
 
-/// Measures so many pairs of slices, and gives the medians of the ratios within a pair.
+/// Measures so many pairs of slices, and returns the medians of the ratios within a pair.
 pub fn price(subject: &Subject, scenario: &Scenario, pairs: usize, slice: Duration) -> Outcome<Price> {
     let measure = |server: &Server| -> Outcome<(f64, f64)> {
         let found = load::drive(&subject.plan(scenario, server, slice.as_millis() as u64))?;

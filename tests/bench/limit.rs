@@ -86,7 +86,7 @@ pub fn serve(plan: &Value) -> Outcome<()> {
     }
 }
 
-/// The one answer that this server gives.
+/// The one answer of this server.
 struct Canned {
     /// The head with any small content, several times over if nothing else follows.
     bytes: Vec<u8>,
@@ -119,7 +119,7 @@ struct Client {
 }
 
 impl Client {
-    /// Reads, and answers. Gives whether the connection goes on.
+    /// Reads, and answers. Returns whether the connection goes on.
     fn turn(
         &mut self,
         mut is_readable: bool,

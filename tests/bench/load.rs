@@ -24,7 +24,7 @@ use crate::process::{self, CLIENT_CORE, Outcome};
 /// How long a client of a herd may wait for its next bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Let a process of its own be the client, as `plan` says, and gives what it has measured.
+/// Has a process of its own be the client, as `plan` says, and returns what it has measured.
 pub fn drive(plan: &Value) -> Outcome<Value> {
     let mut command = process::pinned(CLIENT_CORE, std::env::current_exe()?);
     let output = command.args(["--load", &plan.to_string()]).output()?;
@@ -99,7 +99,7 @@ pub fn load(plan: &Value) -> Outcome<Value> {
     Ok(summary(latencies, elapsed, cpu, plan.content_length))
 }
 
-/// Keeps all connections busy until then, and gives the latency of every answer in nanoseconds.
+/// Keeps all connections busy until then, and returns the latency of every answer in nanoseconds.
 fn run(plan: &Plan, poll: &mut Poll, clients: &mut [Client], end: Instant) -> Outcome<Vec<u64>> {
     let mut latencies = Vec::with_capacity(1 << 20);
     let mut buffer = vec![0; 256 * 1024];
@@ -134,7 +134,7 @@ fn run(plan: &Plan, poll: &mut Poll, clients: &mut [Client], end: Instant) -> Ou
     Ok(latencies)
 }
 
-/// Lets so many clients connect, ask once, and take what they are sent. Gives for each the nanoseconds
+/// Lets so many clients connect, ask once, and take what they are sent. Returns for each the nanoseconds
 /// until it had everything. Each closes its connection then, as clients do that know the length.
 fn herd(plan: &Plan, poll: &mut Poll, connections: usize, start: Instant) -> Outcome<Vec<u64>> {
     let mut clients = Vec::with_capacity(connections);
@@ -224,7 +224,7 @@ impl Client {
         Ok(())
     }
 
-    /// Takes what has come, and gives how many answers are complete with it.
+    /// Takes what has come, and returns how many answers are complete with it.
     fn take(&mut self, mut bytes: &[u8], plan: &Plan) -> Outcome<usize> {
         const END: &[u8] = b"\r\n\r\n";
         let before = self.unanswered;

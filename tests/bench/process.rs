@@ -115,7 +115,7 @@ pub fn interrupt(child: &Child) -> io::Result<()> {
 /// The head and the content of an answer.
 pub type Answer = (Vec<u8>, Vec<u8>);
 
-/// Sends a request, with `fields` as whole lines, and gives the answer and the connection.
+/// Sends a request, with `fields` as whole lines, and returns the answer and the connection.
 pub fn ask(address: SocketAddr, path: &str, fields: &str) -> Outcome<(Answer, TcpStream)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -108,7 +108,7 @@ impl Scenario {
     }
 }
 
-/// What quinistry serves, as it is told over the wire.
+/// What quinistry serves, as the wire shows it.
 pub struct Subject {
     pub manifest_path: &'static str,
     pub manifest: Vec<u8>,

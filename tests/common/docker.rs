@@ -24,7 +24,7 @@ impl ImageName {
         Self(format!("localhost:{port}/quinistry"))
     }
 
-    /// Pulls and gives the digest that docker prints.
+    /// Pulls, and returns the digest that docker prints.
     pub fn pull(&self) -> String {
         let output = docker(&["pull", &self.0]);
         let line = output.lines().find_map(|line| line.strip_prefix("Digest: "));

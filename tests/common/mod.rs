@@ -85,7 +85,7 @@ impl Server {
         client
     }
 
-    /// Sends one request on a connection of its own and gives the answer.
+    /// Sends one request on a connection of its own, and returns the answer.
     pub fn ask(&self, request_line: &str, fields: &[&str]) -> Answer {
         let mut client = self.connect();
         client.send_request(request_line, fields);
@@ -96,7 +96,7 @@ impl Server {
         self.log.0.lock().expect("no panic while held").clone()
     }
 
-    /// Waits for a line of the log with that text, and gives the log so far.
+    /// Waits for a line of the log with that text, and returns the log so far.
     pub fn wait_for_log(&self, text: &str) -> String {
         let (log, changed) = &*self.log;
         let guard = log.lock().expect("no panic while held");
@@ -143,7 +143,7 @@ impl Server {
         system::signal(&self.child, signal);
     }
 
-    /// Stops it, so that what clients do meanwhile happens at once as far as it can see. Returns when it has stopped.
+    /// Stops it, so that what clients do meanwhile happens at once from its point of view. Returns when it has stopped.
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);
     }
@@ -189,7 +189,7 @@ impl Drop for Server {
     }
 }
 
-/// Repeats `attempt` until it gives something.
+/// Repeats `attempt` until it returns something.
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -341,7 +341,7 @@ pub fn sha256(bytes: &[u8]) -> String {
     hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Runs a command to its end and gives its standard output; it has to succeed.
+/// Runs a command to its end, and returns its standard output; it has to succeed.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
@@ -370,7 +370,7 @@ pub fn readme_block(language: &str, text: &str) -> &'static str {
 }
 
 /// Makes a copy of our own executable that says that it is for another processor: for arm64, or on arm64
-/// for amd64. Gives its path.
+/// for amd64. Returns its path.
 pub fn sibling(folder: &Folder) -> String {
     let mut executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
     executable[18] = if other_goarch() == "arm64" { sample::ARM64 } else { sample::AMD64 };
@@ -467,7 +467,7 @@ impl OnTerminal {
         self.person.write_all(b"\x11").expect("the terminal is there");
     }
 
-    /// Reads until there is such a line, and gives all. Requests that are not logged wake the server, which
+    /// Reads until there is such a line, and returns all. Requests that are not logged wake the server, which
     /// would pause before it tries again to write what had no room.
     pub fn read_until(&mut self, text: &str) -> String {
         let (mut read, mut bytes) = (String::new(), [0; 4096]);

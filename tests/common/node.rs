@@ -156,7 +156,7 @@ impl Node {
         self.namespace.command(program)
     }
 
-    /// Runs an image until it serves, and gives its digest.
+    /// Runs an image until it serves, and returns its digest.
     pub fn run(&self, image: &str) -> String {
         let log = format!("file://{}/log", self.folder);
         // runc keeps what runs on one machine in one place, so it must have no other node's name.

@@ -180,7 +180,7 @@ pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
 
-/// Makes a system call, and gives its error number, or 0. The numbers and arguments of the tests do no
+/// Makes a system call, and returns its error number, or 0. The numbers and arguments of the tests do no
 /// harm to the process.
 pub fn call(number: libc::c_long, with: [usize; 6]) -> i32 {
     // SAFETY: the arguments are no address of this process: what has an address for an argument fails.
@@ -188,7 +188,7 @@ pub fn call(number: libc::c_long, with: [usize; 6]) -> i32 {
     if result == -1 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 }
 }
 
-/// Asks for the process's id as a 32-bit program does. Gives 0.
+/// Asks for the process's id as a 32-bit program does. Returns 0.
 #[cfg(target_arch = "x86_64")]
 pub fn call_as_i386() -> i32 {
     // SAFETY: getpid has no arguments, and its result replaces its number, in a register that is named.
