@@ -170,13 +170,11 @@ impl Clients {
         }
     }
 
-    /// Returns the clients to close for newcomers, if there are any that can be closed. A client in the light queue
-    /// keeps its place: it may have sent a request, and will have its turn soon.
+    /// Returns the clients to close for newcomers, if there are any that can be closed.
     #[must_use]
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
-        let others = self.occupied().filter(|(_, client)| !client.load.is_next());
-        let ranked = others.filter_map(|(token, client)| Some((client.connection.rank(now)?, token)));
-        let mut ranked: Vec<(Rank, Token)> = ranked.collect();
+        let rank = |(token, client): (Token, &Client)| Some((client.connection.rank(now)?, token));
+        let mut ranked: Vec<(Rank, Token)> = self.occupied().filter_map(rank).collect();
         let count = self.count().div_ceil(EVICTED).min(ranked.len());
         if count < ranked.len() {
             ranked.select_nth_unstable(count);

@@ -9,53 +9,54 @@
 //! # States
 //!
 //! ```text
-//!     state      what happens                           next state             by         deadline
-//!     ---------  -------------------------------------  ---------------------  ---------  -----------
-//!     Fresh      the first bytes come                   as for "bytes" below   receive    10 s
-//!                the deadline passes                    closed: Silent         expire
-//!     Idle       bytes come                             as for "bytes" below   receive    60 s after
-//!                the deadline passes                    closed: Stalled        expire     the last
-//!                ... and the client has its answer      closed: Idle           expire     progress;
-//!                                                                                         then 75 s
-//!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
-//!                the deadline passes                    answered 408 (refuse)  expire     the first
-//!                                                                                         of them
-//!     Pending    it goes on, now or in its next turn    as for "bytes" below   receive    10 s; its turn
-//!                                                                                         comes before
-//!     Writing    the transport takes some               Writing                send       60 s after
-//!                it takes the last                      as for "sent" below    proceed    the last
-//!                the deadline passes                    closed: Stalled        expire     progress
-//!     Lingering  bytes come, up to 256 KiB              Lingering              discard    60 s after
-//!                the client stops sending, and has      closed: LastAnswer     discard    the last
-//!                  acknowledged all                                                       progress;
-//!                the deadline passes                    closed: Stalled        expire     then 2 s
-//!                ... and the client has the answer      closed: DidNotClose    expire     after the
-//!                                                                                         last byte,
-//!                                                                                         5 s in all
+//!     Receiving   A head is awaited. `input` holds what has come of it, and perhaps whole requests that came
+//!                 with an earlier one. Deadline: 10 s after the connection was accepted, or after the first
+//!                 byte of the head.
+//!     Idle        Everything received has a response, and the transport has taken all responses. Nothing is
+//!                 held. Deadline: 75 s after the last progress.
+//!     Writing     The transport has not taken all of a response. Nothing is read, so the responses keep the
+//!                 order of the requests. Deadline: 75 s after the last progress.
+//!     Lingering   The last response and the end of the stream are sent. What comes is discarded. Deadline: 75 s
+//!                 after the last progress while the client lacks a part of the response, and then 5 s.
 //!
-//!     bytes:     no whole request                       Partial                respond
-//!                requests                               answered               respond
-//!                no request at all                      answered (refuse)      respond
-//!     answered:  all of it fits the transport           as for "sent" below    flush
-//!                it does not fit                        Writing                flush
-//!     sent:      nothing more has come                  Idle                   proceed
-//!                more has come                          Pending                proceed
-//!                it was the last answer, the client     closed: LastAnswer     proceed
-//!                  has it, and nothing more has come
-//!                it was the last answer                 Lingering              linger
-//!                the server is stopping                 Lingering              linger
+//!     Receiving, Idle  ->  Receiving        no whole request has come                     [respond]
+//!     Receiving, Idle  ->  Writing          a response does not fit the transport         [flush]
+//!     Receiving, Idle  ->  as after Writing all responses fit the transport               [flush, proceed]
+//!     Receiving        ->  as after Writing 408, because the deadline has passed          [expire, refuse]
+//!     Writing          ->  Idle             the transport has taken everything            [proceed]
+//!     Writing          ->  Receiving        the same, and more had come with the request  [proceed]
+//!     Writing          ->  Lingering        the same, and it was the last response        [proceed, linger]
+//!     Receiving, Idle  ->  Lingering        the client has sent its end and lacks a part  [leave, linger]
+//!                                           of a response, or the server stops            [stop, linger]
+//!
+//!     Receiving        ->  closed: Silent       nothing came before the deadline          [expire]
+//!     Receiving        ->  closed: CutShort     the client has sent its end in a head     [leave]
+//!     Receiving, Idle  ->  closed: Left         the same, not in a head                   [leave]
+//!     Idle             ->  closed: Idle         no request came before the deadline       [expire]
+//!     any              ->  closed: Stalled      no progress before the deadline           [expire]
+//!     Writing          ->  closed: LastResponse the client has the last response and has  [proceed]
+//!                                               sent nothing more
+//!     Lingering        ->  closed: LastResponse the client has the response and has sent  [discard]
+//!                                               its end
+//!     Lingering        ->  closed: DidNotClose  it has the response and sent no end       [expire]
+//!     any              ->  closed: Broken       the transport failed                      [turn]
 //! ```
 //!
-//! Fresh, Idle and Partial also end when the client stops sending: closed (Left or `CutShort`) if it has
-//! acknowledged all, and otherwise Lingering. Every state ends when the transport fails (closed: Broken). The server
-//! may close a connection because it is short of something ([`Connection::rank`]), and closes it or has it linger
-//! when it stops ([`Connection::stop`]).
+//! *Progress* means that the transport has taken some bytes, or that the client has acknowledged some. The transport takes
+//! all of a small response at once, long before a slow reader has it.
 //!
-//! # The end
+//! The server also closes connections: when it is short of something ([`Connection::rank`]), and when it stops
+//! ([`Connection::stop`]).
 //!
-//! What the kernel has queued for a connection that is closed counts for nobody, and can stay for minutes. So a
-//! connection is closed in one of two ways: when the client has acknowledged everything; or by a reset, which drops
-//! what is queued. The last answer is safe, because Lingering waits until the client has it.
+//! # Closing
+//!
+//! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
+//! the last response before the client has read it (RFC 9112 section 9.6). So the connection lingers, unless the request
+//! was complete, nothing else has come, and the client has acknowledged the response.
+//!
+//! What the kernel has queued for a closed connection counts for nobody, and can stay for minutes. So a connection is
+//! closed when the client has acknowledged everything, and otherwise by a reset, which drops what is queued (see
+//! `socket`).
 //!
 //! # Memory
 //!
@@ -69,7 +70,6 @@
 //! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects
 //! it has content that we will not read, so it gets its final answer at once (RFC 9110 section 10.1.1).
 
-use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -82,33 +82,23 @@ use crate::kinds::CloseReason;
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Answer, Registry};
-use crate::run_queue::{Allowance, cost};
+use crate::run_queue::{REQUEST_COST, cost};
 
-/// How long a connection may take to its first byte, counted from when the kernel hands it over; and
-/// then again from the first byte of a head to its end. A head is one packet, or a few. h2o waits
-/// 10 s, hyper 30 s, nginx 60 s.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take from its connection to its first byte, and from the first byte of a head to its end. A
+/// head is one packet, or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a persistent connection may wait for its next request. nginx waits 75 s. A load balancer keeps idle
-/// connections for up to 60 s (AWS; nginx upstream), and must be the first to close one: a request that meets a close
-/// is lost. Docker keeps connections for longer, but asks again within seconds or never.
-pub const IDLE_PATIENCE: Duration = Duration::from_secs(75);
+/// How long a client may make no progress: send no further request, or take nothing of a response. A slow reader may
+/// take hours. nginx waits 75 s for a request and 60 s for a reader. A load balancer keeps idle connections for up to
+/// 60 s (AWS; nginx upstream), and must be the first to close one: a request that meets a close is lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a reader may take nothing at all. A slow reader may take hours.
-pub const STALL_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may take to close its side when it has its last response. nginx waits 5 s, and 30 s in all if
+/// the client goes on sending.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long a reader must have taken nothing before it may have to make room for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
-
-/// How long a lingering connection waits for a sign of life.
-pub const LINGER_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a connection lingers at most, once its last answer has arrived. nginx: 30 s.
-pub const MAX_LINGER: Duration = Duration::from_secs(5);
-
-/// How many bytes a lingering connection discards at most. What comes then is not read. A client that uploads
-/// more waits, and has time to read its answer until the connection has lingered for [`MAX_LINGER`].
-pub const MAX_DISCARDED: usize = 256 * 1024;
 
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
 /// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the unanswered
@@ -119,11 +109,9 @@ const MAX_READ: usize = 2560;
 /// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
-const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
 const _: () = assert!(MAX_READ < MAX_INPUT);
-const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
 // A load balancer's 60 s, and some time for what is on its way.
-const _: () = assert!(IDLE_PATIENCE.as_secs() >= 60 + 10);
+const _: () = assert!(IDLE_TIMEOUT.as_secs() >= 60 + 10);
 
 /// A byte stream to one client that never blocks. It also has the files that are too large to be kept
 /// in a connection's memory.
@@ -171,7 +159,7 @@ pub struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: vec![0; MAX_READ].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
+        Self { input: vec![0; MAX_INPUT].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
     }
 }
 
@@ -191,8 +179,8 @@ pub struct Turn<'t, T> {
     pub buffers: &'t mut Buffers,
     /// Whether the server is stopping: every answer is then the connection's last.
     pub is_stopping: bool,
-    /// What the connection may still do in this turn.
-    pub left: Allowance,
+    /// What the connection may still cost in this turn (see `run_queue`).
+    pub left: u64,
 }
 
 impl<T> Turn<'_, T> {
@@ -202,16 +190,29 @@ impl<T> Turn<'_, T> {
     }
 }
 
-/// What a connection wants after its turn.
+/// How a turn ends: what the connection wants next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
     /// A turn when the transport is ready again, or at [`Connection::deadline`].
     Wait,
     /// Another turn, after the others had theirs.
     Again,
-    /// To be dropped, for this reason.
+    /// To be closed, for this reason.
     Close(CloseReason),
 }
+
+impl From<io::Error> for Next {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::WouldBlock => Self::Wait,
+            ErrorKind::Interrupted => Self::Again,
+            _ => Self::Close(CloseReason::Broken),
+        }
+    }
+}
+
+/// A step within a turn. After `Ok` another step follows; an error ends the turn.
+type Step = Result<(), Next>;
 
 /// How soon a connection is closed when a newcomer needs its place: the smallest rank first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -229,24 +230,21 @@ pub struct Connection {
     progress: Progress,
 }
 
+/// See the table at the top of the file.
 enum State {
-    /// Nothing has come yet.
-    Fresh { since: Instant },
-    /// All that came is answered.
-    Idle { since: Instant },
-    /// The beginning of a head has come. It has been searched, and holds no end of a head.
-    Partial { head: Vec<u8>, began: Instant },
-    /// Bytes have come with an earlier request, and have not been parsed. They may hold whole requests.
-    Pending { input: Vec<u8>, since: Instant },
-    /// An answer is being sent. It is on the heap, so that an idle connection need not have room for it.
+    Receiving {
+        input: Vec<u8>,
+        /// How much of the input has been parsed. If that is all of it, it is the beginning of a head.
+        parsed: usize,
+        began: Instant,
+    },
+    Idle,
+    /// On the heap, so that an idle connection need not have room for it.
     Writing(Box<Writing>),
-    /// The last answer is sent, and the client may still be sending. If the connection were closed now,
-    /// the kernel would answer what comes with a reset, which can destroy the answer on its way (RFC
-    /// 9112 section 9.6).
-    Lingering(Lingering),
+    Lingering,
 }
 
-/// What is left of an answer that did not fit the transport.
+/// What is left of a response that did not fit the transport.
 struct Writing {
     /// The rest of heads and small contents.
     bytes: Vec<u8>,
@@ -255,14 +253,6 @@ struct Writing {
     /// Input that came with the request and has not been parsed.
     input: Vec<u8>,
     then: Then,
-}
-
-struct Lingering {
-    /// When lingering began, or the client was last seen to take the answer.
-    began: Instant,
-    /// When the client last sent something.
-    heard: Instant,
-    discarded: usize,
 }
 
 /// What happens when an answer has been sent.
@@ -303,14 +293,6 @@ impl Progress {
     }
 }
 
-/// What a step within a turn leads to.
-enum Step {
-    /// Another step.
-    GoOn,
-    /// The end of the turn.
-    End(Next),
-}
-
 impl Connection {
     /// A connection that was just accepted.
     #[must_use]
@@ -318,7 +300,8 @@ impl Connection {
         // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let progress = Progress { at: now, unacknowledged: Some(0) };
-        Self { peer, state: State::Fresh { since: now }, progress }
+        let state = State::Receiving { input: Vec::new(), parsed: 0, began: now };
+        Self { peer, state, progress }
     }
 
     /// The other end.
@@ -339,19 +322,10 @@ impl Connection {
     /// When the connection wants a turn even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        match &self.state {
-            State::Fresh { since } | State::Pending { since, .. } => *since + HEAD_PATIENCE,
-            State::Partial { began, .. } => *began + HEAD_PATIENCE,
-            State::Idle { since } if !self.is_being_answered() => {
-                *since.max(&self.progress.at) + IDLE_PATIENCE
-            }
-            State::Lingering(Lingering { began, heard, discarded }) if !self.is_being_answered() => {
-                let end = *began + MAX_LINGER;
-                // Beyond the limit it is not known whether the client still sends.
-                if *discarded < MAX_DISCARDED { end.min(*heard.max(began) + LINGER_PATIENCE) } else { end }
-            }
-            // The transport has taken all of an answer long before a slow reader has.
-            State::Writing(_) | State::Idle { .. } | State::Lingering(_) => self.progress.at + STALL_PATIENCE,
+        match self.state {
+            State::Receiving { began, .. } => began + HEAD_TIMEOUT,
+            State::Lingering if !self.is_being_answered() => self.progress.at + LINGER_TIMEOUT,
+            State::Idle | State::Writing(_) | State::Lingering => self.progress.at + IDLE_TIMEOUT,
         }
     }
 
@@ -364,26 +338,15 @@ impl Connection {
     /// Notes whether the client has taken something. `unacknowledged` is that of the transport, and is called only if
     /// that matters.
     pub fn watch(&mut self, unacknowledged: impl FnOnce() -> u64, now: Instant) {
-        if !self.is_being_answered() {
-            return;
-        }
-        let has_taken = self.progress.compare(unacknowledged(), now);
-        if let State::Lingering(lingering) = &mut self.state
-            && has_taken
-        {
-            lingering.began = now;
+        if self.is_being_answered() {
+            self.progress.compare(unacknowledged(), now);
         }
     }
 
     /// Since when nothing has happened that the connection waits for.
     fn waits_since(&self) -> Instant {
-        match &self.state {
-            State::Fresh { since } | State::Idle { since } | State::Pending { since, .. }
-                if !self.is_being_answered() =>
-            {
-                *since
-            }
-            State::Partial { began, .. } if !self.is_being_answered() => *began,
+        match self.state {
+            State::Receiving { began, .. } if !self.is_being_answered() => began,
             _ => self.progress.at,
         }
     }
@@ -407,54 +370,49 @@ impl Connection {
     #[must_use]
     pub fn held(&self) -> usize {
         match &self.state {
-            State::Partial { head, .. } => head.capacity(),
-            State::Pending { input, .. } => input.capacity(),
+            State::Receiving { input, .. } => input.capacity(),
             State::Writing(writing) => writing.bytes.capacity() + writing.input.capacity(),
-            State::Fresh { .. } | State::Idle { .. } | State::Lingering(_) => 0,
+            State::Idle | State::Lingering => 0,
         }
     }
 
     /// Prepares for the end of the server: closes a connection that waits for nothing.
     pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
-        let has_arrived = transport.unacknowledged() == 0;
-        match self.state {
-            State::Writing(_) | State::Pending { .. } => Next::Wait,
-            _ if has_arrived => Next::Close(CloseReason::Stopping),
-            State::Lingering(_) => Next::Wait,
-            // The last answer is still on its way. When the process ends, so may the network namespace
-            // of its container, and with it the socket's buffer.
-            _ => match self.linger(transport, now) {
-                Ok(()) => Next::Wait,
-                Err(_) => Next::Close(CloseReason::Broken),
-            },
+        match &self.state {
+            State::Writing(_) | State::Lingering => Next::Wait,
+            State::Receiving { input, parsed, .. } if *parsed < input.len() => Next::Wait,
+            _ if transport.unacknowledged() == 0 => Next::Close(CloseReason::Stopping),
+            // When the process ends, so may the network namespace of its container, and with it what the socket has
+            // queued.
+            State::Receiving { .. } | State::Idle => self.linger(transport, now).err().unwrap_or(Next::Wait),
         }
     }
 
     /// Works until the transport would block or the turn is over.
     fn work<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         loop {
-            match self.step(turn) {
-                Ok(Step::GoOn) => {}
-                Ok(Step::End(next)) => return next,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Next::Close(CloseReason::Broken),
+            if let Err(next) = self.step(turn) {
+                return next;
             }
         }
     }
 
-    fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Step {
         match &mut self.state {
             State::Writing(writing) => {
-                if !writing.send(&mut self.progress, turn)? {
-                    return Ok(Step::End(Next::Again));
-                }
+                writing.send(&mut self.progress, turn)?;
                 let (then, input) = (writing.then, std::mem::take(&mut writing.input));
                 self.proceed(then, input, turn)
             }
-            State::Lingering(lingering) => lingering.discard(turn),
-            _ if turn.left.requests == 0 => Ok(Step::End(Next::Again)),
-            _ => self.receive(turn),
+            State::Lingering => discard(turn),
+            State::Receiving { .. } | State::Idle if turn.left == 0 => Err(Next::Again),
+            State::Receiving { .. } | State::Idle => {
+                // The buffer is taken, not borrowed, because the turn is passed on.
+                let mut buffer = std::mem::take(&mut turn.buffers.input);
+                let step = self.receive(&mut buffer, turn);
+                turn.buffers.input = buffer;
+                step
+            }
         }
     }
 
@@ -464,82 +422,66 @@ impl Connection {
         if turn.clock.now < self.deadline() {
             return Next::Wait;
         }
-        let is_being_answered = self.is_being_answered();
-        match &mut self.state {
-            State::Fresh { .. } => Next::Close(CloseReason::Silent),
-            State::Partial { head: input, .. } | State::Pending { input, .. } => {
+        match &self.state {
+            State::Receiving { input, .. } if input.is_empty() => Next::Close(CloseReason::Silent),
+            State::Receiving { input, .. } => {
                 let rejection = request::timeout(input);
-                match self.refuse(&rejection, turn) {
-                    Ok(Step::End(next)) => next,
-                    Ok(Step::GoOn) => self.work(turn),
-                    Err(_) => Next::Close(CloseReason::Broken),
-                }
+                self.refuse(&rejection, turn).err().unwrap_or_else(|| self.work(turn))
             }
-            State::Idle { .. } if !is_being_answered => Next::Close(CloseReason::Idle),
-            State::Lingering(_) if !is_being_answered => Next::Close(CloseReason::DidNotClose),
-            State::Writing(_) | State::Idle { .. } | State::Lingering(_) => Next::Close(CloseReason::Stalled),
+            State::Idle if !self.is_being_answered() => Next::Close(CloseReason::Idle),
+            State::Lingering if !self.is_being_answered() => Next::Close(CloseReason::DidNotClose),
+            State::Idle | State::Writing(_) | State::Lingering => Next::Close(CloseReason::Stalled),
         }
     }
 
-    /// Reads, and answers all requests that are then complete.
-    fn receive<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
-        let now = turn.clock.now;
-        match &mut self.state {
-            State::Partial { head, began } => {
-                let room = MAX_READ.min(MAX_INPUT - head.len());
-                let count = turn.transport.read(&mut turn.buffers.input[..room])?;
-                if count == 0 {
-                    // RFC 9112 section 8: a message that is cut short need not be answered.
-                    return self.leave(CloseReason::CutShort, turn);
-                }
-                let (mut head, began, searched) = (std::mem::take(head), *began, head.len());
-                head.extend_from_slice(&turn.buffers.input[..count]);
-                // A long head takes as much time as several requests.
-                turn.left.pay(1);
-                self.respond(head.into(), searched, began, turn)
+    /// Puts the input that is held and more of it into the buffer, and responds to the requests in it.
+    fn receive<T: Transport>(&mut self, buffer: &mut [u8], turn: &mut Turn<'_, T>) -> Step {
+        let (held, parsed, mut began) = match &self.state {
+            State::Receiving { input, parsed, began } => (&**input, *parsed, *began),
+            _ => (&[][..], 0, turn.clock.now),
+        };
+        let mut length = held.len();
+        buffer[..length].copy_from_slice(held);
+        if parsed == length {
+            let room = length..buffer.len().min(length + MAX_READ);
+            let count = turn.transport.read(&mut buffer[room])?;
+            match (count, length) {
+                (0, 0) => return self.leave(CloseReason::Left, turn),
+                // RFC 9112 section 8: a message that is cut short need not be answered.
+                (0, _) => return self.leave(CloseReason::CutShort, turn),
+                (_, 0) => began = turn.clock.now,
+                // To parse a long head in many pieces takes as much time as several requests.
+                _ => turn.left = turn.left.saturating_sub(REQUEST_COST),
             }
-            State::Pending { input, .. } => {
-                let input = std::mem::take(input);
-                self.respond(input.into(), 0, now, turn)
-            }
-            _ => {
-                // The shared buffer is taken, not borrowed, while the turn is passed on.
-                let mut buffer = std::mem::take(&mut turn.buffers.input);
-                let step = match turn.transport.read(&mut buffer) {
-                    Ok(0) => self.leave(CloseReason::Left, turn),
-                    Ok(count) => self.respond(buffer[..count].into(), 0, now, turn),
-                    Err(error) => Err(error),
-                };
-                turn.buffers.input = buffer;
-                step
-            }
+            length += count;
         }
+        self.respond(&buffer[..length], parsed, began, turn)
     }
 
-    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before. If there is not
+    /// Responds to the requests in `input`, of which the first `parsed` bytes have been parsed before. If there is not
     /// one whole request, keeps the beginning of the head, which began to come at `began`.
     fn respond<T: Transport>(
         &mut self,
-        input: Cow<'_, [u8]>,
-        mut searched: usize,
+        input: &[u8],
+        mut parsed: usize,
         began: Instant,
         turn: &mut Turn<'_, T>,
-    ) -> io::Result<Step> {
+    ) -> Step {
         let registry = turn.registry;
-        let (mut rest, mut storage) = (&*input, FieldStorage::default());
+        let (mut rest, mut storage) = (input, FieldStorage::default());
         loop {
-            let (request, length) = match request::parse(rest, searched, &mut storage) {
-                Ok(Some(parsed)) => parsed,
+            let (request, length) = match request::parse(rest, parsed, &mut storage) {
+                Ok(Some(request)) => request,
                 Ok(None) if rest.len() == input.len() => {
-                    self.state = State::Partial { head: input.into_owned(), began };
-                    return Ok(Step::GoOn);
+                    self.state = State::Receiving { input: input.to_vec(), parsed: input.len(), began };
+                    return Ok(());
                 }
                 Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn),
                 Err(rejection) => return self.refuse(&rejection, turn),
             };
-            (rest, searched) = (&rest[length..], 0);
+            (rest, parsed) = (&rest[length..], 0);
             let answer = registry.answer(&request, &turn.vitals());
-            turn.left.pay(cost(length, &answer.response.content));
+            turn.left = turn.left.saturating_sub(cost(length, &answer.response.content));
             let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
             let part = self.gather(Ok(&request), &answer, persistence, turn);
             if persistence == Persistence::Close {
@@ -548,7 +490,7 @@ impl Connection {
                 let then = if is_all { Then::Close } else { Then::Linger };
                 return self.flush(part, &[], then, turn);
             }
-            let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left.requests == 0;
+            let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left == 0;
             if rest.is_empty() || !part.is_empty() || is_enough {
                 return self.flush(part, rest, Then::Persist, turn);
             }
@@ -556,7 +498,7 @@ impl Connection {
     }
 
     /// Answers bytes that are no request. What the client sends afterwards is not answered.
-    fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> Step {
         let answer = Registry::refuse(rejection);
         self.gather(Err(rejection), &answer, Persistence::Close, turn);
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
@@ -621,10 +563,10 @@ impl Connection {
         input: &[u8],
         then: Then,
         turn: &mut Turn<'_, T>,
-    ) -> io::Result<Step> {
+    ) -> Step {
         let output = &mut turn.buffers.output;
         let written = match turn.transport.write(output, !part.is_empty()) {
-            Err(error) if is_passing(&error) => Ok(0),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
             written => written,
         };
         let rest = written.map(|written| output[written..].to_vec());
@@ -635,110 +577,87 @@ impl Connection {
             return self.proceed(then, input.to_vec(), turn);
         }
         self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then }));
-        Ok(Step::GoOn)
+        Ok(())
     }
 
-    /// Moves on when an answer has been sent. `input` is what came after the request.
-    fn proceed<T: Transport>(
-        &mut self,
-        then: Then,
-        input: Vec<u8>,
-        turn: &mut Turn<'_, T>,
-    ) -> io::Result<Step> {
-        let now = turn.clock.now;
+    /// Moves on when the transport has taken everything. `input` came after the request.
+    fn proceed<T: Transport>(&mut self, then: Then, input: Vec<u8>, turn: &mut Turn<'_, T>) -> Step {
+        let began = turn.clock.now;
         match then {
-            // If something has come, the kernel would answer the close with a reset.
             Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
-                return Ok(Step::End(Next::Close(CloseReason::LastAnswer)));
+                return Err(Next::Close(CloseReason::LastAnswer));
             }
-            Then::Persist if !turn.is_stopping => {
-                self.state = if input.is_empty() {
-                    State::Idle { since: now }
-                } else {
-                    State::Pending { input, since: now }
-                };
-            }
-            Then::Persist | Then::Close | Then::Linger => self.linger(turn.transport, now)?,
+            Then::Persist if turn.is_stopping => return self.linger(turn.transport, began),
+            Then::Persist if input.is_empty() => self.state = State::Idle,
+            Then::Persist => self.state = State::Receiving { input, parsed: 0, began },
+            Then::Close | Then::Linger => return self.linger(turn.transport, began),
         }
-        Ok(Step::GoOn)
+        Ok(())
     }
 
-    /// Ends a connection whose client has stopped sending, when the client has all that was sent.
-    fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    /// Ends a connection whose client has sent its end, when the client has all responses.
+    fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> Step {
         if turn.transport.unacknowledged() == 0 {
-            return Ok(Step::End(Next::Close(reason)));
+            return Err(Next::Close(reason));
         }
-        self.linger(turn.transport, turn.clock.now)?;
-        Ok(Step::GoOn)
+        self.linger(turn.transport, turn.clock.now)
     }
 
-    /// Says that nothing more comes, and goes on listening.
-    fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> io::Result<()> {
-        while let Err(error) = transport.finish() {
-            if error.kind() != ErrorKind::Interrupted {
-                // No other error passes with time.
-                return Err(ErrorKind::NotConnected.into());
-            }
+    /// Sends the end of the stream.
+    fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> Step {
+        if transport.finish().is_err() {
+            return Err(Next::Close(CloseReason::Broken));
         }
         self.progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
-        self.state = State::Lingering(Lingering { began: now, heard: now, discarded: 0 });
+        self.state = State::Lingering;
         Ok(())
     }
 }
 
 impl Writing {
-    /// Goes on sending. Returns whether all has been sent; if not, the turn is over.
-    fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<bool> {
+    /// Goes on sending. Returns when the transport has taken everything.
+    fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> Step {
         let now = turn.clock.now;
         while !self.bytes.is_empty() {
             let count = turn.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
                 // A transport that takes nothing and does not block would be asked forever.
-                return Err(ErrorKind::WriteZero.into());
+                return Err(Next::Close(CloseReason::Broken));
             }
             self.bytes.drain(..count);
             progress.note_sent(now);
         }
         while !self.part.is_empty() {
-            if turn.left.bytes == 0 {
-                return Ok(false);
+            if turn.left == 0 {
+                return Err(Next::Again);
             }
             let FilePart { file, range } = &mut self.part;
-            let end = range.end.min(range.start + turn.left.bytes);
+            let end = range.end.min(range.start + turn.left);
             let next = FilePart { file: *file, range: range.start..end };
             let count = turn.transport.write_file(&next)? as u64;
             if count == 0 {
                 // The file has shrunk, which a sealed one cannot.
-                return Err(ErrorKind::UnexpectedEof.into());
+                return Err(Next::Close(CloseReason::Broken));
             }
             range.start += count;
-            turn.left.bytes -= count;
+            turn.left -= count;
             turn.metrics.content_bytes += count;
             progress.note_sent(now);
         }
-        Ok(true)
+        Ok(())
     }
 }
 
-impl Lingering {
-    /// Reads and forgets, until the client has taken the answer and stops sending.
-    fn discard<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
-        if self.discarded >= MAX_DISCARDED {
-            return Ok(Step::End(Next::Wait));
-        }
-        let count = turn.transport.read(&mut turn.buffers.input)?;
-        if count == 0 {
-            let has_arrived = turn.transport.unacknowledged() == 0;
-            let next = if has_arrived { Next::Close(CloseReason::LastAnswer) } else { Next::Wait };
-            return Ok(Step::End(next));
-        }
-        self.discarded += count;
-        self.heard = turn.clock.now;
-        turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
-        Ok(if turn.left.bytes == 0 { Step::End(Next::Again) } else { Step::GoOn })
+/// Reads and discards what comes, until the client has sent its end and has the last response.
+fn discard<T: Transport>(turn: &mut Turn<'_, T>) -> Step {
+    if turn.left == 0 {
+        return Err(Next::Again);
     }
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+    let count = turn.transport.read(&mut turn.buffers.input)?;
+    turn.left = turn.left.saturating_sub(count as u64);
+    match count {
+        0 if turn.transport.unacknowledged() == 0 => Err(Next::Close(CloseReason::LastAnswer)),
+        0 => Err(Next::Wait),
+        _ => Ok(()),
+    }
 }

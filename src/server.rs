@@ -22,7 +22,7 @@
 //! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of
 //! memory (`cargo bench` measures it).
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -41,7 +41,7 @@ use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::run_queue::{Allowance, HEAVY_TURNS_PER_POLL, LIGHT_TURNS_PER_POLL, Load, RunQueue};
+use crate::run_queue::{HEAVY_TURNS_PER_POLL, LIGHT_TURNS_PER_POLL, Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
 
@@ -63,12 +63,6 @@ pub const GRACE: Duration = Duration::from_secs(8);
 /// How many events a poll returns at most: all there can be, or a client would wait for several polls until its
 /// event is returned.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
-
-/// For how long the server waits for signals alone when it could not wait for events.
-const WAIT_PAUSE: Duration = Duration::from_millis(10);
-
-/// After so many failures in a row, a second's worth, waiting for events is given up.
-const MAX_FAILED_WAITS: u32 = 100;
 
 /// The least time between two checks of all clients. So a deadline is noticed that much too late at worst.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
@@ -93,7 +87,7 @@ pub struct Server {
     clients: Clients,
     budget: Budget,
     /// The clients that can do something now.
-    run_queue: RunQueue<Token>,
+    run_queue: RunQueue,
     buffers: Buffers,
     clock: Clock,
     log: Log,
@@ -107,8 +101,6 @@ pub struct Server {
     measured_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
-    /// How many waits for events have failed in a row.
-    failed_waits: u32,
 }
 
 impl Server {
@@ -154,7 +146,6 @@ impl Server {
             log_writer,
             metrics,
             grace_ends: None,
-            failed_waits: 0,
         })
     }
 
@@ -172,13 +163,19 @@ impl Server {
     ///
     /// # Errors
     ///
-    /// When waiting for events fails again and again, which only a bug could bring about.
+    /// When it cannot wait for events, which only a bug could bring about.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
             // 1. Wait until the kernel has something to report, or until something else is due. While clients
             //    are in the run queue, this does not wait.
-            let mut is_signalled = self.wait(&mut events)?;
+            if let Err(error) = self.poll.poll(&mut events, self.time_to_wait())
+                && error.kind() != ErrorKind::Interrupted
+            {
+                return Err(cannot_wait(&error));
+            }
+            self.clock.tick();
+            let mut is_signalled = false;
             // 2. Note what the kernel reports. A client that can go on is put into the run queue.
             for event in &events {
                 match event.token() {
@@ -199,10 +196,11 @@ impl Server {
                     return Ok(signal);
                 }
             }
-            // 4. Accept newcomers, some at a time.
+            // 4. Serve some of the clients in the run queue. That comes before accepting, which may evict a client
+            //    that seems idle, although its request has come.
+            self.serve();
+            // 5. Accept newcomers, some at a time.
             self.accept();
-            // 5. Serve some of the clients in the run queue.
-            self.give_turns();
             // 6. From time to time, check all clients, and queue those whose deadline has passed.
             if self.check_at.is_some_and(|at| at <= self.clock.now) {
                 self.check();
@@ -220,27 +218,6 @@ impl Server {
                 self.log_writer.write(&mut self.log, &self.clock);
             }
         }
-    }
-
-    /// Waits for events. A wait that fails is repeated after a pause. Returns whether a signal has come in the
-    /// pause.
-    fn wait(&mut self, events: &mut Events) -> io::Result<bool> {
-        let waited = self.poll.poll(events, self.time_to_wait());
-        let is_signalled = match waited {
-            Ok(()) => {
-                self.failed_waits = 0;
-                false
-            }
-            Err(error) if self.failed_waits == MAX_FAILED_WAITS => return Err(cannot_wait(&error)),
-            // A signal that stops and continues the process interrupts the wait. No other error is known to
-            // happen. None of them loses an event.
-            Err(_) => {
-                self.failed_waits += 1;
-                self.signals.has_any(WAIT_PAUSE)
-            }
-        };
-        self.clock.tick();
-        Ok(is_signalled)
     }
 
     /// Returns how long to wait for events; not at all while there is something to do, if only to write the log.
@@ -307,7 +284,7 @@ impl Server {
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
         let token = self.clients.insert(client);
-        self.turn(token, Allowance::FIRST);
+        self.turn(token);
         // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         if let Some(client) = self.clients.find(token)
@@ -319,7 +296,7 @@ impl Server {
     }
 
     /// Serves some of the clients in the run queue.
-    fn give_turns(&mut self) {
+    fn serve(&mut self) {
         let (mut light, mut heavy) = (LIGHT_TURNS_PER_POLL, HEAVY_TURNS_PER_POLL);
         while light > 0
             && let Some(token) = self.run_queue.next_light()
@@ -340,12 +317,12 @@ impl Server {
     fn queued_turn(&mut self, token: Token) -> bool {
         let Some(client) = self.clients.find(token) else { return false };
         client.load.leave_queue();
-        self.turn(token, Allowance::FULL);
+        self.turn(token);
         true
     }
 
     /// Runs a client's turn, and does what its connection wants next.
-    fn turn(&mut self, token: Token, allowance: Allowance) {
+    fn turn(&mut self, token: Token) {
         let (now, spare) = (self.clock.now, self.spare());
         let outcome = self.clients.update(token, |Client { socket, connection, load }| {
             let mut turn = Turn {
@@ -356,10 +333,10 @@ impl Server {
                 metrics: &mut self.metrics,
                 buffers: &mut self.buffers,
                 is_stopping: self.grace_ends.is_some(),
-                left: allowance,
+                left: TURN_COST,
             };
             let next = connection.turn(&mut turn);
-            load.note_turn(allowance.spent(turn.left), now);
+            load.note_turn(TURN_COST - turn.left, now);
             if next == Next::Again {
                 self.run_queue.enqueue(token, load, now);
             }
@@ -487,7 +464,7 @@ impl Server {
             if let Some(client) = self.clients.find(token) {
                 client.socket.expect_input();
             }
-            self.turn(token, Allowance::FULL);
+            self.turn(token);
             let outcome = self.clients.update(token, |Client { socket, connection, .. }| {
                 let next =
                     connection.stop(&mut SocketTransport::new(socket, &self.layers, 0), self.clock.now);

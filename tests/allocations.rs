@@ -18,7 +18,7 @@ use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Sink};
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
-use quinistry::run_queue::Allowance;
+use quinistry::run_queue::TURN_COST;
 
 #[path = "common/sample.rs"]
 mod sample;
@@ -139,7 +139,7 @@ fn serve(requests: &str) -> (u64, usize) {
             metrics: &mut metrics,
             buffers: &mut buffers,
             is_stopping: false,
-            left: Allowance::FULL,
+            left: TURN_COST,
         });
         assert!(next == Next::Wait, "the connection goes on");
         log.flush(clock.rfc3339(), &mut Nowhere);

@@ -16,7 +16,7 @@ use common::{
     quinistry, request, sha256, system,
 };
 
-use quinistry::run_queue::REQUESTS_PER_TURN;
+use quinistry::run_queue::{REQUEST_COST, TURN_COST};
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
@@ -334,6 +334,7 @@ fn readers_that_stall_cost_the_kernel_a_bounded_amount_of_memory() {
 fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     const CROWD: usize = 300;
     const REQUESTS: usize = 300;
+    const PER_TURN: usize = (TURN_COST / REQUEST_COST) as usize;
     // Its log says in which order it answered. A file loses no line.
     let folder = Folder::new("order");
     let log = File::create(folder.path("log")).expect("room for it");
@@ -357,9 +358,7 @@ fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     server.signal(libc::SIGCONT);
     let lines = || std::fs::read_to_string(folder.path("log")).expect("it is there");
     let answered = |log: &str| log.matches("HEAD /x").count();
-    eventually("each of the crowd has had a turn", || {
-        (answered(&lines()) >= CROWD * REQUESTS_PER_TURN).then_some(())
-    });
+    eventually("each of the crowd has had a turn", || (answered(&lines()) >= CROWD * PER_TURN).then_some(()));
     let mut visits = Vec::new();
     while answered(&lines()) < CROWD * REQUESTS / 2 {
         // The visitor asks at a moment at which the crowd is being answered.
@@ -378,7 +377,7 @@ fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     // the server is stopped, so a visit that took this busy machine long may wait for the crowd.
     visits.sort_unstable();
     let waited = visits[visits.len() / 4];
-    assert!(waited < CROWD * REQUESTS_PER_TURN / 2, "{waited} requests of the crowd came first: {visits:?}");
+    assert!(waited < CROWD * PER_TURN / 2, "{waited} requests of the crowd came first: {visits:?}");
 }
 
 #[test]
@@ -425,7 +424,7 @@ fn requests_that_arrived_while_the_server_was_stopped_are_answered_however_late_
     for client in &mut clients {
         client.send(rest);
     }
-    std::thread::sleep(quinistry::connection::HEAD_PATIENCE);
+    std::thread::sleep(quinistry::connection::HEAD_TIMEOUT);
     server.thaw();
     for client in &mut clients {
         assert_eq!(client.answer_to(MANIFEST).status, 200);
