@@ -71,19 +71,14 @@ impl Acceptor {
         (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
     }
 
-    /// Has no connection accepted for a while.
-    pub fn pause(&mut self, now: Instant, metrics: &mut Metrics) {
+    /// Accepts no connection for a while. Returns whether that is worth a line of the log.
+    pub fn pause(&mut self, now: Instant) -> bool {
         self.resume_at = now + ACCEPT_PAUSE;
-        metrics.pauses += 1;
-    }
-
-    /// Whether a shortage is to be logged. One that lasts is logged only now and then.
-    pub fn is_news(&mut self, now: Instant) -> bool {
-        let is_news = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
-        if is_news {
+        let is_new = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
+        if is_new {
             self.logged_at = Some(now);
         }
-        is_news
+        is_new
     }
 
     /// Asks the kernel whether a connection waits to be accepted.

@@ -27,7 +27,6 @@
 //! something is short.
 
 use std::cmp::Reverse;
-use std::ops::Range;
 use std::time::Instant;
 
 use mio::Token;
@@ -91,15 +90,14 @@ impl Clients {
         self.queued
     }
 
-    /// The slots, empty ones included.
+    /// The tokens of all clients.
     #[must_use]
-    pub fn slots(&self) -> Range<usize> {
-        0..self.slots.len()
+    pub fn tokens(&self) -> Vec<Token> {
+        self.occupied().map(|(token, _)| token).collect()
     }
 
     /// The token of the client that is in a slot, or that comes there next.
-    #[must_use]
-    pub fn token(&self, slot: usize) -> Token {
+    fn token(&self, slot: usize) -> Token {
         let generation = self.slots[slot].generation;
         // The topmost bit is kept clear, for tokens that are no client's.
         Token(generation.wrapping_mul(MAX_CONNECTIONS).wrapping_add(slot) & (usize::MAX >> 1))
@@ -157,13 +155,12 @@ impl Clients {
     }
 
     fn occupied(&self) -> impl Iterator<Item = (Token, &Client)> {
-        self.slots().filter_map(|slot| Some((self.token(slot), self.slots[slot].client.as_ref()?)))
+        (0..self.slots.len()).filter_map(|slot| Some((self.token(slot), self.slots[slot].client.as_ref()?)))
     }
 
     /// Asks the kernel how much each socket has queued. Those that had nothing queued still have nothing.
     pub fn measure(&mut self) {
-        for slot in self.slots() {
-            let token = self.token(slot);
+        for token in self.tokens() {
             if self.find(token).is_some_and(|client| client.socket.queued() > 0) {
                 self.update(token, |client| client.socket.measure());
             }

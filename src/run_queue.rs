@@ -20,8 +20,7 @@
 //! turn, and wait again for its next request. The exact order of use would take a search tree, and save a client with
 //! one request a few milliseconds.
 //!
-//! Limits: what a turn may cost, and how many turns there are between two polls. A client is in one queue at most. The tokens
-//! of clients that are gone are removed when there are many ([`RunQueue::retain`]).
+//! Limits: what a turn may cost, and how many turns there are between two polls. A client is in one queue at most.
 //!
 //! Deliberately absent: the addresses of clients. A whole cluster may share one.
 
@@ -46,11 +45,11 @@ const PROCESSED_BYTE_COST: u64 = 64;
 
 /// How many light clients have a turn between two polls. At least as many as are accepted,
 /// because each of those may need another turn.
-pub const LIGHT_TURNS_PER_POLL: usize = 512;
+const LIGHT_TURNS_PER_POLL: usize = 512;
 
 /// How many heavy clients have a turn between two polls: 5 ms of work if each of them takes a
 /// whole layer, which a network rarely does.
-pub const HEAVY_TURNS_PER_POLL: usize = 32;
+const HEAVY_TURNS_PER_POLL: usize = 32;
 
 /// After this time, what a client has asked counts half.
 const HALF_LIFE: Duration = Duration::from_millis(250);
@@ -125,26 +124,19 @@ impl RunQueue {
         }
     }
 
-    /// How many tokens are in the queues, those of clients that are gone included.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.light.len() + self.heavy.len()
+    /// Takes the clients that are served before the next poll.
+    pub fn next_batch(&mut self) -> Vec<Token> {
+        let light = self.light.len().min(LIGHT_TURNS_PER_POLL);
+        let heavy = self.heavy.len().min(HEAVY_TURNS_PER_POLL);
+        self.light.drain(..light).chain(self.heavy.drain(..heavy)).collect()
     }
 
-    /// Removes the clients that are gone.
-    pub fn retain(&mut self, mut is_there: impl FnMut(&Token) -> bool) {
-        self.light.retain(&mut is_there);
-        self.heavy.retain(&mut is_there);
-    }
-
-    /// Takes the next client from the light queue.
-    pub fn next_light(&mut self) -> Option<Token> {
-        self.light.pop_front()
-    }
-
-    /// Takes the next client from the heavy queue.
-    pub fn next_heavy(&mut self) -> Option<Token> {
-        self.heavy.pop_front()
+    /// Removes a client that is gone.
+    pub fn remove(&mut self, client: Token, load: &Load) {
+        if load.is_queued {
+            self.light.retain(|&other| other != client);
+            self.heavy.retain(|&other| other != client);
+        }
     }
 }
 
@@ -161,36 +153,43 @@ mod tests {
         for (client, load) in loads.iter_mut().enumerate().take(CROWD) {
             queue.enqueue(Token(client), load, now);
         }
-        // A turn takes 50 us. The visitor asks once in 50 ms, from when all have had a turn.
-        for turn in 0..20 * CROWD {
-            now += Duration::from_micros(50);
-            if turn >= CROWD && turn % 1000 == 0 {
+        let mut turns = 0;
+        for poll in 0..4000 {
+            // The visitor asks once in 60 ms, after all others have had a turn.
+            let is_visited = turns > CROWD && poll % 40 == 0;
+            if is_visited {
                 queue.enqueue(Token(CROWD), &mut loads[CROWD], now);
-                assert_eq!(queue.next_light(), Some(Token(CROWD)), "the visitor is next");
-                loads[CROWD].leave_queue();
-                loads[CROWD].note_turn(REQUEST_COST, now);
             }
-            let Token(client) =
-                queue.next_light().or_else(|| queue.next_heavy()).expect("the crowd never rests");
-            loads[client].leave_queue();
-            loads[client].note_turn(TURN_COST, now);
-            queue.enqueue(Token(client), &mut loads[client], now);
+            let batch = queue.next_batch();
+            assert_eq!(is_visited, batch[0] == Token(CROWD), "the visitor is next");
+            assert!(batch.len() <= LIGHT_TURNS_PER_POLL + HEAVY_TURNS_PER_POLL);
+            turns += batch.len();
+            for Token(client) in batch {
+                now += Duration::from_micros(50);
+                loads[client].leave_queue();
+                if client == CROWD {
+                    loads[client].note_turn(REQUEST_COST, now);
+                } else {
+                    loads[client].note_turn(TURN_COST, now);
+                    queue.enqueue(Token(client), &mut loads[client], now);
+                }
+            }
         }
     }
 
     #[test]
-    fn clients_that_ask_much_take_turns() {
+    fn clients_that_ask_much_take_turns_until_they_are_gone() {
         let now = Instant::now();
         let mut queue = RunQueue::default();
-        let mut loads: Vec<Load> = (0..3).map(|_| Load::new(now)).collect();
+        let mut loads: Vec<Load> = (0..4).map(|_| Load::new(now)).collect();
         for (client, load) in loads.iter_mut().enumerate() {
             load.note_turn(TURN_COST, now);
             queue.enqueue(Token(client), load, now);
             queue.enqueue(Token(client), load, now);
         }
-        assert_eq!(queue.next_light(), None);
-        let order: Vec<_> = std::iter::from_fn(|| queue.next_heavy()).collect();
-        assert_eq!(order, [Token(0), Token(1), Token(2)], "each is there once");
+        queue.remove(Token(1), &loads[1]);
+        assert_eq!(queue.next_batch(), [Token(0), Token(2), Token(3)], "each is there once");
+        assert!(queue.is_empty());
     }
 
     #[test]
@@ -200,10 +199,10 @@ mod tests {
         let mut load = Load::new(now);
         load.note_turn(3 * TURN_COST, now);
         queue.enqueue(Token(7), &mut load, now + HALF_LIFE);
-        assert_eq!(queue.next_heavy(), Some(Token(7)));
+        assert_eq!(queue.heavy, [Token(7)]);
+        queue.next_batch();
         load.leave_queue();
-        load.note_turn(0, now + HALF_LIFE);
         queue.enqueue(Token(7), &mut load, now + 2 * HALF_LIFE);
-        assert_eq!(queue.next_light(), Some(Token(7)));
+        assert_eq!(queue.light, [Token(7)]);
     }
 }

@@ -41,7 +41,7 @@ use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::run_queue::{HEAVY_TURNS_PER_POLL, LIGHT_TURNS_PER_POLL, Load, RunQueue, TURN_COST};
+use crate::run_queue::{Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
 
@@ -93,12 +93,10 @@ pub struct Server {
     log: Log,
     log_writer: LogWriter,
     metrics: Metrics,
-    /// When all clients are checked next.
-    check_at: Option<Instant>,
-    /// When a check was last for all clients, and not only for those that wait for memory.
+    /// When the clients are checked next.
+    check_at: Instant,
+    /// When it was last noted which clients make progress.
     watched_at: Instant,
-    /// When the sockets were last asked how much they have queued.
-    measured_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
 }
@@ -138,9 +136,8 @@ impl Server {
             budget,
             run_queue: RunQueue::default(),
             buffers: Buffers::default(),
-            check_at: None,
+            check_at: clock.now,
             watched_at: clock.now,
-            measured_at: clock.now,
             clock,
             log,
             log_writer,
@@ -202,7 +199,7 @@ impl Server {
             // 5. Accept newcomers, some at a time.
             self.accept();
             // 6. From time to time, check all clients, and queue those whose deadline has passed.
-            if self.check_at.is_some_and(|at| at <= self.clock.now) {
+            if self.check_at <= self.clock.now {
                 self.check();
             }
             // 7. When the server stops: end when all clients are gone, or their time is over.
@@ -226,7 +223,8 @@ impl Server {
         let now = self.clock.now;
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
         let work_at = (!self.run_queue.is_empty() || self.log.is_new()).then_some(now);
-        let at = [self.acceptor.accept_at(), log_at, work_at, self.check_at, self.grace_ends];
+        let check_at = (self.clients.count() > 0).then_some(self.check_at);
+        let at = [self.acceptor.accept_at(), log_at, work_at, check_at, self.grace_ends];
         let first = at.into_iter().flatten().min()?;
         Some(first.saturating_duration_since(now))
     }
@@ -255,9 +253,7 @@ impl Server {
                 }
                 has_evicted = self.make_places();
                 if !has_evicted {
-                    // All clients are being answered. There will be room when the first has been.
-                    self.acceptor.pause(self.clock.now, &mut self.metrics);
-                    return;
+                    return self.pause_accepting("all clients are being answered");
                 }
             }
             match self.acceptor.accept(&mut self.metrics) {
@@ -267,13 +263,16 @@ impl Server {
                     if is_shortage(&error) {
                         self.make_places();
                     }
-                    self.acceptor.pause(self.clock.now, &mut self.metrics);
-                    if self.acceptor.is_news(self.clock.now) {
-                        let event = format!("Cannot accept connections for now: {error}");
-                        self.log.event(self.clock.rfc3339(), &event);
-                    }
+                    self.pause_accepting(&error.to_string());
                 }
             }
+        }
+    }
+
+    fn pause_accepting(&mut self, reason: &str) {
+        self.metrics.pauses += 1;
+        if self.acceptor.pause(self.clock.now) {
+            self.log.event(self.clock.rfc3339(), &format!("Cannot accept connections for now: {reason}"));
         }
     }
 
@@ -297,34 +296,18 @@ impl Server {
 
     /// Serves some of the clients in the run queue.
     fn serve(&mut self) {
-        let (mut light, mut heavy) = (LIGHT_TURNS_PER_POLL, HEAVY_TURNS_PER_POLL);
-        while light > 0
-            && let Some(token) = self.run_queue.next_light()
-        {
-            light -= usize::from(self.queued_turn(token));
+        for token in self.run_queue.next_batch() {
+            if let Some(client) = self.clients.find(token) {
+                client.load.leave_queue();
+                self.turn(token);
+            }
         }
-        while heavy > 0
-            && let Some(token) = self.run_queue.next_heavy()
-        {
-            heavy -= usize::from(self.queued_turn(token));
-        }
-        if self.run_queue.len() > 2 * MAX_CONNECTIONS {
-            self.run_queue.retain(|token| self.clients.find(*token).is_some());
-        }
-    }
-
-    /// Serves a client that was taken from the run queue. Returns whether it is still connected.
-    fn queued_turn(&mut self, token: Token) -> bool {
-        let Some(client) = self.clients.find(token) else { return false };
-        client.load.leave_queue();
-        self.turn(token);
-        true
     }
 
     /// Runs a client's turn, and does what its connection wants next.
     fn turn(&mut self, token: Token) {
         let (now, spare) = (self.clock.now, self.spare());
-        let outcome = self.clients.update(token, |Client { socket, connection, load }| {
+        let next = self.clients.update(token, |Client { socket, connection, load }| {
             let mut turn = Turn {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
@@ -340,36 +323,30 @@ impl Server {
             if next == Next::Again {
                 self.run_queue.enqueue(token, load, now);
             }
-            (next, check_at(connection, socket, now))
+            if socket.is_short_of_memory() {
+                self.check_at = self.check_at.min(now + SHORTAGE_PAUSE);
+            }
+            next
         });
-        match outcome {
-            Some((Next::Wait, at)) => self.plan_check(at),
-            Some((Next::Close(reason), _)) => self.close(token, reason),
-            Some((Next::Again, _)) | None => {}
+        if let Some(Next::Close(reason)) = next {
+            self.close(token, reason);
         }
-        self.bound_memory();
+        if self.clients.held() > self.budget.held {
+            self.release_memory();
+        }
         if self.log.is_ample() {
             self.log_writer.write(&mut self.log, &self.clock);
         }
     }
 
-    /// Keeps what connections hold below the budget, and asks the kernel what sockets have queued if that seems to be
-    /// more than it may be.
-    fn bound_memory(&mut self) {
-        let now = self.clock.now;
-        if self.clients.held() > self.budget.held {
-            for token in self.clients.holders(now) {
-                self.close(token, CloseReason::NoMemory);
-                // Some more is freed than is needed now, or the next head would need another search.
-                if self.clients.held() <= self.budget.held / 8 * 7 {
-                    break;
-                }
+    /// Closes connections until what the others hold is below the budget. Some more is released than is needed now, or
+    /// the next head would need another scan.
+    fn release_memory(&mut self) {
+        for token in self.clients.holders(self.clock.now) {
+            if self.clients.held() <= self.budget.held / 8 * 7 {
+                break;
             }
-        }
-        // To ask all sockets takes a millisecond or two, so it is not done after every turn.
-        if self.clients.queued() > self.budget.queued && now >= self.measured_at + SHORTAGE_PAUSE {
-            self.clients.measure();
-            self.measured_at = now;
+            self.close(token, CloseReason::NoMemory);
         }
     }
 
@@ -387,6 +364,7 @@ impl Server {
 
     fn close(&mut self, token: Token, reason: CloseReason) {
         let Some(client) = self.clients.remove(token) else { return };
+        self.run_queue.remove(token, &client.load);
         self.metrics.note_closed(reason);
         if let Some(explanation) = reason.explanation()
             && self.log.wants_requests()
@@ -397,50 +375,48 @@ impl Server {
         client.socket.close();
     }
 
-    /// Notes which clients take their answers.
+    /// Notes which clients make progress.
     fn watch(&mut self) {
-        for slot in self.clients.slots() {
-            if let Some(Client { socket, connection, .. }) = self.clients.find(self.clients.token(slot)) {
+        for token in self.clients.tokens() {
+            if let Some(Client { socket, connection, .. }) = self.clients.find(token) {
                 connection.watch(|| socket.unacknowledged(), self.clock.now);
             }
         }
     }
 
-    /// Queues the clients that can go on, and plans the next check. What has arrived from a client is read before
-    /// its deadline counts, even if the kernel has not been asked for it yet.
+    /// Queues the clients whose deadline has passed, and those that have waited for memory and can go on. What has
+    /// arrived from a client is read before its deadline counts, even if the kernel has not been asked for it yet.
     fn check(&mut self) {
-        self.check_at = None;
-        self.bound_memory();
-        let (now, spare) = (self.clock.now, self.spare());
+        let now = self.clock.now;
+        if self.clients.queued() > self.budget.queued {
+            self.clients.measure();
+        }
         // While clients wait for memory, there are more checks. Those are for readers that read.
         let is_for_all = now >= self.watched_at + CHECK_PAUSE;
         if is_for_all {
             self.watched_at = now;
             self.watch();
         }
-        for slot in self.clients.slots() {
-            let token = self.clients.token(slot);
-            let at = self.clients.update(token, |Client { socket, connection, load }| {
-                let is_asked = is_for_all || !connection.is_stalled(now);
-                if is_asked && socket.has_memory_again(spare) || connection.deadline() <= now {
+        self.check_at = now + CHECK_PAUSE;
+        let spare = self.spare();
+        for token in self.clients.tokens() {
+            self.clients.update(token, |Client { socket, connection, load }| {
+                let is_moving = !connection.is_stalled(now);
+                if (is_for_all || is_moving) && socket.has_memory_again(spare) || connection.deadline() <= now
+                {
                     socket.expect_input();
                     self.run_queue.enqueue(token, load, now);
                 }
-                check_at(connection, socket, now)
+                if is_moving && socket.is_short_of_memory() {
+                    self.check_at = now + SHORTAGE_PAUSE;
+                }
             });
-            if let Some(at) = at {
-                self.plan_check(at);
-            }
         }
     }
 
     /// Returns how many bytes all sockets together may queue before each is limited to its guaranteed share.
     fn spare(&self) -> u64 {
         self.budget.queued.saturating_sub(self.clients.queued())
-    }
-
-    fn plan_check(&mut self, at: Instant) {
-        self.check_at = Some(self.check_at.map_or(at, |planned| planned.min(at)));
     }
 
     /// Closes the listener and the connections that wait for nothing. The others have the grace to finish.
@@ -458,36 +434,19 @@ impl Server {
         let event =
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
-        for slot in self.clients.slots() {
-            let token = self.clients.token(slot);
+        for token in self.clients.tokens() {
             // What has arrived before the signal is answered, even if the kernel has not been asked for it yet.
             if let Some(client) = self.clients.find(token) {
                 client.socket.expect_input();
             }
             self.turn(token);
-            let outcome = self.clients.update(token, |Client { socket, connection, .. }| {
-                let next =
-                    connection.stop(&mut SocketTransport::new(socket, &self.layers, 0), self.clock.now);
-                (next, check_at(connection, socket, self.clock.now))
+            let next = self.clients.find(token).map(|Client { socket, connection, .. }| {
+                connection.stop(&mut SocketTransport::new(socket, &self.layers, 0), self.clock.now)
             });
-            match outcome {
-                Some((Next::Close(reason), _)) => self.close(token, reason),
-                Some((_, at)) => self.plan_check(at),
-                None => {}
+            if let Some(Next::Close(reason)) = next {
+                self.close(token, reason);
             }
         }
-    }
-}
-
-/// Returns when a client is to be checked if nothing happens before.
-fn check_at(connection: &Connection, socket: &Socket, now: Instant) -> Instant {
-    if socket.is_short_of_memory() && !connection.is_stalled(now) {
-        now + SHORTAGE_PAUSE
-    } else if connection.is_being_answered() {
-        now + CHECK_PAUSE
-    } else {
-        // No check is due sooner than the pause allows, however soon the deadline is.
-        connection.deadline().max(now + CHECK_PAUSE)
     }
 }
 
