@@ -1,9 +1,9 @@
-//! Turns the bytes that a client sends into answers, over any transport.
+//! Responds to the requests of one client, over any transport.
 //!
 //! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
 //!
 //! A connection does no input or output of its own and reads no clock. Both are passed in with each
-//! [`Turn`], so that tests and the fuzzer can bring about every accident: short reads and writes, errors
+//! [`Turn`], so that tests and the fuzzer can cause every accident: short reads and writes, errors
 //! anywhere, any time of the day.
 //!
 //! # States
@@ -62,13 +62,103 @@
 //!
 //! An idle connection keeps no buffer. Bytes are read into a buffer that all connections share. What a
 //! connection may keep is the beginning of a head, requests that came before their turn, and the rest of
-//! an answer that did not fit; [`Connection::held`] counts it. `budget` and `socket` bound what the kernel
-//! keeps for a socket.
+//! a response that did not fit the transport; [`Connection::held`] counts it. `budget` and `socket` bound what the
+//! kernel keeps for a socket.
+//!
+//! # Example
+//!
+//! A client sends a request in two pieces, reads the response, and closes its side:
+//!
+//! ```
+//! use std::io::{self, ErrorKind};
+//! use std::time::Instant;
+//!
+//! use quinistry::clock::Clock;
+//! use quinistry::connection::{
+//!     Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport, Turn,
+//! };
+//! use quinistry::http::response::FilePart;
+//! use quinistry::kinds::CloseReason;
+//! # use quinistry::image::{Image, layer::Executable};
+//! # use quinistry::log::Log;
+//! # use quinistry::metrics::Metrics;
+//! # use quinistry::registry::Registry;
+//! # use quinistry::run_queue::TURN_COST;
+//!
+//! /// A transport whose client is a script.
+//! #[derive(Default)]
+//! struct Script {
+//!     sent: Vec<u8>,
+//!     has_closed: bool,
+//!     received: Vec<u8>,
+//! }
+//!
+//! impl Transport for Script {
+//!     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+//!         let count = self.sent.len().min(buffer.len());
+//!         buffer[..count].copy_from_slice(&self.sent[..count]);
+//!         self.sent.drain(..count);
+//!         if count == 0 && !self.has_closed { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+//!     }
+//!     fn write(&mut self, bytes: &[u8], _more: bool) -> io::Result<usize> {
+//!         self.received.extend_from_slice(bytes);
+//!         Ok(bytes.len())
+//!     }
+//!     fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
+//!         Ok(part.len() as usize)
+//!     }
+//!     fn may_have_input(&self) -> bool {
+//!         !self.sent.is_empty()
+//!     }
+//!     fn finish(&mut self) -> io::Result<()> {
+//!         Ok(())
+//!     }
+//!     fn unacknowledged(&self) -> u64 {
+//!         0
+//!     }
+//! }
+//!
+//! # let mut executable = vec![0; 64 + 56];
+//! # executable[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+//! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
+//! #     executable[at] = byte;
+//! # }
+//! # let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
+//! # let mut content = Vec::new();
+//! # let layer = executable.pack(&mut content).expect("a Vec takes everything");
+//! # let registry = Registry::new(Image::assemble(vec![(content, layer)]).1);
+//! # let (mut buffers, mut log) = (Buffers::default(), Log::new(false));
+//! let clock = Clock::start();
+//! # let mut metrics = Metrics::new(&clock, None);
+//! let mut client = Script::default();
+//! let mut connection = Connection::new(([192, 0, 2, 1], 50514).into(), clock.now);
+//! let mut turn = |client: &mut Script| {
+//!     let next = connection.turn(&mut Turn {
+//!         transport: client,
+//!         registry: &registry,
+//!         clock: &clock,
+//! #       log: &mut log,
+//! #       metrics: &mut metrics,
+//! #       buffers: &mut buffers,
+//!         is_stopping: false,
+//!         left: TURN_COST,
+//!     });
+//!     (next, connection.deadline())
+//! };
+//!
+//! client.sent = b"GET /v2/ HTTP/1.1\r\nHo".to_vec();
+//! assert_eq!(turn(&mut client), (Next::Wait, clock.now + HEAD_TIMEOUT)); // Receiving
+//! client.sent = b"st: localhost\r\n\r\n".to_vec();
+//! assert_eq!(turn(&mut client), (Next::Wait, clock.now + IDLE_TIMEOUT)); // Idle
+//! assert!(client.received.starts_with(b"HTTP/1.1 200 OK\r\n"));
+//! client.has_closed = true;
+//! assert_eq!(turn(&mut client).0, Next::Close(CloseReason::Left));
+//! ```
 //!
 //! Limits: the deadlines above, and how much a connection may do in one turn.
 //!
 //! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects
-//! it has content that we will not read, so it gets its final answer at once (RFC 9110 section 10.1.1).
+//! it has content that is not read, so it gets its final response at once (RFC 9110 section 10.1.1).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -113,8 +203,7 @@ const _: () = assert!(MAX_READ < MAX_INPUT);
 // A load balancer's 60 s, and some time for what is on its way.
 const _: () = assert!(IDLE_TIMEOUT.as_secs() >= 60 + 10);
 
-/// A byte stream to one client that never blocks. It also has the files that are too large to be kept
-/// in a connection's memory.
+/// A byte stream to one client that never blocks. It also has the files that are too large for a connection's memory.
 pub trait Transport {
     /// Reads some bytes; none at the end of the stream.
     ///
@@ -137,21 +226,21 @@ pub trait Transport {
     /// `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether more may have come from the client than was read. The transport does not ask for this.
+    /// Whether more may have come from the client than was read, from what is known without a system call.
     fn may_have_input(&self) -> bool;
 
-    /// Sends the end of the stream: nothing more is written.
+    /// Sends the end of the stream. Nothing more is written.
     ///
     /// # Errors
     ///
-    /// When the connection is already gone.
+    /// If the connection is gone.
     fn finish(&mut self) -> io::Result<()>;
 
-    /// How many of the bytes written the client has not acknowledged.
+    /// Returns how many of the written bytes the client has not acknowledged. The end of the stream counts as one.
     fn unacknowledged(&self) -> u64;
 }
 
-/// Buffers that all connections share. Between turns neither has anything that matters.
+/// Buffers that all connections share. They have no content between turns.
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -165,26 +254,26 @@ impl Default for Buffers {
 
 /// One turn of a connection: what the connection may use, and how much.
 pub struct Turn<'t, T> {
-    /// Receives from and sends to the client.
+    /// The byte stream to the client.
     pub transport: &'t mut T,
-    /// Answers requests.
+    /// What is served.
     pub registry: &'t Registry,
     /// The time.
     pub clock: &'t Clock,
-    /// Records answers.
+    /// Where responses are logged.
     pub log: &'t mut Log,
-    /// Counts answers and bytes.
+    /// Where responses and bytes are counted.
     pub metrics: &'t mut Metrics,
-    /// Scratch room.
+    /// What all connections share.
     pub buffers: &'t mut Buffers,
-    /// Whether the server is stopping: every answer is then the connection's last.
+    /// Whether the server is stopping. Then every response is the connection's last.
     pub is_stopping: bool,
     /// What the connection may still cost in this turn (see `run_queue`).
     pub left: u64,
 }
 
 impl<T> Turn<'_, T> {
-    /// What the server can say of itself now.
+    /// Returns the state of the server, for responses about it.
     fn vitals(&self) -> Vitals<'_> {
         Vitals { metrics: self.metrics, clock: self.clock, dropped_lines: self.log.dropped_lines() }
     }
@@ -217,9 +306,9 @@ type Step = Result<(), Next>;
 /// How soon a connection is closed when a newcomer needs its place: the smallest rank first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Rank {
-    /// A connection that is being answered is closed after all that are not.
-    is_being_answered: bool,
-    /// Among those, the connection that has waited longest is closed first.
+    /// A connection whose response is in flight is closed after all others.
+    is_in_flight: bool,
+    /// Then the connection that has waited longest is closed first.
     since: Instant,
 }
 
@@ -255,23 +344,22 @@ struct Writing {
     then: Then,
 }
 
-/// What happens when an answer has been sent.
+/// What follows a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
+    /// The next request.
     Persist,
-    /// Close if the client has all and nothing more has come; else linger.
+    /// The end. The client sends nothing more.
     Close,
-    /// More is coming from the client, or may be.
+    /// The end. The client may send more.
     Linger,
 }
 
-/// Whether a client takes what it has been sent. The transport takes bytes in large steps, and takes the last ones of an
-/// answer long before the client has them. So a steady reader is known by what it has acknowledged.
+/// Whether the client takes what it is sent.
 struct Progress {
-    /// When it was last seen to take something.
+    /// When the client or the transport was last seen to take something.
     at: Instant,
-    /// What it had not acknowledged when last asked, in bytes; the end of the stream counts as one.
-    /// `None` if more has been sent since.
+    /// What the client had not acknowledged when the transport was last asked; `None` if more was sent since.
     unacknowledged: Option<u64>,
 }
 
@@ -281,20 +369,18 @@ impl Progress {
         *self = Self { at: now, unacknowledged: None };
     }
 
-    /// Compares what is unacknowledged with the last time. Returns whether the client has taken something,
-    /// or may have.
-    fn compare(&mut self, unacknowledged: u64, now: Instant) -> bool {
+    /// Notes what is unacknowledged. If it is less than before, the client has taken something; and perhaps also if
+    /// more was sent in between.
+    fn note_unacknowledged(&mut self, unacknowledged: u64, now: Instant) {
         let before = self.unacknowledged.replace(unacknowledged);
-        let has_taken = before.is_none_or(|before| unacknowledged < before);
-        if has_taken {
+        if before.is_none_or(|before| unacknowledged < before) {
             self.at = now;
         }
-        has_taken
     }
 }
 
 impl Connection {
-    /// A connection that was just accepted.
+    /// Creates a connection that was just accepted.
     #[must_use]
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
         // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
@@ -304,14 +390,14 @@ impl Connection {
         Self { peer, state, progress }
     }
 
-    /// The other end.
+    /// Returns the client's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Works without blocking until the allowance is used up, and only then checks the deadline: after a suspend of the
-    /// machine every deadline has passed, but requests may be waiting.
+    /// Works until the transport would block or the turn is over, and only then checks the deadline: after the machine
+    /// was suspended, every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         match self.work(turn) {
             Next::Wait | Next::Again if turn.clock.now >= self.deadline() => self.expire(turn),
@@ -319,54 +405,54 @@ impl Connection {
         }
     }
 
-    /// When the connection wants a turn even if nothing happens.
+    /// Returns when the connection needs a turn even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } => began + HEAD_TIMEOUT,
-            State::Lingering if !self.is_being_answered() => self.progress.at + LINGER_TIMEOUT,
+            State::Lingering if !self.is_in_flight() => self.progress.at + LINGER_TIMEOUT,
             State::Idle | State::Writing(_) | State::Lingering => self.progress.at + IDLE_TIMEOUT,
         }
     }
 
-    /// Whether the client is taking an answer, so that [`Connection::watch`] is to be called from time to time.
+    /// Whether the client may lack a part of a response.
     #[must_use]
-    pub fn is_being_answered(&self) -> bool {
+    pub fn is_in_flight(&self) -> bool {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
 
-    /// Notes whether the client has taken something. `unacknowledged` is that of the transport, and is called only if
-    /// that matters.
+    /// Notes whether the client makes progress. `unacknowledged` is the transport's, and is called only if a response is
+    /// in flight.
     pub fn watch(&mut self, unacknowledged: impl FnOnce() -> u64, now: Instant) {
-        if self.is_being_answered() {
-            self.progress.compare(unacknowledged(), now);
+        if self.is_in_flight() {
+            self.progress.note_unacknowledged(unacknowledged(), now);
         }
     }
 
     /// Since when nothing has happened that the connection waits for.
     fn waits_since(&self) -> Instant {
         match self.state {
-            State::Receiving { began, .. } if !self.is_being_answered() => began,
+            State::Receiving { began, .. } if !self.is_in_flight() => began,
             _ => self.progress.at,
         }
     }
 
-    /// Whether the connection has waited for long enough to be closed if the server is short of something.
+    /// Whether the connection has made no progress for a while.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         now >= self.waits_since() + STALL_NOTICED
     }
 
-    /// How soon the connection is closed when a newcomer needs its place; `None` if it should not be, because the
-    /// client is taking an answer.
+    /// Returns how soon the connection is closed when a newcomer needs its place; `None` if it is not, because the client
+    /// is taking a response.
     #[must_use]
     pub fn rank(&self, now: Instant) -> Option<Rank> {
-        let is_being_answered = self.is_being_answered();
-        let can_be_closed = !is_being_answered || self.is_stalled(now);
-        can_be_closed.then(|| Rank { is_being_answered, since: self.waits_since() })
+        let is_in_flight = self.is_in_flight();
+        let can_be_closed = !is_in_flight || self.is_stalled(now);
+        can_be_closed.then(|| Rank { is_in_flight, since: self.waits_since() })
     }
 
-    /// How many bytes the connection keeps for itself.
+    /// Returns how many bytes the connection keeps.
     #[must_use]
     pub fn held(&self) -> usize {
         match &self.state {
@@ -376,7 +462,7 @@ impl Connection {
         }
     }
 
-    /// Prepares for the end of the server: closes a connection that waits for nothing.
+    /// Ends the connection unless a response is in flight, because the server stops.
     pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
         match &self.state {
             State::Writing(_) | State::Lingering => Next::Wait,
@@ -428,8 +514,8 @@ impl Connection {
                 let rejection = request::timeout(input);
                 self.refuse(&rejection, turn).err().unwrap_or_else(|| self.work(turn))
             }
-            State::Idle if !self.is_being_answered() => Next::Close(CloseReason::Idle),
-            State::Lingering if !self.is_being_answered() => Next::Close(CloseReason::DidNotClose),
+            State::Idle if !self.is_in_flight() => Next::Close(CloseReason::Idle),
+            State::Lingering if !self.is_in_flight() => Next::Close(CloseReason::DidNotClose),
             State::Idle | State::Writing(_) | State::Lingering => Next::Close(CloseReason::Stalled),
         }
     }
@@ -497,14 +583,14 @@ impl Connection {
         }
     }
 
-    /// Answers bytes that are no request. What the client sends afterwards is not answered.
+    /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> Step {
         let answer = Registry::refuse(rejection);
         self.gather(Err(rejection), &answer, Persistence::Close, turn);
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
-    /// Appends one answer to the output and records it. Returns the part of a file that follows.
+    /// Appends a response to the output, counts it and logs it. Returns the part of a file that follows it.
     fn gather<T>(
         &self,
         request: Result<&Request<'_>, &Rejection>,
@@ -529,7 +615,7 @@ impl Connection {
         }
     }
 
-    /// What the log has of an answer.
+    /// Returns what the log shows of a response.
     fn entry<'a>(
         &self,
         label: &'a str,
@@ -555,8 +641,8 @@ impl Connection {
         }
     }
 
-    /// Sends the output with `part` behind it, and keeps what does not fit. `input` is what came after
-    /// the request. However it ends, the output is empty then: the next client must not receive it.
+    /// Sends the output with `part` behind it, and keeps what does not fit. `input` came after the request. However this
+    /// ends, the output is then empty: the next client must not receive it.
     fn flush<T: Transport>(
         &mut self,
         part: FilePart,
@@ -615,7 +701,7 @@ impl Connection {
 }
 
 impl Writing {
-    /// Goes on sending. Returns when the transport has taken everything.
+    /// Sends until the transport has taken everything.
     fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> Step {
         let now = turn.clock.now;
         while !self.bytes.is_empty() {
