@@ -1,15 +1,15 @@
-//! Decides which client is served next, for how long, and what that costs it. A client that asks little does not wait
-//! for clients that ask much.
+//! Decides which client is served next and for how long. A client that asks little does not wait for clients that ask
+//! much.
 //!
 //! Document: none. The idea is that of a multilevel feedback queue in an operating system's scheduler.
 //!
 //! A client that can do something waits in one of two queues. A *light* client has asked little recently, and a *heavy*
-//! one much. Between two polls of the kernel, the loop serves some clients of each queue: see `server`.
+//! one much. Between two polls of the kernel, the loop serves some clients of each queue:
 //!
 //! ```text
-//!     a client's socket is ready,      light:  C D E      all of them, as a rule
-//!     or its turn was over before  ->
-//!     its work was                     heavy:  A B        some of them
+//!     a client's socket is ready,        light:  C D E      up to 512 of them
+//!     or its turn ended before its  ->
+//!     work did                           heavy:  A B        up to 32 of them
 //! ```
 //!
 //! A *turn* is what one client does before the next is served. All work has a price, in the unit of the cheapest: what it
@@ -17,8 +17,7 @@
 //! quarter of a second. A client that has just used a whole turn is heavy.
 //!
 //! With one queue, a client with one request would wait until each of 4,000 clients that ask without end has had a
-//! turn, and wait again for its next request. The exact order of use would take a search tree, and save a client with
-//! one request a few milliseconds.
+//! turn, and again for its next request.
 //!
 //! Limits: what a turn may cost, and how many turns there are between two polls. A client is in one queue at most.
 //!
@@ -32,26 +31,25 @@ use mio::Token;
 
 use crate::http::response::Content;
 
-/// What one turn may cost, in bytes of a file: a whole layer with its request, which is 150 us of work if the client
-/// takes it as fast as it is sent; or some 20 small requests, because clients that pipeline send 16 at once. With
+/// What one turn may cost. That is enough for a whole layer with its request (150 us of work if the client takes it
+/// as fast as it is sent), and for some 20 small requests, because clients that pipeline send 16 at once. With
 /// 256 KiB, a layer took a third more system calls. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const TURN_COST: u64 = 768 * 1024;
 
-/// How many bytes of a file take as long to send as a small request takes to answer.
+/// How many bytes of a file take as long to send as the response to a small request.
 pub const REQUEST_COST: u64 = 32 * 1024;
 
-/// How many bytes of a file take as long to send as one byte takes to parse or to generate.
+/// How many bytes of a file take as long to send as one byte takes to parse or to generate. A page or a long head then
+/// costs several requests.
 const PROCESSED_BYTE_COST: u64 = 64;
 
-/// How many light clients have a turn between two polls. At least as many as are accepted,
-/// because each of those may need another turn.
+/// How many light clients have a turn between two polls: as many as are accepted, each of which may need another turn.
 const LIGHT_TURNS_PER_POLL: usize = 512;
 
-/// How many heavy clients have a turn between two polls: 5 ms of work if each of them takes a
-/// whole layer, which a network rarely does.
+/// How many heavy clients have a turn between two polls: 5 ms of work if each of them takes a whole layer.
 const HEAVY_TURNS_PER_POLL: usize = 32;
 
-/// After this time, what a client has asked counts half.
+/// After this time, what a client has cost counts half.
 const HALF_LIFE: Duration = Duration::from_millis(250);
 
 /// Returns what a response costs, without the bytes of a file, to a request whose head has so many bytes.
@@ -61,7 +59,7 @@ pub fn cost(head: usize, content: &Content<'_>) -> u64 {
     REQUEST_COST + PROCESSED_BYTE_COST * (head + generated) as u64
 }
 
-/// What a client has cost recently, and where it stands.
+/// What a client has cost recently, and whether it is in a queue.
 pub struct Load {
     /// The cost as of `at`.
     cost: u64,
@@ -71,13 +69,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// The load of a client that has asked nothing yet.
+    /// Returns the load of a client that has asked nothing yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self { cost: 0, at: now, is_queued: false }
     }
 
-    /// Notes that the client has been taken from its queue.
+    /// Notes that the client was taken from its queue.
     pub fn leave_queue(&mut self) {
         self.is_queued = false;
     }

@@ -1,26 +1,25 @@
-//! The event loop: lets one thread serve thousands of clients, each when it has something to do.
+//! Runs the event loop, in which one thread serves thousands of clients.
 //!
 //! Documents: epoll(7), accept(2).
 //!
 //! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
 //! read or room to write. The loop polls the kernel, does for each of those clients what can be done without waiting,
-//! and polls again. Only the poll waits, and at the end the last lines of the log.
+//! and polls again. Nothing but the poll waits, except that the last lines of the log may wait for their reader.
 //!
 //! The kernel reports when a socket *becomes* ready, and does not report it again for the same bytes
-//! ("edge-triggered"). So the loop must remember a client that it has not served to the end. Such a client waits in
+//! ("edge-triggered"). So the loop must remember a client whose work is not finished. Such a client waits in
 //! the run queue (see `run_queue`). While the queue is not empty, the poll does not wait.
 //!
-//! Between two polls the loop does a bounded amount of work: it accepts some connections, and serves some light clients
-//! and fewer heavy ones. That takes some tens of milliseconds at worst, or a hundred if hundreds of newcomers take a
-//! whole layer each as fast as it is sent. So a newcomer is noticed soon, however many clients ask without end.
+//! Between two polls the loop does a bounded amount of work: it serves some light clients and fewer heavy ones, and
+//! accepts some connections. So a newcomer is noticed soon, however many clients send requests without end.
 //!
-//! Limits: how many connections there are, how much of heads and responses they hold, and how much their sockets queue:
-//! see `budget`. When one of the first two is reached, connections are closed for others: see `clients`. So thousands
-//! of clients that say nothing cannot keep out one that speaks. When the third is reached, readers are served in smaller
+//! Limits: the number of connections, the bytes of heads and responses that they hold, and the bytes that their sockets
+//! queue (see `budget`). When one of the first two is reached, connections are closed (see `clients`): thousands of
+//! silent clients must not keep out one that sends a request. When the third is reached, responses are sent in smaller
 //! pieces. `connection` has the limits of each connection.
 //!
-//! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of
-//! memory (`cargo bench` measures it).
+//! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of memory
+//! (`cargo bench` measures it).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -45,33 +44,32 @@ use crate::run_queue::{Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
 
-/// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', the
+/// The number of descriptors that are not connections: the standard three, epoll's, the listener's, the signals', the
 /// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// Returns how much memory the process itself must have, in bytes: for what connections keep, for their table (an
-/// idle connection costs less than 600 bytes), and 4 MiB for turns, the log, and what lies unused between pieces of
-/// memory. A process that gets no memory when it needs some aborts, so the server does not start with less.
+/// Returns how much memory the process needs at most, in bytes: for what connections hold, for their table (640 bytes
+/// for each), and 4 MiB for turns, the log and fragmentation. The server does not start with less, because an
+/// allocation that fails aborts the process.
 #[must_use]
 pub fn needed_memory(budget: &Budget) -> usize {
     budget.held + budget.connections * 640 + 4 * 1024 * 1024
 }
 
-/// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
+/// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many events a poll returns at most: all there can be, or a client would wait for several polls until its
-/// event is returned.
+/// How many events a poll returns at most: all that there can be. Otherwise a client might wait for several polls.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
-/// The least time between two checks of all clients. So a deadline is noticed that much too late at worst.
+/// The time between two checks of all clients. A deadline is noticed this much too late at worst.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The time between two checks while a client waits for memory: a reader that has just its guaranteed share then gets
-/// up to 400 KB a second.
+/// The time between two checks while a client waits for memory. A reader that has no more than its guaranteed share
+/// then receives up to 400 KB per second.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long the log waits to try again when nothing reads it.
+/// The time between two attempts to write the log when nothing reads it.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 const LISTENER: Token = Token(usize::MAX);
@@ -102,11 +100,11 @@ pub struct Server {
 }
 
 impl Server {
-    /// Puts a server together. `layers` are the files that the registry's answers refer to.
+    /// Creates a server. `layers` are the files to which the registry's responses refer.
     ///
     /// # Errors
     ///
-    /// When the system denies a descriptor, and when it has none left for a client.
+    /// If the system denies a descriptor, or has none left for a client.
     pub fn new(
         listener: std::net::TcpListener,
         signals: Signals,
@@ -120,7 +118,7 @@ impl Server {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
         let log_writer = LogWriter::open(clock.now);
-        // A server that can accept no client at all should say so now.
+        // A server that can accept no client at all must not start.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
             let descriptors = system::raise_descriptor_limit();
             let message = format!("{descriptors} open files are too few to accept a client: {error}");
@@ -146,8 +144,7 @@ impl Server {
         })
     }
 
-    /// Drops the rights that serving does not need (see `confinement`). Where that is not allowed, the server
-    /// serves with them, and logs it.
+    /// Drops the rights that serving does not need (see `confinement`). Where the system does not allow that, logs it.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
             self.log
@@ -155,12 +152,12 @@ impl Server {
         }
     }
 
-    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when they have
-    /// finished or the grace is over, and the signal's number if a second one ends it.
+    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when they have finished or
+    /// [`GRACE`] is over, and the signal's number if a second one ends the server.
     ///
     /// # Errors
     ///
-    /// When it cannot wait for events, which only a bug could bring about.
+    /// If waiting for events fails, which only a bug could cause.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
@@ -173,7 +170,7 @@ impl Server {
             }
             self.clock.tick();
             let mut is_signalled = false;
-            // 2. Note what the kernel reports. A client that can go on is put into the run queue.
+            // 2. Note what the kernel reports. A client that can continue is put into the run queue.
             for event in &events {
                 match event.token() {
                     LISTENER => self.acceptor.note_event(),
@@ -181,8 +178,8 @@ impl Server {
                     token => self.note_event(token, event),
                 }
             }
-            // 3. Obey signals: the first lets transfers finish, the second does not. The event says that a
-            //    signal has come, even if its number cannot be read. Only the second's number matters.
+            // 3. Obey signals: the first lets transfers finish, the second does not. The event shows that a
+            //    signal has come, even if its number cannot be read. Only the second signal's number matters.
             while is_signalled {
                 let signal = self.signals.take();
                 is_signalled = signal.is_some();
@@ -209,7 +206,7 @@ impl Server {
                 self.log_writer.write_last(&mut self.log, &self.clock);
                 return Ok(None);
             }
-            // 8. Write the log if there is nothing else to do, or if it has waited for long.
+            // 8. Write the log if there is nothing else to do, or if the last write was some time ago.
             let is_idle = events.is_empty() && self.run_queue.is_empty();
             if is_idle || self.log_writer.is_due(self.clock.now) {
                 self.log_writer.write(&mut self.log, &self.clock);
@@ -217,8 +214,8 @@ impl Server {
         }
     }
 
-    /// Returns how long to wait for events; not at all while there is something to do, if only to write the log.
-    /// So a busy server writes many lines at once, and polls once more before it goes to sleep.
+    /// Returns how long to wait for events: not at all while there is something to do, such as writing the log. So a
+    /// busy server writes many lines at once, and polls once more before it sleeps.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
@@ -229,7 +226,7 @@ impl Server {
         Some(first.saturating_duration_since(now))
     }
 
-    /// Notes what the kernel reports of a client's socket.
+    /// Notes what the kernel reports about a client's socket.
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
             client.socket.note_event(event);
@@ -237,23 +234,23 @@ impl Server {
         }
     }
 
-    /// Accepts some of the connections that wait.
+    /// Accepts some of the connections in the backlog.
     fn accept(&mut self) {
         let mut has_evicted = false;
         for _ in 0..ACCEPTS_PER_POLL {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
-            // Before a connection is closed for a newcomer, make sure that there is one.
+            // No connection is closed before there is a newcomer.
             let is_full = self.clients.count() >= self.budget.connections;
             if is_full && self.acceptor.poll_backlog() {
-                // One scan of all clients in a pass bounds its time.
+                // One scan of all clients between two polls is enough.
                 if has_evicted {
                     return;
                 }
                 has_evicted = self.make_places();
                 if !has_evicted {
-                    return self.pause_accepting("all clients are being answered");
+                    return self.pause_accepting("all connections have a response in flight");
                 }
             }
             match self.acceptor.accept(&mut self.metrics) {
@@ -276,9 +273,9 @@ impl Server {
         }
     }
 
-    /// Serves a newcomer, and then registers its socket. As a rule its request is there; and a client that wants only
-    /// one response is gone before its socket is registered. No event is lost in between: the kernel reports what
-    /// is there when the socket is registered.
+    /// Serves a newcomer, and then registers its socket. Its request has usually come, and a client that wants only one
+    /// response is gone before its socket is registered. No event is lost: when a socket is registered, the kernel
+    /// reports what has come already.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
@@ -339,8 +336,8 @@ impl Server {
         }
     }
 
-    /// Closes connections until what the others hold is below the budget. Some more is released than is needed now, or
-    /// the next head would need another scan.
+    /// Closes connections until what the others hold is below the budget. Releases some more than is needed now, because
+    /// otherwise the next head would cause another scan.
     fn release_memory(&mut self) {
         for token in self.clients.holders(self.clock.now) {
             if self.clients.held() <= self.budget.held / 8 * 7 {
@@ -350,9 +347,9 @@ impl Server {
         }
     }
 
-    /// Closes connections for newcomers. Returns whether there were any that could be closed.
+    /// Closes connections for newcomers. Returns whether there were any to close.
     fn make_places(&mut self) -> bool {
-        // Some may have taken their answers since they were last asked.
+        // Some clients may have taken their responses since the last check.
         self.watch();
         let evictable = self.clients.evictable(self.clock.now);
         let is_any = !evictable.is_empty();
@@ -391,7 +388,7 @@ impl Server {
         if self.clients.queued() > self.budget.queued {
             self.clients.measure();
         }
-        // While clients wait for memory, there are more checks. Those are for readers that read.
+        // The checks that are added while memory is short are for readers that read.
         let is_for_all = now >= self.watched_at + CHECK_PAUSE;
         if is_for_all {
             self.watched_at = now;
@@ -414,15 +411,15 @@ impl Server {
         }
     }
 
-    /// Returns how many bytes all sockets together may queue before each is limited to its guaranteed share.
+    /// Returns how many more bytes all sockets together may queue before each is limited to its guaranteed share.
     fn spare(&self) -> u64 {
         self.budget.queued.saturating_sub(self.clients.queued())
     }
 
-    /// Closes the listener and the connections that wait for nothing. The others have the grace to finish.
+    /// Closes the listener and the connections without a response in flight. The others have [`GRACE`] to finish.
     fn stop(&mut self) {
-        // When the listener is closed, the kernel resets the connections that wait to be accepted. They
-        // came before the signal, so they are accepted first, up to the limit.
+        // When the listener is closed, the kernel resets the connections in the backlog. They came before the signal, so
+        // they are accepted first, up to the limit.
         self.acceptor.resume(self.clock.now);
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
@@ -435,7 +432,7 @@ impl Server {
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
         for token in self.clients.tokens() {
-            // What has arrived before the signal is answered, even if the kernel has not been asked for it yet.
+            // A request that came before the signal has a response, even if its event has not been reported yet.
             if let Some(client) = self.clients.find(token) {
                 client.socket.expect_input();
             }
