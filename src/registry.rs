@@ -48,6 +48,46 @@
 //! gets the same index, whatever it accepts. The list of tags does not have these tags: people and tools look
 //! there for versions, and a client that wants referrers computes their tag.
 //!
+//! # Example
+//!
+//! ```
+//! use quinistry::clock::Clock;
+//! use quinistry::http::request::{FieldStorage, parse};
+//! use quinistry::http::response::{Content, Status};
+//! use quinistry::image::Image;
+//! use quinistry::image::layer::Executable;
+//! use quinistry::metrics::{Metrics, Vitals};
+//! use quinistry::registry::Registry;
+//!
+//! # // The smallest file that passes for an executable: an ELF header with one program header.
+//! # let mut executable = vec![0; 64 + 56];
+//! # executable[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+//! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
+//! #     executable[at] = byte;
+//! # }
+//! # let clock = Clock::start();
+//! # let metrics = Metrics::new(&clock, None);
+//! # let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+//! // An executable becomes a layer, the layer an image, and the image a registry.
+//! let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
+//! let mut content = Vec::new();
+//! let layer = executable.pack(&mut content).expect("a Vec takes everything");
+//! let (_, image) = Image::assemble(vec![(content, layer)]);
+//! let digest = image.index.descriptor.digest.to_string();
+//! let registry = Registry::new(image);
+//!
+//! // The tag stands for the index.
+//! let head = b"GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
+//! let mut storage = FieldStorage::default();
+//! let (request, _) = parse(head, 0, &mut storage).expect("valid").expect("complete");
+//! let response = registry.answer(&request, &vitals).response;
+//! assert_eq!(response.status, Status::Ok);
+//! assert_eq!(response.field("Docker-Content-Digest"), Some(digest.as_bytes()));
+//! let Content::Bytes(index) = response.content else { unreachable!("only a layer is a file") };
+//! let index: serde_json::Value = serde_json::from_slice(&index).expect("it is JSON");
+//! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
+//! ```
+//!
 //! Deliberately absent: writing anything, authentication, compression on the way, and, where a tag is asked
 //! for, weights in `Accept` other than 0. If a client takes several types, the table decides.
 
