@@ -201,6 +201,24 @@ fn thousands_of_clients_that_say_nothing_do_not_keep_out_one_that_does() {
 }
 
 #[test]
+fn a_client_whose_request_has_come_is_not_evicted_though_it_has_been_idle_for_longest() {
+    // 24 places, all of them taken.
+    let server = with_limit(40);
+    let mut idle: Vec<Client> = (0..24).map(|_| server.connect_idle()).collect();
+    // Until the server has checked that they have their responses.
+    std::thread::sleep(Duration::from_millis(600));
+    server.signal(libc::SIGSTOP);
+    idle[0].send_request("GET /v2/", &[]);
+    let mut newcomers: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    newcomers.iter_mut().for_each(|client| client.send_request("GET /v2/", &[]));
+    server.signal(libc::SIGCONT);
+    for client in newcomers.iter_mut().chain([&mut idle[0]]) {
+        assert_eq!(client.answer_to("GET /v2/").status, 200);
+    }
+    server.wait_for_log("a newcomer needs its place");
+}
+
+#[test]
 fn readers_that_stall_do_not_keep_out_one_that_reads() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
