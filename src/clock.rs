@@ -36,13 +36,11 @@ pub struct Clock {
 
 impl Clock {
     /// Reads the clock.
-    #[must_use]
     pub fn start() -> Self {
         Self::at(Instant::now(), since_epoch())
     }
 
     /// Returns a given moment; `since_epoch` is its time on the calendar.
-    #[must_use]
     pub fn at(now: Instant, since_epoch: Duration) -> Self {
         let unix = since_epoch.as_secs();
         Self { now, unix, http_date: http_date(unix), rfc3339: rfc3339(unix) }
@@ -59,19 +57,16 @@ impl Clock {
     }
 
     /// The seconds since the epoch.
-    #[must_use]
     pub fn unix(&self) -> u64 {
         self.unix
     }
 
     /// `Sun, 06 Nov 1994 08:49:37 GMT`
-    #[must_use]
     pub fn http_date(&self) -> &str {
         &self.http_date
     }
 
     /// `1994-11-06T08:49:37Z`
-    #[must_use]
     pub fn rfc3339(&self) -> &str {
         &self.rfc3339
     }
@@ -84,7 +79,6 @@ fn since_epoch() -> Duration {
 }
 
 /// Formats a time in seconds since the epoch, as RFC 3339 has it.
-#[must_use]
 pub fn rfc3339(unix: u64) -> String {
     let Date { year, month, day, .. } = date(unix);
     let (hour, minute, second) = time(unix);

@@ -172,7 +172,6 @@ impl Filter {
     const ROOM: usize = 128;
 
     /// Builds the filter for an architecture and its table of calls.
-    #[must_use]
     pub const fn new(architecture: u32, rules: &[(c_long, Verdict)]) -> Self {
         let nothing = sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
         let mut filter = Self { instructions: [nothing; Self::ROOM], length: 0 };
@@ -192,7 +191,6 @@ impl Filter {
     }
 
     /// The instructions.
-    #[must_use]
     pub fn instructions(&self) -> &[sock_filter] {
         &self.instructions[..self.length]
     }

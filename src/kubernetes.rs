@@ -21,7 +21,6 @@ pub const CHILD: &str = include_str!("../k8s/child.yaml");
 
 /// Pins a manifest to an image: to its digest, and to nodes of the architectures that it carries. All
 /// other lines, comments included, stay as they are.
-#[must_use]
 pub fn pin(manifest: &str, image: &Image) -> String {
     let digest = image.index.descriptor.digest;
     let architectures: Vec<_> = image.platforms.iter().map(|platform| platform.layer.architecture).collect();
