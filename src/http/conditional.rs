@@ -38,7 +38,6 @@ pub enum Selection {
 
 /// Decides what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is
 /// strong. Content without an entity tag has no ranges.
-#[must_use]
 pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     let has = |field: &str| request.field_bytes(field).next().is_some();
     if !["if-match", "if-none-match", "range"].into_iter().any(has) {

@@ -55,13 +55,11 @@ statuses! {
 
 impl Status {
     /// Whether the status is a client or server error (4xx or 5xx).
-    #[must_use]
     pub fn is_error(self) -> bool {
         self.code() >= 400
     }
 
     /// The number of the status, such as 404.
-    #[must_use]
     pub fn code(self) -> u16 {
         self as u16
     }
@@ -90,13 +88,11 @@ impl FilePart {
     pub const NONE: Self = Self { file: 0, range: 0..0 };
 
     /// The length in bytes.
-    #[must_use]
     pub fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
 
     /// Whether there is nothing to send.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
@@ -107,7 +103,6 @@ impl Content<'_> {
     pub const NONE: Self = Self::Bytes(Cow::Borrowed(&[]));
 
     /// The length in bytes.
-    #[must_use]
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -116,7 +111,6 @@ impl Content<'_> {
     }
 
     /// Whether there is nothing to send.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -165,14 +159,12 @@ impl<'a> Response<'a> {
     }
 
     /// Makes a response with content that was generated for it.
-    #[must_use]
     pub fn generated(status: Status, media_type: &str, content: Vec<u8>) -> Self {
         let fields = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", content.len());
         Self::new(status, fields.into_bytes(), Content::Bytes(content.into()))
     }
 
     /// Adds a field line. `value` must not contain CR or LF.
-    #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         debug_assert!(!value.contains(['\r', '\n']), "a value must stay on its line");
         self.fields.to_mut().extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
@@ -180,7 +172,6 @@ impl<'a> Response<'a> {
     }
 
     /// Removes the field lines with these names.
-    #[must_use]
     pub fn without(mut self, names: &[&str]) -> Self {
         let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
         let kept = lines.filter(|line| names.iter().all(|name| field_value(line, name).is_none()));
@@ -189,13 +180,11 @@ impl<'a> Response<'a> {
     }
 
     /// Returns the value of the response's own field with that name. The comparison is case-sensitive.
-    #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.split_inclusive(|&byte| byte == b'\n').find_map(|line| field_value(line, name))
     }
 
     /// Turns a 200 into a 206 with these bytes of its content (RFC 9110 section 15.3.7).
-    #[must_use]
     pub fn part(self, range: Range<u64>) -> Self {
         let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.content.len());
         let length = (range.end - range.start).to_string();
