@@ -24,7 +24,7 @@ use crate::system;
 pub const ACCEPTS_PER_POLL: usize = 512;
 
 /// How long no connection is accepted after the system had no room for one. Go begins with 5 ms and doubles that up to
-/// 1 s. HAProxy waits 100 ms.
+/// 1 s. haproxy waits 100 ms.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often a shortage is logged while it lasts.

@@ -21,7 +21,7 @@
 
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
-use crate::http::syntax::TOKEN;
+use crate::http::syntax::token;
 use crate::kinds::Endpoint;
 
 /// The longest name of a client that is shown. `go-containerregistry` has 20 bytes.
@@ -169,7 +169,7 @@ pub fn explain<'a>(
 /// Returns the client's own name. RFC 9110 section 10.1.5: the first product is the client.
 fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let product = request.field_lines("user-agent").next()?.split(['/', ' ']).next()?;
-    TOKEN.text(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
+    token(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
 }
 
 fn explain_success(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {

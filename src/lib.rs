@@ -27,7 +27,7 @@
 //!     main.rs              runs the command of the command line        options server budget registry
 //!                                                                      welcome kubernetes health
 //!                                                                      image/archive image image/layer
-//!                                                                      image/sbom image/tar log system
+//!                                                                      image/sbom log system
 //!     options.rs           parses the command line                     kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
 //!                                                                      budget connection registry

@@ -35,7 +35,7 @@ use std::time::Duration;
 use quinistry::budget::{self, Budget};
 use quinistry::health;
 use quinistry::image::layer::Executable;
-use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive, sbom, tar};
+use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive, sbom};
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
 use quinistry::options::{self, Command, HELP};
@@ -219,7 +219,7 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
-                return Err(io::Error::other("not a regular file").into());
+                return Err(io::Error::other("not a regular file"));
             }
             Executable::check(file, metadata.len())
         };
@@ -306,7 +306,7 @@ fn save(with: &[String]) -> Result<(), Error> {
     }
     let (layers, image) = pack(open(with)?, None)?;
     write(|stdout| {
-        let contents = layers.iter().map(SealedFile::content).collect::<Result<Vec<_>, _>>()?;
+        let contents = layers.iter().map(SealedFile::content).collect::<io::Result<Vec<_>>>()?;
         archive::write(&image, contents, stdout)
     })
 }
@@ -317,14 +317,14 @@ fn digest_line(image: &Image) -> String {
 }
 
 fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
-    write(|stdout| Ok(stdout.write_all(text.as_ref())?))
+    write(|stdout| stdout.write_all(text.as_ref()))
 }
 
 /// Writes to standard output.
-fn write(content: impl FnOnce(&mut File) -> Result<(), tar::Error>) -> Result<(), Error> {
-    content(&mut system::stdout()).map_err(|error| match error {
-        tar::Error::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => Error::ClosedPipe,
-        error => Error::Failed(format!("cannot write to standard output: {error}")),
+fn write(content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
+    content(&mut system::stdout()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Error::ClosedPipe,
+        _ => Error::Failed(format!("cannot write to standard output: {error}")),
     })
 }
 
