@@ -38,7 +38,8 @@
 //!                no request at all                      answered (refuse)      respond
 //!     answered:  all of it fits the transport           as for "sent" below    flush
 //!                it does not fit                        Writing                flush
-//!     sent:      nothing more has come                  Idle                   proceed
+//!     sent:      a fault wants a reset                  closed: FaultReset     proceed
+//!                nothing more has come                  Idle                   proceed
 //!                more has come                          Pending                proceed
 //!                it was the last answer, the client     closed: LastAnswer     proceed
 //!                  has it, and nothing more has come
@@ -75,10 +76,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::explain::explain;
+use crate::explain::{explain, explain_fault};
+use crate::fault::{Applied, Faults};
 use crate::http::request::{self, FieldStorage, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
-use crate::kinds::CloseReason;
+use crate::kinds::{CloseReason, Fault};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Answer, Registry};
@@ -181,6 +183,8 @@ pub struct Turn<'t, T> {
     pub transport: &'t mut T,
     /// Answers requests.
     pub registry: &'t Registry,
+    /// Makes responses wrong on purpose.
+    pub faults: &'t mut Faults,
     /// The time.
     pub clock: &'t Clock,
     /// Records answers.
@@ -195,10 +199,12 @@ pub struct Turn<'t, T> {
     pub left: Allowance,
 }
 
-impl<T> Turn<'_, T> {
-    /// What the server can say of itself now.
-    fn vitals(&self) -> Vitals<'_> {
-        Vitals { metrics: self.metrics, clock: self.clock, dropped_lines: self.log.dropped_lines() }
+impl<'t, T> Turn<'t, T> {
+    /// Answers a request. Returns what is wrong with the response on purpose, if anything.
+    fn answer(&mut self, request: &Request<'_>) -> (Answer<'t>, Option<Applied>) {
+        let dropped_lines = self.log.dropped_lines();
+        let vitals = Vitals { metrics: self.metrics, clock: self.clock, dropped_lines };
+        self.faults.answer(self.registry, request, &vitals)
     }
 }
 
@@ -273,6 +279,8 @@ enum Then {
     Close,
     /// More is coming from the client, or may be.
     Linger,
+    /// Reset the connection, because a fault wants it.
+    Reset,
 }
 
 /// Whether a client takes what it has been sent. The transport takes bytes in large steps, and takes the last ones of an
@@ -525,7 +533,6 @@ impl Connection {
         began: Instant,
         turn: &mut Turn<'_, T>,
     ) -> io::Result<Step> {
-        let registry = turn.registry;
         let (mut rest, mut storage) = (&*input, FieldStorage::default());
         loop {
             let (request, length) = match request::parse(rest, searched, &mut storage) {
@@ -538,14 +545,19 @@ impl Connection {
                 Err(rejection) => return self.refuse(&rejection, turn),
             };
             (rest, searched) = (&rest[length..], 0);
-            let answer = registry.answer(&request, &turn.vitals());
+            let (answer, fault) = turn.answer(&request);
             turn.left.pay(cost(length, &answer.response.content));
-            let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
-            let part = self.gather(Ok(&request), &answer, persistence, turn);
+            let asked = if turn.is_stopping { Persistence::Close } else { request.persistence };
+            let persistence = fault.map_or(asked, |fault| fault.persistence(asked));
+            let part = self.gather(Ok(&request), &answer, fault, persistence, turn);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
                 let is_all = rest.is_empty() && !request.has_body;
-                let then = if is_all { Then::Close } else { Then::Linger };
+                let then = match fault {
+                    Some(Applied { fault: Fault::Reset, .. }) => Then::Reset,
+                    _ if is_all => Then::Close,
+                    _ => Then::Linger,
+                };
                 return self.flush(part, &[], then, turn);
             }
             let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left.requests == 0;
@@ -558,7 +570,7 @@ impl Connection {
     /// Answers bytes that are no request. What the client sends afterwards is not answered.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> io::Result<Step> {
         let answer = Registry::refuse(rejection);
-        self.gather(Err(rejection), &answer, Persistence::Close, turn);
+        self.gather(Err(rejection), &answer, None, Persistence::Close, turn);
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
@@ -567,15 +579,19 @@ impl Connection {
         &self,
         request: Result<&Request<'_>, &Rejection>,
         answer: &Answer<'_>,
+        fault: Option<Applied>,
         persistence: Persistence,
         turn: &mut Turn<'_, T>,
     ) -> FilePart {
         let Answer { endpoint, response } = answer;
         turn.metrics.note_answer(*endpoint, response.status);
+        if let Some(Applied { rule, .. }) = fault {
+            turn.metrics.note_fault(rule);
+        }
         let output = &mut turn.buffers.output;
         response.write_head(turn.clock.http_date(), persistence, output);
         if let Some(label) = answer.label() {
-            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, turn.log));
+            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, fault, turn.log));
         }
         match &response.content {
             Content::Bytes(bytes) => {
@@ -593,6 +609,7 @@ impl Connection {
         label: &'a str,
         request: Result<&Request<'a>, &Rejection>,
         answer: &Answer<'_>,
+        fault: Option<Applied>,
         log: &Log,
     ) -> Entry<'a> {
         let Answer { endpoint, response } = answer;
@@ -600,8 +617,13 @@ impl Connection {
             Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
             Err(rejection) => (["-", rejection.reason], None),
         };
-        let explanation =
-            if log.wants_explanations() { explain(request.ok(), *endpoint, response.status) } else { None };
+        let explanation = match (request, fault) {
+            _ if !log.wants_explanations() => None,
+            (Ok(request), Some(Applied { fault, .. })) => {
+                explain_fault(request, *endpoint, response.status, fault)
+            }
+            _ => explain(request.ok(), *endpoint, response.status),
+        };
         Entry {
             label,
             request: shown,
@@ -609,6 +631,7 @@ impl Connection {
             length: response.content.len(),
             peer: self.peer,
             user_agent: user_agent.unwrap_or_default(),
+            fault: fault.map(|Applied { fault, .. }| fault.name()),
             explanation,
         }
     }
@@ -651,6 +674,7 @@ impl Connection {
             Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
                 return Ok(Step::End(Next::Close(CloseReason::LastAnswer)));
             }
+            Then::Reset => return Ok(Step::End(Next::Close(CloseReason::FaultReset))),
             Then::Persist if !turn.is_stopping => {
                 self.state = if input.is_empty() {
                     State::Idle { since: now }

@@ -23,6 +23,7 @@
 //! memory (`cargo bench` measures it).
 
 use std::io;
+use std::mem::take;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -37,6 +38,7 @@ use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
 use crate::connection::{Buffers, Connection, Next, Turn};
+use crate::fault::{FLIPPED, Faults};
 use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
@@ -86,6 +88,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 /// A listening server, ready to run.
 pub struct Server {
     registry: Registry,
+    faults: Faults,
     layers: Vec<SealedFile>,
     poll: Poll,
     signals: Signals,
@@ -138,6 +141,7 @@ impl Server {
         })?;
         Ok(Self {
             registry,
+            faults: Faults::default(),
             layers,
             poll,
             signals,
@@ -156,6 +160,21 @@ impl Server {
             grace_ends: None,
             failed_waits: 0,
         })
+    }
+
+    /// Makes some responses wrong on purpose.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no memory for the copies of the layers in which a byte is wrong.
+    pub fn set_faults(&mut self, mut faults: Faults) -> io::Result<()> {
+        self.metrics.faults = take(&mut faults.counts);
+        faults.layers = self.layers.len();
+        for index in 0..if faults.flips() { faults.layers } else { 0 } {
+            self.layers.push(self.layers[index].with_wrong_byte(FLIPPED)?);
+        }
+        self.faults = faults;
+        Ok(())
     }
 
     /// Drops the rights that serving does not need (see `confinement`). Where that is not allowed, the server
@@ -351,6 +370,7 @@ impl Server {
             let mut turn = Turn {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
+                faults: &mut self.faults,
                 clock: &self.clock,
                 log: &mut self.log,
                 metrics: &mut self.metrics,
@@ -417,7 +437,7 @@ impl Server {
             let event = format!("Closing {}: {explanation}", client.connection.peer());
             self.log.event(self.clock.rfc3339(), &event);
         }
-        client.socket.close();
+        client.socket.close(reason == CloseReason::FaultReset);
     }
 
     /// Notes which clients take their answers.

@@ -95,9 +95,10 @@ impl Socket {
     }
 
     /// Closes the socket. If the other end has not acknowledged all, the connection is reset: otherwise the kernel would
-    /// keep what is queued for minutes, and nothing would limit how much that is.
-    pub fn close(self) {
-        if self.unacknowledged() > 0 {
+    /// keep what is queued for minutes, and nothing would limit how much that is. With `wants_reset`, it is reset in any
+    /// case.
+    pub fn close(self, wants_reset: bool) {
+        if wants_reset || self.unacknowledged() > 0 {
             system::reset_when_closed(self.stream.as_fd());
         }
     }

@@ -212,6 +212,15 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
+/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be small. Those of the loopback
+/// device have 64 KiB.
+pub fn limit_rate(listener: BorrowedFd<'_>, rate: u64) {
+    let rate = c_int::try_from(rate).unwrap_or(c_int::MAX);
+    let _ = set_option(listener, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, rate);
+    let _ = set_option(listener, libc::IPPROTO_TCP, libc::TCP_MAXSEG, 1400);
+}
+
 fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
     let length = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: the pointer is to a c_int that outlives the call, and the length is a c_int's.
@@ -310,15 +319,40 @@ impl SealedFile {
     pub fn create<T, E: From<io::Error>>(
         write: impl FnOnce(&mut dyn Write) -> Result<T, E>,
     ) -> Result<(Self, T), E> {
+        let mut file = Self::open()?;
+        let result = write(&mut file)?;
+        Ok((Self::seal(file)?, result))
+    }
+
+    /// Creates a copy in which the byte at `offset` is wrong.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no memory for it.
+    pub fn with_wrong_byte(&self, offset: u64) -> io::Result<Self> {
+        let file = Self::open()?;
+        let (mut copied, mut byte) = (0, [0]);
+        while copied < self.size {
+            // A sealed file does not end too soon.
+            copied += self.send(file.as_fd(), copied..self.size)? as u64;
+        }
+        file.read_at(&mut byte, offset)?;
+        file.write_at(&[!byte[0]], offset)?;
+        Self::seal(file)
+    }
+
+    fn open() -> io::Result<File> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name is a C string; memfd_create(2) only reads it.
-        let mut file = File::from(own(unsafe { libc::memfd_create(c"layer".as_ptr(), flags) })?);
-        let result = write(&mut file)?;
+        Ok(own(unsafe { libc::memfd_create(c"layer".as_ptr(), flags) })?.into())
+    }
+
+    fn seal(file: File) -> io::Result<Self> {
         let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
         // SAFETY: F_ADD_SEALS takes an integer.
         check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
         let size = file.metadata()?.len();
-        Ok((Self { file, size }, result))
+        Ok(Self { file, size })
     }
 
     /// Returns a reader of the whole content.
