@@ -39,6 +39,7 @@
 //!     Lingering        ->  closed: LastResponse the client has the response and has sent  [discard]
 //!                                               its end
 //!     Lingering        ->  closed: DidNotClose  it has the response and sent no end       [expire]
+//!     Writing          ->  closed: FaultReset   a fault of `--fault` wants a reset         [proceed]
 //!     any              ->  closed: Broken       the transport failed                      [turn]
 //! ```
 //!
@@ -79,6 +80,7 @@
 //! };
 //! use quinistry::http::response::FilePart;
 //! use quinistry::kinds::CloseReason;
+//! # use quinistry::fault::Faults;
 //! # use quinistry::image::{Image, layer::Executable};
 //! # use quinistry::log::Log;
 //! # use quinistry::metrics::Metrics;
@@ -127,7 +129,7 @@
 //! # let mut content = Vec::new();
 //! # let layer = executable.pack(&mut content).expect("a Vec takes everything");
 //! # let registry = Registry::new(Image::assemble(vec![(content, layer)]).1);
-//! # let (mut buffers, mut log) = (Buffers::default(), Log::new(false));
+//! # let (mut buffers, mut faults, mut log) = (Buffers::default(), Faults::default(), Log::new(false));
 //! let clock = Clock::start();
 //! # let mut metrics = Metrics::new(&clock, None);
 //! let mut client = Script::default();
@@ -137,6 +139,7 @@
 //!         transport: client,
 //!         registry: &registry,
 //!         clock: &clock,
+//! #       faults: &mut faults,
 //! #       log: &mut log,
 //! #       metrics: &mut metrics,
 //! #       buffers: &mut buffers,
@@ -165,10 +168,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::explain::explain;
+use crate::explain::{explain, explain_fault};
+use crate::fault::{Applied, Faults};
 use crate::http::request::{self, FieldStorage, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
-use crate::kinds::CloseReason;
+use crate::kinds::{CloseReason, Fault};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Answer, Registry};
@@ -258,6 +262,8 @@ pub struct Turn<'t, T> {
     pub transport: &'t mut T,
     /// What is served.
     pub registry: &'t Registry,
+    /// Makes responses wrong on purpose.
+    pub faults: &'t mut Faults,
     /// The time.
     pub clock: &'t Clock,
     /// Where responses are logged.
@@ -272,10 +278,12 @@ pub struct Turn<'t, T> {
     pub left: u64,
 }
 
-impl<T> Turn<'_, T> {
-    /// Returns the state of the server, for responses about it.
-    fn vitals(&self) -> Vitals<'_> {
-        Vitals { metrics: self.metrics, clock: self.clock, dropped_lines: self.log.dropped_lines() }
+impl<'t, T> Turn<'t, T> {
+    /// Responds to a request. Also returns what is wrong with the response on purpose, if anything.
+    fn answer(&mut self, request: &Request<'_>) -> (Answer<'t>, Option<Applied>) {
+        let dropped_lines = self.log.dropped_lines();
+        let vitals = Vitals { metrics: self.metrics, clock: self.clock, dropped_lines };
+        self.faults.answer(self.registry, request, &vitals)
     }
 }
 
@@ -353,6 +361,8 @@ enum Then {
     Close,
     /// The end. The client may send more.
     Linger,
+    /// Reset the connection, because a fault wants it.
+    Reset,
 }
 
 /// Whether the client takes what it is sent.
@@ -548,7 +558,6 @@ impl Connection {
     /// Responds to the requests in `input`. If there is not one whole request, keeps the beginning of the head, which
     /// began to come at `began`.
     fn respond<T: Transport>(&mut self, input: &[u8], began: Instant, turn: &mut Turn<'_, T>) -> Step {
-        let registry = turn.registry;
         let (mut rest, mut storage) = (input, FieldStorage::default());
         loop {
             let (request, length) = match request::parse(rest, &mut storage) {
@@ -561,14 +570,19 @@ impl Connection {
                 Err(rejection) => return self.refuse(&rejection, turn),
             };
             rest = &rest[length..];
-            let answer = registry.answer(&request, &turn.vitals());
+            let (answer, fault) = turn.answer(&request);
             turn.left = turn.left.saturating_sub(cost(length, &answer.response.content));
-            let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
-            let part = self.gather(Ok(&request), &answer, persistence, turn);
+            let asked = if turn.is_stopping { Persistence::Close } else { request.persistence };
+            let persistence = fault.map_or(asked, |fault| fault.persistence(asked));
+            let part = self.gather(Ok(&request), &answer, fault, persistence, turn);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
                 let is_all = rest.is_empty() && !request.has_body;
-                let then = if is_all { Then::Close } else { Then::Linger };
+                let then = match fault {
+                    Some(Applied { fault: Fault::Reset, .. }) => Then::Reset,
+                    _ if is_all => Then::Close,
+                    _ => Then::Linger,
+                };
                 return self.flush(part, &[], then, turn);
             }
             let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left == 0;
@@ -581,7 +595,7 @@ impl Connection {
     /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> Step {
         let answer = Registry::refuse(rejection);
-        self.gather(Err(rejection), &answer, Persistence::Close, turn);
+        self.gather(Err(rejection), &answer, None, Persistence::Close, turn);
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
@@ -590,15 +604,19 @@ impl Connection {
         &self,
         request: Result<&Request<'_>, &Rejection>,
         answer: &Answer<'_>,
+        fault: Option<Applied>,
         persistence: Persistence,
         turn: &mut Turn<'_, T>,
     ) -> FilePart {
         let Answer { endpoint, response } = answer;
         turn.metrics.note_answer(*endpoint, response.status);
+        if let Some(Applied { rule, .. }) = fault {
+            turn.metrics.note_fault(rule);
+        }
         let output = &mut turn.buffers.output;
         response.write_head(turn.clock.http_date(), persistence, output);
         if let Some(label) = answer.label() {
-            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, turn.log));
+            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, fault, turn.log));
         }
         match &response.content {
             Content::Bytes(bytes) => {
@@ -616,6 +634,7 @@ impl Connection {
         label: &'a str,
         request: Result<&Request<'a>, &Rejection>,
         answer: &Answer<'_>,
+        fault: Option<Applied>,
         log: &Log,
     ) -> Entry<'a> {
         let Answer { endpoint, response } = answer;
@@ -623,8 +642,13 @@ impl Connection {
             Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
             Err(rejection) => (["-", rejection.reason], None),
         };
-        let explanation =
-            if log.wants_explanations() { explain(request.ok(), *endpoint, response.status) } else { None };
+        let explanation = match (request, fault) {
+            _ if !log.wants_explanations() => None,
+            (Ok(request), Some(Applied { fault, .. })) => {
+                explain_fault(request, *endpoint, response.status, fault)
+            }
+            _ => explain(request.ok(), *endpoint, response.status),
+        };
         Entry {
             label,
             request: shown,
@@ -632,6 +656,7 @@ impl Connection {
             length: response.content.len(),
             peer: self.peer,
             user_agent: user_agent.unwrap_or_default(),
+            fault: fault.map(|Applied { fault, .. }| fault.name()),
             explanation,
         }
     }
@@ -668,6 +693,7 @@ impl Connection {
             Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
                 return Err(Next::Close(CloseReason::LastAnswer));
             }
+            Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
             Then::Persist if turn.is_stopping => return self.linger(turn.transport, began),
             Then::Persist if input.is_empty() => self.state = State::Idle,
             Then::Persist => self.state = State::Receiving { input, is_incomplete: false, began },

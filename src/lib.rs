@@ -24,24 +24,26 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              runs the command of the command line        options server budget registry
-//!                                                                      welcome kubernetes health
-//!                                                                      image/archive image image/layer
-//!                                                                      image/sbom log system
-//!     options.rs           parses the command line                     kubernetes image
+//!     main.rs              runs the command of the command line        options server budget fault
+//!                                                                      registry welcome kubernetes
+//!                                                                      health image/archive image
+//!                                                                      image/layer image/sbom log system
+//!     options.rs           parses the command line                     fault kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
-//!                                                                      budget connection registry
+//!                                                                      budget connection fault registry
 //!                                                                      metrics confinement kinds log
 //!                                                                      clock system
 //!     acceptor.rs          accepts connections                         metrics system
 //!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
-//!     connection.rs        answers a client's requests                 explain registry run_queue
+//!     connection.rs        answers a client's requests                 explain fault registry run_queue
 //!                                                                      metrics http/request http/response
 //!                                                                      kinds log clock
 //!     explain.rs           explains a request to a learner             http/request http/response
 //!                                                                      http/syntax kinds
+//!     fault.rs             makes right responses wrong, by rules       registry metrics http/request
+//!                                                                      http/response http/syntax kinds
 //!     registry.rs          chooses the response to a request           page welcome metrics
 //!                                                                      http/conditional http/request
 //!                                                                      http/response
@@ -85,7 +87,7 @@
 //! 2. `Connection::turn` reads what has come (`receive`), and `http::request::parse` parses it into a request
 //!    (`respond`).
 //! 3. `Registry::answer` chooses the response (`route`, `manifest`), and `http::conditional::select` how much of
-//!    its content the client wants.
+//!    its content the client wants. If there are rules of `--fault`, `Faults::answer` may then make it wrong.
 //! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts it and logs it (with the
 //!    text of `explain`, if that is wanted), sends it with its content (`flush`), and waits for the next request
 //!    (`proceed`).
@@ -108,6 +110,8 @@
 //!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `Endpoint` in `kinds.rs`
 //!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which knows no booleans.
+//! * A fault: `Fault` in `kinds.rs` names it, `fault.rs` makes it, and `explain.rs` says what a good client does. It needs
+//!   a test in `tests/fault.rs`.
 //! * A text of `--explain`: `explain.rs`, which has them all, and then the README, if its log has that text.
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
@@ -155,6 +159,7 @@ pub mod clock;
 pub mod confinement;
 pub mod connection;
 pub mod explain;
+pub mod fault;
 pub mod health;
 pub mod http;
 pub mod image;

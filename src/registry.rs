@@ -140,9 +140,9 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
 
-/// An error code of the distribution-spec. A read-only registry needs these.
+/// An error code of the distribution-spec. A read-only registry needs these, and those of `fault`.
 #[derive(Clone, Copy)]
-struct ErrorCode(&'static str);
+pub struct ErrorCode(pub &'static str);
 
 impl ErrorCode {
     const BLOB_UNKNOWN: Self = Self("BLOB_UNKNOWN");
@@ -290,6 +290,14 @@ impl Registry {
             // RFC 9110 section 9.3.2: MUST NOT send content; SHOULD send the fields of the GET.
             answer.response.content = Content::NONE;
         }
+        answer
+    }
+
+    /// Answers a GET under `/v2` as if it had no conditions and no range.
+    #[must_use]
+    pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
+        let mut answer = self.route(request, vitals);
+        answer.response.shared = SHARED_UNDER_V2;
         answer
     }
 
@@ -585,7 +593,8 @@ fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) ->
 /// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
 /// MUST be of this shape. Other paths than those of /v2 get the same. A cache may keep some errors (RFC 9110
 /// section 15.1), and would have them outlive their cause.
-fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
+#[must_use]
+pub fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code.0, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))
 }

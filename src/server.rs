@@ -21,7 +21,8 @@
 //! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of memory
 //! (`cargo bench` measures it).
 
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
+use std::mem::take;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -36,6 +37,7 @@ use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
 use crate::connection::{Buffers, Connection, Next, Turn};
+use crate::fault::{FLIPPED, Faults};
 use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
@@ -78,6 +80,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 /// A listening server, ready to run.
 pub struct Server {
     registry: Registry,
+    faults: Faults,
     layers: Vec<SealedFile>,
     poll: Poll,
     signals: Signals,
@@ -126,6 +129,7 @@ impl Server {
         })?;
         Ok(Self {
             registry,
+            faults: Faults::default(),
             layers,
             poll,
             signals,
@@ -142,6 +146,28 @@ impl Server {
             metrics,
             grace_ends: None,
         })
+    }
+
+    /// Makes some responses wrong on purpose.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no memory for the copies of the layers in which a byte is wrong.
+    pub fn set_faults(&mut self, mut faults: Faults) -> io::Result<()> {
+        self.metrics.faults = take(&mut faults.counts);
+        faults.layers = self.layers.len();
+        if faults.flips() {
+            let wrong = self.layers.iter().map(|layer| {
+                let mut bytes = Vec::new();
+                layer.content()?.read_to_end(&mut bytes)?;
+                bytes[FLIPPED as usize] ^= 1;
+                SealedFile::create(|copy| copy.write_all(&bytes)).map(|(copy, ())| copy)
+            });
+            let wrong: Vec<SealedFile> = wrong.collect::<io::Result<_>>()?;
+            self.layers.extend(wrong);
+        }
+        self.faults = faults;
+        Ok(())
     }
 
     /// Drops the rights that serving does not need (see `confinement`). Where the system does not allow that, logs it.
@@ -308,6 +334,7 @@ impl Server {
             let mut turn = Turn {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
+                faults: &mut self.faults,
                 clock: &self.clock,
                 log: &mut self.log,
                 metrics: &mut self.metrics,
@@ -369,7 +396,7 @@ impl Server {
             let event = format!("Closing {}: {explanation}", client.connection.peer());
             self.log.event(self.clock.rfc3339(), &event);
         }
-        client.socket.close();
+        client.socket.close(reason == CloseReason::FaultReset);
     }
 
     /// Notes which clients make progress.

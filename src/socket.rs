@@ -94,10 +94,10 @@ impl Socket {
         system::unacknowledged(self.stream.as_fd())
     }
 
-    /// Closes the socket. Resets the connection if the client has not acknowledged everything: otherwise the kernel would
-    /// keep what is queued for minutes, without a limit.
-    pub fn close(self) {
-        if self.unacknowledged() > 0 {
+    /// Closes the socket. Resets the connection if `wants_reset`, and if the client has not acknowledged everything:
+    /// otherwise the kernel would keep what is queued for minutes, without a limit.
+    pub fn close(self, wants_reset: bool) {
+        if wants_reset || self.unacknowledged() > 0 {
             system::reset_when_closed(self.stream.as_fd());
         }
     }

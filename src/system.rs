@@ -199,6 +199,15 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(listener)
 }
 
+/// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
+/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be small. Those of the loopback
+/// device have 64 KiB.
+pub fn limit_rate(listener: BorrowedFd<'_>, rate: u64) {
+    let rate = c_int::try_from(rate).unwrap_or(c_int::MAX);
+    let _ = set_option(listener, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate);
+    let _ = set_option(listener, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &1400);
+}
+
 /// Sets an option of a socket to a value of the type that the option has in C.
 fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<c_int> {
     let length = size_of::<T>() as libc::socklen_t;
@@ -255,7 +264,7 @@ impl SealedFile {
     pub fn create<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<(Self, T)> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name is a C string; memfd_create(2) only reads it.
-        let mut file = File::from(own(unsafe { libc::memfd_create(c"layer".as_ptr(), flags) })?);
+        let mut file: File = own(unsafe { libc::memfd_create(c"layer".as_ptr(), flags) })?.into();
         let result = write(&mut file)?;
         let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
         // SAFETY: F_ADD_SEALS takes an integer.

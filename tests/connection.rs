@@ -18,6 +18,7 @@ use quinistry::connection::{
     Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, Next, Rank, STALL_NOTICED, Transport,
     Turn,
 };
+use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::kinds::CloseReason;
@@ -113,6 +114,7 @@ impl Transport for Script {
 /// A connection with everything it needs.
 struct World {
     registry: Registry,
+    faults: Faults,
     blob: String,
     clock: Clock,
     log: Log,
@@ -131,6 +133,7 @@ impl World {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
             registry: Registry::new(image),
+            faults: Faults::default(),
             blob,
             connection: Connection::new(peer, clock.now),
             metrics: Metrics::new(&clock, None),
@@ -166,6 +169,7 @@ impl World {
         self.connection.turn(&mut Turn {
             transport: &mut self.transport,
             registry: &self.registry,
+            faults: &mut self.faults,
             clock: &self.clock,
             log: &mut self.log,
             metrics: &mut self.metrics,
@@ -552,7 +556,7 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
         }
         world
     };
-    let mut connections = [
+    let mut connections = vec![
         world(0, None, "", ""),
         world(1, None, half, ""),
         world(2, None, &manifest(), ""),

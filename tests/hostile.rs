@@ -210,7 +210,9 @@ fn a_client_whose_request_has_come_is_not_evicted_though_it_has_been_idle_for_lo
     server.signal(libc::SIGSTOP);
     idle[0].send_request("GET /v2/", &[]);
     let mut newcomers: Vec<Client> = (0..3).map(|_| server.connect()).collect();
-    newcomers.iter_mut().for_each(|client| client.send_request("GET /v2/", &[]));
+    for client in &mut newcomers {
+        client.send_request("GET /v2/", &[]);
+    }
     server.signal(libc::SIGCONT);
     for client in newcomers.iter_mut().chain([&mut idle[0]]) {
         assert_eq!(client.answer_to("GET /v2/").status, 200);

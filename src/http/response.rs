@@ -20,7 +20,7 @@ use std::ops::Range;
 /// Declares the statuses: each with its code and its reason phrase.
 macro_rules! statuses {
     ($($Name:ident = $code:literal $phrase:literal,)*) => {
-        /// The statuses of this server's responses (RFC 9110 section 15; 431 is RFC 6585's).
+        /// The statuses of this server's responses (RFC 9110 section 15; 429 and 431 are RFC 6585's).
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum Status { $($Name = $code,)* }
 
@@ -39,15 +39,23 @@ statuses! {
     NoContent = 204 "No Content",
     PartialContent = 206 "Partial Content",
     NotModified = 304 "Not Modified",
+    TemporaryRedirect = 307 "Temporary Redirect",
     BadRequest = 400 "Bad Request",
+    Unauthorized = 401 "Unauthorized",
+    Forbidden = 403 "Forbidden",
     NotFound = 404 "Not Found",
     MethodNotAllowed = 405 "Method Not Allowed",
     RequestTimeout = 408 "Request Timeout",
     PreconditionFailed = 412 "Precondition Failed",
     UriTooLong = 414 "URI Too Long",
     RangeNotSatisfiable = 416 "Range Not Satisfiable",
+    TooManyRequests = 429 "Too Many Requests",
     FieldsTooLarge = 431 "Request Header Fields Too Large",
+    InternalServerError = 500 "Internal Server Error",
     NotImplemented = 501 "Not Implemented",
+    BadGateway = 502 "Bad Gateway",
+    ServiceUnavailable = 503 "Service Unavailable",
+    GatewayTimeout = 504 "Gateway Timeout",
     VersionNotSupported = 505 "HTTP Version Not Supported",
 }
 
@@ -102,6 +110,15 @@ impl Content<'_> {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Drops what is beyond so many bytes.
+    pub fn truncate(&mut self, length: u64) {
+        match self {
+            Self::Bytes(Cow::Borrowed(bytes)) => *bytes = &bytes[..length as usize],
+            Self::Bytes(Cow::Owned(bytes)) => bytes.truncate(length as usize),
+            Self::File(part) => part.range.end = part.range.start + length,
+        }
     }
 
     fn part(self, range: Range<u64>) -> Self {
