@@ -126,7 +126,7 @@ fn the_picture_of_a_pull_shows_what_is_asked_and_answered() {
 }
 
 /// The number in the README's table of the build, such as `layer`, in bytes.
-fn built(what: &str) -> f64 {
+fn built(what: &str) -> u32 {
     let row = README.lines().find_map(|line| line.strip_prefix(&format!("| {what} | ")));
     let number = row.and_then(|row| row.split(' ').next()).expect("the README has it");
     number.replace(',', "").parse().expect("a number")
@@ -134,8 +134,8 @@ fn built(what: &str) -> f64 {
 
 /// The size of a tar that holds one file of this size and the folder that the file is in: a block of 512 bytes as head
 /// of each, the file in whole blocks, and two blocks at the end.
-fn archived(file: f64) -> f64 {
-    ((file / 512.0).ceil() + 4.0) * 512.0
+fn archived(file: u32) -> u32 {
+    (file.div_ceil(512) + 4) * 512
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn the_size_of_a_tar_follows_from_that_of_the_program() {
     let layer = server.ask(&format!("GET /v2/quinistry/blobs/{}", server.layer().0), &[]).content;
     let size = std::io::copy(&mut flate2::read::GzDecoder::new(&layer[..]), &mut std::io::sink());
     let program = std::fs::metadata(env!("CARGO_BIN_EXE_quinistry")).expect("it was built").len();
-    assert!((archived(program as f64) - size.expect("a gzip member") as f64).abs() < 0.5);
+    assert_eq!(u64::from(archived(program as u32)), size.expect("a gzip member"));
 }
 
 #[test]
@@ -160,7 +160,7 @@ fn the_picture_of_an_image_is_to_scale() {
     let [index, manifest, config] = steps.map(|size: f64| (size / 100.0).round() / 10.0);
     let binary = built("binary, static glibc, x86-64");
     let [layer, tar, binary] =
-        [built("layer"), archived(binary), binary].map(|bytes| (bytes / 1000.0).round());
+        [built("layer"), archived(binary), binary].map(|bytes| (f64::from(bytes) / 1000.0).round());
     let side = |kilobytes: f64| ((kilobytes * 1000.0 / BYTES_PER_AREA).sqrt() * 10.0).round() / 10.0;
 
     let label = "An image, to scale: the area of each square is its number of bytes";
