@@ -7,7 +7,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::docker::{ImageName, has_docker};
-use common::{Folder, README, Server, bash, free_port, has_tool, lossy, readme_block, readme_blocks};
+use common::{
+    Folder, README, Server, bash, free_port, has_tool, lossy, readme_block, readme_blocks, report, tool,
+};
 use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
 use quinistry::connection::{
     HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, STALL_PATIENCE,
@@ -156,6 +158,26 @@ fn the_limits_are_the_constants() {
         let row = format!("| {limit} MiB | {connections} | {} MiB | {} MiB |", held >> 20, queued >> 20);
         assert!(README.contains(&row), "{row}");
     }
+}
+
+#[test]
+fn the_oldest_compiler_that_the_readme_names_compiles_the_program() {
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    assert!(README.contains(&format!("Rust {oldest} or later")));
+    let cargo = |arguments: &[&str]| {
+        let mut command = tool("cargo");
+        // What rustup does not have, it would fetch.
+        command.env("RUSTUP_AUTO_INSTALL", "0").arg(format!("+{oldest}")).args(arguments);
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).output().is_ok_and(|output| output.status.success())
+    };
+    if !cargo(&["--version"]) {
+        report(format!(
+            "Skipped: there is no `cargo +{oldest}`, so whether that one compiles it was not tried."
+        ));
+        return;
+    }
+    let folder = Folder::new("oldest");
+    assert!(cargo(&["check", "--locked", "--quiet", "--target-dir", &folder.path("target")]));
 }
 
 /// The anchor that GitHub makes of a heading.
