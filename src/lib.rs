@@ -123,7 +123,7 @@
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
-//!   also stands in the table of `k8s/README.md`, which a test compares with the constants. A limit of
+//!   also stands in the table of `README.md`, which a test compares with the constants. A limit of
 //!   HTTP is in `http/request.rs`, and ends the connection. One of the registry lets it go on.
 //! * A system call: `system.rs`, and nowhere else. If serving makes it, the table in `confinement.rs`, too.
 //!

@@ -17,7 +17,7 @@
 //! What a client sends does not get into the page, except its host, and that only if `welcome` takes it for one that
 //! Docker can pull from. Everything is escaped nevertheless.
 //!
-//! Limits: none of its own. The page of one platform has some 22 KB, that of five 70 KB.
+//! Limits: none of its own. The page of one platform has some 20 KB, that of five 70 KB.
 //!
 //! Deliberately absent: scripts, and everything that a browser would have to fetch. The page's policy forbids both.
 
@@ -35,7 +35,7 @@ use crate::welcome::commands;
 pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-store\r\nVary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \
-    style-src 'sha256-/Plifdx8sCvkNmLqw6V6IdSGdYSO35hn1Nr+YWOKysk='; img-src data:; base-uri 'none'; \
+    style-src 'sha256-hQ57lHvhsEgJNlbhGJlEQ19k05XNPfWd9wVS4ui7rpM='; img-src data:; base-uri 'none'; \
     form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
 
@@ -76,7 +76,7 @@ impl Page {
             include_str!("page.html"),
             style = include_str!("page.css"),
             warning = warning(&metrics.faults),
-            commands = escape(commands(host, "").trim_ascii_end()),
+            commands = commands(host, "").lines().map(command).collect::<String>(),
             age = age(clock.unix().saturating_sub(metrics.started)),
             requests = grouped(requests),
             layers = grouped(layers),
@@ -105,6 +105,10 @@ fn warning(faults: &[(String, u64)]) -> String {
         let _ = writeln!(text, "{rule}  {count}");
     }
     text + "</code></pre>"
+}
+
+fn command(line: &str) -> String {
+    format!("<code>{}\n</code>", escape(line))
 }
 
 /// Something that the page shows.
@@ -214,6 +218,9 @@ fn add_document<'a>(
     parts.push(Part { kind, architecture, digest, size: *size, start, media_type, endpoint, content });
 }
 
+/// A longer document is folded.
+const LONG: usize = 600;
+
 /// Returns all that is known of each part, in such elements with such titles.
 fn sections(parts: &[Part<'_>], element: &str, title: &str) -> String {
     parts.iter().map(|part| section(part, element, title)).collect()
@@ -226,20 +233,28 @@ fn section(part: &Part<'_>, element: &str, title: &str) -> String {
     let served = if endpoint.is_empty() {
         "inside of the layer".into()
     } else {
+        // A browser saves what it cannot show, and a blob has no name of its own.
+        let file = match *media_type {
+            OCI_CONFIG => " download=\"config.json\"",
+            OCI_LAYER => " download=\"layer.tar.gz\"",
+            _ => "",
+        };
         let path = format!("/v2/{NAME}/{endpoint}");
-        format!("<a href=\"{path}/{digest}\"><code>GET {path}/{digest:.15}…</code></a>")
+        format!("<a href=\"{path}/{digest}\"{file}><code>GET {path}/{digest:.15}…</code></a>")
     };
     let text = if content.is_empty() {
         String::new()
     } else {
-        format!("<pre><code>{}</code></pre>\n", linked(content))
+        let open = if content.len() < LONG { " open" } else { "" };
+        let text = linked(content);
+        format!("<details{open}><summary>Content</summary><pre><code>{text}</code></pre></details>\n")
     };
     let (size, hex, ascii) = (grouped(*size), hex(start), ascii(start));
     format!(
         "<{element} class=\"part\" id=\"{digest}\"><{title}>{name}{of}{architecture}</{title}>\n\
          <p>{about}</p>\n<dl class=\"facts\"><dt>Digest</dt><dd><code>{digest}</code></dd>\
          <dt>Size</dt><dd>{size} bytes</dd><dt>Type</dt><dd><code>{media_type}</code></dd>\
-         <dt>Begins</dt><dd><code>{hex}\u{a0} {ascii}</code></dd><dt>Served</dt><dd>{served}</dd></dl>\n\
+         <dt>First bytes</dt><dd><code>{hex}\u{a0} {ascii}</code></dd><dt>Served</dt><dd>{served}</dd></dl>\n\
          {text}</{element}>\n"
     )
 }
@@ -282,12 +297,12 @@ fn ascii(bytes: &[u8]) -> String {
 }
 
 /// From one part of the picture to the next. Its units are about a pixel each.
-const ROW: u64 = 108;
+const ROW: u64 = 92;
 /// Where the middle of the squares is, and where that of the config.
 const AXIS: u64 = 56;
-const BRANCH: u64 = 92;
+const BRANCH: u64 = 84;
 /// The side of the largest square.
-const SIDE: u64 = 84;
+const SIDE: u64 = 68;
 /// The radius of the ring around a square that is too small to see.
 const RING: u64 = 8;
 
@@ -302,11 +317,11 @@ fn picture(parts: &[Part<'_>]) -> String {
         squares += &draw(part, middle(row), sides[row]);
     }
     format!(
-        "<svg viewBox=\"0 10 384 {height}\" aria-label=\"The way from the index to the executable\">\
+        "<svg viewBox=\"0 4 384 {height}\" aria-label=\"The way from the index to the executable\">\
          <marker id=\"head\" viewBox=\"0 0 8 8\" refX=\"7\" refY=\"4\" markerWidth=\"8\" markerHeight=\"8\" \
          markerUnits=\"userSpaceOnUse\" orient=\"auto\"><path class=\"head\" d=\"M0 0l8 4-8 4z\"/></marker>\
          {arrows}{squares}</svg>",
-        height = ROW * SHOWN as u64 - 20,
+        height = ROW * SHOWN as u64 - 8,
         arrows = arrows(&sides),
     )
 }
@@ -332,8 +347,8 @@ fn draw(part: &Part<'_>, y: u64, side: u64) -> String {
          <text class=\"name\" x=\"112\" y=\"-26\">{name}</text>\
          <text class=\"quiet\" x=\"376\" y=\"-26\" text-anchor=\"end\">{bytes} bytes</text>\
          <text class=\"mono\" x=\"112\" y=\"-7\">{digest:.27}…</text>\
-         <text class=\"mono quiet\"><tspan x=\"112\" y=\"16\">{}</tspan><tspan x=\"296\">{}</tspan>\
-         <tspan x=\"112\" y=\"33\">{}</tspan><tspan x=\"296\">{}</tspan></text>{ring}</a>",
+         <text class=\"mono quiet\"><tspan x=\"112\" y=\"14\">{}</tspan><tspan x=\"304\">{}</tspan>\
+         <tspan x=\"112\" y=\"31\">{}</tspan><tspan x=\"304\">{}</tspan></text>{ring}</a>",
         hundredths(100 * x - side / 2),
         hex(start),
         ascii(start),
@@ -356,8 +371,8 @@ fn arrows(sides: &[u64]) -> String {
     // The manifest leads to the config, too, and the config by its diff ID to the tar. The executable makes the
     // index, and the circle is closed.
     format!(
-        "{straight}<path class=\"line\" d=\"M{AXIS} {}q0 54 28 54\"/><path class=\"line dash\" d=\"M{BRANCH} {}V{}\"/>\
-         <path class=\"line\" d=\"M{} {}h-2q-8 0-8-8V{}q0-8 8-8h36\"/>",
+        "{straight}<path class=\"line\" d=\"M{AXIS} {}q0 46 20 46\"/><path class=\"line dash\" d=\"M{BRANCH} {}V{}\"/>\
+         <path class=\"line\" d=\"M{} {}h-2q-8 0-8-8V{}q0-8 8-8h28\"/>",
         middle(manifest) + ROW / 2,
         bottom(config),
         top(tar),

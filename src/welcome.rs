@@ -13,6 +13,8 @@
 //!
 //! Deliberately absent: the address that the server listens on, which may be another one outside of its container.
 
+use std::net::Ipv4Addr;
+
 use crate::image::{NAME, PORT};
 
 /// The fields of the short text, except its length. It depends on Accept whether a client gets this text or the page (RFC
@@ -33,12 +35,15 @@ pub fn text(host: &str) -> String {
 /// with this indentation. The container gets another port than `host` has, because both may be on one machine.
 #[must_use]
 pub fn commands(host: &str, indent: &str) -> String {
-    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok()).unwrap_or(PORT);
+    let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
+    let port = port.parse::<u16>().unwrap_or(PORT);
     let port = port.checked_add(10).unwrap_or_else(|| port - 10);
+    let is_loopback = name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback());
+    let local = if is_loopback { name } else { "localhost" };
     format!(
         "{indent}docker pull {host}/{NAME}\n\
          {indent}docker run -d --rm -p {port}:{PORT} {host}/{NAME}\n\
-         {indent}docker pull localhost:{port}/{NAME}\n"
+         {indent}docker pull {local}:{port}/{NAME}\n"
     )
 }
 

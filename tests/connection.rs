@@ -544,8 +544,8 @@ fn a_reader_can_be_evicted_only_if_it_has_taken_nothing_for_a_while() {
 fn the_connection_that_has_waited_longest_is_evicted_first() {
     let start = Clock::at(Instant::now(), SINCE_EPOCH);
     let half = &manifest()[..20];
-    // Begun at these times: silent, half a head, answered, answered and then half a head.
-    let world = |began: u64, then: Option<u64>, input: &str, more: &str| {
+    let now = start.now + Duration::from_secs(5);
+    let rank = |began: u64, then: Option<u64>, input: &str, more: &str| {
         let mut world = World::new("");
         world.clock = Clock::at(start.now + Duration::from_secs(began), SINCE_EPOCH);
         world.connection = Connection::new(world.connection.peer(), world.clock.now);
@@ -554,18 +554,17 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
             world.pass(Duration::from_secs(then - began));
             world.receive(more);
         }
-        world
+        world.watch();
+        world.connection.rank(now)
     };
-    let mut connections = vec![
-        world(0, None, "", ""),
-        world(1, None, half, ""),
-        world(2, None, &manifest(), ""),
+    // Begun at these times: silent, half a head, answered, answered and then half a head.
+    let ranks = [
+        rank(0, None, "", ""),
+        rank(1, None, half, ""),
+        rank(2, None, &manifest(), ""),
         // This one had been idle for longest when its next head began to come.
-        world(0, Some(3), &manifest(), half),
+        rank(0, Some(3), &manifest(), half),
     ];
-    let now = start.now + Duration::from_secs(5);
-    connections.iter_mut().for_each(World::watch);
-    let ranks: Vec<_> = connections.iter().map(|world| world.connection.rank(now)).collect();
     assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{ranks:?}");
 }
 

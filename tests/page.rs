@@ -193,8 +193,8 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
         };
         assert_eq!((&*sha256(&content), &*facts["Digest"]), (digest, digest));
         assert_eq!(facts["Size"].replace(',', ""), format!("{} bytes", content.len()));
-        assert_eq!(facts["Begins"], dump(&content));
-        let bytes = between(part, "<dt>Begins</dt>", "</dd>").next().expect("its bytes");
+        assert_eq!(facts["First bytes"], dump(&content));
+        let bytes = between(part, "<dt>First bytes</dt>", "</dd>").next().expect("its bytes");
         assert!(!bytes.contains('"'), "a quote is escaped: {bytes}");
         if content.starts_with(b"{") {
             let text = between(part, "<pre><code>", "</code></pre>").next().expect("its text");
@@ -210,7 +210,7 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
             let link = format!("<a href=\"#{digest}\"");
             let drawn = between(picture, &link, "</a>").next().expect("it is drawn");
             let text: String = shown(drawn).split_whitespace().collect();
-            let bytes: String = facts["Begins"].split_whitespace().take(16).collect();
+            let bytes: String = facts["First bytes"].split_whitespace().take(16).collect();
             assert!(text.contains(&digest[..27]) && text.contains(&bytes[..16]), "{text}");
             assert!(drawn.contains(&facts["Size"]));
         }
@@ -288,6 +288,9 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
         for word in ["reboot", "alert", "%3Cscript"] {
             assert!(!lossy(&answer.content).contains(word), "{word}");
         }
+        // A command names one machine, and in one way.
+        let answer = ask("/", "127.0.0.1:5000", accept);
+        assert!(lossy(&answer.content).contains("docker pull 127.0.0.1:5010/quinistry\n"));
         for host in ["<script>", "a\"b", "a b", "a`b`", "a\\b", "a|b"] {
             assert_eq!(ask("/", host, accept).status, 400, "{host}");
         }
@@ -517,11 +520,16 @@ for (let text; (text = texts.nextNode()); ) {
   lowest = Math.min(lowest, Math.max(front, back) / Math.min(front, back));
   const box = e.getBoundingClientRect(), room = svg ? svg.getBoundingClientRect().right : innerWidth;
   if (box.right > room + 0.5) wrong.push('too wide: ' + text.data);
+  const scale = svg ? svg.getBoundingClientRect().width / svg.viewBox.baseVal.width : 1;
+  if (parseFloat(style.fontSize) * scale < 12) wrong.push('too small: ' + text.data);
 }
 const links = [...document.querySelectorAll('a, summary')].filter(e => e.checkVisibility());
 const focused = links.filter(e => (e.focus(), document.activeElement === e)).length;
 const names = [...document.querySelectorAll('svg a')].map(e => e.getAttribute('aria-label'));
 if (names.some(name => !name)) wrong.push('a link without a name');
+// On a small desktop the map stays in sight while one reads what is beside it.
+const map = document.querySelector('figure');
+if (innerWidth > 1024 && (getComputedStyle(map).position !== 'sticky' || map.offsetHeight > 752)) wrong.push('the map is lost');
 const levels = [...document.querySelectorAll('h1, h2, h3')].map(e => +e.localName[1]);
 if (levels.some((level, i) => level > (levels[i - 1] || 0) + 1)) wrong.push('a level of headings is left out');
 const scheme = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
@@ -537,13 +545,13 @@ fn the_page_fits_a_phone_and_a_desktop_and_every_text_can_be_read() {
     let folder = Folder::new("measure");
     for arguments in [&[][..], &["--with", &sibling(&folder)]] {
         // What is folded is measured, too.
-        let page = page(&Server::start_with(arguments)).replace("<details ", "<details open ") + MEASURE;
+        let page = page(&Server::start_with(arguments)).replace("<details", "<details open") + MEASURE;
         let page = page.replace('&', "&amp;").replace('"', "&quot;");
         for width in WIDTHS {
             // A window is at least 500 pixels wide, and a frame as wide as the page sets it.
             let html = format!(
                 "<!DOCTYPE html><meta name=\"color-scheme\" content=\"light dark\">\
-                 <iframe width=\"{width}\" height=\"900\" frameborder=\"0\" srcdoc=\"{page}\"></iframe>"
+                 <iframe width=\"{width}\" height=\"800\" frameborder=\"0\" srcdoc=\"{page}\"></iframe>"
             );
             std::fs::write(folder.path("page.html"), html).expect("room for it");
             let url = format!("file://{}", folder.path("page.html"));

@@ -15,11 +15,11 @@ use serde_json::Value;
 const STYLE: &str = "<style>\
     .back{fill:#fff}.line{stroke:#8c959f;fill:#8c959f}.strong{fill:#1f2328}.weak{fill:#59636e}\
     .ask{stroke:#0969da;fill:#0969da}.answer{stroke:#1a7f37;fill:#1a7f37}.box{fill:#0969da}.file{fill:#8250df}\
-    .inside{fill:#fff}\
+    .tar{fill:#8a6d3b}.inside{fill:#fff}\
     text{stroke:none}.code{font-family:ui-monospace,monospace}\
     @media(prefers-color-scheme:dark){.back{fill:#0d1117}.strong{fill:#e6edf3}.weak{fill:#9198a1}\
     .ask{stroke:#58a6ff;fill:#58a6ff}.answer{stroke:#3fb950;fill:#3fb950}.box{fill:#58a6ff}.file{fill:#bc8cff}\
-    .inside{fill:#0d1117}}\
+    .tar{fill:#c3a56b}.inside{fill:#0d1117}}\
     </style>\n";
 
 /// An SVG as it grows.
@@ -102,7 +102,7 @@ fn the_picture_of_a_pull_shows_what_is_asked_and_answered() {
     let digests = digests(&server);
     let (left, right, top, height) = (90.0, 670.0, 56.0, 66.0);
     let bottom = top + height * 6.0;
-    let mut picture = Picture::new(760.0, bottom + 24.0, "A pull: six requests and their answers");
+    let mut picture = Picture::new(760.0, bottom + 24.0, "A pull: six requests and their responses");
     for (x, name) in [(left, "client"), (right, "quinistry")] {
         picture.text((x, 30.0), "strong", " text-anchor=\"middle\" font-weight=\"bold\"", name);
         picture.put(&format!("<path class=\"line\" d=\"M{x} 40V{bottom}\" stroke-width=\"2\"/>"));
@@ -126,15 +126,30 @@ fn the_picture_of_a_pull_shows_what_is_asked_and_answered() {
 }
 
 /// The number in the README's table of the build, such as `layer`, in bytes.
-fn built(what: &str) -> f64 {
+fn built(what: &str) -> u32 {
     let row = README.lines().find_map(|line| line.strip_prefix(&format!("| {what} | ")));
     let number = row.and_then(|row| row.split(' ').next()).expect("the README has it");
     number.replace(',', "").parse().expect("a number")
 }
 
+/// The size of a tar that holds one file of this size and the folder that the file is in: a block of 512 bytes as head
+/// of each, the file in whole blocks, and two blocks at the end.
+fn archived(file: u32) -> u32 {
+    (file.div_ceil(512) + 4) * 512
+}
+
+#[test]
+fn the_size_of_a_tar_follows_from_that_of_the_program() {
+    let server = Server::start();
+    let layer = server.ask(&format!("GET /v2/quinistry/blobs/{}", server.layer().0), &[]).content;
+    let size = std::io::copy(&mut flate2::read::GzDecoder::new(&layer[..]), &mut std::io::sink());
+    let program = std::fs::metadata(env!("CARGO_BIN_EXE_quinistry")).expect("it was built").len();
+    assert_eq!(u64::from(archived(program as u32)), size.expect("a gzip member"));
+}
+
 #[test]
 fn the_picture_of_an_image_is_to_scale() {
-    const BYTES_PER_AREA: f64 = 11.0;
+    const BYTES_PER_AREA: f64 = 22.0;
     let server = Server::start();
     let steps = ["index", "manifest", "config"].map(|what| {
         let log = server.log();
@@ -143,19 +158,21 @@ fn the_picture_of_an_image_is_to_scale() {
     });
     // To a tenth of a kilobyte, documents have one size, however the program was built.
     let [index, manifest, config] = steps.map(|size: f64| (size / 100.0).round() / 10.0);
-    let [layer, binary] =
-        ["layer", "binary, static glibc, x86-64"].map(|what| (built(what) / 1000.0).round());
+    let binary = built("binary, static glibc, x86-64");
+    let [layer, tar, binary] =
+        [built("layer"), archived(binary), binary].map(|bytes| (f64::from(bytes) / 1000.0).round());
     let side = |kilobytes: f64| ((kilobytes * 1000.0 / BYTES_PER_AREA).sqrt() * 10.0).round() / 10.0;
 
-    let label = "An image, to scale: the area of each square is the size of what it stands for";
-    let mut picture = Picture::new(820.0, 444.0, label);
+    let label = "An image, to scale: the area of each square is its number of bytes";
+    let mut picture = Picture::new(836.0, 430.0, label);
     picture.text((24.0, 30.0), "strong", " font-weight=\"bold\"", label);
     for (x, y, class, name, kilobytes) in [
-        (44.0, 130.0, "box", "index", index),
-        (124.0, 130.0, "box", "manifest", manifest),
-        (206.0, 76.0, "box", "config", config),
-        (180.0, 150.0, "box", "layer: gzip of a tar of the program", layer),
-        (464.0, 52.0, "file", "program", binary),
+        (52.0, 70.0, "box", "index", index),
+        (132.0, 70.0, "box", "manifest", manifest),
+        (214.0, 70.0, "box", "config", config),
+        (32.0, 180.0, "box", "layer", layer),
+        (262.0, 136.0, "tar", "tar", tar),
+        (570.0, 136.0, "file", "program", binary),
     ] {
         let side = side(kilobytes);
         picture.put(&format!(
@@ -169,13 +186,35 @@ fn the_picture_of_an_image_is_to_scale() {
             picture.text(at, class, " text-anchor=\"middle\"", text);
         }
     }
-    let (layer, binary) = (side(layer), side(binary));
-    picture.arrow("line", "", &[(54.0, 133.0), (120.0, 133.0)]);
-    picture.arrow("line", "", &[(134.0, 128.0), (200.0, 86.0)]);
-    picture.arrow("line", "", &[(129.0, 178.0), (129.0, 270.0), (176.0, 270.0)]);
-    picture.arrow("line", "", &[(184.0 + layer, 270.0), (460.0, 270.0)]);
-    let bottom = 52.0 + binary;
-    picture.arrow("line", "", &[(634.0, bottom + 4.0), (634.0, 428.0), (47.0, 428.0), (47.0, 176.0)]);
-    picture.text((340.0, 422.0), "weak", " text-anchor=\"middle\"", "serves");
+    draw_arrows(&mut picture, side(layer), side(tar), side(binary));
     picture.compare("image.svg");
+}
+
+/// Draws the arrows between the parts of an image. The largest have these sides.
+fn draw_arrows(picture: &mut Picture, layer: f64, tar: f64, binary: f64) {
+    let (layer, tar, bottom) = (32.0 + layer, 262.0 + tar, 136.0 + binary);
+    for (class, more, points, at, text) in [
+        ("ask", "", &[(62.0, 73.0), (128.0, 73.0)][..], (95.0, 66.0), "digest"),
+        ("ask", "", &[(142.0, 73.0), (210.0, 73.0)], (176.0, 66.0), "digest"),
+        ("ask", "", &[(134.5, 118.0), (134.5, 176.0)], (160.0, 150.0), "digest"),
+        (
+            "ask",
+            " stroke-dasharray=\"4 3\"",
+            &[(228.0, 73.0), (386.0, 73.0), (386.0, 132.0)],
+            (310.0, 66.0),
+            "diff ID",
+        ),
+        ("line", "", &[(layer + 4.0, 260.0), (258.0, 260.0)], (231.0, 253.0), "gunzip"),
+        ("line", "", &[(tar + 4.0, 260.0), (566.0, 260.0)], (540.0, 253.0), "holds"),
+        (
+            "line",
+            "",
+            &[(694.0, bottom + 4.0), (694.0, 410.0), (14.0, 410.0), (14.0, 73.0), (48.0, 73.0)],
+            (350.0, 404.0),
+            "packs itself, and serves",
+        ),
+    ] {
+        picture.arrow(class, more, points);
+        picture.text(at, "weak", " text-anchor=\"middle\"", text);
+    }
 }

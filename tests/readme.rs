@@ -1,12 +1,15 @@
-//! The README: its commands work as printed, but for ports, and its limits are the program's.
+//! The README: its commands work as printed, but for ports, its links lead somewhere, and its limits are the program's.
 
 mod common;
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
 use common::docker::{ImageName, has_docker};
-use common::{Folder, README, Server, bash, free_port, has_tool, lossy, readme_blocks};
+use common::{
+    Folder, README, Server, bash, free_port, has_tool, lossy, readme_block, readme_blocks, report, tool,
+};
 use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
 use quinistry::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT};
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
@@ -50,6 +53,13 @@ fn the_commands_work_as_printed_but_for_the_ports() {
         assert!(said.contains(text), "{text:?} in {said}");
     }
     assert!(said.contains(&server.manifest_digest()));
+    // Each document is on lines of its own.
+    assert_eq!(said.matches("\n}\n").count(), 4, "{said}");
+}
+
+/// What Docker prints at the end of each pull.
+fn pulls(output: &str) -> Vec<&str> {
+    output.lines().filter(|line| line.starts_with("Digest: ") || line.starts_with("Status: ")).collect()
 }
 
 #[test]
@@ -58,36 +68,44 @@ fn the_commands_for_docker_work_as_printed_but_for_the_ports() {
         return;
     }
     let server = Server::start();
-    let mut script = on_port(server.address.port(), &script("docker "));
-    let mut images = vec![ImageName::at(server.address.port())];
+    let port = server.address.port();
+    let transcript = readme_block("console", "docker pull");
+    let mut script = script("docker ");
+    for line in transcript.lines().filter_map(|line| line.strip_prefix("$ ")) {
+        assert!(script.contains(line), "{line}");
+    }
+    let printed = transcript.lines().find_map(|line| line.strip_prefix("Digest: ")).expect("it has two");
+    let mut expected = on_port(port, transcript).replace(printed, &server.manifest_digest());
+    script = on_port(port, &script);
+    let mut images = vec![ImageName::at(port)];
     // Nor does a container get a port or a name that may be somebody's.
     while let Some((before, after)) = script.split_once("-p 80") {
         let (published, rest) = after.split_once(':').expect("two ports");
         let (old, new) = (format!("localhost:80{published}"), free_port());
         script = format!("{before}-p 127.0.0.1:{new}:{rest}").replace(&old, &format!("localhost:{new}"));
+        expected = expected.replace(&old, &format!("localhost:{new}"));
         images.push(ImageName::at(new));
     }
     assert!(!script.contains("localhost:80"), "{script}");
     let said = run_script(&script);
-    let digests: Vec<_> = said.lines().filter_map(|line| line.strip_prefix("Digest: ")).collect();
-    assert_eq!(digests, [server.manifest_digest(), server.manifest_digest()]);
+    assert_eq!(pulls(&said), pulls(&expected));
 }
 
 #[test]
 fn every_block_of_commands_is_run_somewhere() {
-    // By the tests above or those of the Kubernetes manifests; or, in this order, by hand in the first
-    // terminal, by the gate, and by `tests/targets.sh`, which has the same commands in other words.
+    // By the tests above or those of the Kubernetes manifests; or else by hand (the first), by `tests/targets.sh`, which
+    // has the same commands in other words (those of rustup), or by the gate.
     let elsewhere = ["curl", "docker ", "kubectl patch"];
     let others: Vec<_> =
         readme_blocks("sh").filter(|block| !elsewhere.iter().any(|word| block.contains(word))).collect();
     let commands = [
-        "cargo run --release",
-        "cargo test",
-        "cargo build --release",
+        "git clone",
+        "RUSTFLAGS='-C target-feature=+crt-static' cargo install",
+        "cargo build --release\n",
         "rustup target add",
         "rustup toolchain install nightly",
         "cargo build --release --config",
-        "RUSTFLAGS='-C target-feature=+crt-static' cargo install",
+        "cargo test",
     ];
     assert_eq!(others.len(), commands.len(), "{others:?}");
     for (block, command) in others.iter().zip(commands) {
@@ -134,15 +152,82 @@ fn the_limits_are_the_constants() {
         let row = format!("| {limit} MiB | {connections} | {} MiB | {} MiB |", held >> 20, queued >> 20);
         assert!(README.contains(&row), "{row}");
     }
+}
 
-    let words = README.split_whitespace().collect::<Vec<_>>().join(" ");
-    let connections = format!("{},{:03}", MAX_CONNECTIONS / 1000, MAX_CONNECTIONS % 1000);
-    let named = format!(
-        "{} KiB for a request's head, {} to send it, {} until the next one, {connections} connections, and {} MiB for half",
-        MAX_HEAD / 1024,
-        seconds(HEAD_TIMEOUT),
-        seconds(IDLE_TIMEOUT),
-        most.held >> 20,
-    );
-    assert!(words.contains(&named), "{named}");
+#[test]
+fn the_oldest_compiler_that_the_readme_names_compiles_the_program() {
+    let oldest = env!("CARGO_PKG_RUST_VERSION");
+    assert!(README.contains(&format!("Rust {oldest} or later")));
+    let cargo = |arguments: &[&str]| {
+        let mut command = tool("cargo");
+        // What rustup does not have, it would fetch.
+        command.env("RUSTUP_AUTO_INSTALL", "0").arg(format!("+{oldest}")).args(arguments);
+        command.current_dir(env!("CARGO_MANIFEST_DIR")).output().is_ok_and(|output| output.status.success())
+    };
+    if !cargo(&["--version"]) {
+        report(format!(
+            "Skipped: there is no `cargo +{oldest}`, so whether that one compiles it was not tried."
+        ));
+        return;
+    }
+    let folder = Folder::new("oldest");
+    assert!(cargo(&["check", "--locked", "--quiet", "--target-dir", &folder.path("target")]));
+}
+
+/// The anchor that GitHub makes of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase().replace(' ', "-");
+    kept.chars().filter(|character| character.is_alphanumeric() || "-_".contains(*character)).collect()
+}
+
+/// The anchors of the headings in a text, in their order.
+fn anchors(text: &str) -> Vec<String> {
+    let outside = text.split("```").step_by(2).flat_map(str::lines);
+    outside
+        .filter_map(|line| Some(anchor(line.strip_prefix('#')?.trim_start_matches('#').trim_start())))
+        .collect()
+}
+
+#[test]
+fn every_link_leads_somewhere_and_the_contents_are_complete() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read =
+        |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let mut count = 0;
+    for name in [
+        "README.md",
+        "k8s/README.md",
+        "tests/bench/README.md",
+        ".github/CONTRIBUTING.md",
+        ".github/SECURITY.md",
+    ] {
+        let path = root.join(name);
+        // A package from crates.io has no folders that begin with a point.
+        if name.starts_with('.') && !path.exists() {
+            continue;
+        }
+        let text = read(&path);
+        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for link in links.filter(|link| !link.starts_with("http")) {
+            let (file, wanted) = link.split_once('#').unwrap_or((link, ""));
+            let target =
+                if file.is_empty() { path.clone() } else { path.parent().expect("a folder").join(file) };
+            let is_missing_folder = file.starts_with('.') && !root.join(".github").exists();
+            assert!(target.exists() || is_missing_folder, "{name}: {link}");
+            assert!(
+                wanted.is_empty() || anchors(&read(&target)).iter().any(|anchor| anchor == wanted),
+                "{name}: {link}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 40, "{count} links");
+
+    for text in [include_str!("../README.md"), include_str!("../k8s/README.md")] {
+        let listed: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("* [")?.split_once("](#")?.1.strip_suffix(')'))
+            .collect();
+        assert_eq!(listed, anchors(text)[1..]);
+    }
 }

@@ -18,8 +18,8 @@ const LONGEST: f64 = 2.0;
 
 /// Draws the rates of quinistry against nginx's and the limit's.
 pub fn draw(comparisons: &[Comparison]) -> String {
-    // Room for a figure to the right of the longest bar.
-    let scale = (WIDTH - LABELS - 40.0) / LONGEST;
+    // To the right of the longest bar is room for the figures, which no line may cross.
+    let scale = (WIDTH - LABELS - 50.0) / LONGEST;
     let height = TOP + ROW * comparisons.len() as f64 + 24.0;
     let mut svg = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" \
@@ -44,7 +44,7 @@ pub fn draw(comparisons: &[Comparison]) -> String {
         {
             let Some(ratio) = ratio else { continue };
             let (y, width) = (top + BAR * bar as f64, ratio.min(LONGEST) * scale);
-            let (text_x, text_y) = (LABELS + width + 5.0, y + 10.5);
+            let text_y = y + 10.5;
             // Two strokes through the bar, in the colour of neither page.
             let (cut_x, cut_y) = (LABELS + width - 14.0, y + BAR);
             let cut = if ratio > LONGEST {
@@ -56,7 +56,7 @@ pub fn draw(comparisons: &[Comparison]) -> String {
             };
             put(format!(
                 "<rect class=\"{class}\" x=\"{LABELS}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\"/>\
-                 <text x=\"{text_x:.1}\" y=\"{text_y}\" font-size=\"11\">{ratio:.2}</text>{cut}",
+                 <text x=\"{WIDTH}\" y=\"{text_y}\" text-anchor=\"end\">{ratio:.2}</text>{cut}",
                 BAR - 1.0
             ));
         }
