@@ -171,7 +171,7 @@ impl Server {
         self.metrics.faults = take(&mut faults.counts);
         faults.layers = self.layers.len();
         for index in 0..if faults.flips() { faults.layers } else { 0 } {
-            self.layers.push(self.layers[index].with_wrong_byte(FLIPPED)?);
+            self.layers.push(self.layers[index].with_zero_at(FLIPPED)?);
         }
         self.faults = faults;
         Ok(())

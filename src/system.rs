@@ -13,7 +13,7 @@
 
 use std::ffi::{CStr, c_char, c_int, c_short};
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::mem::{ManuallyDrop, size_of, zeroed};
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
@@ -324,20 +324,20 @@ impl SealedFile {
         Ok((Self::seal(file)?, result))
     }
 
-    /// Creates a copy in which the byte at `offset` is wrong.
+    /// Creates a copy in which the byte at `offset` is 0.
     ///
     /// # Errors
     ///
     /// If the system has no memory for it.
-    pub fn with_wrong_byte(&self, offset: u64) -> io::Result<Self> {
-        let file = Self::open()?;
-        let (mut copied, mut byte) = (0, [0]);
+    pub fn with_zero_at(&self, offset: u64) -> io::Result<Self> {
+        let mut file = Self::open()?;
+        let mut copied = 0;
         while copied < self.size {
             // A sealed file does not end too soon.
             copied += self.send(file.as_fd(), copied..self.size)? as u64;
         }
-        file.read_at(&mut byte, offset)?;
-        file.write_at(&[!byte[0]], offset)?;
+        file.seek(SeekFrom::Start(offset))?;
+        file.write_all(&[0])?;
         Self::seal(file)
     }
 
