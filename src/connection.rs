@@ -234,7 +234,7 @@ enum State {
     Fresh { since: Instant },
     /// All that came is answered.
     Idle { since: Instant },
-    /// The beginning of a head has come. It holds no end of a head.
+    /// The beginning of a head has come. It has been searched, and holds no end of a head.
     Partial { head: Vec<u8>, began: Instant },
     /// Bytes have come with an earlier request, and have not been parsed. They may hold whole requests.
     Pending { input: Vec<u8>, since: Instant },
@@ -492,22 +492,22 @@ impl Connection {
                     // RFC 9112 section 8: a message that is cut short need not be answered.
                     return self.leave(CloseReason::CutShort, turn);
                 }
-                let (mut head, began) = (std::mem::take(head), *began);
+                let (mut head, began, searched) = (std::mem::take(head), *began, head.len());
                 head.extend_from_slice(&turn.buffers.input[..count]);
                 // A long head takes as much time as several requests.
                 turn.left.pay(1);
-                self.respond(head.into(), began, turn)
+                self.respond(head.into(), searched, began, turn)
             }
             State::Pending { input, .. } => {
                 let input = std::mem::take(input);
-                self.respond(input.into(), now, turn)
+                self.respond(input.into(), 0, now, turn)
             }
             _ => {
                 // The shared buffer is taken, not borrowed, while the turn is passed on.
                 let mut buffer = std::mem::take(&mut turn.buffers.input);
                 let step = match turn.transport.read(&mut buffer) {
                     Ok(0) => self.leave(CloseReason::Left, turn),
-                    Ok(count) => self.respond(buffer[..count].into(), now, turn),
+                    Ok(count) => self.respond(buffer[..count].into(), 0, now, turn),
                     Err(error) => Err(error),
                 };
                 turn.buffers.input = buffer;
@@ -516,18 +516,19 @@ impl Connection {
         }
     }
 
-    /// Answers the requests in `input`. If there is not one whole request, keeps the beginning of the head, which began
-    /// to come at `began`.
+    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before. If there is not
+    /// one whole request, keeps the beginning of the head, which began to come at `began`.
     fn respond<T: Transport>(
         &mut self,
         input: Cow<'_, [u8]>,
+        mut searched: usize,
         began: Instant,
         turn: &mut Turn<'_, T>,
     ) -> io::Result<Step> {
         let registry = turn.registry;
         let (mut rest, mut storage) = (&*input, FieldStorage::default());
         loop {
-            let (request, length) = match request::parse(rest, &mut storage) {
+            let (request, length) = match request::parse(rest, searched, &mut storage) {
                 Ok(Some(parsed)) => parsed,
                 Ok(None) if rest.len() == input.len() => {
                     self.state = State::Partial { head: input.into_owned(), began };
@@ -536,7 +537,7 @@ impl Connection {
                 Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn),
                 Err(rejection) => return self.refuse(&rejection, turn),
             };
-            rest = &rest[length..];
+            (rest, searched) = (&rest[length..], 0);
             let answer = registry.answer(&request, &turn.vitals());
             turn.left.pay(cost(length, &answer.response.content));
             let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };

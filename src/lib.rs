@@ -121,7 +121,7 @@
 //! // Bytes come in, and become a request.
 //! let bytes = b"HEAD /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
 //! let mut storage = FieldStorage::default();
-//! let (request, length) = parse(bytes, &mut storage).expect("valid").expect("complete");
+//! let (request, length) = parse(bytes, 0, &mut storage).expect("valid").expect("complete");
 //! assert_eq!(length, bytes.len());
 //! assert_eq!(request.path, "/v2/quinistry/manifests/latest");
 //!
