@@ -262,11 +262,11 @@ fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
     let bytes = &bytes[..bytes.len().min(LONGEST)];
     match find_line_end(bytes, 0)? {
         None if bytes.len() < LONGEST => Ok(None),
-        // RFC 9112 section 3: SHOULD answer 501 to a method longer than all that are implemented.
+        // RFC 9112 section 3: SHOULD respond with 501 to a method longer than all that are implemented.
         None if !bytes[..=LONGEST_METHOD].contains(&b' ') => {
             Err(reject(Status::NotImplemented, "no method is this long"))
         }
-        // RFC 9112 section 3: MUST answer 414 to a target that is too long.
+        // RFC 9112 section 3: MUST respond with 414 to a target that is too long.
         None => Err(reject(Status::UriTooLong, "the request line must not exceed 8 KiB")),
         end => Ok(end),
     }
@@ -337,7 +337,7 @@ fn parse_request_line(line: &[u8]) -> Result<(&str, &str, bool), Rejection> {
         return Err(bad("a request line is a method, a target and a version, separated by single spaces"));
     };
     let method = token(method).ok_or(bad("the method contains an invalid character"))?;
-    // RFC 9112 section 3.2: SHOULD answer an invalid request line with 400, and not repair it.
+    // RFC 9112 section 3.2: SHOULD respond to an invalid request line with 400, and not repair it.
     let uri = target(uri).ok_or(bad("the target contains a character that must be percent-encoded"))?;
     match version {
         b"HTTP/1.0" => Ok((method, uri, true)),
@@ -384,7 +384,7 @@ impl<'h> Fields<'h> {
         lines.map(|line| line.value.trim_ascii())
     }
 
-    /// Returns the value of Host. RFC 9112 section 3.2: MUST answer 400 to a request of HTTP/1.1 without
+    /// Returns the value of Host. RFC 9112 section 3.2: MUST respond with 400 to a request of HTTP/1.1 without
     /// Host, and to any request with two of them or an invalid one.
     fn host(&self, is_http_1_0: bool) -> Result<Option<&'h str>, Rejection> {
         let mut hosts = self.lines("host");
@@ -416,7 +416,7 @@ impl<'h> Fields<'h> {
         }
         match (length, lengths.next()) {
             (None, _) => Ok(false),
-            // Section 6.3: MUST answer 400 to an invalid length.
+            // Section 6.3: MUST respond with 400 to an invalid length.
             (Some(length), None) => {
                 let length = parse_number(length).ok_or(bad("the Content-Length field is not a number"))?;
                 Ok(length > 0)
@@ -426,8 +426,8 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// Checks the transfer codings. RFC 9112 section 6.3: MUST answer 400 if chunked is not the last one, because
-    /// then the length is unknown. Section 6.1: SHOULD answer 501 to a coding that the server does not know.
+    /// Checks the transfer codings. RFC 9112 section 6.3: MUST respond with 400 if chunked is not the last one, because
+    /// then the length is unknown. Section 6.1: SHOULD respond with 501 to a coding that the server does not know.
     fn check_codings(&self) -> Result<(), Rejection> {
         let codings: Vec<&str> = self.bytes("transfer-encoding").flat_map(list_members).collect();
         match codings.iter().position(|coding| coding.eq_ignore_ascii_case("chunked")) {
