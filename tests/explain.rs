@@ -70,7 +70,7 @@ impl World {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-        let (request, (answer, applied)) = match request::parse(bytes, &mut storage) {
+        let (request, (answer, applied)) = match request::parse(bytes, 0, &mut storage) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
                 let answer = faults.answer(&self.registry, &request, &vitals);

@@ -38,7 +38,7 @@ impl World {
         let line = line.replace("LAYER", &self.layer).replace("INDEX", &self.index);
         let bytes = request(&line, fields);
         let mut storage = FieldStorage::default();
-        let (request, _) = parse(bytes.as_bytes(), &mut storage).expect("valid").expect("complete");
+        let (request, _) = parse(bytes.as_bytes(), 0, &mut storage).expect("valid").expect("complete");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
