@@ -13,14 +13,14 @@
 //!     number   = 1*DIGIT [ "k" ]
 //! ```
 //!
-//! Only a success becomes wrong, and only by a fault that makes a difference: half of no content would be none.
+//! Only a success becomes wrong, and only by a fault that makes a difference: half of no content would be no content.
 //! A response passes the rules in their order. A rule counts the responses that reach it and that it can make wrong. If the
 //! count says so, the rule applies, and the response does not reach the next one. So the rules `layer=503@first:1
 //! layer=cut@first:1` mean: first 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A fault is another response: another status, other fields, other content. Four of them also decide what becomes of the
-//! connection (see [`Applied::persistence`]). `flip` needs a copy of each layer in which a byte is wrong, and `slow` is an
-//! option of the listening socket. `main` does both.
+//! connection (see [`Applied::persistence`]). `flip` needs a copy of each layer in which a byte is wrong, which the server
+//! makes when it starts. `slow` is an option of the listening socket. So nothing here makes a system call.
 //!
 //! Limits: none of its own.
 //!

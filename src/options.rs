@@ -218,11 +218,11 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
             Some((option, value)) => (option, Some(value)),
             None => (argument, None),
         };
-        let mut value_or = |error| value.or_else(|| arguments.next()).ok_or(error);
+        let mut value = || value.or_else(|| arguments.next());
         match option {
-            "--listen" => listen = Some(("--listen", value_or(Error::NoAddress)?)),
-            "--with" => with.push(value_or(Error::NoFile)?.to_owned()),
-            "--fault" => add_faults(&mut faults, "--fault", value_or(Error::NoRule)?)?,
+            "--listen" => listen = Some(("--listen", value().ok_or(Error::NoAddress)?)),
+            "--with" => with.push(value().ok_or(Error::NoFile)?.to_owned()),
+            "--fault" => add_faults(&mut faults, "--fault", value().ok_or(Error::NoRule)?)?,
             _ => match argument {
                 "--help" | "-h" => return Ok(Command::Help),
                 "--version" | "-V" => return Ok(Command::Version),

@@ -114,11 +114,10 @@ impl Transport for Script {
 /// A connection with everything it needs.
 struct World {
     registry: Registry,
-    faults: Faults,
     blob: String,
     clock: Clock,
     log: Log,
-    metrics: Metrics,
+    metrics: Box<Metrics>,
     buffers: Buffers,
     connection: Connection,
     transport: Script,
@@ -133,10 +132,9 @@ impl World {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
             registry: Registry::new(image),
-            faults: Faults::default(),
             blob,
             connection: Connection::new(peer, clock.now),
-            metrics: Metrics::new(&clock, None),
+            metrics: Box::new(Metrics::new(&clock, None)),
             clock,
             log: Log::new(false),
             buffers: Buffers::default(),
@@ -169,7 +167,7 @@ impl World {
         self.connection.turn(&mut Turn {
             transport: &mut self.transport,
             registry: &self.registry,
-            faults: &mut self.faults,
+            faults: &mut Faults::default(),
             clock: &self.clock,
             log: &mut self.log,
             metrics: &mut self.metrics,

@@ -446,7 +446,10 @@ fn a_reset_has_a_reason_of_its_own() {
 
 /// Runs the program, which must not serve, and returns the first line that it prints to standard error.
 fn refused(arguments: &[&str], variable: &str) -> String {
-    let output = quinistry().args(arguments).env("QUINISTRY_FAULT", variable).output().expect("it starts");
+    let mut command = quinistry();
+    // If it served, it would do so forever. It cannot at this address, which is for documents (RFC 5737).
+    command.args(arguments).envs([("QUINISTRY_FAULT", variable), ("QUINISTRY_LISTEN", "192.0.2.1:1")]);
+    let output = command.output().expect("it starts");
     let said = lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{arguments:?} {variable}: {said}");
     assert!(said.ends_with("Try `quinistry --help`.\n"), "{said}");

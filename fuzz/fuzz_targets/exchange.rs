@@ -1,8 +1,8 @@
 //! Sends any bytes, in any pieces, to a whole connection. The client must receive what it would receive if
 //! they came at once, and the connection must keep no more than it may.
 //!
-//! The first byte of the input says how many bytes follow that describe the pieces; the rest is what the
-//! client sends.
+//! The lower half of the first byte of the input says how many bytes follow that describe the pieces, and the upper half
+//! which rules of `--fault` there are; the rest is what the client sends.
 #![no_main]
 
 mod served;
@@ -12,12 +12,33 @@ use std::net::SocketAddr;
 
 use libfuzzer_sys::fuzz_target;
 use quinistry::connection::{Buffers, Connection, Next, Transport, Turn};
+use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::log::Log;
 use quinistry::metrics::Metrics;
 use quinistry::run_queue::TURN_COST;
 use served::{CLOCK, SERVED};
+
+/// The rules, of which half of a byte chooses.
+const RULES: [&str; 16] = [
+    "",
+    "any=cut@every:2",
+    "any=stall@first:2",
+    "any=reset@every:3",
+    "any=flip",
+    "any=wrong-digest any=wrong-type",
+    "any=no-length@every:2",
+    "any=no-range",
+    "any=redirect",
+    "any=auth",
+    "any=401@every:2 any=403@every:2",
+    "any=404@every:2 any=429:1",
+    "any=500@every:2 any=502",
+    "any=503:1@every:2 any=504",
+    "layer=503@first:1 layer=cut@first:1 index=reset",
+    "blob=stall manifest=flip base=cut tags=wrong-type referrers=reset",
+];
 
 /// A transport that moves at most `pieces[i]` squared bytes in its i-th call, round and round; 0 blocks.
 struct Pieces<'a> {
@@ -98,7 +119,10 @@ impl Transport for Pieces<'_> {
 }
 
 /// Everything the client receives until the connection closes.
-fn receive(input: &[u8], pieces: &[u8], buffers: &mut Buffers) -> Output {
+fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> Output {
+    let mut faults = Faults::default();
+    faults.add(rules).expect("these are rules");
+    faults.layers = 2;
     let mut transport = Pieces { input, pieces, calls: 0, output: Output::default() };
     let (mut log, mut metrics) = (Log::new(true).explained(true), Metrics::new(&CLOCK, None));
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), CLOCK.now);
@@ -106,6 +130,7 @@ fn receive(input: &[u8], pieces: &[u8], buffers: &mut Buffers) -> Output {
         let next = connection.turn(&mut Turn {
             transport: &mut transport,
             registry: &SERVED.registry,
+            faults: &mut faults,
             clock: &CLOCK,
             log: &mut log,
             metrics: &mut metrics,
@@ -123,9 +148,9 @@ fn receive(input: &[u8], pieces: &[u8], buffers: &mut Buffers) -> Output {
 fuzz_target!(|bytes: &[u8]| {
     let Some((&count, rest)) = bytes.split_first() else { return };
     let (pieces, input) = rest.split_at(rest.len().min(usize::from(count % 16)));
-    let input = SERVED.with_digests(input);
+    let (input, rules) = (SERVED.with_digests(input), RULES[usize::from(count / 16)]);
     // One connection after the other has the buffers, as in the server: nothing may be left in them.
     let mut buffers = Buffers::default();
-    let in_pieces = receive(&input, pieces, &mut buffers);
-    assert!(in_pieces == receive(&input, &[], &mut buffers), "the pieces make a difference");
+    let in_pieces = receive(&input, pieces, rules, &mut buffers);
+    assert!(in_pieces == receive(&input, &[], rules, &mut buffers), "the pieces make a difference");
 });
