@@ -1,9 +1,9 @@
-//! Accepts connections, and knows when that makes sense.
+//! Accepts connections, and pauses when the system has no room for one.
 //!
 //! Document: accept(2).
 //!
-//! The kernel says once that connections wait ("edge-triggered"), so the acceptor remembers it until an attempt finds
-//! none. If the system has no room for a connection, accepting pauses, and is tried again later.
+//! The kernel reports once that there are connections in the backlog ("edge-triggered"). The acceptor remembers that until
+//! an attempt finds none.
 //!
 //! Limits: the pause, and how often a shortage is logged.
 //!
@@ -19,23 +19,22 @@ use mio::net::{TcpListener, TcpStream};
 use crate::metrics::Metrics;
 use crate::system;
 
-/// How many connections are accepted between two polls: some 10 ms of work. When 4,096 connections wait,
-/// the kernel drops others, which try again a second later; so accepting must not fall behind.
+/// How many connections are accepted between two polls: some 10 ms of work. While 4,096 connections are in the backlog,
+/// the kernel drops others, which are tried again a second later. So accepting must not fall behind.
 pub const ACCEPTS_PER_POLL: usize = 512;
 
-/// For how long no connection is accepted after the system had no room for one. Go begins with 5 ms
-/// and doubles up to 1 s; haproxy waits 100 ms.
+/// How long no connection is accepted after the system had no room for one. Go begins with 5 ms and doubles that up to
+/// 1 s. haproxy waits 100 ms.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A shortage that lasts is logged once in this time.
+/// How often a shortage is logged while it lasts.
 const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
 
-/// Accepts connections, and knows when that makes sense.
+/// A listening socket, and whether to accept from it.
 pub struct Acceptor {
     /// `None` once the server is stopping.
     listener: Option<TcpListener>,
-    /// Whether connections may be waiting. The kernel says so once, and it stays so until an attempt finds
-    /// none.
+    /// Whether there may be connections in the backlog.
     may_wait: bool,
     /// No connection is accepted before this moment.
     resume_at: Instant,
@@ -44,60 +43,55 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Returns an acceptor that expects that connections wait already.
+    /// Creates an acceptor. There may be connections in the backlog already.
     #[must_use]
     pub fn new(listener: TcpListener, now: Instant) -> Self {
         Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None }
     }
 
-    /// Notes that the kernel reports a connection.
+    /// Notes that the kernel has reported a connection.
     pub fn note_event(&mut self) {
         self.may_wait = true;
     }
 
-    /// Ends a pause, and expects that connections wait.
+    /// Ends a pause. There may be connections in the backlog.
     pub fn resume(&mut self, now: Instant) {
         (self.may_wait, self.resume_at) = (true, now);
     }
 
-    /// Closes the listener. The kernel resets the connections that wait.
+    /// Closes the listener. The kernel resets the connections in the backlog.
     pub fn close(&mut self) {
         self.listener = None;
     }
 
-    /// Returns when to accept next, if connections may be waiting.
+    /// Returns when to accept next; `None` if there is nothing to accept.
     #[must_use]
     pub fn accept_at(&self) -> Option<Instant> {
         (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
     }
 
-    /// Has no connection accepted for a while.
-    pub fn pause(&mut self, now: Instant, metrics: &mut Metrics) {
+    /// Accepts no connection for a while. Returns whether that must be logged.
+    pub fn pause(&mut self, now: Instant) -> bool {
         self.resume_at = now + ACCEPT_PAUSE;
-        metrics.pauses += 1;
-    }
-
-    /// Whether a shortage is to be logged. One that lasts is logged only now and then.
-    pub fn is_news(&mut self, now: Instant) -> bool {
-        let is_news = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
-        if is_news {
+        let is_new = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
+        if is_new {
             self.logged_at = Some(now);
         }
-        is_news
+        is_new
     }
 
-    /// Asks the kernel whether a connection waits to be accepted.
+    /// Asks the kernel whether there is a connection in the backlog.
     pub fn poll_backlog(&mut self) -> bool {
         self.may_wait =
             self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
         self.may_wait
     }
 
-    /// Accepts a connection, if one waits.
+    /// Accepts a connection, if there is one in the backlog.
     ///
     /// # Errors
     ///
-    /// When one waits and cannot be accepted, as a rule because the system has no room for it.
+    /// If there is one and it cannot be accepted, usually because the system has no room for it.
     pub fn accept(&mut self, metrics: &mut Metrics) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
         match listener.accept() {
@@ -106,10 +100,10 @@ impl Acceptor {
                 return Ok(Some(accepted));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
-            // The connection is gone, or a signal has stopped and continued the process.
+            // The connection is gone, or a signal has interrupted the call.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
-            // Linux looks for a free descriptor before it looks for a connection. The event does not
-            // come again, so `may_wait` must stay if there is a connection.
+            // Linux looks for a free descriptor before it looks for a connection. The event is not repeated, so `may_wait`
+            // must stay true if there is a connection.
             Err(error) => {
                 if self.poll_backlog() {
                     return Err(error);

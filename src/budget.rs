@@ -1,11 +1,11 @@
-//! Divides the memory that the process may use among what clients can make it use.
+//! Divides the memory of the process among what clients can make it use.
 //!
 //! Documents: cgroups(7); the kernel's `cgroup-v2`, "Memory"; tcp(7).
 //!
-//! A container is charged for more than its process allocates: also for what the kernel queues for its sockets.
-//! A client that does not read makes the server's side queue, and so does a client that sends without end. If the
-//! sum exceeds the container's limit, the kernel kills the process. So each part has a bound, and the bounds
-//! together are below the limit:
+//! A container is charged for what its process allocates, and also for what the kernel queues for its sockets. A client
+//! that does not read makes the kernel queue responses, and a client that sends without end makes it queue requests. If
+//! the sum exceeds the container's limit, the kernel kills the process. So each part has a bound, and the bounds together
+//! are below the limit:
 //!
 //! ```text
 //!     part                                          bound             of 64 MiB
@@ -16,13 +16,12 @@
 //!     the program, its layers, its tables, its log  the rest          8 MiB
 //! ```
 //!
-//! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever others do. While all
-//! sockets together queue less than [`Budget::queued`], a connection can queue what is left of it.
+//! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
+//! all sockets together queue less than [`Budget::queued`], a connection can queue what is left of that.
 //!
 //! Limits: those of [`Budget`].
 //!
-//! Deliberately absent: the memory that is used at a moment. To ask for it takes a system call, and when it is too
-//! much, it is too late.
+//! Deliberately absent: the memory in use. It takes a system call to learn it, and when it is too much, it is too late.
 
 use std::fs;
 use std::path::Path;
@@ -32,8 +31,8 @@ use crate::system::RECEIVE_BUFFER;
 /// How many bytes each connection can have queued to be sent, whatever the others have queued.
 pub const GUARANTEED: u64 = 8 * 1024;
 
-/// What a connection costs besides: received bytes that wait to be read (the kernel doubles the size of the buffer, and
-/// takes one packet more), the kernel's objects, and a row of the table.
+/// What a connection costs in addition: received bytes that have not been read (the kernel doubles the size of the
+/// buffer, and takes one packet more), the kernel's objects, and a row of the table.
 const FIXED_COST: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
 /// The memory that is divided if the process has no limit, or a larger one. It is enough for [`MAX_CONNECTIONS`].

@@ -1,11 +1,10 @@
-//! The table of connected clients: finds a client by its token, and decides which clients are closed when the server
-//! is short of places or memory.
+//! Keeps the table of connected clients, and decides which of them are closed when places or memory are short.
 //!
 //! Document: epoll(7).
 //!
-//! A token is what the kernel hands back with an event. It names a slot of the table and the slot's
-//! generation, which grows whenever the slot is emptied. So an event that was meant for a connection
-//! that is closed does not reach the one that has its slot now.
+//! The kernel returns a client's token with each of its events. A token names a slot of the table and the slot's
+//! generation, which grows whenever the slot is emptied. So an event for a closed connection does not reach the
+//! connection that has its slot now.
 //!
 //! ```text
 //!     token = generation * MAX_CONNECTIONS + slot
@@ -13,21 +12,20 @@
 //!
 //! # Eviction
 //!
-//! For a newcomer, the connections that have waited longest without being answered are closed first, and then the
-//! readers that have taken nothing for longest. To find them, all clients are scanned. A scan takes a
-//! millisecond, so one client in 64 is closed at a time, and the next newcomers find room.
+//! For a newcomer, the connections without a response in flight are closed first, and then the readers that have taken
+//! nothing for a while. Among those, the connection that has waited longest is the first. To find them, all clients are
+//! scanned, which takes a millisecond. So one client in 64 is closed at a time, and the next newcomers find room.
 //!
-//! If incomplete heads and unsent responses take too much memory, those that hold most are closed first, and among
-//! them first those that have waited for a while: an honest client needs little, and not for long.
+//! If incomplete heads and unsent responses take too much memory, the connections that have made no progress for a
+//! while are closed first, and among those the connection that holds most: an honest client needs little memory, and
+//! not for long.
 //!
 //! Limits: the most slots that a token can name. The server compares [`Clients::count`], [`Clients::held`] and
 //! [`Clients::queued`] with its budget.
 //!
-//! Deliberately absent: an index by rank. Ranks change with every answer, and are asked for only when
-//! something is short.
+//! Deliberately absent: an index by rank. Ranks change with every response, and are needed only when something is short.
 
 use std::cmp::Reverse;
-use std::ops::Range;
 use std::time::Instant;
 
 use mio::Token;
@@ -47,11 +45,11 @@ const EVICTED: usize = 64;
 
 /// A client: its socket, its connection, and what it has cost recently.
 pub struct Client {
-    /// The client's socket, and what the kernel has said of it.
+    /// The client's socket, and what is known of it.
     pub socket: Socket,
-    /// The state of the exchange with the client.
+    /// The state of the connection.
     pub connection: Connection,
-    /// What the client has asked recently.
+    /// What the client has cost recently.
     pub load: Load,
 }
 
@@ -60,9 +58,9 @@ pub struct Client {
 pub struct Clients {
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// What all connections together keep in memory.
+    /// How many bytes all connections together hold.
     held: usize,
-    /// What all sockets together have queued at most.
+    /// How many bytes all sockets together have queued at most.
     queued: u64,
 }
 
@@ -73,33 +71,32 @@ struct Slot {
 }
 
 impl Clients {
-    /// How many clients there are.
+    /// Returns the number of clients.
     #[must_use]
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// How many bytes all connections together keep.
+    /// Returns how many bytes all connections together hold.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// How many bytes all sockets together have queued at most.
+    /// Returns how many bytes all sockets together have queued at most.
     #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued
     }
 
-    /// The slots, empty ones included.
+    /// Returns the tokens of all clients.
     #[must_use]
-    pub fn slots(&self) -> Range<usize> {
-        0..self.slots.len()
+    pub fn tokens(&self) -> Vec<Token> {
+        self.occupied().map(|(token, _)| token).collect()
     }
 
-    /// The token of the client that is in a slot, or that comes there next.
-    #[must_use]
-    pub fn token(&self, slot: usize) -> Token {
+    /// Returns the token of the client in a slot, or of the next one there.
+    fn token(&self, slot: usize) -> Token {
         let generation = self.slots[slot].generation;
         // The topmost bit is kept clear, for tokens that are no client's.
         Token(generation.wrapping_mul(MAX_CONNECTIONS).wrapping_add(slot) & (usize::MAX >> 1))
@@ -110,7 +107,7 @@ impl Clients {
         (slot < self.slots.len() && self.token(slot) == token).then_some(slot)
     }
 
-    /// The client with that token, if it is still there.
+    /// Returns the client with that token, if it is still connected.
     pub fn find(&mut self, token: Token) -> Option<&mut Client> {
         let slot = self.slot(token)?;
         self.slots[slot].client.as_mut()
@@ -129,7 +126,7 @@ impl Clients {
         self.token(slot)
     }
 
-    /// Changes a client, and counts what it then keeps and has queued.
+    /// Changes a client, and counts what it then holds and has queued.
     pub fn update<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
         let client = self.find(token)?;
         let before = client.used();
@@ -146,7 +143,7 @@ impl Clients {
         self.queued -= queued;
     }
 
-    /// Takes a client out of the table.
+    /// Removes a client from the table.
     pub fn remove(&mut self, token: Token) -> Option<Client> {
         let slot = self.slot(token)?;
         let client = self.slots[slot].client.take()?;
@@ -157,26 +154,23 @@ impl Clients {
     }
 
     fn occupied(&self) -> impl Iterator<Item = (Token, &Client)> {
-        self.slots().filter_map(|slot| Some((self.token(slot), self.slots[slot].client.as_ref()?)))
+        (0..self.slots.len()).filter_map(|slot| Some((self.token(slot), self.slots[slot].client.as_ref()?)))
     }
 
     /// Asks the kernel how much each socket has queued. Those that had nothing queued still have nothing.
     pub fn measure(&mut self) {
-        for slot in self.slots() {
-            let token = self.token(slot);
+        for token in self.tokens() {
             if self.find(token).is_some_and(|client| client.socket.queued() > 0) {
                 self.update(token, |client| client.socket.measure());
             }
         }
     }
 
-    /// Returns the clients to close for newcomers, if there are any that can be closed. A client in the light queue
-    /// keeps its place: it may have sent a request, and will have its turn soon.
+    /// Returns the clients to close for newcomers. There may be none.
     #[must_use]
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
-        let others = self.occupied().filter(|(_, client)| !client.load.is_next());
-        let ranked = others.filter_map(|(token, client)| Some((client.connection.rank(now)?, token)));
-        let mut ranked: Vec<(Rank, Token)> = ranked.collect();
+        let rank = |(token, client): (Token, &Client)| Some((client.connection.rank(now)?, token));
+        let mut ranked: Vec<(Rank, Token)> = self.occupied().filter_map(rank).collect();
         let count = self.count().div_ceil(EVICTED).min(ranked.len());
         if count < ranked.len() {
             ranked.select_nth_unstable(count);
@@ -198,7 +192,7 @@ impl Clients {
 }
 
 impl Client {
-    /// The bytes that its connection keeps, and those that its socket has queued at most.
+    /// Returns the bytes that its connection holds, and those that its socket has queued at most.
     fn used(&self) -> (usize, u64) {
         (self.connection.held(), self.socket.queued())
     }

@@ -25,9 +25,9 @@ pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
     },
 };
 
-/// A moment: for deadlines, for people and for `Date`.
+/// The time of the last reading, for deadlines, for people and for `Date`.
 pub struct Clock {
-    /// The moment on the monotonic clock, for deadlines.
+    /// The time of the monotonic clock, for deadlines.
     pub now: Instant,
     unix: u64,
     http_date: String,
@@ -35,14 +35,11 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Reads the clock.
-    #[must_use]
     pub fn start() -> Self {
         Self::at(Instant::now(), since_epoch())
     }
 
-    /// Returns a given moment; `since_epoch` is its time on the calendar.
-    #[must_use]
+    /// Returns a given time; `since_epoch` is that of the calendar.
     pub fn at(now: Instant, since_epoch: Duration) -> Self {
         let unix = since_epoch.as_secs();
         Self { now, unix, http_date: http_date(unix), rfc3339: rfc3339(unix) }
@@ -58,20 +55,17 @@ impl Clock {
         }
     }
 
-    /// The seconds since the epoch.
-    #[must_use]
+    /// Returns the seconds since the epoch.
     pub fn unix(&self) -> u64 {
         self.unix
     }
 
-    /// `Sun, 06 Nov 1994 08:49:37 GMT`
-    #[must_use]
+    /// Returns the time like `Sun, 06 Nov 1994 08:49:37 GMT`.
     pub fn http_date(&self) -> &str {
         &self.http_date
     }
 
-    /// `1994-11-06T08:49:37Z`
-    #[must_use]
+    /// Returns the time like `1994-11-06T08:49:37Z`.
     pub fn rfc3339(&self) -> &str {
         &self.rfc3339
     }
@@ -83,8 +77,7 @@ fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
-/// Formats a time in seconds since the epoch, as RFC 3339 has it.
-#[must_use]
+/// Formats a time in seconds since the epoch (RFC 3339).
 pub fn rfc3339(unix: u64) -> String {
     let Date { year, month, day, .. } = date(unix);
     let (hour, minute, second) = time(unix);

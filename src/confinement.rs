@@ -5,7 +5,7 @@
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has
 //! taken over the process would need others: to open files, to run programs, to connect to other machines. The
 //! server drops those rights, irrevocably, before it reads the first byte from outside. The filter is a program
-//! that the kernel runs for each call. It compares numbers and jumps forward. It is built at compile time:
+//! that the kernel runs for each call. It compares numbers and jumps forward:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
@@ -40,17 +40,15 @@ use libc::sock_filter;
 
 use crate::system;
 
-use Verdict::{Allowed, AllowedWith, AllowedWithout, Ends};
+use Verdict::{Allowed, AllowedIf, Ends};
 
 /// What happens to a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
     /// It is executed.
     Allowed,
-    /// It is executed if each of the arguments with these indexes, from 0, is that number.
-    AllowedWith(&'static [(u32, u32)]),
-    /// It is executed if the argument with that index has none of those bits.
-    AllowedWithout(u32, u32),
+    /// It is executed if each of these arguments, counted from 0, has this value in the bits of this mask.
+    AllowedIf(&'static [(u32, u32, u32)]),
     /// It ends the process.
     Ends,
 }
@@ -68,32 +66,35 @@ pub const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
     0
 };
 
-/// The flags that `system::send` and std use.
-const SEND_FLAGS: u32 = (libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned();
-const SOCKET_LEVEL: (u32, u32) = (1, libc::SOL_SOCKET.cast_unsigned());
-const EXECUTABLE: u32 = libc::PROT_EXEC.cast_unsigned();
+/// All bits of an argument.
+const ALL: u32 = u32::MAX;
+
+// Conditions of the table. The flags are those that `system::send` and std use.
+const SOCKET_LEVEL: (u32, u32, u32) = (1, ALL, libc::SOL_SOCKET.cast_unsigned());
+const SENDS: Verdict = AllowedIf(&[(3, !(libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned(), 0)]);
+const MAPS: Verdict = AllowedIf(&[(2, libc::PROT_EXEC.cast_unsigned(), 0)]);
 
 /// The calls with a verdict of their own. Those with a condition come first: the kernel caches which calls are
 /// always allowed, and runs the filter only for the others.
 pub const RULES: &[(c_long, Verdict)] = &[
     // Responses. Not with MSG_FASTOPEN, which connects a socket to another machine.
-    (libc::SYS_sendto, AllowedWithout(3, !SEND_FLAGS)),
+    (libc::SYS_sendto, SENDS),
     #[cfg(target_arch = "arm")]
-    (libc::SYS_send, AllowedWithout(3, !SEND_FLAGS)),
+    (libc::SYS_send, SENDS),
     // Whether a response has been acknowledged. Other ioctls can even type into a terminal.
-    (libc::SYS_ioctl, AllowedWith(&[(1, libc::TIOCOUTQ as u32)])),
+    (libc::SYS_ioctl, AllowedIf(&[(1, ALL, libc::TIOCOUTQ as u32)])),
     // How much memory a socket has queued.
-    (libc::SYS_getsockopt, AllowedWith(&[SOCKET_LEVEL, (2, libc::SO_MEMINFO.cast_unsigned())])),
+    (libc::SYS_getsockopt, AllowedIf(&[SOCKET_LEVEL, (2, ALL, libc::SO_MEMINFO.cast_unsigned())])),
     // Reset instead of a graceful close.
-    (libc::SYS_setsockopt, AllowedWith(&[SOCKET_LEVEL, (2, libc::SO_LINGER.cast_unsigned())])),
+    (libc::SYS_setsockopt, AllowedIf(&[SOCKET_LEVEL, (2, ALL, libc::SO_LINGER.cast_unsigned())])),
     // The end of the last response. SHUT_RD would turn the listener into a socket that can connect.
-    (libc::SYS_shutdown, AllowedWith(&[(1, libc::SHUT_WR.cast_unsigned())])),
+    (libc::SYS_shutdown, AllowedIf(&[(1, ALL, libc::SHUT_WR.cast_unsigned())])),
     // Memory, but not executable.
     #[cfg(not(target_arch = "arm"))]
-    (libc::SYS_mmap, AllowedWithout(2, EXECUTABLE)),
+    (libc::SYS_mmap, MAPS),
     #[cfg(target_arch = "arm")]
-    (libc::SYS_mmap2, AllowedWithout(2, EXECUTABLE)),
-    (libc::SYS_mprotect, AllowedWithout(2, EXECUTABLE)), // musl
+    (libc::SYS_mmap2, MAPS),
+    (libc::SYS_mprotect, MAPS), // musl
     (libc::SYS_brk, Allowed),
     (libc::SYS_mremap, Allowed),
     (libc::SYS_munmap, Allowed),
@@ -159,112 +160,60 @@ const ALLOW: u32 = libc::SECCOMP_RET_ALLOW;
 const FAIL: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
 const END: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
-/// The filter of this program.
-static FILTER: Filter = Filter::new(ARCHITECTURE, RULES);
-
-/// A filter in the kernel's format.
-pub struct Filter {
-    instructions: [sock_filter; Self::ROOM],
-    length: usize,
+/// Builds the filter for an architecture and its table of calls.
+fn filter(architecture: u32, rules: &[(c_long, Verdict)]) -> Vec<sock_filter> {
+    let mut filter =
+        vec![load(CALLED_ARCHITECTURE), compare(architecture, [1, 0]), end_with(END), load(NUMBER)];
+    for &(call, verdict) in rules {
+        let (conditions, result) = match verdict {
+            Allowed => (&[][..], ALLOW),
+            AllowedIf(conditions) => (conditions, ALLOW),
+            Ends => (&[][..], END),
+        };
+        // Other calls skip what follows: four instructions for each condition, and the last.
+        filter.push(compare(call.cast_unsigned() as u32, [0, 4 * conditions.len() as u8 + 1]));
+        for &(argument, mask, value) in conditions {
+            let and = instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask, [0, 0]);
+            filter.extend([load(lower_half(argument)), and, compare(value, [1, 0]), end_with(FAIL)]);
+        }
+        filter.push(end_with(result));
+    }
+    filter.push(end_with(FAIL));
+    filter
 }
 
-impl Filter {
-    const ROOM: usize = 128;
+/// Loads the 32 bits at this offset.
+fn load(offset: u32) -> sock_filter {
+    instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, [0, 0])
+}
 
-    /// Builds the filter for an architecture and its table of calls.
-    #[must_use]
-    pub const fn new(architecture: u32, rules: &[(c_long, Verdict)]) -> Self {
-        let nothing = sock_filter { code: 0, jt: 0, jf: 0, k: 0 };
-        let mut filter = Self { instructions: [nothing; Self::ROOM], length: 0 };
-        filter.load(CALLED_ARCHITECTURE);
-        filter.jump(libc::BPF_JEQ, architecture, [1, 0]);
-        filter.ret(END);
-        filter.load(NUMBER);
-        let mut index = 0;
-        // A const function cannot use `for` yet.
-        while index < rules.len() {
-            let (call, verdict) = rules[index];
-            filter.rule(call.cast_unsigned() as u32, verdict);
-            index += 1;
-        }
-        filter.ret(FAIL);
-        filter
-    }
+/// Compares the loaded bits with a number, and skips the first count of instructions if they are equal, else the
+/// second.
+fn compare(number: u32, skipped: [u8; 2]) -> sock_filter {
+    instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, skipped)
+}
 
-    /// The instructions.
-    #[must_use]
-    pub fn instructions(&self) -> &[sock_filter] {
-        &self.instructions[..self.length]
-    }
+fn end_with(result: u32) -> sock_filter {
+    instruction(libc::BPF_RET | libc::BPF_K, result, [0, 0])
+}
 
-    /// Appends the instructions for one call. Other calls skip them.
-    const fn rule(&mut self, call: u32, verdict: Verdict) {
-        match verdict {
-            Allowed | Ends => {
-                self.jump(libc::BPF_JEQ, call, [0, 1]);
-                self.ret(if matches!(verdict, Allowed) { ALLOW } else { END });
-            }
-            AllowedWith(arguments) => {
-                let mut left = 2 * arguments.len() as u8;
-                self.jump(libc::BPF_JEQ, call, [0, left + 2]);
-                while left > 0 {
-                    let (argument, number) = arguments[arguments.len() - left as usize / 2];
-                    self.load(lower_half(argument));
-                    left -= 2;
-                    self.jump(libc::BPF_JEQ, number, [0, left + 1]);
-                }
-                self.ret(ALLOW);
-                self.ret(FAIL);
-            }
-            AllowedWithout(argument, bits) => {
-                self.jump(libc::BPF_JEQ, call, [0, 4]);
-                self.load(lower_half(argument));
-                self.jump(libc::BPF_JSET, bits, [1, 0]);
-                self.ret(ALLOW);
-                self.ret(FAIL);
-            }
-        }
-    }
-
-    /// Appends: load the 32 bits at this offset.
-    const fn load(&mut self, offset: u32) {
-        self.push(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, [0, 0]);
-    }
-
-    /// Appends: compare the loaded bits with a number, and skip the first count of instructions if the
-    /// comparison holds, else the second.
-    const fn jump(&mut self, comparison: u32, number: u32, skipped: [u8; 2]) {
-        self.push(libc::BPF_JMP | comparison | libc::BPF_K, number, skipped);
-    }
-
-    /// Appends: return this result.
-    const fn ret(&mut self, result: u32) {
-        self.push(libc::BPF_RET | libc::BPF_K, result, [0, 0]);
-    }
-
-    const fn push(&mut self, code: u32, k: u32, [jt, jf]: [u8; 2]) {
-        self.instructions[self.length] = sock_filter { code: code as u16, jt, jf, k };
-        self.length += 1;
-    }
+fn instruction(code: u32, k: u32, [jt, jf]: [u8; 2]) -> sock_filter {
+    sock_filter { code: code as u16, jt, jf, k }
 }
 
 /// Returns the offset of the lower 32 bits of an argument. The upper half can be ignored: the kernel takes each of
 /// the arguments in the table as an `int`, or uses only bits of the lower half.
-const fn lower_half(argument: u32) -> u32 {
-    let big_endian = cfg!(target_endian = "big") as u32;
-    ARGUMENTS + 8 * argument + 4 * big_endian
+fn lower_half(argument: u32) -> u32 {
+    ARGUMENTS + 8 * argument + if cfg!(target_endian = "big") { 4 } else { 0 }
 }
 
-/// Confines this thread to the calls of the table, irrevocably.
-///
-/// # Errors
-///
-/// If the kernel does not support filters, or the environment of the process does not allow them.
+/// Confines this thread to the calls of the table, irrevocably. Fails if the kernel does not support filters, or the
+/// environment of the process does not allow them.
 pub fn confine() -> io::Result<()> {
     if ARCHITECTURE == 0 {
         return Err(ErrorKind::Unsupported.into());
     }
-    system::set_filter(FILTER.instructions())
+    system::set_filter(&filter(ARCHITECTURE, RULES))
 }
 
 #[cfg(test)]
@@ -299,7 +248,7 @@ mod tests {
             match code {
                 0x20 => loaded = call.word(k),
                 0x15 => at += skipped(loaded == k),
-                0x45 => at += skipped(loaded & k != 0),
+                0x54 => loaded &= k,
                 0x06 => return k,
                 other => panic!("an unknown instruction: {other:#x}"),
             }
@@ -309,10 +258,13 @@ mod tests {
     const ARCHITECTURE: u32 = 7;
 
     fn result(number: u32, arguments: [u64; 6]) -> u32 {
-        let rules =
-            [(10, AllowedWithout(2, 4)), (11, Allowed), (12, Ends), (13, AllowedWith(&[(4, 0), (5, 1)]))];
-        let filter = Filter::new(ARCHITECTURE, &rules);
-        run(filter.instructions(), &Call { architecture: ARCHITECTURE, number, arguments })
+        let rules = [
+            (10, AllowedIf(&[(2, 4, 0)])),
+            (11, Allowed),
+            (12, Ends),
+            (13, AllowedIf(&[(4, ALL, 0), (5, ALL, 1)])),
+        ];
+        run(&filter(ARCHITECTURE, &rules), &Call { architecture: ARCHITECTURE, number, arguments })
     }
 
     #[test]
@@ -341,7 +293,7 @@ mod tests {
     fn a_call_for_another_architecture_ends_the_process() {
         for number in [9, 11] {
             let call = Call { architecture: ARCHITECTURE + 1, number, arguments: [0; 6] };
-            assert_eq!(run(Filter::new(ARCHITECTURE, &[(11, Allowed)]).instructions(), &call), END);
+            assert_eq!(run(&filter(ARCHITECTURE, &[(11, Allowed)]), &call), END);
         }
     }
 }

@@ -1,114 +1,198 @@
-//! Turns the bytes that a client sends into answers, over any transport.
+//! Responds to the requests of one client, over any transport.
 //!
 //! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
 //!
 //! A connection does no input or output of its own and reads no clock. Both are passed in with each
-//! [`Turn`], so that tests and the fuzzer can bring about every accident: short reads and writes, errors
+//! [`Turn`], so that tests and the fuzzer can cause every accident: short reads and writes, errors
 //! anywhere, any time of the day.
 //!
 //! # States
 //!
 //! ```text
-//!     state      what happens                           next state             by         deadline
-//!     ---------  -------------------------------------  ---------------------  ---------  -----------
-//!     Fresh      the first bytes come                   as for "bytes" below   receive    10 s
-//!                the deadline passes                    closed: Silent         expire
-//!     Idle       bytes come                             as for "bytes" below   receive    60 s after
-//!                the deadline passes                    closed: Stalled        expire     the last
-//!                ... and the client has its answer      closed: Idle           expire     progress;
-//!                                                                                         then 75 s
-//!     Partial    more bytes come                        as for "bytes" below   receive    10 s after
-//!                the deadline passes                    answered 408 (refuse)  expire     the first
-//!                                                                                         of them
-//!     Pending    it goes on, now or in its next turn    as for "bytes" below   receive    10 s; its turn
-//!                                                                                         comes before
-//!     Writing    the transport takes some               Writing                send       60 s after
-//!                it takes the last                      as for "sent" below    proceed    the last
-//!                the deadline passes                    closed: Stalled        expire     progress
-//!     Lingering  bytes come, up to 256 KiB              Lingering              discard    60 s after
-//!                the client stops sending, and has      closed: LastAnswer     discard    the last
-//!                  acknowledged all                                                       progress;
-//!                the deadline passes                    closed: Stalled        expire     then 2 s
-//!                ... and the client has the answer      closed: DidNotClose    expire     after the
-//!                                                                                         last byte,
-//!                                                                                         5 s in all
+//!     Receiving   A head is awaited. `input` holds what has come of it, and perhaps whole requests that came
+//!                 with an earlier one. Deadline: 10 s after the connection was accepted, or after the first
+//!                 byte of the head.
+//!     Idle        Everything received has a response, and the transport has taken all responses. Nothing is
+//!                 held. Deadline: 75 s after the last progress.
+//!     Writing     The transport has not taken all of a response. Nothing is read, so the responses keep the
+//!                 order of the requests. Deadline: 75 s after the last progress.
+//!     Lingering   The last response and the end of the stream are sent. What comes is discarded. Deadline: 75 s
+//!                 after the last progress while the client lacks a part of the response, and then 5 s.
 //!
-//!     bytes:     no whole request                       Partial                respond
-//!                requests                               answered               respond
-//!                no request at all                      answered (refuse)      respond
-//!     answered:  all of it fits the transport           as for "sent" below    flush
-//!                it does not fit                        Writing                flush
-//!     sent:      nothing more has come                  Idle                   proceed
-//!                more has come                          Pending                proceed
-//!                it was the last answer, the client     closed: LastAnswer     proceed
-//!                  has it, and nothing more has come
-//!                it was the last answer                 Lingering              linger
-//!                the server is stopping                 Lingering              linger
+//!     Receiving, Idle  ->  Receiving        no whole request has come                     [respond]
+//!     Receiving, Idle  ->  Writing          a response does not fit the transport         [flush]
+//!     Receiving, Idle  ->  as after Writing all responses fit the transport               [flush, proceed]
+//!     Receiving        ->  as after Writing 408, because the deadline has passed          [expire, refuse]
+//!     Writing          ->  Idle             the transport has taken everything            [proceed]
+//!     Writing          ->  Receiving        the same, and more had come with the request  [proceed]
+//!     Writing          ->  Lingering        the same, and it was the last response        [proceed, linger]
+//!     Receiving, Idle  ->  Lingering        the client has sent its end and lacks a part  [leave, linger]
+//!                                           of a response, or the server stops            [stop, linger]
+//!
+//!     Receiving        ->  closed: Silent       nothing came before the deadline          [expire]
+//!     Receiving        ->  closed: CutShort     the client has sent its end in a head     [leave]
+//!     Receiving, Idle  ->  closed: Left         the same, not in a head                   [leave]
+//!     Idle             ->  closed: Idle         no request came before the deadline       [expire]
+//!     any              ->  closed: Stalled      no progress before the deadline           [expire]
+//!     Writing          ->  closed: LastResponse the client has the last response and has  [proceed]
+//!                                               sent nothing more
+//!     Lingering        ->  closed: LastResponse the client has the response and has sent  [discard]
+//!                                               its end
+//!     Lingering        ->  closed: DidNotClose  it has the response and sent no end       [expire]
+//!     Writing          ->  closed: FaultReset   a fault of `--fault` wants a reset         [proceed]
+//!     any              ->  closed: Broken       the transport failed                      [turn]
 //! ```
 //!
-//! Fresh, Idle and Partial also end when the client stops sending: closed (Left or `CutShort`) if it has
-//! acknowledged all, and otherwise Lingering. Every state ends when the transport fails (closed: Broken). The server
-//! may close a connection because it is short of something ([`Connection::rank`]), and closes it or has it linger
-//! when it stops ([`Connection::stop`]).
+//! *Progress* means that the transport has taken some bytes, or that the client has acknowledged some. The transport takes
+//! all of a small response at once, long before a slow reader has it.
 //!
-//! # The end
+//! The server also closes connections: when it is short of something ([`Connection::rank`]), and when it stops
+//! ([`Connection::stop`]).
 //!
-//! What the kernel has queued for a connection that is closed counts for nobody, and can stay for minutes. So a
-//! connection is closed in one of two ways: when the client has acknowledged everything; or by a reset, which drops
-//! what is queued. The last answer is safe, because Lingering waits until the client has it.
+//! # Closing
+//!
+//! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
+//! the last response before the client has read it (RFC 9112 section 9.6). So the connection lingers, unless the request
+//! was complete, nothing else has come, and the client has acknowledged the response.
+//!
+//! What the kernel has queued for a closed connection counts for nobody, and can stay for minutes. So a connection is
+//! closed when the client has acknowledged everything, and otherwise by a reset, which drops what is queued (see
+//! `socket`).
 //!
 //! # Memory
 //!
 //! An idle connection keeps no buffer. Bytes are read into a buffer that all connections share. What a
 //! connection may keep is the beginning of a head, requests that came before their turn, and the rest of
-//! an answer that did not fit; [`Connection::held`] counts it. `budget` and `socket` bound what the kernel
-//! keeps for a socket.
+//! a response that did not fit the transport; [`Connection::held`] counts it. `budget` and `socket` bound what the
+//! kernel keeps for a socket.
+//!
+//! # Example
+//!
+//! A client sends a request in two pieces, reads the response, and closes its side:
+//!
+//! ```
+//! use std::io::{self, ErrorKind};
+//! use std::time::Instant;
+//!
+//! use quinistry::clock::Clock;
+//! use quinistry::connection::{
+//!     Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport, Turn,
+//! };
+//! use quinistry::http::response::FilePart;
+//! use quinistry::kinds::CloseReason;
+//! # use quinistry::fault::Faults;
+//! # use quinistry::image::{Image, layer::Executable};
+//! # use quinistry::log::Log;
+//! # use quinistry::metrics::Metrics;
+//! # use quinistry::registry::Registry;
+//! # use quinistry::run_queue::TURN_COST;
+//!
+//! /// A transport whose client is a script.
+//! #[derive(Default)]
+//! struct Script {
+//!     sent: Vec<u8>,
+//!     has_closed: bool,
+//!     received: Vec<u8>,
+//! }
+//!
+//! impl Transport for Script {
+//!     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+//!         let count = self.sent.len().min(buffer.len());
+//!         buffer[..count].copy_from_slice(&self.sent[..count]);
+//!         self.sent.drain(..count);
+//!         if count == 0 && !self.has_closed { Err(ErrorKind::WouldBlock.into()) } else { Ok(count) }
+//!     }
+//!     fn write(&mut self, bytes: &[u8], _more: bool) -> io::Result<usize> {
+//!         self.received.extend_from_slice(bytes);
+//!         Ok(bytes.len())
+//!     }
+//!     fn write_file(&mut self, part: &FilePart) -> io::Result<usize> {
+//!         Ok(part.len() as usize)
+//!     }
+//!     fn may_have_input(&self) -> bool {
+//!         !self.sent.is_empty()
+//!     }
+//!     fn finish(&mut self) -> io::Result<()> {
+//!         Ok(())
+//!     }
+//!     fn unacknowledged(&self) -> u64 {
+//!         0
+//!     }
+//! }
+//!
+//! # let mut executable = vec![0; 64 + 56];
+//! # executable[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+//! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
+//! #     executable[at] = byte;
+//! # }
+//! # let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
+//! # let mut content = Vec::new();
+//! # let layer = executable.pack(&mut content).expect("a Vec takes everything");
+//! # let registry = Registry::new(Image::assemble(vec![(content, layer)]).1);
+//! # let (mut buffers, mut faults, mut log) = (Buffers::default(), Faults::default(), Log::new(false));
+//! let clock = Clock::start();
+//! # let mut metrics = Metrics::new(&clock, None);
+//! let mut client = Script::default();
+//! let mut connection = Connection::new(([192, 0, 2, 1], 50514).into(), clock.now);
+//! let mut turn = |client: &mut Script| {
+//!     let next = connection.turn(&mut Turn {
+//!         transport: client,
+//!         registry: &registry,
+//!         clock: &clock,
+//! #       faults: &mut faults,
+//! #       log: &mut log,
+//! #       metrics: &mut metrics,
+//! #       buffers: &mut buffers,
+//!         is_stopping: false,
+//!         left: TURN_COST,
+//!     });
+//!     (next, connection.deadline())
+//! };
+//!
+//! client.sent = b"GET /v2/ HTTP/1.1\r\nHo".to_vec();
+//! assert_eq!(turn(&mut client), (Next::Wait, clock.now + HEAD_TIMEOUT)); // Receiving
+//! client.sent = b"st: localhost\r\n\r\n".to_vec();
+//! assert_eq!(turn(&mut client), (Next::Wait, clock.now + IDLE_TIMEOUT)); // Idle
+//! assert!(client.received.starts_with(b"HTTP/1.1 200 OK\r\n"));
+//! client.has_closed = true;
+//! assert_eq!(turn(&mut client).0, Next::Close(CloseReason::Left));
+//! ```
 //!
 //! Limits: the deadlines above, and how much a connection may do in one turn.
 //!
 //! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects
-//! it has content that we will not read, so it gets its final answer at once (RFC 9110 section 10.1.1).
+//! it has content that is not read, so it gets its final response at once (RFC 9110 section 10.1.1).
 
-use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::explain::explain;
+use crate::explain::{explain, explain_fault};
+use crate::fault::{Applied, Faults};
 use crate::http::request::{self, FieldStorage, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
-use crate::kinds::CloseReason;
+use crate::kinds::{CloseReason, Fault};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Answer, Registry};
-use crate::run_queue::{Allowance, cost};
+use crate::run_queue::{REQUEST_COST, cost};
 
-/// How long a connection may take to its first byte, counted from when the kernel hands it over; and
-/// then again from the first byte of a head to its end. A head is one packet, or a few. h2o waits
-/// 10 s, hyper 30 s, nginx 60 s.
-pub const HEAD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a client may take from its connection to its first byte, and from the first byte of a head to its end. A
+/// head is one packet, or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a persistent connection may wait for its next request. nginx waits 75 s. A load balancer keeps idle
-/// connections for up to 60 s (AWS; nginx upstream), and must be the first to close one: a request that meets a close
-/// is lost. Docker keeps connections for longer, but asks again within seconds or never.
-pub const IDLE_PATIENCE: Duration = Duration::from_secs(75);
+/// How long a client may make no progress: send no further request, or take nothing of a response. A slow reader may
+/// take hours. nginx waits 75 s for a request and 60 s for a reader. A load balancer keeps idle connections for up to
+/// 60 s (AWS; nginx upstream), and must be the first to close one: a request that meets a close is lost.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a reader may take nothing at all. A slow reader may take hours.
-pub const STALL_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a client may take to close its side when it has its last response. nginx waits 5 s, and 30 s in all if
+/// the client goes on sending.
+pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// For how long a reader must have taken nothing before it may have to make room for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
-
-/// How long a lingering connection waits for a sign of life.
-pub const LINGER_PATIENCE: Duration = Duration::from_secs(2);
-
-/// How long a connection lingers at most, once its last answer has arrived. nginx: 30 s.
-pub const MAX_LINGER: Duration = Duration::from_secs(5);
-
-/// How many bytes a lingering connection discards at most. What comes then is not read. A client that uploads
-/// more waits, and has time to read its answer until the connection has lingered for [`MAX_LINGER`].
-pub const MAX_DISCARDED: usize = 256 * 1024;
 
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
 /// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the unanswered
@@ -119,14 +203,11 @@ const MAX_READ: usize = 2560;
 /// dozen manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
-const _: () = assert!(LINGER_PATIENCE.as_secs() < MAX_LINGER.as_secs());
 const _: () = assert!(MAX_READ < MAX_INPUT);
-const _: () = assert!(HEAD_PATIENCE.as_secs() < IDLE_PATIENCE.as_secs());
 // A load balancer's 60 s, and some time for what is on its way.
-const _: () = assert!(IDLE_PATIENCE.as_secs() >= 60 + 10);
+const _: () = assert!(IDLE_TIMEOUT.as_secs() >= 60 + 10);
 
-/// A byte stream to one client that never blocks. It also has the files that are too large to be kept
-/// in a connection's memory.
+/// A byte stream to one client that never blocks. It also has the files that are too large for a connection's memory.
 pub trait Transport {
     /// Reads some bytes; none at the end of the stream.
     ///
@@ -149,21 +230,21 @@ pub trait Transport {
     /// `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether more may have come from the client than was read. The transport does not ask for this.
+    /// Whether more may have come from the client than was read, from what is known without a system call.
     fn may_have_input(&self) -> bool;
 
-    /// Sends the end of the stream: nothing more is written.
+    /// Sends the end of the stream. Nothing more is written.
     ///
     /// # Errors
     ///
-    /// When the connection is already gone.
+    /// If the connection is gone.
     fn finish(&mut self) -> io::Result<()>;
 
-    /// How many of the bytes written the client has not acknowledged.
+    /// Returns how many of the written bytes the client has not acknowledged. The end of the stream counts as one.
     fn unacknowledged(&self) -> u64;
 }
 
-/// Buffers that all connections share. Between turns neither has anything that matters.
+/// Buffers that all connections share. They have no content between turns.
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -171,54 +252,71 @@ pub struct Buffers {
 
 impl Default for Buffers {
     fn default() -> Self {
-        Self { input: vec![0; MAX_READ].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
+        Self { input: vec![0; MAX_INPUT].into(), output: Vec::with_capacity(2 * MAX_GATHERED) }
     }
 }
 
 /// One turn of a connection: what the connection may use, and how much.
 pub struct Turn<'t, T> {
-    /// Receives from and sends to the client.
+    /// The byte stream to the client.
     pub transport: &'t mut T,
-    /// Answers requests.
+    /// What is served.
     pub registry: &'t Registry,
+    /// Makes responses wrong on purpose.
+    pub faults: &'t mut Faults,
     /// The time.
     pub clock: &'t Clock,
-    /// Records answers.
+    /// Where responses are logged.
     pub log: &'t mut Log,
-    /// Counts answers and bytes.
+    /// Where responses and bytes are counted.
     pub metrics: &'t mut Metrics,
-    /// Scratch room.
+    /// What all connections share.
     pub buffers: &'t mut Buffers,
-    /// Whether the server is stopping: every answer is then the connection's last.
+    /// Whether the server is stopping. Then every response is the connection's last.
     pub is_stopping: bool,
-    /// What the connection may still do in this turn.
-    pub left: Allowance,
+    /// What the connection may still cost in this turn (see `run_queue`).
+    pub left: u64,
 }
 
-impl<T> Turn<'_, T> {
-    /// What the server can say of itself now.
-    fn vitals(&self) -> Vitals<'_> {
-        Vitals { metrics: self.metrics, clock: self.clock, dropped_lines: self.log.dropped_lines() }
+impl<'t, T> Turn<'t, T> {
+    /// Responds to a request. Also returns what is wrong with the response on purpose, if anything.
+    fn answer(&mut self, request: &Request<'_>) -> (Answer<'t>, Option<Applied>) {
+        let dropped_lines = self.log.dropped_lines();
+        let vitals = Vitals { metrics: self.metrics, clock: self.clock, dropped_lines };
+        self.faults.answer(self.registry, request, &vitals)
     }
 }
 
-/// What a connection wants after its turn.
+/// How a turn ends: what the connection wants next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
     /// A turn when the transport is ready again, or at [`Connection::deadline`].
     Wait,
     /// Another turn, after the others had theirs.
     Again,
-    /// To be dropped, for this reason.
+    /// To be closed, for this reason.
     Close(CloseReason),
 }
+
+impl From<io::Error> for Next {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::WouldBlock => Self::Wait,
+            ErrorKind::Interrupted => Self::Again,
+            _ => Self::Close(CloseReason::Broken),
+        }
+    }
+}
+
+/// A step within a turn. After `Ok` another step follows; an error ends the turn.
+type Step = Result<(), Next>;
 
 /// How soon a connection is closed when a newcomer needs its place: the smallest rank first.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Rank {
-    /// A connection that is being answered is closed after all that are not.
-    is_being_answered: bool,
-    /// Among those, the connection that has waited longest is closed first.
+    /// A connection whose response is in flight is closed after all others.
+    is_in_flight: bool,
+    /// Then the connection that has waited longest is closed first.
     since: Instant,
 }
 
@@ -229,24 +327,21 @@ pub struct Connection {
     progress: Progress,
 }
 
+/// See the table at the top of the file.
 enum State {
-    /// Nothing has come yet.
-    Fresh { since: Instant },
-    /// All that came is answered.
-    Idle { since: Instant },
-    /// The beginning of a head has come. It has been searched, and holds no end of a head.
-    Partial { head: Vec<u8>, began: Instant },
-    /// Bytes have come with an earlier request, and have not been parsed. They may hold whole requests.
-    Pending { input: Vec<u8>, since: Instant },
-    /// An answer is being sent. It is on the heap, so that an idle connection need not have room for it.
+    Receiving {
+        input: Vec<u8>,
+        /// Whether the input was parsed, and is the beginning of a head.
+        is_incomplete: bool,
+        began: Instant,
+    },
+    Idle,
+    /// On the heap, so that an idle connection need not have room for it.
     Writing(Box<Writing>),
-    /// The last answer is sent, and the client may still be sending. If the connection were closed now,
-    /// the kernel would answer what comes with a reset, which can destroy the answer on its way (RFC
-    /// 9112 section 9.6).
-    Lingering(Lingering),
+    Lingering,
 }
 
-/// What is left of an answer that did not fit the transport.
+/// What is left of a response that did not fit the transport.
 struct Writing {
     /// The rest of heads and small contents.
     bytes: Vec<u8>,
@@ -257,31 +352,24 @@ struct Writing {
     then: Then,
 }
 
-struct Lingering {
-    /// When lingering began, or the client was last seen to take the answer.
-    began: Instant,
-    /// When the client last sent something.
-    heard: Instant,
-    discarded: usize,
-}
-
-/// What happens when an answer has been sent.
+/// What follows a response.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
+    /// The next request.
     Persist,
-    /// Close if the client has all and nothing more has come; else linger.
+    /// The end. The client sends nothing more.
     Close,
-    /// More is coming from the client, or may be.
+    /// The end. The client may send more.
     Linger,
+    /// Reset the connection, because a fault wants it.
+    Reset,
 }
 
-/// Whether a client takes what it has been sent. The transport takes bytes in large steps, and takes the last ones of an
-/// answer long before the client has them. So a steady reader is known by what it has acknowledged.
+/// Whether the client takes what it is sent.
 struct Progress {
-    /// When it was last seen to take something.
+    /// When the client or the transport was last seen to take something.
     at: Instant,
-    /// What it had not acknowledged when last asked, in bytes; the end of the stream counts as one.
-    /// `None` if more has been sent since.
+    /// What the client had not acknowledged when the transport was last asked; `None` if more was sent since.
     unacknowledged: Option<u64>,
 }
 
@@ -291,44 +379,35 @@ impl Progress {
         *self = Self { at: now, unacknowledged: None };
     }
 
-    /// Compares what is unacknowledged with the last time. Returns whether the client has taken something,
-    /// or may have.
-    fn compare(&mut self, unacknowledged: u64, now: Instant) -> bool {
+    /// Notes what is unacknowledged. If it is less than before, the client has taken something; and perhaps also if
+    /// more was sent in between.
+    fn note_unacknowledged(&mut self, unacknowledged: u64, now: Instant) {
         let before = self.unacknowledged.replace(unacknowledged);
-        let has_taken = before.is_none_or(|before| unacknowledged < before);
-        if has_taken {
+        if before.is_none_or(|before| unacknowledged < before) {
             self.at = now;
         }
-        has_taken
     }
 }
 
-/// What a step within a turn leads to.
-enum Step {
-    /// Another step.
-    GoOn,
-    /// The end of the turn.
-    End(Next),
-}
-
 impl Connection {
-    /// A connection that was just accepted.
+    /// Creates a connection that was just accepted.
     #[must_use]
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
         // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let progress = Progress { at: now, unacknowledged: Some(0) };
-        Self { peer, state: State::Fresh { since: now }, progress }
+        let state = State::Receiving { input: Vec::new(), is_incomplete: true, began: now };
+        Self { peer, state, progress }
     }
 
-    /// The other end.
+    /// Returns the client's address.
     #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
 
-    /// Works without blocking until the allowance is used up, and only then checks the deadline: after a suspend of the
-    /// machine every deadline has passed, but requests may be waiting.
+    /// Works until the transport would block or the turn is over, and only then checks the deadline: after the machine
+    /// was suspended, every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         match self.work(turn) {
             Next::Wait | Next::Again if turn.clock.now >= self.deadline() => self.expire(turn),
@@ -336,125 +415,101 @@ impl Connection {
         }
     }
 
-    /// When the connection wants a turn even if nothing happens.
+    /// Returns when the connection needs a turn even if nothing happens.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        match &self.state {
-            State::Fresh { since } | State::Pending { since, .. } => *since + HEAD_PATIENCE,
-            State::Partial { began, .. } => *began + HEAD_PATIENCE,
-            State::Idle { since } if !self.is_being_answered() => {
-                *since.max(&self.progress.at) + IDLE_PATIENCE
-            }
-            State::Lingering(Lingering { began, heard, discarded }) if !self.is_being_answered() => {
-                let end = *began + MAX_LINGER;
-                // Beyond the limit it is not known whether the client still sends.
-                if *discarded < MAX_DISCARDED { end.min(*heard.max(began) + LINGER_PATIENCE) } else { end }
-            }
-            // The transport has taken all of an answer long before a slow reader has.
-            State::Writing(_) | State::Idle { .. } | State::Lingering(_) => self.progress.at + STALL_PATIENCE,
+        match self.state {
+            State::Receiving { began, .. } => began + HEAD_TIMEOUT,
+            State::Lingering if !self.is_in_flight() => self.progress.at + LINGER_TIMEOUT,
+            State::Idle | State::Writing(_) | State::Lingering => self.progress.at + IDLE_TIMEOUT,
         }
     }
 
-    /// Whether the client is taking an answer, so that [`Connection::watch`] is to be called from time to time.
+    /// Whether the client may lack a part of a response.
     #[must_use]
-    pub fn is_being_answered(&self) -> bool {
+    pub fn is_in_flight(&self) -> bool {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
 
-    /// Notes whether the client has taken something. `unacknowledged` is that of the transport, and is called only if
-    /// that matters.
+    /// Notes whether the client makes progress. `unacknowledged` is the transport's, and is called only if a response is
+    /// in flight.
     pub fn watch(&mut self, unacknowledged: impl FnOnce() -> u64, now: Instant) {
-        if !self.is_being_answered() {
-            return;
-        }
-        let has_taken = self.progress.compare(unacknowledged(), now);
-        if let State::Lingering(lingering) = &mut self.state
-            && has_taken
-        {
-            lingering.began = now;
+        if self.is_in_flight() {
+            self.progress.note_unacknowledged(unacknowledged(), now);
         }
     }
 
     /// Since when nothing has happened that the connection waits for.
     fn waits_since(&self) -> Instant {
-        match &self.state {
-            State::Fresh { since } | State::Idle { since } | State::Pending { since, .. }
-                if !self.is_being_answered() =>
-            {
-                *since
-            }
-            State::Partial { began, .. } if !self.is_being_answered() => *began,
+        match self.state {
+            State::Receiving { began, .. } if !self.is_in_flight() => began,
             _ => self.progress.at,
         }
     }
 
-    /// Whether the connection has waited for long enough to be closed if the server is short of something.
+    /// Whether the connection has made no progress for a while.
     #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         now >= self.waits_since() + STALL_NOTICED
     }
 
-    /// How soon the connection is closed when a newcomer needs its place; `None` if it should not be, because the
-    /// client is taking an answer.
+    /// Returns how soon the connection is closed when a newcomer needs its place; `None` if it is not, because the client
+    /// is taking a response.
     #[must_use]
     pub fn rank(&self, now: Instant) -> Option<Rank> {
-        let is_being_answered = self.is_being_answered();
-        let can_be_closed = !is_being_answered || self.is_stalled(now);
-        can_be_closed.then(|| Rank { is_being_answered, since: self.waits_since() })
+        let is_in_flight = self.is_in_flight();
+        let can_be_closed = !is_in_flight || self.is_stalled(now);
+        can_be_closed.then(|| Rank { is_in_flight, since: self.waits_since() })
     }
 
-    /// How many bytes the connection keeps for itself.
+    /// Returns how many bytes the connection keeps.
     #[must_use]
     pub fn held(&self) -> usize {
         match &self.state {
-            State::Partial { head, .. } => head.capacity(),
-            State::Pending { input, .. } => input.capacity(),
+            State::Receiving { input, .. } => input.capacity(),
             State::Writing(writing) => writing.bytes.capacity() + writing.input.capacity(),
-            State::Fresh { .. } | State::Idle { .. } | State::Lingering(_) => 0,
+            State::Idle | State::Lingering => 0,
         }
     }
 
-    /// Prepares for the end of the server: closes a connection that waits for nothing.
+    /// Ends the connection unless a response is in flight, because the server stops.
     pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
-        let has_arrived = transport.unacknowledged() == 0;
-        match self.state {
-            State::Writing(_) | State::Pending { .. } => Next::Wait,
-            _ if has_arrived => Next::Close(CloseReason::Stopping),
-            State::Lingering(_) => Next::Wait,
-            // The last answer is still on its way. When the process ends, so may the network namespace
-            // of its container, and with it the socket's buffer.
-            _ => match self.linger(transport, now) {
-                Ok(()) => Next::Wait,
-                Err(_) => Next::Close(CloseReason::Broken),
-            },
+        match &self.state {
+            State::Writing(_) | State::Lingering | State::Receiving { is_incomplete: false, .. } => {
+                Next::Wait
+            }
+            _ if transport.unacknowledged() == 0 => Next::Close(CloseReason::Stopping),
+            // When the process ends, so may the network namespace of its container, and with it what the socket has
+            // queued.
+            State::Receiving { .. } | State::Idle => self.linger(transport, now).err().unwrap_or(Next::Wait),
         }
     }
 
     /// Works until the transport would block or the turn is over.
     fn work<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
         loop {
-            match self.step(turn) {
-                Ok(Step::GoOn) => {}
-                Ok(Step::End(next)) => return next,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Next::Close(CloseReason::Broken),
+            if let Err(next) = self.step(turn) {
+                return next;
             }
         }
     }
 
-    fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Step {
         match &mut self.state {
             State::Writing(writing) => {
-                if !writing.send(&mut self.progress, turn)? {
-                    return Ok(Step::End(Next::Again));
-                }
+                writing.send(&mut self.progress, turn)?;
                 let (then, input) = (writing.then, std::mem::take(&mut writing.input));
                 self.proceed(then, input, turn)
             }
-            State::Lingering(lingering) => lingering.discard(turn),
-            _ if turn.left.requests == 0 => Ok(Step::End(Next::Again)),
-            _ => self.receive(turn),
+            State::Lingering => discard(turn),
+            State::Receiving { .. } | State::Idle if turn.left == 0 => Err(Next::Again),
+            State::Receiving { .. } | State::Idle => {
+                // The buffer is taken, not borrowed, because the turn is passed on.
+                let mut buffer = std::mem::take(&mut turn.buffers.input);
+                let step = self.receive(&mut buffer, turn);
+                turn.buffers.input = buffer;
+                step
+            }
         }
     }
 
@@ -464,118 +519,104 @@ impl Connection {
         if turn.clock.now < self.deadline() {
             return Next::Wait;
         }
-        let is_being_answered = self.is_being_answered();
-        match &mut self.state {
-            State::Fresh { .. } => Next::Close(CloseReason::Silent),
-            State::Partial { head: input, .. } | State::Pending { input, .. } => {
+        match &self.state {
+            State::Receiving { input, .. } if input.is_empty() => Next::Close(CloseReason::Silent),
+            State::Receiving { input, .. } => {
                 let rejection = request::timeout(input);
-                match self.refuse(&rejection, turn) {
-                    Ok(Step::End(next)) => next,
-                    Ok(Step::GoOn) => self.work(turn),
-                    Err(_) => Next::Close(CloseReason::Broken),
-                }
+                self.refuse(&rejection, turn).err().unwrap_or_else(|| self.work(turn))
             }
-            State::Idle { .. } if !is_being_answered => Next::Close(CloseReason::Idle),
-            State::Lingering(_) if !is_being_answered => Next::Close(CloseReason::DidNotClose),
-            State::Writing(_) | State::Idle { .. } | State::Lingering(_) => Next::Close(CloseReason::Stalled),
+            State::Idle if !self.is_in_flight() => Next::Close(CloseReason::Idle),
+            State::Lingering if !self.is_in_flight() => Next::Close(CloseReason::DidNotClose),
+            State::Idle | State::Writing(_) | State::Lingering => Next::Close(CloseReason::Stalled),
         }
     }
 
-    /// Reads, and answers all requests that are then complete.
-    fn receive<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
-        let now = turn.clock.now;
-        match &mut self.state {
-            State::Partial { head, began } => {
-                let room = MAX_READ.min(MAX_INPUT - head.len());
-                let count = turn.transport.read(&mut turn.buffers.input[..room])?;
-                if count == 0 {
-                    // RFC 9112 section 8: a message that is cut short need not be answered.
-                    return self.leave(CloseReason::CutShort, turn);
-                }
-                let (mut head, began, searched) = (std::mem::take(head), *began, head.len());
-                head.extend_from_slice(&turn.buffers.input[..count]);
-                // A long head takes as much time as several requests.
-                turn.left.pay(1);
-                self.respond(head.into(), searched, began, turn)
+    /// Puts the input that is held and more of it into the buffer, and responds to the requests in it.
+    fn receive<T: Transport>(&mut self, buffer: &mut [u8], turn: &mut Turn<'_, T>) -> Step {
+        let (held, is_incomplete, mut began) = match &self.state {
+            State::Receiving { input, is_incomplete, began } => (&**input, *is_incomplete, *began),
+            _ => (&[][..], true, turn.clock.now),
+        };
+        let mut length = held.len();
+        buffer[..length].copy_from_slice(held);
+        if is_incomplete {
+            let room = length..buffer.len().min(length + MAX_READ);
+            let count = turn.transport.read(&mut buffer[room])?;
+            match (count, length) {
+                (0, 0) => return self.leave(CloseReason::Left, turn),
+                // RFC 9112 section 8: a message that is cut short need not be answered.
+                (0, _) => return self.leave(CloseReason::CutShort, turn),
+                (_, 0) => began = turn.clock.now,
+                // To parse a long head in many pieces takes as much time as several requests.
+                _ => turn.left = turn.left.saturating_sub(REQUEST_COST),
             }
-            State::Pending { input, .. } => {
-                let input = std::mem::take(input);
-                self.respond(input.into(), 0, now, turn)
-            }
-            _ => {
-                // The shared buffer is taken, not borrowed, while the turn is passed on.
-                let mut buffer = std::mem::take(&mut turn.buffers.input);
-                let step = match turn.transport.read(&mut buffer) {
-                    Ok(0) => self.leave(CloseReason::Left, turn),
-                    Ok(count) => self.respond(buffer[..count].into(), 0, now, turn),
-                    Err(error) => Err(error),
-                };
-                turn.buffers.input = buffer;
-                step
-            }
+            length += count;
         }
+        self.respond(&buffer[..length], began, turn)
     }
 
-    /// Answers the requests in `input`, of which the first `searched` bytes have been parsed before. If there is not
-    /// one whole request, keeps the beginning of the head, which began to come at `began`.
-    fn respond<T: Transport>(
-        &mut self,
-        input: Cow<'_, [u8]>,
-        mut searched: usize,
-        began: Instant,
-        turn: &mut Turn<'_, T>,
-    ) -> io::Result<Step> {
-        let registry = turn.registry;
-        let (mut rest, mut storage) = (&*input, FieldStorage::default());
+    /// Responds to the requests in `input`. If there is not one whole request, keeps the beginning of the head, which
+    /// began to come at `began`.
+    fn respond<T: Transport>(&mut self, input: &[u8], began: Instant, turn: &mut Turn<'_, T>) -> Step {
+        let (mut rest, mut storage) = (input, FieldStorage::default());
         loop {
-            let (request, length) = match request::parse(rest, searched, &mut storage) {
-                Ok(Some(parsed)) => parsed,
+            let (request, length) = match request::parse(rest, &mut storage) {
+                Ok(Some(request)) => request,
                 Ok(None) if rest.len() == input.len() => {
-                    self.state = State::Partial { head: input.into_owned(), began };
-                    return Ok(Step::GoOn);
+                    self.state = State::Receiving { input: input.to_vec(), is_incomplete: true, began };
+                    return Ok(());
                 }
                 Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn),
                 Err(rejection) => return self.refuse(&rejection, turn),
             };
-            (rest, searched) = (&rest[length..], 0);
-            let answer = registry.answer(&request, &turn.vitals());
-            turn.left.pay(cost(length, &answer.response.content));
-            let persistence = if turn.is_stopping { Persistence::Close } else { request.persistence };
-            let part = self.gather(Ok(&request), &answer, persistence, turn);
+            rest = &rest[length..];
+            let (answer, fault) = turn.answer(&request);
+            turn.left = turn.left.saturating_sub(cost(length, &answer.response.content));
+            let asked = if turn.is_stopping { Persistence::Close } else { request.persistence };
+            let persistence = fault.map_or(asked, |fault| fault.persistence(asked));
+            let part = self.gather(Ok(&request), &answer, fault, persistence, turn);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
                 let is_all = rest.is_empty() && !request.has_body;
-                let then = if is_all { Then::Close } else { Then::Linger };
+                let then = match fault {
+                    Some(Applied { fault: Fault::Reset, .. }) => Then::Reset,
+                    _ if is_all => Then::Close,
+                    _ => Then::Linger,
+                };
                 return self.flush(part, &[], then, turn);
             }
-            let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left.requests == 0;
+            let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left == 0;
             if rest.is_empty() || !part.is_empty() || is_enough {
                 return self.flush(part, rest, Then::Persist, turn);
             }
         }
     }
 
-    /// Answers bytes that are no request. What the client sends afterwards is not answered.
-    fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
+    fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> Step {
         let answer = Registry::refuse(rejection);
-        self.gather(Err(rejection), &answer, Persistence::Close, turn);
+        self.gather(Err(rejection), &answer, None, Persistence::Close, turn);
         self.flush(FilePart::NONE, &[], Then::Linger, turn)
     }
 
-    /// Appends one answer to the output and records it. Returns the part of a file that follows.
+    /// Appends a response to the output, counts it and logs it. Returns the part of a file that follows it.
     fn gather<T>(
         &self,
         request: Result<&Request<'_>, &Rejection>,
         answer: &Answer<'_>,
+        fault: Option<Applied>,
         persistence: Persistence,
         turn: &mut Turn<'_, T>,
     ) -> FilePart {
         let Answer { endpoint, response } = answer;
         turn.metrics.note_answer(*endpoint, response.status);
+        if let Some(Applied { rule, .. }) = fault {
+            turn.metrics.note_fault(rule);
+        }
         let output = &mut turn.buffers.output;
         response.write_head(turn.clock.http_date(), persistence, output);
         if let Some(label) = answer.label() {
-            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, turn.log));
+            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, fault, turn.log));
         }
         match &response.content {
             Content::Bytes(bytes) => {
@@ -587,12 +628,13 @@ impl Connection {
         }
     }
 
-    /// What the log has of an answer.
+    /// Returns what the log shows of a response.
     fn entry<'a>(
         &self,
         label: &'a str,
         request: Result<&Request<'a>, &Rejection>,
         answer: &Answer<'_>,
+        fault: Option<Applied>,
         log: &Log,
     ) -> Entry<'a> {
         let Answer { endpoint, response } = answer;
@@ -600,8 +642,13 @@ impl Connection {
             Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
             Err(rejection) => (["-", rejection.reason], None),
         };
-        let explanation =
-            if log.wants_explanations() { explain(request.ok(), *endpoint, response.status) } else { None };
+        let explanation = match (request, fault) {
+            _ if !log.wants_explanations() => None,
+            (Ok(request), Some(Applied { fault, .. })) => {
+                explain_fault(request, *endpoint, response.status, fault)
+            }
+            _ => explain(request.ok(), *endpoint, response.status),
+        };
         Entry {
             label,
             request: shown,
@@ -609,22 +656,23 @@ impl Connection {
             length: response.content.len(),
             peer: self.peer,
             user_agent: user_agent.unwrap_or_default(),
+            fault: fault.map(|Applied { fault, .. }| fault.name()),
             explanation,
         }
     }
 
-    /// Sends the output with `part` behind it, and keeps what does not fit. `input` is what came after
-    /// the request. However it ends, the output is empty then: the next client must not receive it.
+    /// Sends the output with `part` behind it, and keeps what does not fit. `input` came after the request. However this
+    /// ends, the output is then empty: the next client must not receive it.
     fn flush<T: Transport>(
         &mut self,
         part: FilePart,
         input: &[u8],
         then: Then,
         turn: &mut Turn<'_, T>,
-    ) -> io::Result<Step> {
+    ) -> Step {
         let output = &mut turn.buffers.output;
         let written = match turn.transport.write(output, !part.is_empty()) {
-            Err(error) if is_passing(&error) => Ok(0),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
             written => written,
         };
         let rest = written.map(|written| output[written..].to_vec());
@@ -635,110 +683,88 @@ impl Connection {
             return self.proceed(then, input.to_vec(), turn);
         }
         self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then }));
-        Ok(Step::GoOn)
+        Ok(())
     }
 
-    /// Moves on when an answer has been sent. `input` is what came after the request.
-    fn proceed<T: Transport>(
-        &mut self,
-        then: Then,
-        input: Vec<u8>,
-        turn: &mut Turn<'_, T>,
-    ) -> io::Result<Step> {
-        let now = turn.clock.now;
+    /// Moves on when the transport has taken everything. `input` came after the request.
+    fn proceed<T: Transport>(&mut self, then: Then, input: Vec<u8>, turn: &mut Turn<'_, T>) -> Step {
+        let began = turn.clock.now;
         match then {
-            // If something has come, the kernel would answer the close with a reset.
             Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
-                return Ok(Step::End(Next::Close(CloseReason::LastAnswer)));
+                return Err(Next::Close(CloseReason::LastAnswer));
             }
-            Then::Persist if !turn.is_stopping => {
-                self.state = if input.is_empty() {
-                    State::Idle { since: now }
-                } else {
-                    State::Pending { input, since: now }
-                };
-            }
-            Then::Persist | Then::Close | Then::Linger => self.linger(turn.transport, now)?,
+            Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
+            Then::Persist if turn.is_stopping => return self.linger(turn.transport, began),
+            Then::Persist if input.is_empty() => self.state = State::Idle,
+            Then::Persist => self.state = State::Receiving { input, is_incomplete: false, began },
+            Then::Close | Then::Linger => return self.linger(turn.transport, began),
         }
-        Ok(Step::GoOn)
+        Ok(())
     }
 
-    /// Ends a connection whose client has stopped sending, when the client has all that was sent.
-    fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> io::Result<Step> {
+    /// Ends a connection whose client has sent its end, when the client has all responses.
+    fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> Step {
         if turn.transport.unacknowledged() == 0 {
-            return Ok(Step::End(Next::Close(reason)));
+            return Err(Next::Close(reason));
         }
-        self.linger(turn.transport, turn.clock.now)?;
-        Ok(Step::GoOn)
+        self.linger(turn.transport, turn.clock.now)
     }
 
-    /// Says that nothing more comes, and goes on listening.
-    fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> io::Result<()> {
-        while let Err(error) = transport.finish() {
-            if error.kind() != ErrorKind::Interrupted {
-                // No other error passes with time.
-                return Err(ErrorKind::NotConnected.into());
-            }
+    /// Sends the end of the stream.
+    fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> Step {
+        if transport.finish().is_err() {
+            return Err(Next::Close(CloseReason::Broken));
         }
         self.progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
-        self.state = State::Lingering(Lingering { began: now, heard: now, discarded: 0 });
+        self.state = State::Lingering;
         Ok(())
     }
 }
 
 impl Writing {
-    /// Goes on sending. Returns whether all has been sent; if not, the turn is over.
-    fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> io::Result<bool> {
+    /// Sends until the transport has taken everything.
+    fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> Step {
         let now = turn.clock.now;
         while !self.bytes.is_empty() {
             let count = turn.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
                 // A transport that takes nothing and does not block would be asked forever.
-                return Err(ErrorKind::WriteZero.into());
+                return Err(Next::Close(CloseReason::Broken));
             }
             self.bytes.drain(..count);
             progress.note_sent(now);
         }
         while !self.part.is_empty() {
-            if turn.left.bytes == 0 {
-                return Ok(false);
+            if turn.left == 0 {
+                return Err(Next::Again);
             }
             let FilePart { file, range } = &mut self.part;
-            let end = range.end.min(range.start + turn.left.bytes);
+            let end = range.end.min(range.start + turn.left);
             let next = FilePart { file: *file, range: range.start..end };
             let count = turn.transport.write_file(&next)? as u64;
             if count == 0 {
                 // The file has shrunk, which a sealed one cannot.
-                return Err(ErrorKind::UnexpectedEof.into());
+                return Err(Next::Close(CloseReason::Broken));
             }
             range.start += count;
-            turn.left.bytes -= count;
+            turn.left -= count;
             turn.metrics.content_bytes += count;
             progress.note_sent(now);
         }
-        Ok(true)
+        Ok(())
     }
 }
 
-impl Lingering {
-    /// Reads and forgets, until the client has taken the answer and stops sending.
-    fn discard<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> io::Result<Step> {
-        if self.discarded >= MAX_DISCARDED {
-            return Ok(Step::End(Next::Wait));
-        }
-        let count = turn.transport.read(&mut turn.buffers.input)?;
-        if count == 0 {
-            let has_arrived = turn.transport.unacknowledged() == 0;
-            let next = if has_arrived { Next::Close(CloseReason::LastAnswer) } else { Next::Wait };
-            return Ok(Step::End(next));
-        }
-        self.discarded += count;
-        self.heard = turn.clock.now;
-        turn.left.bytes = turn.left.bytes.saturating_sub(count as u64);
-        Ok(if turn.left.bytes == 0 { Step::End(Next::Again) } else { Step::GoOn })
+/// Reads and discards what comes, until the client has sent its end and has the last response.
+fn discard<T: Transport>(turn: &mut Turn<'_, T>) -> Step {
+    if turn.left == 0 {
+        return Err(Next::Again);
     }
-}
-
-fn is_passing(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted)
+    let count = turn.transport.read(&mut turn.buffers.input)?;
+    turn.left = turn.left.saturating_sub(count as u64);
+    match count {
+        0 if turn.transport.unacknowledged() == 0 => Err(Next::Close(CloseReason::LastAnswer)),
+        0 => Err(Next::Wait),
+        _ => Ok(()),
+    }
 }

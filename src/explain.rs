@@ -21,8 +21,8 @@
 
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
-use crate::http::syntax::TOKEN;
-use crate::kinds::Endpoint;
+use crate::http::syntax::token;
+use crate::kinds::{Endpoint, Fault};
 
 /// The longest name of a client that is shown. `go-containerregistry` has 20 bytes.
 pub const MAX_NAME: usize = 20;
@@ -150,6 +150,61 @@ const TOO_SLOW: &str = "began a request and did not end it in time.\n\
 const VERSION: &str = "speaks a version of HTTP that this server does not speak.\n\
     505 refuses it, and the connection ends. (RFC 9110 section 15.6.6)";
 
+// The texts for what `fault` makes wrong: what the client gets, and what a good client does then.
+
+const NO_CREDENTIALS: &str = "is asked for a password, and none is right here.\n\
+    After 401 it asks its user, or ends, and does not ask this again by itself. (RFC 9110 section 15.5.2)";
+
+const CHALLENGE: &str = "needs a token. The challenge names the server that has it, which is this one.\n\
+    It gets one there, and sends it with all that it asks from now on. (RFC 6750 section 3)";
+
+const TOKEN_FOR_ANYONE: &str = "fetches the token for which it was sent here. Anyone gets it.\n\
+    It asks next for what it was refused, with the token. (RFC 6750 section 2.1)";
+
+const DENIED: &str = "is denied this, whoever it is.\n\
+    After 403 it does not ask this again with the same credentials. (RFC 9110 section 15.5.4)";
+
+const TOO_MANY: &str = "asks too often, says 429.\n\
+    It waits for as long as Retry-After says, or longer each time, and asks again. (RFC 6585 section 4)";
+
+const FAILED: &str = "hears from a registry or gateway that has failed, perhaps for a moment.\n\
+    It waits, longer each time, and asks again a few times: a GET is safe to repeat.\n\
+    (RFC 9110 section 9.2.2)";
+
+const UNAVAILABLE: &str = "hears that the registry is overloaded or down for now.\n\
+    It waits for as long as Retry-After says, or longer each time, and asks again.\n\
+    (RFC 9110 section 15.6.4)";
+
+const CUT: &str = "gets half of the content that it was promised, and then the end.\n\
+    It notices by Content-Length, and asks for the rest by Range, or for all again. (RFC 9112 section 8)";
+
+const STALL: &str = "gets half of the content and then nothing, and the connection stays open.\n\
+    It waits no longer than it has set itself, closes, and asks again. (RFC 9112 section 9.5)";
+
+const RESET: &str = "gets up to half of the content, and then a reset of the connection.\n\
+    It connects again, and asks for the rest by Range, or for all. (RFC 9112 section 9.3.1)";
+
+const FLIP: &str = "gets content in which one byte is wrong, and with it the digest.\n\
+    It computes the digest of what it got, and keeps nothing of it. (image-spec, Digests)";
+
+const WRONG_DIGEST: &str = "gets right content, with a Docker-Content-Digest that is not its digest.\n\
+    It computes the digest of what it got, and refuses what does not match.\n\
+    (distribution-spec, Pulling manifests)";
+
+const WRONG_TYPE: &str = "gets right content that claims to be text/html.\n\
+    It compares Content-Type with the type that it expects, and refuses a manifest of another.\n\
+    (distribution-spec, Pulling manifests)";
+
+const NO_LENGTH: &str = "gets content without its length: the end of the connection ends it.\n\
+    It compares what it got with the size and digest that it knows. (RFC 9112 section 6.3)";
+
+const NO_RANGE: &str = "asks for a part of the content and gets all, because Range may be ignored.\n\
+    It sees that by 200, and skips what it has, or begins anew. (RFC 9110 section 14.2)";
+
+const REDIRECT: &str = "is sent to another address for this.\n\
+    It asks there by the same method, and sends no credentials if the host is another.\n\
+    (RFC 9110 section 15.4.8)";
+
 /// Explains a response: returns the client's name and a text, or `None` if the response is not logged. `request` is
 /// `None` if the bytes were not a request.
 #[must_use]
@@ -166,10 +221,34 @@ pub fn explain<'a>(
     Some([request.and_then(name).unwrap_or("The client"), text])
 }
 
+/// Does the same for a response that has this fault.
+#[must_use]
+pub fn explain_fault<'a>(
+    request: &Request<'a>,
+    endpoint: Endpoint,
+    status: Status,
+    fault: Fault,
+) -> Option<[&'a str; 2]> {
+    let text = match fault {
+        Fault::Auth => CHALLENGE,
+        Fault::Cut => CUT,
+        Fault::Stall => STALL,
+        Fault::Reset => RESET,
+        Fault::Flip => FLIP,
+        Fault::WrongDigest => WRONG_DIGEST,
+        Fault::WrongType => WRONG_TYPE,
+        Fault::NoLength => NO_LENGTH,
+        Fault::NoRange => NO_RANGE,
+        // The status explains the others.
+        _ => return explain(Some(request), endpoint, status),
+    };
+    Some([name(request).unwrap_or("The client"), text])
+}
+
 /// Returns the client's own name. RFC 9110 section 10.1.5: the first product is the client.
 fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let product = request.field_lines("user-agent").next()?.split(['/', ' ']).next()?;
-    TOKEN.text(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
+    token(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
 }
 
 fn explain_success(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
@@ -197,6 +276,7 @@ fn explain_success(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static
         Endpoint::Referrers => REFERRERS,
         Endpoint::Artifact => ARTIFACT,
         Endpoint::Catalog => CATALOG,
+        Endpoint::Token => TOKEN_FOR_ANYONE,
         Endpoint::Welcome => WELCOME,
         // The first two are not logged, and the others do not occur with 200.
         Endpoint::Health
@@ -231,6 +311,12 @@ fn explain_other(request: Option<&Request<'_>>, endpoint: Endpoint, status: Stat
         (Status::NotFound, Endpoint::UnknownBlob) => NO_BLOB,
         (Status::NotFound, Endpoint::Tags | Endpoint::Referrers) => NO_REPOSITORY,
         (Status::NotFound, _) => NO_PATH,
+        (Status::TemporaryRedirect, _) => REDIRECT,
+        (Status::Unauthorized, _) => NO_CREDENTIALS,
+        (Status::Forbidden, _) => DENIED,
+        (Status::TooManyRequests, _) => TOO_MANY,
+        (Status::InternalServerError | Status::BadGateway | Status::GatewayTimeout, _) => FAILED,
+        (Status::ServiceUnavailable, _) => UNAVAILABLE,
         (Status::MethodNotAllowed, _) => {
             let writes = |request: &&Request<'_>| matches!(request.method_name, "POST" | "PUT" | "PATCH");
             let push = request.filter(writes).filter(|request| request.path.starts_with("/v2/"));

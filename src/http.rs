@@ -9,7 +9,7 @@
 //!     syntax.rs        the grammar that these and the registry share
 //! ```
 //!
-//! Deliberately absent: sockets, time and registries. Everything here is a function of bytes.
+//! Deliberately absent: sockets, time and registries. Everything here depends on bytes alone.
 
 pub mod conditional;
 pub mod request;

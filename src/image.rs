@@ -1,4 +1,4 @@
-//! Turns executables, one for each processor, into a container image.
+//! Builds a container image of executables, one for each processor.
 //!
 //! Documents: OCI image-spec (`image-index.md`, `manifest.md`, `config.md`, `descriptor.md`); for old clients,
 //! Docker's "Image Manifest Version 2, Schema 2", which has the same documents under other media types.
@@ -24,11 +24,11 @@
 //! configs alone: in the architecture, and in which file is run. A program that finds only itself in its
 //! image could not serve an image for another processor. This one finds every executable that its parent
 //! had. So it computes the same layers, configs, manifests and index as its parent, on whichever platform
-//! it runs: there is one digest for all generations on all processors.
+//! it runs: all generations on all processors have one digest.
 //!
 //! These must never reach a document, or the quine breaks: a clock, a path of the host, a user, the order
 //! of a hash map, a random seed, and which of the platforms this process runs on. The executables and the
-//! source determine every byte. (The keys of JSON objects are sorted.) So all executables have to be built
+//! source determine every byte. (The keys of JSON objects are sorted.) So all executables must be built
 //! from one source, and with the same `SOURCE_DATE_EPOCH`.
 //!
 //! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image has
@@ -58,17 +58,15 @@ pub mod tar;
 /// The name of the repository, which is that of the program.
 pub const NAME: &str = layer::FILE_NAME;
 
-/// The version of the program, and the tag beside `latest`.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// The tags of the image, sorted as `tags/list` must have them.
 pub const TAGS: [&str; 2] = [VERSION, "latest"];
 
-/// The port that the image exposes and the server listens on unless told otherwise.
+/// The port that the image exposes, and the server's default.
 pub const PORT: u16 = 8080;
 
-/// Not root, and numeric, so that Kubernetes' `runAsNonRoot` can tell. 65532 is what distroless
-/// images made the custom.
+/// Not root, and numeric, because Kubernetes' `runAsNonRoot` needs a number. 65532 is the custom of distroless images.
 const USER: &str = "65532:65532";
 
 /// The media types of one image format.
@@ -80,7 +78,7 @@ struct Format {
 }
 
 impl Format {
-    /// The index of one manifest for each platform.
+    /// Builds the index, which has one manifest for each platform.
     fn index(&self, platforms: &[Platform], manifest: fn(&Platform) -> &Document) -> Document {
         let entry = |of: &Platform| {
             let mut entry = manifest(of).descriptor.to_json(self.manifest);
@@ -106,47 +104,34 @@ const DOCKER: Format = Format {
     layer: "application/vnd.docker.image.rootfs.diff.tar.gzip",
 };
 
-/// The media type of an index.
 pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-
-/// The media type of a manifest.
 pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-
-/// The media type of a config, as a manifest has it.
 pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-
-/// The media type of a layer, as a manifest has it.
 pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 
 /// The media type of Docker's form of an index, which Docker calls a manifest list.
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-
-/// The media type of Docker's form of a manifest.
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// To the registry a blob is bytes. What they mean is said by the manifest.
+/// The Content-Type of every blob. Only a manifest has the media type of what it is.
 pub const BLOB: &str = "application/octet-stream";
 
-/// What there is to know of some content without having it (image-spec, `descriptor.md`).
+/// A reference to content (image-spec, `descriptor.md`).
 #[derive(Clone, Copy, Debug)]
 pub struct Descriptor {
-    /// The Content-Type with which the registry serves the content. In a manifest a blob has a media
-    /// type besides, which depends on the manifest's format.
+    /// The Content-Type with which the registry serves the content.
     pub content_type: &'static str,
-    /// The digest of the content.
     pub digest: Digest,
     /// The length of the content in bytes.
     pub size: u64,
 }
 
 impl Descriptor {
-    /// What the registry serves as the layer.
-    #[must_use]
     pub fn of(layer: &Layer) -> Self {
         Self { content_type: BLOB, digest: layer.blob.digest, size: layer.blob.size }
     }
 
-    /// This descriptor in a manifest, under the media type that its format has for it.
+    /// Returns this descriptor as documents have it. The media type depends on the format of the document.
     fn to_json(self, media_type: &str) -> Value {
         json!({ "mediaType": media_type, "digest": self.digest.as_str(), "size": self.size })
     }
@@ -154,21 +139,19 @@ impl Descriptor {
 
 /// Small content, with its descriptor.
 pub struct Document {
-    /// What the content is.
     pub descriptor: Descriptor,
-    /// The content itself.
     pub content: Vec<u8>,
 }
 
 impl Document {
-    fn json(content_type: &'static str, json: &Value) -> Self {
-        Self::new(content_type, json::to_bytes(json))
-    }
-
     fn new(content_type: &'static str, content: Vec<u8>) -> Self {
         let descriptor =
             Descriptor { content_type, digest: Digest::of(&content), size: content.len() as u64 };
         Self { descriptor, content }
+    }
+
+    fn json(content_type: &'static str, json: &Value) -> Self {
+        Self::new(content_type, json::to_bytes(json))
     }
 }
 
@@ -186,34 +169,26 @@ pub struct Image {
 
 /// The image for one platform.
 pub struct Platform {
-    /// The layer with the executable that runs on it, and its architecture. The operating system is always Linux.
+    /// The layer with the executable that runs on it.
     pub layer: Layer,
-    /// The config.
     pub config: Document,
-    /// The manifest.
     pub manifest: Document,
     /// Docker's form of the manifest, of the same config and layers.
     pub docker_manifest: Document,
 }
 
 impl Image {
-    /// Puts an image together from its layers, the first of which has this process's executable. Each layer comes
-    /// with its content, of whatever type. Returns the contents in the order of [`Image::platforms`].
-    ///
-    /// # Panics
-    ///
-    /// If there is no layer, or if two are for the same architecture.
-    #[must_use]
+    /// Builds an image of layers, each with its content (of whatever type) and for an architecture of its own. The
+    /// first has the executable of this process. Returns the contents in the order of [`Image::platforms`].
     pub fn assemble<C>(packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;
-        // Inserted in order: std's sort would be 1,900 bytes of the layer.
         let (mut contents, mut layers) = (Vec::new(), Vec::<Layer>::new());
+        // std's sort would be 1,900 bytes of the layer.
         for (content, layer) in packed {
             let place = layers.partition_point(|other| other.architecture < layer.architecture);
             contents.insert(place, content);
             layers.insert(place, layer);
         }
-        assert!(layers.windows(2).all(|pair| pair[0].architecture != pair[1].architecture), "one for each");
         let own = layers.iter().position(|layer| layer.architecture == own);
         let platforms: Vec<_> = layers.iter().map(|layer| Platform::new(layer, &layers)).collect();
         let image = Self {
@@ -225,8 +200,8 @@ impl Image {
         (contents, image)
     }
 
-    /// The index, and the manifest and config of each platform: all to which the digest of the image leads, but
-    /// for the layers.
+    /// Iterates over the index, and the manifest and config of each platform: all to which the digest of the image
+    /// leads, except for the layers.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
         let of_platforms = self.platforms.iter().flat_map(|platform| [&platform.manifest, &platform.config]);
         std::iter::once(&self.index).chain(of_platforms)
@@ -245,8 +220,7 @@ impl Platform {
     }
 }
 
-/// A platform as indexes and configs have it. A variant is needed for `arm` alone; see [`executable`] for
-/// why it is always the same.
+/// Returns a platform as indexes and configs have it. Only `arm` needs a variant.
 fn platform(architecture: &str) -> Value {
     let mut platform = json!({ "architecture": architecture, "os": "linux" });
     if architecture == "arm" {
@@ -255,7 +229,7 @@ fn platform(architecture: &str) -> Value {
     platform
 }
 
-/// The config of a platform: what the runtime reads, and what people see with `docker inspect`.
+/// Builds the config of a platform: what the runtime reads, and what people see with `docker inspect`.
 fn config(architecture: &str, layers: &[Layer]) -> Value {
     let created = clock::rfc3339(clock::BUILT);
     let program = format!("/{}", layer::path(architecture));
@@ -293,15 +267,11 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
         let made_by = format!("{NAME} packed {}", layer::path(layer.architecture));
         json!({ "created": created, "created_by": made_by })
     };
-    // "The rootfs key references the layer content addresses used by the image. This makes the image
-    // config hash depend on the filesystem hash." (config.md) A diff ID is the digest of the tar, and not that of the
+    // "The rootfs key references the layer content addresses used by the image. This makes the image config hash
+    // depend on the filesystem hash." (config.md) A diff ID is the digest of the tar archive, and not that of the
     // layer: with the wrong one no runtime unpacks the image.
     let mut rootfs = json!({ "type": "layers" });
-    insert(
-        &mut rootfs,
-        "diff_ids",
-        layers.iter().map(|layer| Value::from(layer.tar.digest.as_str())).collect(),
-    );
+    insert(&mut rootfs, "diff_ids", layers.iter().map(|layer| layer.tar.digest.as_str()).collect());
 
     let mut config = platform(architecture);
     insert(&mut config, "created", created.as_str().into());
@@ -311,7 +281,6 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     config
 }
 
-/// A manifest of a config and layers.
 fn manifest(media_type: &str, config: Value, layers: Vec<Value>) -> Value {
     let mut manifest = json!({ "schemaVersion": 2, "mediaType": media_type });
     insert(&mut manifest, "config", config);
@@ -319,14 +288,13 @@ fn manifest(media_type: &str, config: Value, layers: Vec<Value>) -> Value {
     manifest
 }
 
-/// An index of manifests.
 fn index(media_type: &str, manifests: Vec<Value>) -> Value {
     let mut index = json!({ "schemaVersion": 2, "mediaType": media_type });
     insert(&mut index, "manifests", manifests.into());
     index
 }
 
-/// Adds a field to a JSON object. A value inside of `json!` would be copied.
+/// Adds a field to a JSON object. Indexing would do the same, and be 2,000 bytes of the layer.
 fn insert(object: &mut Value, key: &str, value: Value) {
     object.as_object_mut().expect("json! made an object").insert(key.into(), value);
 }

@@ -1,12 +1,13 @@
-//! Names what the server logs and counts: what clients ask for, and why their connections are closed.
+//! Names what the server logs and counts: what clients ask for, what they get wrong on purpose, and why their connections
+//! are closed.
 //!
 //! Documents: none. The names are those of the metrics (Prometheus, "Metric and label naming").
 //!
 //! Deliberately absent: anything that a client could name. A client that could make a name of its own
 //! could make the list of metrics grow without end.
 
-/// Declares an enum whose variants can be counted. Each has a number, from 0, a name for the metrics, and what the
-/// log says, or `None` if it says nothing.
+/// Declares an enum whose variants can be counted. Each has a number, from 0, a name, as in the metrics, and another text
+/// or `None`, such as what the log says.
 macro_rules! kinds {
     (
         $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident
@@ -20,7 +21,7 @@ macro_rules! kinds {
             /// All of them, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$Variant,)*];
 
-            /// Returns its name in the metrics.
+            /// Returns its name.
             #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => $name,)* }
@@ -67,6 +68,8 @@ kinds! {
         Layer = "layer", Some("Serving layer");
         /// A blob that is not there.
         UnknownBlob = "unknown_blob", None;
+        /// A token, which opens nothing: see `fault`.
+        Token = "token", Some("Serving token");
         /// What this is, for a person.
         Welcome = "welcome", Some("Serving welcome");
         /// Whether the server is healthy, or which methods are allowed outside of /v2.
@@ -112,7 +115,55 @@ kinds! {
         NoMemory = "no_memory", Some("the memory for half requests and unsent answers is full");
         /// The kernel had no memory to watch the socket.
         NotWatched = "not_watched", Some("the kernel has no memory to watch it");
+        /// A rule of `--fault` wanted a reset. The log has said so in the line of the response.
+        FaultReset = "fault_reset", None;
         /// The server stops.
         Stopping = "stopping", Some("the server stops");
+    }
+}
+
+kinds! {
+    /// What can be wrong with a response on purpose: see `fault`.
+    Fault,
+    /// Returns what a number behind the name counts; `None` if there can be none.
+    unit {
+        /// No credentials are right.
+        Unauthorized = "401", None;
+        /// The client may not have it.
+        Forbidden = "403", None;
+        /// It is not there.
+        NotFound = "404", None;
+        /// The client asks too often, and may ask again after that time.
+        TooManyRequests = "429", Some("seconds");
+        /// The server has failed.
+        InternalServerError = "500", None;
+        /// The registry behind a gateway has failed.
+        BadGateway = "502", None;
+        /// The server is overloaded, and may be asked again after that time.
+        ServiceUnavailable = "503", Some("seconds");
+        /// The registry behind a gateway is silent.
+        GatewayTimeout = "504", None;
+        /// The connection ends after half of the content.
+        Cut = "cut", None;
+        /// Nothing comes after half of the content.
+        Stall = "stall", None;
+        /// The connection is reset within the content.
+        Reset = "reset", None;
+        /// A byte of the content is wrong.
+        Flip = "flip", None;
+        /// Docker-Content-Digest is wrong.
+        WrongDigest = "wrong-digest", None;
+        /// Content-Type is wrong.
+        WrongType = "wrong-type", None;
+        /// There is no Content-Length: the content ends with the connection.
+        NoLength = "no-length", None;
+        /// Range is ignored.
+        NoRange = "no-range", None;
+        /// The content is elsewhere.
+        Redirect = "redirect", None;
+        /// The client needs a token.
+        Auth = "auth", None;
+        /// Every connection is slow.
+        Slow = "slow", Some("bytes per second");
     }
 }

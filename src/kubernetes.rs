@@ -1,13 +1,12 @@
-//! Turns an image into Kubernetes manifests that run it: those in `k8s/`, as they are or pinned.
+//! Writes the Kubernetes manifests that run an image: those in `k8s/`, as they are or pinned.
 //!
 //! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec,
 //! "Pulling manifests".
 //!
 //! A tag may come to mean another image; a digest cannot. A node that runs a pinned pod runs this
-//! program and no other, from wherever it got the image.
+//! program and no other, wherever it got the image.
 //!
-//! Deliberately absent: a YAML parser. The manifests are our own, and two of their keys are known by
-//! their names.
+//! Deliberately absent: a YAML parser. The manifests are part of the source, and only the values of two keys change.
 
 use std::fmt::Write;
 
@@ -19,9 +18,8 @@ pub const PARENT: &str = include_str!("../k8s/parent.yaml");
 /// Runs the image that the parent on the same node serves, and serves it on port 5001.
 pub const CHILD: &str = include_str!("../k8s/child.yaml");
 
-/// Pins a manifest to an image: to its digest, and to nodes of the architectures that it carries. All
-/// other lines, comments included, stay as they are.
-#[must_use]
+/// Pins a manifest to an image: to its digest, and to nodes of its architectures. All other lines, comments included,
+/// stay as they are.
 pub fn pin(manifest: &str, image: &Image) -> String {
     let digest = image.index.descriptor.digest;
     let architectures: Vec<_> = image.platforms.iter().map(|platform| platform.layer.architecture).collect();

@@ -2,12 +2,18 @@
 //! which holds that very binary. Pull it from itself, run what you pulled, pull it again from the child:
 //! the digest never changes.
 //!
-//! # Why would one read this?
+//! # Four stories
 //!
-//! The source tells three stories, each from its document: how HTTP/1.1 is read and written (`http/`),
-//! how a registry answers (`registry.rs`), and how an executable becomes a container image (`image/`).
-//! Around them is what a small server needs to stay up: an event loop (`server.rs`) and the states of a
-//! connection (`connection.rs`). [`tests/pull.rs`] shows a pull from the other side, step by step.
+//! The source explains four things, each beside the document that it follows. Each story can be read alone, and has an
+//! example that runs and can be changed:
+//!
+//! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
+//!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
+//! 2. How a registry responds. [`tests/pull.rs`] is a pull, step by step, from the client's side. Then read
+//!    [`registry`], and [`explain`], which has a sentence for each request. Example: [`registry`].
+//! 3. How HTTP/1.1 is read and written: [`http`]. Example: [`http::request`].
+//! 4. How one thread serves thousands of clients. Read [`connection`], which is one client's state machine, then
+//!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and, at last, [`server`]. Example: [`connection`].
 //!
 //! [`tests/pull.rs`]: https://github.com/tazjin/quinistry/blob/master/tests/pull.rs
 //!
@@ -18,24 +24,26 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              runs the command of the command line        options server budget registry
-//!                                                                      welcome kubernetes health
-//!                                                                      image/archive image image/layer
-//!                                                                      image/sbom image/tar log system
-//!     options.rs           parses the command line                     kubernetes image
+//!     main.rs              runs the command of the command line        options server budget fault
+//!                                                                      registry welcome kubernetes
+//!                                                                      health image/archive image
+//!                                                                      image/layer image/sbom log system
+//!     options.rs           parses the command line                     fault kubernetes image
 //!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
-//!                                                                      budget connection registry
+//!                                                                      budget connection fault registry
 //!                                                                      metrics confinement kinds log
 //!                                                                      clock system
 //!     acceptor.rs          accepts connections                         metrics system
 //!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
-//!     connection.rs        answers a client's requests                 explain registry run_queue
+//!     connection.rs        answers a client's requests                 explain fault registry run_queue
 //!                                                                      metrics http/request http/response
 //!                                                                      kinds log clock
 //!     explain.rs           explains a request to a learner             http/request http/response
 //!                                                                      http/syntax kinds
+//!     fault.rs             makes right responses wrong, by rules       registry metrics http/request
+//!                                                                      http/response http/syntax kinds
 //!     registry.rs          chooses the response to a request           page welcome metrics
 //!                                                                      http/conditional http/request
 //!                                                                      http/response
@@ -73,17 +81,17 @@
 //!     system.rs            the system calls that std lacks
 //! ```
 //!
-//! # A request's way through them
+//! # The path of a request
 //!
 //! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
-//! 2. `Connection::turn` reads what has come (`receive`), and has `http::request::parse` make a request of it
+//! 2. `Connection::turn` reads what has come (`receive`), and `http::request::parse` parses it into a request
 //!    (`respond`).
-//! 3. `Registry::answer` finds the answer (`route`, `manifest`), and `http::conditional::select` how much of
-//!    the content the client wants.
-//! 4. `Connection` writes the answer's head (`gather`, `Response::write_head`), counts the answer and logs
-//!    it (with the words of `explain`, if they are wanted), sends it with the content (`flush`), and waits
-//!    for the next request (`proceed`).
-//! 5. What does not fit the socket is sent when the kernel says that there is room (`note_event`, `send`).
+//! 3. `Registry::answer` chooses the response (`route`, `manifest`), and `http::conditional::select` how much of
+//!    its content the client wants. If there are rules of `--fault`, `Faults::answer` may then make it wrong.
+//! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts it and logs it (with the
+//!    text of `explain`, if that is wanted), sends it with its content (`flush`), and waits for the next request
+//!    (`proceed`).
+//! 5. What does not fit the socket is sent when the kernel reports that there is room (`note_event`, `send`).
 //!
 //! # Words
 //!
@@ -92,49 +100,7 @@
 //! * A *head* is a request line or status line with its field lines, up to the empty line.
 //! * A *turn* is what one client does before the next is served. A client is *light* or *heavy* by what its turns have
 //!   cost recently.
-//! * *Pipelining* is sending requests without waiting for the answers to earlier ones.
-//!
-//! # One request, from bytes to bytes
-//!
-//! ```
-//! use quinistry::clock::Clock;
-//! use quinistry::http::request::{FieldStorage, parse};
-//! use quinistry::http::response::Persistence;
-//! use quinistry::image::Image;
-//! use quinistry::image::layer::Executable;
-//! use quinistry::metrics::{Metrics, Vitals};
-//! use quinistry::registry::Registry;
-//!
-//! # // The smallest file that passes for an executable: an ELF header with one program header.
-//! # let mut executable = vec![0; 64 + 56];
-//! # executable[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
-//! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
-//! #     executable[at] = byte;
-//! # }
-//! // At start: an executable becomes a layer, the layer an image, and the image a registry.
-//! let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
-//! let mut content = Vec::new();
-//! let layer = executable.pack(&mut content).expect("a Vec takes everything");
-//! let (_, image) = Image::assemble(vec![(content, layer)]);
-//! let registry = Registry::new(image);
-//!
-//! // Bytes come in, and become a request.
-//! let bytes = b"HEAD /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
-//! let mut storage = FieldStorage::default();
-//! let (request, length) = parse(bytes, 0, &mut storage).expect("valid").expect("complete");
-//! assert_eq!(length, bytes.len());
-//! assert_eq!(request.path, "/v2/quinistry/manifests/latest");
-//!
-//! // The request becomes an answer, and the answer the bytes of its head.
-//! let clock = Clock::start();
-//! let metrics = Metrics::new(&clock, None);
-//! let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-//! let answer = registry.answer(&request, &vitals).response;
-//! let mut head = Vec::new();
-//! answer.write_head("Sun, 06 Nov 1994 08:49:37 GMT", Persistence::Implied, &mut head);
-//! assert!(head.starts_with(b"HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n"));
-//! assert!(answer.content.is_empty(), "HEAD wants no content");
-//! ```
+//! * *Pipelining* is sending requests without waiting for the responses to earlier ones.
 //!
 //! # Where a change goes
 //!
@@ -144,6 +110,8 @@
 //!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `Endpoint` in `kinds.rs`
 //!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which knows no booleans.
+//! * A fault: `Fault` in `kinds.rs` names it, `fault.rs` makes it, and `explain.rs` says what a good client does. It needs
+//!   a test in `tests/fault.rs`.
 //! * A text of `--explain`: `explain.rs`, which has them all, and then the README, if its log has that text.
 //! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
@@ -191,6 +159,7 @@ pub mod clock;
 pub mod confinement;
 pub mod connection;
 pub mod explain;
+pub mod fault;
 pub mod health;
 pub mod http;
 pub mod image;

@@ -8,6 +8,8 @@
 //!                                                                          status   bytes of content
 //! ```
 //!
+//! If the response is wrong on purpose, the line ends with the reason: `(fault: cut)`.
+//!
 //! With `--explain`, an explanation of the request follows in indented lines. It is written or dropped
 //! together with the line.
 //!
@@ -194,6 +196,8 @@ pub struct Entry<'a> {
     pub peer: SocketAddr,
     /// The client's name for itself.
     pub user_agent: &'a str,
+    /// What is wrong with the response on purpose.
+    pub fault: Option<&'a str>,
     /// The name of the client, and the explanation of its request: printable ASCII, possibly several lines.
     pub explanation: Option<[&'a str; 2]>,
 }
@@ -272,7 +276,8 @@ impl Log {
         if !self.wants_requests() {
             return;
         }
-        let Entry { label, request: [method, target], status, length, peer, mut user_agent, .. } = *entry;
+        let Entry { label, request: [method, target], status, length, peer, mut user_agent, fault, .. } =
+            *entry;
         // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.
         if self.is_short {
             user_agent = user_agent.split(' ').next().unwrap_or_default();
@@ -280,8 +285,14 @@ impl Log {
         let start = self.buffer.len();
         let line = &mut self.buffer;
         let (method, target, user_agent) = (Shown(method), Shown(target), Shown(user_agent));
-        writeln!(line, "{time} {label}: {method} {target} {status} {length} {peer} \"{user_agent}\"")
+        write!(line, "{time} {label}: {method} {target} {status} {length} {peer} \"{user_agent}\"")
             .expect("a Vec takes everything");
+        if let Some(fault) = fault {
+            for part in [" (fault: ", fault, ")"] {
+                line.extend_from_slice(part.as_bytes());
+            }
+        }
+        line.push(b'\n');
         if let Some([client, text]) = entry.explanation {
             for part in [INDENTATION, client, " "] {
                 line.extend_from_slice(part.as_bytes());
@@ -443,6 +454,7 @@ mod tests {
             length: 702,
             peer: ([127, 0, 0, 1], 50514).into(),
             user_agent,
+            fault: None,
             explanation: None,
         }
     }

@@ -23,22 +23,23 @@
 #![no_main]
 
 use std::env;
-use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process;
 use std::time::Duration;
 
 use quinistry::budget::{self, Budget};
+use quinistry::fault::{self, Faults};
 use quinistry::health;
 use quinistry::image::layer::Executable;
-use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive, sbom, tar};
+use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive, sbom};
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
-use quinistry::options::{self, Command, HELP};
+use quinistry::options::{self, Command, HELP, Variables};
 use quinistry::registry::Registry;
 use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
 use quinistry::system::{self, SealedFile, Signals};
@@ -80,8 +81,10 @@ quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 fn run(arguments: &[String]) -> i32 {
     // Nothing else refers to it, so the linker would drop it.
     black_box(&BILL_OF_MATERIALS);
-    let variable = env::var_os("QUINISTRY_LISTEN");
-    let command = options::parse(arguments, variable.as_deref().map(OsStr::to_string_lossy).as_deref());
+    let variable = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    let (listen, fault) = (variable("QUINISTRY_LISTEN"), variable("QUINISTRY_FAULT"));
+    let variables = Variables { listen: listen.as_deref(), fault: fault.as_deref() };
+    let command = options::parse(arguments, variables);
     match command.map_err(Error::Misused).and_then(execute) {
         Ok(code) => code,
         Err(Error::Misused(error)) => {
@@ -98,7 +101,9 @@ fn run(arguments: &[String]) -> i32 {
 
 fn execute(command: Command) -> Result<i32, Error> {
     match command {
-        Command::Serve { address, quiet, explain, with } => return serve(address, quiet, explain, &with),
+        Command::Serve { address, quiet, explain, faults, with } => {
+            return serve(address, quiet, explain, faults, &with);
+        }
         Command::Healthcheck(address) => check_health(address)?,
         Command::Save(with) => save(&with)?,
         Command::Digest(with) => print(digest_line(&pack(open(&with)?, None)?.1))?,
@@ -106,19 +111,27 @@ fn execute(command: Command) -> Result<i32, Error> {
             print(kubernetes::pin(manifest, &pack(open(&with)?, None)?.1))?;
         }
         Command::Sbom => print(sbom::DOCUMENT)?,
-        Command::Help => print(HELP)?,
+        Command::Help => print([HELP, "\n", fault::HELP].concat())?,
         Command::Version => print(format!("{NAME} {VERSION}\n"))?,
     }
     Ok(SUCCESS)
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Result<i32, Error> {
+fn serve(
+    address: SocketAddr,
+    quiet: bool,
+    explain: bool,
+    faults: Faults,
+    with: &[String],
+) -> Result<i32, Error> {
     // From here on, signals are queued until they can be handled; process 1 would lose them otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
     let descriptors = system::raise_descriptor_limit();
-    let budget = Budget::of(budget::memory_limit(), descriptors.saturating_sub(RESERVED_DESCRIPTORS));
+    let copies = if faults.flips() { 1 + with.len() } else { 0 };
+    let budget =
+        Budget::of(budget::memory_limit(), descriptors.saturating_sub(RESERVED_DESCRIPTORS + copies));
     let memory = needed_memory(&budget);
     system::try_memory(memory).map_err(|error| {
         Error::Failed(format!(
@@ -129,6 +142,9 @@ fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Re
     let executables = open(with)?;
     // Listening comes before packing: a port in use is reported at once, and clients can connect and wait.
     let listener = listen(address)?;
+    if let Some(rate) = faults.rate() {
+        system::limit_rate(listener.as_fd(), rate);
+    }
     let address = listener
         .local_addr()
         .map_err(|error| Error::Failed(format!("cannot determine the server's own address: {error}")))?;
@@ -142,10 +158,11 @@ fn serve(address: SocketAddr, quiet: bool, explain: bool, with: &[String]) -> Re
         packed => packed?,
     };
     if !quiet {
-        log.text(&describe(&image, address));
+        log.text(&describe(&image, &faults, address));
     }
     let server = Server::new(listener, signals, Registry::new(image), layers, log, budget);
     let ended = server.and_then(|mut server| {
+        server.set_faults(faults)?;
         server.confine();
         server.run()
     });
@@ -219,7 +236,7 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
-                return Err(io::Error::other("not a regular file").into());
+                return Err(io::Error::other("not a regular file"));
             }
             Executable::check(file, metadata.len())
         };
@@ -267,8 +284,8 @@ impl Write for UntilSignal<'_> {
     }
 }
 
-/// Describes what is served, and how to pull it.
-fn describe(image: &Image, address: SocketAddr) -> String {
+/// Describes what is served, what is wrong with it on purpose, and how to pull it.
+fn describe(image: &Image, faults: &Faults, address: SocketAddr) -> String {
     let host = match address.ip() {
         // Docker allows plain HTTP for `localhost`. Field note: Docker 20.10 accepts no IPv6 address as a registry.
         ip if ip.is_unspecified() || ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST => {
@@ -286,6 +303,11 @@ fn describe(image: &Image, address: SocketAddr) -> String {
         text += &line("manifest", layer.architecture, &manifest.descriptor);
         text += &line("config", layer.architecture, &config.descriptor);
         text += &line("layer", layer.architecture, &Descriptor::of(layer));
+    }
+    for (rule, _) in &faults.counts {
+        text += "  fault     ";
+        text += rule;
+        text += "\n";
     }
     let commands = welcome::commands(&host, "  ");
     text + &format!(
@@ -306,7 +328,7 @@ fn save(with: &[String]) -> Result<(), Error> {
     }
     let (layers, image) = pack(open(with)?, None)?;
     write(|stdout| {
-        let contents = layers.iter().map(SealedFile::content).collect::<Result<Vec<_>, _>>()?;
+        let contents = layers.iter().map(SealedFile::content).collect::<io::Result<Vec<_>>>()?;
         archive::write(&image, contents, stdout)
     })
 }
@@ -317,14 +339,14 @@ fn digest_line(image: &Image) -> String {
 }
 
 fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
-    write(|stdout| Ok(stdout.write_all(text.as_ref())?))
+    write(|stdout| stdout.write_all(text.as_ref()))
 }
 
 /// Writes to standard output.
-fn write(content: impl FnOnce(&mut File) -> Result<(), tar::Error>) -> Result<(), Error> {
-    content(&mut system::stdout()).map_err(|error| match error {
-        tar::Error::Io(error) if error.kind() == io::ErrorKind::BrokenPipe => Error::ClosedPipe,
-        error => Error::Failed(format!("cannot write to standard output: {error}")),
+fn write(content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
+    content(&mut system::stdout()).map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => Error::ClosedPipe,
+        _ => Error::Failed(format!("cannot write to standard output: {error}")),
     })
 }
 

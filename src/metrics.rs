@@ -38,6 +38,8 @@ pub struct Metrics {
     /// The bytes of content that were sent. Small contents count when the response is made, layers when the kernel
     /// takes them.
     pub content_bytes: u64,
+    /// The rules of `--fault`, and how many responses each has made wrong.
+    pub faults: Vec<(String, u64)>,
     answers: [[u64; STATUSES]; ENDPOINTS],
     closed: [u64; REASONS],
     memory: Option<ResidentMemory>,
@@ -62,6 +64,7 @@ impl Metrics {
             accepted: 0,
             pauses: 0,
             content_bytes: 0,
+            faults: Vec::new(),
             answers: [[0; STATUSES]; ENDPOINTS],
             closed: [0; REASONS],
             memory,
@@ -72,6 +75,13 @@ impl Metrics {
     pub fn note_answer(&mut self, endpoint: Endpoint, status: Status) {
         let status = Status::ALL.iter().position(|&other| other == status);
         self.answers[endpoint as usize][status.expect("both come from one list")] += 1;
+    }
+
+    /// Counts a response that the rule with this index has made wrong.
+    pub fn note_fault(&mut self, rule: usize) {
+        if let Some((_, count)) = self.faults.get_mut(rule) {
+            *count += 1;
+        }
     }
 
     /// Counts a closed connection.
@@ -112,6 +122,13 @@ impl Vitals<'_> {
         text.family(closed, "counter", "Closed connections, by reason.");
         for (reason, &count) in CloseReason::ALL.iter().zip(&metrics.closed) {
             text.sample(closed, &[("reason", reason.name())], count);
+        }
+        if !metrics.faults.is_empty() {
+            let faults = "quinistry_faults_total";
+            text.family(faults, "counter", "Responses that are wrong on purpose, by rule.");
+            for (rule, count) in &metrics.faults {
+                text.sample(faults, &[("rule", rule)], *count);
+            }
         }
         let numbers = [
             ("quinistry_connections_accepted_total", "counter", "Accepted connections.", metrics.accepted),

@@ -4,7 +4,7 @@
 //! names, like GNU's, and may also precede the command.
 //!
 //! ```text
-//!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--with FILE]...
+//!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--fault RULE]... [--with FILE]...
 //!     quinistry healthcheck [--listen ADDRESS]
 //!     quinistry save | digest | k8s parent | k8s child [--with FILE]...
 //!     quinistry sbom | help | version
@@ -13,8 +13,8 @@
 //! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image
 //! with several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest`
 //! appends the command to that. `--help` and `--version` end the parsing, and the rest is ignored.
-//! The variable `QUINISTRY_LISTEN` is read by the two commands that use it. An invalid value does not affect the
-//! others.
+//! The variables `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` are read by the commands that use them. An invalid value does
+//! not affect the others. An option replaces its variable.
 //!
 //! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an
 //! address, so that the start never waits for a name server.
@@ -23,10 +23,11 @@ use std::fmt;
 use std::mem::take;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use crate::fault::{self, Faults};
 use crate::image::PORT;
 use crate::kubernetes;
 
-/// What `--help` prints.
+/// What `--help` prints, before [`fault::HELP`].
 pub const HELP: &str = "\
 quinistry: a Docker registry that serves one image, which holds this very program
 
@@ -45,6 +46,8 @@ Options:
   --explain         explain in the log what each client wants, and what it will request next
   --with FILE       also include FILE, this program for another processor. For serve, save, digest
                     and k8s; may be repeated
+  --fault RULE      make some responses wrong, to test a client: see below. For serve; may be repeated
+                    [variable: QUINISTRY_FAULT, with spaces between the rules]
 
 Run it, and in another terminal pull its image, run that, and pull it again from there:
 
@@ -64,6 +67,8 @@ pub enum Command {
         quiet: bool,
         /// Whether the log explains requests.
         explain: bool,
+        /// Which responses are wrong on purpose.
+        faults: Faults,
         /// The executables for other processors that the image includes.
         with: Vec<String>,
     },
@@ -77,7 +82,7 @@ pub enum Command {
     Kubernetes(&'static str, Vec<String>),
     /// Print the bill of materials.
     Sbom,
-    /// Print [`HELP`].
+    /// Print [`help`].
     Help,
     /// Print the version.
     Version,
@@ -119,6 +124,8 @@ pub enum Error {
     NoAddress,
     /// `--with` is the last argument.
     NoFile,
+    /// `--fault` is the last argument.
+    NoRule,
     /// `--quiet` and `--explain` together.
     QuietAndExplain,
     /// An address that cannot be parsed.
@@ -127,6 +134,13 @@ pub enum Error {
         origin: &'static str,
         /// Its value.
         value: String,
+    },
+    /// A rule that cannot be parsed.
+    WrongFault {
+        /// The name of the option or variable.
+        origin: &'static str,
+        /// What is wrong.
+        reason: fault::Wrong,
     },
     /// `k8s` with neither `parent` nor `child`.
     NoManifest,
@@ -148,10 +162,12 @@ impl fmt::Display for Error {
             Self::Unused(option) => write!(f, "this command does not use {option}"),
             Self::NoAddress => f.write_str("--listen requires an address, such as 8080 or 127.0.0.1:8080"),
             Self::NoFile => f.write_str("--with requires a file"),
+            Self::NoRule => f.write_str("--fault requires a rule, such as layer=cut or any=503@first:2"),
             Self::QuietAndExplain => {
                 f.write_str("--quiet logs no requests, so --explain has nothing to explain; use one of them")
             }
             Self::WrongAddress { origin, value } => write!(f, "{origin} is {value:?}; {}", correction(value)),
+            Self::WrongFault { origin, reason } => write!(f, "{origin}: {reason}"),
             Self::NoManifest => f.write_str("k8s requires `parent` or `child`"),
         }
     }
@@ -179,27 +195,39 @@ fn correction(value: &str) -> String {
 
 impl std::error::Error for Error {}
 
-/// Parses the arguments after the program's name. `variable` is the value of `QUINISTRY_LISTEN`; an empty
-/// value is ignored.
+/// The environment variables that are read. An empty value is ignored.
+#[derive(Clone, Copy, Default)]
+pub struct Variables<'v> {
+    /// `QUINISTRY_LISTEN`.
+    pub listen: Option<&'v str>,
+    /// `QUINISTRY_FAULT`.
+    pub fault: Option<&'v str>,
+}
+
+/// Parses the arguments after the program's name.
 ///
 /// # Errors
 ///
 /// At the first invalid argument.
-pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Error> {
+pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, Error> {
     let mut arguments = arguments.iter().map(String::as_str);
-    let (mut words, mut listen, mut with) = (Vec::new(), None, Vec::new());
+    let (mut words, mut listen, mut with, mut faults) = (Vec::new(), None, Vec::new(), Faults::default());
     let (mut quiet, mut explain) = (false, false);
     while let Some(argument) = arguments.next() {
-        match argument {
-            "--help" | "-h" => return Ok(Command::Help),
-            "--version" | "-V" => return Ok(Command::Version),
-            "--quiet" => quiet = true,
-            "--explain" => explain = true,
-            "--listen" => listen = Some(("--listen", arguments.next().ok_or(Error::NoAddress)?)),
-            "--with" => with.push(arguments.next().ok_or(Error::NoFile)?.to_owned()),
-            _ => match argument.split_once('=') {
-                Some(("--listen", value)) => listen = Some(("--listen", value)),
-                Some(("--with", file)) => with.push(file.to_owned()),
+        let (option, value) = match argument.split_once('=') {
+            Some((option, value)) => (option, Some(value)),
+            None => (argument, None),
+        };
+        let mut value_or = |error| value.or_else(|| arguments.next()).ok_or(error);
+        match option {
+            "--listen" => listen = Some(("--listen", value_or(Error::NoAddress)?)),
+            "--with" => with.push(value_or(Error::NoFile)?.to_owned()),
+            "--fault" => add_faults(&mut faults, "--fault", value_or(Error::NoRule)?)?,
+            _ => match argument {
+                "--help" | "-h" => return Ok(Command::Help),
+                "--version" | "-V" => return Ok(Command::Version),
+                "--quiet" => quiet = true,
+                "--explain" => explain = true,
                 _ if argument.starts_with('-') => return Err(Error::Unexpected(argument.into())),
                 _ => words.push(argument),
             },
@@ -209,13 +237,19 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
     // Each command takes the options that it uses out of these variables. Any that remain are an error.
     let command = match words.next() {
         None | Some("serve") if quiet && explain => return Err(Error::QuietAndExplain),
-        None | Some("serve") => Command::Serve {
-            address: address(listen.take(), variable)?,
-            quiet: take(&mut quiet),
-            explain: take(&mut explain),
-            with: take(&mut with),
-        },
-        Some("healthcheck") => Command::Healthcheck(address(listen.take(), variable)?),
+        None | Some("serve") => {
+            if faults.counts.is_empty() {
+                add_faults(&mut faults, "QUINISTRY_FAULT", variables.fault.unwrap_or_default())?;
+            }
+            Command::Serve {
+                address: address(listen.take(), variables.listen)?,
+                quiet: take(&mut quiet),
+                explain: take(&mut explain),
+                faults: take(&mut faults),
+                with: take(&mut with),
+            }
+        }
+        Some("healthcheck") => Command::Healthcheck(address(listen.take(), variables.listen)?),
         Some("save") => Command::Save(take(&mut with)),
         Some("digest") => Command::Digest(take(&mut with)),
         Some("k8s") => {
@@ -239,9 +273,16 @@ pub fn parse(arguments: &[String], variable: Option<&str>) -> Result<Command, Er
         Err(Error::Unused("--quiet"))
     } else if explain {
         Err(Error::Unused("--explain"))
+    } else if !faults.counts.is_empty() {
+        Err(Error::Unused("--fault"))
     } else {
         Ok(command)
     }
+}
+
+/// Adds the rules of an option or variable.
+fn add_faults(faults: &mut Faults, origin: &'static str, rules: &str) -> Result<(), Error> {
+    faults.add(rules).map_err(|reason| Error::WrongFault { origin, reason })
 }
 
 /// Returns the address of the option, or else of the variable, or else the default.
@@ -256,7 +297,7 @@ fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Resu
 /// many bytes are right.
 fn nearest(word: &str) -> Option<&'static str> {
     const LISTEN: [&str; 7] = ["-p", "--port", "-l", "--bind", "--host", "--addr", "--address"];
-    const KNOWN: [&str; 14] = [
+    const KNOWN: [&str; 15] = [
         "serve",
         "healthcheck",
         "save",
@@ -269,6 +310,7 @@ fn nearest(word: &str) -> Option<&'static str> {
         "--quiet",
         "--explain",
         "--with",
+        "--fault",
         "--help",
         "--version",
     ];
@@ -292,7 +334,8 @@ mod tests {
     use super::*;
 
     fn parse_line(line: &str, variable: Option<&str>) -> Result<Command, Error> {
-        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>(), variable)
+        let variables = Variables { listen: variable, ..Variables::default() };
+        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>(), variables)
     }
 
     fn address_of(line: &str, variable: Option<&str>) -> Result<SocketAddr, Error> {
@@ -452,7 +495,16 @@ mod tests {
             ("save", Command::Save(files.clone())),
             ("digest", Command::Digest(files.clone())),
             ("k8s child", Command::Kubernetes(kubernetes::CHILD, files.clone())),
-            ("", Command::Serve { address: every(PORT), quiet: false, explain: false, with: files.clone() }),
+            (
+                "",
+                Command::Serve {
+                    address: every(PORT),
+                    quiet: false,
+                    explain: false,
+                    faults: Faults::default(),
+                    with: files.clone(),
+                },
+            ),
         ] {
             let line = format!("--with a=b --with=--quiet {command} --with c");
             assert_eq!(parse_line(&line, None), Ok(expected), "{line}");
@@ -480,7 +532,7 @@ mod tests {
         ] {
             assert_eq!(parse_line(line, None), Err(Error::Unexpected(argument.into())), "{line}");
         }
-        assert_eq!(parse(&[String::new()], None), Err(Error::Unexpected(String::new())));
+        assert_eq!(parse(&[String::new()], Variables::default()), Err(Error::Unexpected(String::new())));
         for line in ["k8s", "k8s other"] {
             assert_eq!(parse_line(line, None), Err(Error::NoManifest), "{line}");
         }

@@ -6,7 +6,7 @@
 //!     page.html    the template: it has a name in braces wherever something is filled in
 //!     page.css     its style
 //!
-//!     {commands} {age} ...           differ with every request
+//!     {warning} {commands} {age} ... differ with every request
 //!     {index} {picture} {parts} ...  depend on the image alone, and are made once, at start
 //! ```
 //!
@@ -75,6 +75,7 @@ impl Page {
         format!(
             include_str!("page.html"),
             style = include_str!("page.css"),
+            warning = warning(&metrics.faults),
             commands = commands(host, "").lines().map(command).collect::<String>(),
             age = age(clock.unix().saturating_sub(metrics.started)),
             requests = grouped(requests),
@@ -90,6 +91,20 @@ impl Page {
             source = env!("CARGO_PKG_REPOSITORY"),
         )
     }
+}
+
+/// Returns which responses are wrong on purpose; nothing if there are no rules.
+fn warning(faults: &[(String, u64)]) -> String {
+    if faults.is_empty() {
+        return String::new();
+    }
+    let mut text = "\n<p class=\"text\"><strong>This server is wrong on purpose, to test clients.</strong> These are its \
+                    rules, and how many responses each has made wrong:</p>\n<pre><code>"
+        .to_owned();
+    for (rule, count) in faults {
+        let _ = writeln!(text, "{rule}  {count}");
+    }
+    text + "</code></pre>"
 }
 
 fn command(line: &str) -> String {

@@ -48,6 +48,46 @@
 //! gets the same index, whatever it accepts. The list of tags does not have these tags: people and tools look
 //! there for versions, and a client that wants referrers computes their tag.
 //!
+//! # Example
+//!
+//! ```
+//! use quinistry::clock::Clock;
+//! use quinistry::http::request::{FieldStorage, parse};
+//! use quinistry::http::response::{Content, Status};
+//! use quinistry::image::Image;
+//! use quinistry::image::layer::Executable;
+//! use quinistry::metrics::{Metrics, Vitals};
+//! use quinistry::registry::Registry;
+//!
+//! # // The smallest file that passes for an executable: an ELF header with one program header.
+//! # let mut executable = vec![0; 64 + 56];
+//! # executable[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
+//! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
+//! #     executable[at] = byte;
+//! # }
+//! # let clock = Clock::start();
+//! # let metrics = Metrics::new(&clock, None);
+//! # let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+//! // An executable becomes a layer, the layer an image, and the image a registry.
+//! let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
+//! let mut content = Vec::new();
+//! let layer = executable.pack(&mut content).expect("a Vec takes everything");
+//! let (_, image) = Image::assemble(vec![(content, layer)]);
+//! let digest = image.index.descriptor.digest.to_string();
+//! let registry = Registry::new(image);
+//!
+//! // The tag stands for the index.
+//! let head = b"GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
+//! let mut storage = FieldStorage::default();
+//! let (request, _) = parse(head, &mut storage).expect("valid").expect("complete");
+//! let response = registry.answer(&request, &vitals).response;
+//! assert_eq!(response.status, Status::Ok);
+//! assert_eq!(response.field("Docker-Content-Digest"), Some(digest.as_bytes()));
+//! let Content::Bytes(index) = response.content else { unreachable!("only a layer is a file") };
+//! let index: serde_json::Value = serde_json::from_slice(&index).expect("it is JSON");
+//! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
+//! ```
+//!
 //! Deliberately absent: writing anything, authentication, compression on the way, and, where a tag is asked
 //! for, weights in `Accept` other than 0. If a client takes several types, the table decides.
 
@@ -100,9 +140,9 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
 
-/// An error code of the distribution-spec. A read-only registry needs these.
+/// An error code of the distribution-spec. A read-only registry needs these, and those of `fault`.
 #[derive(Clone, Copy)]
-struct ErrorCode(&'static str);
+pub struct ErrorCode(pub &'static str);
 
 impl ErrorCode {
     const BLOB_UNKNOWN: Self = Self("BLOB_UNKNOWN");
@@ -250,6 +290,14 @@ impl Registry {
             // RFC 9110 section 9.3.2: MUST NOT send content; SHOULD send the fields of the GET.
             answer.response.content = Content::NONE;
         }
+        answer
+    }
+
+    /// Answers a GET under `/v2` as if it had no conditions and no range.
+    #[must_use]
+    pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
+        let mut answer = self.route(request, vitals);
+        answer.response.shared = SHARED_UNDER_V2;
         answer
     }
 
@@ -545,7 +593,8 @@ fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) ->
 /// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
 /// MUST be of this shape. Other paths than those of /v2 get the same. A cache may keep some errors (RFC 9110
 /// section 15.1), and would have them outlive their cause.
-fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
+#[must_use]
+pub fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code.0, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))
 }

@@ -1,28 +1,28 @@
-//! The event loop: lets one thread serve thousands of clients, each when it has something to do.
+//! Runs the event loop, in which one thread serves thousands of clients.
 //!
 //! Documents: epoll(7), accept(2).
 //!
 //! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
 //! read or room to write. The loop polls the kernel, does for each of those clients what can be done without waiting,
-//! and polls again. Only the poll waits, and at the end the last lines of the log.
+//! and polls again. Nothing but the poll waits, except that the last lines of the log may wait for their reader.
 //!
 //! The kernel reports when a socket *becomes* ready, and does not report it again for the same bytes
-//! ("edge-triggered"). So the loop must remember a client that it has not served to the end. Such a client waits in
+//! ("edge-triggered"). So the loop must remember a client whose work is not finished. Such a client waits in
 //! the run queue (see `run_queue`). While the queue is not empty, the poll does not wait.
 //!
-//! Between two polls the loop does a bounded amount of work: it accepts some connections, and serves some light clients
-//! and fewer heavy ones. That takes some tens of milliseconds at worst, or a hundred if hundreds of newcomers take a
-//! whole layer each as fast as it is sent. So a newcomer is noticed soon, however many clients ask without end.
+//! Between two polls the loop does a bounded amount of work: it serves some light clients and fewer heavy ones, and
+//! accepts some connections. So a newcomer is noticed soon, however many clients send requests without end.
 //!
-//! Limits: how many connections there are, how much of heads and responses they hold, and how much their sockets queue:
-//! see `budget`. When one of the first two is reached, connections are closed for others: see `clients`. So thousands
-//! of clients that say nothing cannot keep out one that speaks. When the third is reached, readers are served in smaller
+//! Limits: the number of connections, the bytes of heads and responses that they hold, and the bytes that their sockets
+//! queue (see `budget`). When one of the first two is reached, connections are closed (see `clients`): thousands of
+//! silent clients must not keep out one that sends a request. When the third is reached, responses are sent in smaller
 //! pieces. `connection` has the limits of each connection.
 //!
-//! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of
-//! memory (`cargo bench` measures it).
+//! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of memory
+//! (`cargo bench` measures it).
 
-use std::io;
+use std::io::{self, ErrorKind, Read};
+use std::mem::take;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -37,47 +37,41 @@ use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
 use crate::connection::{Buffers, Connection, Next, Turn};
+use crate::fault::{FLIPPED, Faults};
 use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::run_queue::{Allowance, HEAVY_TURNS_PER_POLL, LIGHT_TURNS_PER_POLL, Load, RunQueue};
+use crate::run_queue::{Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
 
-/// Descriptors that are not connections': the standard three, epoll's, the listener's, the signals', the
+/// The number of descriptors that are not connections: the standard three, epoll's, the listener's, the signals', the
 /// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// Returns how much memory the process itself must have, in bytes: for what connections keep, for their table (an
-/// idle connection costs less than 600 bytes), and 4 MiB for turns, the log, and what lies unused between pieces of
-/// memory. A process that gets no memory when it needs some aborts, so the server does not start with less.
+/// Returns how much memory the process needs at most, in bytes: for what connections hold, for their table (640 bytes
+/// for each), and 4 MiB for turns, the log and fragmentation. The server does not start with less, because an
+/// allocation that fails aborts the process.
 #[must_use]
 pub fn needed_memory(budget: &Budget) -> usize {
     budget.held + budget.connections * 640 + 4 * 1024 * 1024
 }
 
-/// How long transfers may go on after the first signal. Docker kills a container 10 s after the signal.
+/// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many events a poll returns at most: all there can be, or a client would wait for several polls until its
-/// event is returned.
+/// How many events a poll returns at most: all that there can be. Otherwise a client might wait for several polls.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
-/// For how long the server waits for signals alone when it could not wait for events.
-const WAIT_PAUSE: Duration = Duration::from_millis(10);
-
-/// After so many failures in a row, a second's worth, waiting for events is given up.
-const MAX_FAILED_WAITS: u32 = 100;
-
-/// The least time between two checks of all clients. So a deadline is noticed that much too late at worst.
+/// The time between two checks of all clients. A deadline is noticed this much too late at worst.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The time between two checks while a client waits for memory: a reader that has just its guaranteed share then gets
-/// up to 400 KB a second.
+/// The time between two checks while a client waits for memory. A reader that has no more than its guaranteed share
+/// then receives up to 400 KB per second.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
 
-/// How long the log waits to try again when nothing reads it.
+/// The time between two attempts to write the log when nothing reads it.
 const LOG_PAUSE: Duration = Duration::from_secs(1);
 
 const LISTENER: Token = Token(usize::MAX);
@@ -86,6 +80,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 /// A listening server, ready to run.
 pub struct Server {
     registry: Registry,
+    faults: Faults,
     layers: Vec<SealedFile>,
     poll: Poll,
     signals: Signals,
@@ -93,30 +88,26 @@ pub struct Server {
     clients: Clients,
     budget: Budget,
     /// The clients that can do something now.
-    run_queue: RunQueue<Token>,
+    run_queue: RunQueue,
     buffers: Buffers,
     clock: Clock,
     log: Log,
     log_writer: LogWriter,
     metrics: Metrics,
-    /// When all clients are checked next.
-    check_at: Option<Instant>,
-    /// When a check was last for all clients, and not only for those that wait for memory.
+    /// When the clients are checked next.
+    check_at: Instant,
+    /// When it was last noted which clients make progress.
     watched_at: Instant,
-    /// When the sockets were last asked how much they have queued.
-    measured_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
-    /// How many waits for events have failed in a row.
-    failed_waits: u32,
 }
 
 impl Server {
-    /// Puts a server together. `layers` are the files that the registry's answers refer to.
+    /// Creates a server. `layers` are the files to which the registry's responses refer.
     ///
     /// # Errors
     ///
-    /// When the system denies a descriptor, and when it has none left for a client.
+    /// If the system denies a descriptor, or has none left for a client.
     pub fn new(
         listener: std::net::TcpListener,
         signals: Signals,
@@ -130,7 +121,7 @@ impl Server {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
         let log_writer = LogWriter::open(clock.now);
-        // A server that can accept no client at all should say so now.
+        // A server that can accept no client at all must not start.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
             let descriptors = system::raise_descriptor_limit();
             let message = format!("{descriptors} open files are too few to accept a client: {error}");
@@ -138,6 +129,7 @@ impl Server {
         })?;
         Ok(Self {
             registry,
+            faults: Faults::default(),
             layers,
             poll,
             signals,
@@ -146,20 +138,39 @@ impl Server {
             budget,
             run_queue: RunQueue::default(),
             buffers: Buffers::default(),
-            check_at: None,
+            check_at: clock.now,
             watched_at: clock.now,
-            measured_at: clock.now,
             clock,
             log,
             log_writer,
             metrics,
             grace_ends: None,
-            failed_waits: 0,
         })
     }
 
-    /// Drops the rights that serving does not need (see `confinement`). Where that is not allowed, the server
-    /// serves with them, and logs it.
+    /// Makes some responses wrong on purpose.
+    ///
+    /// # Errors
+    ///
+    /// If the system has no memory for the copies of the layers in which a byte is wrong.
+    pub fn set_faults(&mut self, mut faults: Faults) -> io::Result<()> {
+        self.metrics.faults = take(&mut faults.counts);
+        faults.layers = self.layers.len();
+        if faults.flips() {
+            let wrong = self.layers.iter().map(|layer| {
+                let mut bytes = Vec::new();
+                layer.content()?.read_to_end(&mut bytes)?;
+                bytes[FLIPPED as usize] ^= 1;
+                SealedFile::create(|copy| copy.write_all(&bytes)).map(|(copy, ())| copy)
+            });
+            let wrong: Vec<SealedFile> = wrong.collect::<io::Result<_>>()?;
+            self.layers.extend(wrong);
+        }
+        self.faults = faults;
+        Ok(())
+    }
+
+    /// Drops the rights that serving does not need (see `confinement`). Where the system does not allow that, logs it.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
             self.log
@@ -167,19 +178,25 @@ impl Server {
         }
     }
 
-    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when they have
-    /// finished or the grace is over, and the signal's number if a second one ends it.
+    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when they have finished or
+    /// [`GRACE`] is over, and the signal's number if a second one ends the server.
     ///
     /// # Errors
     ///
-    /// When waiting for events fails again and again, which only a bug could bring about.
+    /// If waiting for events fails, which only a bug could cause.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
             // 1. Wait until the kernel has something to report, or until something else is due. While clients
             //    are in the run queue, this does not wait.
-            let mut is_signalled = self.wait(&mut events)?;
-            // 2. Note what the kernel reports. A client that can go on is put into the run queue.
+            if let Err(error) = self.poll.poll(&mut events, self.time_to_wait())
+                && error.kind() != ErrorKind::Interrupted
+            {
+                return Err(cannot_wait(&error));
+            }
+            self.clock.tick();
+            let mut is_signalled = false;
+            // 2. Note what the kernel reports. A client that can continue is put into the run queue.
             for event in &events {
                 match event.token() {
                     LISTENER => self.acceptor.note_event(),
@@ -187,8 +204,8 @@ impl Server {
                     token => self.note_event(token, event),
                 }
             }
-            // 3. Obey signals: the first lets transfers finish, the second does not. The event says that a
-            //    signal has come, even if its number cannot be read. Only the second's number matters.
+            // 3. Obey signals: the first lets transfers finish, the second does not. The event shows that a
+            //    signal has come, even if its number cannot be read. Only the second signal's number matters.
             while is_signalled {
                 let signal = self.signals.take();
                 is_signalled = signal.is_some();
@@ -199,12 +216,13 @@ impl Server {
                     return Ok(signal);
                 }
             }
-            // 4. Accept newcomers, some at a time.
+            // 4. Serve some of the clients in the run queue. That comes before accepting, which may evict a client
+            //    that seems idle, although its request has come.
+            self.serve();
+            // 5. Accept newcomers, some at a time.
             self.accept();
-            // 5. Serve some of the clients in the run queue.
-            self.give_turns();
             // 6. From time to time, check all clients, and queue those whose deadline has passed.
-            if self.check_at.is_some_and(|at| at <= self.clock.now) {
+            if self.check_at <= self.clock.now {
                 self.check();
             }
             // 7. When the server stops: end when all clients are gone, or their time is over.
@@ -214,7 +232,7 @@ impl Server {
                 self.log_writer.write_last(&mut self.log, &self.clock);
                 return Ok(None);
             }
-            // 8. Write the log if there is nothing else to do, or if it has waited for long.
+            // 8. Write the log if there is nothing else to do, or if the last write was some time ago.
             let is_idle = events.is_empty() && self.run_queue.is_empty();
             if is_idle || self.log_writer.is_due(self.clock.now) {
                 self.log_writer.write(&mut self.log, &self.clock);
@@ -222,39 +240,19 @@ impl Server {
         }
     }
 
-    /// Waits for events. A wait that fails is repeated after a pause. Returns whether a signal has come in the
-    /// pause.
-    fn wait(&mut self, events: &mut Events) -> io::Result<bool> {
-        let waited = self.poll.poll(events, self.time_to_wait());
-        let is_signalled = match waited {
-            Ok(()) => {
-                self.failed_waits = 0;
-                false
-            }
-            Err(error) if self.failed_waits == MAX_FAILED_WAITS => return Err(cannot_wait(&error)),
-            // A signal that stops and continues the process interrupts the wait. No other error is known to
-            // happen. None of them loses an event.
-            Err(_) => {
-                self.failed_waits += 1;
-                self.signals.has_any(WAIT_PAUSE)
-            }
-        };
-        self.clock.tick();
-        Ok(is_signalled)
-    }
-
-    /// Returns how long to wait for events; not at all while there is something to do, if only to write the log.
-    /// So a busy server writes many lines at once, and polls once more before it goes to sleep.
+    /// Returns how long to wait for events: not at all while there is something to do, such as writing the log. So a
+    /// busy server writes many lines at once, and polls once more before it sleeps.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
         let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
         let work_at = (!self.run_queue.is_empty() || self.log.is_new()).then_some(now);
-        let at = [self.acceptor.accept_at(), log_at, work_at, self.check_at, self.grace_ends];
+        let check_at = (self.clients.count() > 0).then_some(self.check_at);
+        let at = [self.acceptor.accept_at(), log_at, work_at, check_at, self.grace_ends];
         let first = at.into_iter().flatten().min()?;
         Some(first.saturating_duration_since(now))
     }
 
-    /// Notes what the kernel reports of a client's socket.
+    /// Notes what the kernel reports about a client's socket.
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         if let Some(client) = self.clients.find(token) {
             client.socket.note_event(event);
@@ -262,25 +260,23 @@ impl Server {
         }
     }
 
-    /// Accepts some of the connections that wait.
+    /// Accepts some of the connections in the backlog.
     fn accept(&mut self) {
         let mut has_evicted = false;
         for _ in 0..ACCEPTS_PER_POLL {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
-            // Before a connection is closed for a newcomer, make sure that there is one.
+            // No connection is closed before there is a newcomer.
             let is_full = self.clients.count() >= self.budget.connections;
             if is_full && self.acceptor.poll_backlog() {
-                // One scan of all clients in a pass bounds its time.
+                // One scan of all clients between two polls is enough.
                 if has_evicted {
                     return;
                 }
                 has_evicted = self.make_places();
                 if !has_evicted {
-                    // All clients are being answered. There will be room when the first has been.
-                    self.acceptor.pause(self.clock.now, &mut self.metrics);
-                    return;
+                    return self.pause_accepting("all connections have a response in flight");
                 }
             }
             match self.acceptor.accept(&mut self.metrics) {
@@ -290,24 +286,27 @@ impl Server {
                     if is_shortage(&error) {
                         self.make_places();
                     }
-                    self.acceptor.pause(self.clock.now, &mut self.metrics);
-                    if self.acceptor.is_news(self.clock.now) {
-                        let event = format!("Cannot accept connections for now: {error}");
-                        self.log.event(self.clock.rfc3339(), &event);
-                    }
+                    self.pause_accepting(&error.to_string());
                 }
             }
         }
     }
 
-    /// Serves a newcomer, and then registers its socket. As a rule its request is there; and a client that wants only
-    /// one response is gone before its socket is registered. No event is lost in between: the kernel reports what
-    /// is there when the socket is registered.
+    fn pause_accepting(&mut self, reason: &str) {
+        self.metrics.pauses += 1;
+        if self.acceptor.pause(self.clock.now) {
+            self.log.event(self.clock.rfc3339(), &format!("Cannot accept connections for now: {reason}"));
+        }
+    }
+
+    /// Serves a newcomer, and then registers its socket. Its request has usually come, and a client that wants only one
+    /// response is gone before its socket is registered. No event is lost: when a socket is registered, the kernel
+    /// reports what has come already.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
         let token = self.clients.insert(client);
-        self.turn(token, Allowance::FIRST);
+        self.turn(token);
         // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         if let Some(client) = self.clients.find(token)
@@ -319,86 +318,65 @@ impl Server {
     }
 
     /// Serves some of the clients in the run queue.
-    fn give_turns(&mut self) {
-        let (mut light, mut heavy) = (LIGHT_TURNS_PER_POLL, HEAVY_TURNS_PER_POLL);
-        while light > 0
-            && let Some(token) = self.run_queue.next_light()
-        {
-            light -= usize::from(self.queued_turn(token));
+    fn serve(&mut self) {
+        for token in self.run_queue.next_batch() {
+            if let Some(client) = self.clients.find(token) {
+                client.load.leave_queue();
+                self.turn(token);
+            }
         }
-        while heavy > 0
-            && let Some(token) = self.run_queue.next_heavy()
-        {
-            heavy -= usize::from(self.queued_turn(token));
-        }
-        if self.run_queue.len() > 2 * MAX_CONNECTIONS {
-            self.run_queue.retain(|token| self.clients.find(*token).is_some());
-        }
-    }
-
-    /// Serves a client that was taken from the run queue. Returns whether it is still connected.
-    fn queued_turn(&mut self, token: Token) -> bool {
-        let Some(client) = self.clients.find(token) else { return false };
-        client.load.leave_queue();
-        self.turn(token, Allowance::FULL);
-        true
     }
 
     /// Runs a client's turn, and does what its connection wants next.
-    fn turn(&mut self, token: Token, allowance: Allowance) {
+    fn turn(&mut self, token: Token) {
         let (now, spare) = (self.clock.now, self.spare());
-        let outcome = self.clients.update(token, |Client { socket, connection, load }| {
+        let next = self.clients.update(token, |Client { socket, connection, load }| {
             let mut turn = Turn {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
+                faults: &mut self.faults,
                 clock: &self.clock,
                 log: &mut self.log,
                 metrics: &mut self.metrics,
                 buffers: &mut self.buffers,
                 is_stopping: self.grace_ends.is_some(),
-                left: allowance,
+                left: TURN_COST,
             };
             let next = connection.turn(&mut turn);
-            load.note_turn(allowance.spent(turn.left), now);
+            load.note_turn(TURN_COST - turn.left, now);
             if next == Next::Again {
                 self.run_queue.enqueue(token, load, now);
             }
-            (next, check_at(connection, socket, now))
+            if socket.is_short_of_memory() {
+                self.check_at = self.check_at.min(now + SHORTAGE_PAUSE);
+            }
+            next
         });
-        match outcome {
-            Some((Next::Wait, at)) => self.plan_check(at),
-            Some((Next::Close(reason), _)) => self.close(token, reason),
-            Some((Next::Again, _)) | None => {}
+        if let Some(Next::Close(reason)) = next {
+            self.close(token, reason);
         }
-        self.bound_memory();
+        if self.clients.held() > self.budget.held {
+            self.release_memory();
+        }
         if self.log.is_ample() {
             self.log_writer.write(&mut self.log, &self.clock);
         }
     }
 
-    /// Keeps what connections hold below the budget, and asks the kernel what sockets have queued if that seems to be
-    /// more than it may be.
-    fn bound_memory(&mut self) {
-        let now = self.clock.now;
-        if self.clients.held() > self.budget.held {
-            for token in self.clients.holders(now) {
-                self.close(token, CloseReason::NoMemory);
-                // Some more is freed than is needed now, or the next head would need another search.
-                if self.clients.held() <= self.budget.held / 8 * 7 {
-                    break;
-                }
+    /// Closes connections until what the others hold is below the budget. Releases some more than is needed now, because
+    /// otherwise the next head would cause another scan.
+    fn release_memory(&mut self) {
+        for token in self.clients.holders(self.clock.now) {
+            if self.clients.held() <= self.budget.held / 8 * 7 {
+                break;
             }
-        }
-        // To ask all sockets takes a millisecond or two, so it is not done after every turn.
-        if self.clients.queued() > self.budget.queued && now >= self.measured_at + SHORTAGE_PAUSE {
-            self.clients.measure();
-            self.measured_at = now;
+            self.close(token, CloseReason::NoMemory);
         }
     }
 
-    /// Closes connections for newcomers. Returns whether there were any that could be closed.
+    /// Closes connections for newcomers. Returns whether there were any to close.
     fn make_places(&mut self) -> bool {
-        // Some may have taken their answers since they were last asked.
+        // Some clients may have taken their responses since the last check.
         self.watch();
         let evictable = self.clients.evictable(self.clock.now);
         let is_any = !evictable.is_empty();
@@ -410,6 +388,7 @@ impl Server {
 
     fn close(&mut self, token: Token, reason: CloseReason) {
         let Some(client) = self.clients.remove(token) else { return };
+        self.run_queue.remove(token, &client.load);
         self.metrics.note_closed(reason);
         if let Some(explanation) = reason.explanation()
             && self.log.wants_requests()
@@ -417,59 +396,57 @@ impl Server {
             let event = format!("Closing {}: {explanation}", client.connection.peer());
             self.log.event(self.clock.rfc3339(), &event);
         }
-        client.socket.close();
+        client.socket.close(reason == CloseReason::FaultReset);
     }
 
-    /// Notes which clients take their answers.
+    /// Notes which clients make progress.
     fn watch(&mut self) {
-        for slot in self.clients.slots() {
-            if let Some(Client { socket, connection, .. }) = self.clients.find(self.clients.token(slot)) {
+        for token in self.clients.tokens() {
+            if let Some(Client { socket, connection, .. }) = self.clients.find(token) {
                 connection.watch(|| socket.unacknowledged(), self.clock.now);
             }
         }
     }
 
-    /// Queues the clients that can go on, and plans the next check. What has arrived from a client is read before
-    /// its deadline counts, even if the kernel has not been asked for it yet.
+    /// Queues the clients whose deadline has passed, and those that have waited for memory and can go on. What has
+    /// arrived from a client is read before its deadline counts, even if the kernel has not been asked for it yet.
     fn check(&mut self) {
-        self.check_at = None;
-        self.bound_memory();
-        let (now, spare) = (self.clock.now, self.spare());
-        // While clients wait for memory, there are more checks. Those are for readers that read.
+        let now = self.clock.now;
+        if self.clients.queued() > self.budget.queued {
+            self.clients.measure();
+        }
+        // The checks that are added while memory is short are for readers that read.
         let is_for_all = now >= self.watched_at + CHECK_PAUSE;
         if is_for_all {
             self.watched_at = now;
             self.watch();
         }
-        for slot in self.clients.slots() {
-            let token = self.clients.token(slot);
-            let at = self.clients.update(token, |Client { socket, connection, load }| {
-                let is_asked = is_for_all || !connection.is_stalled(now);
-                if is_asked && socket.has_memory_again(spare) || connection.deadline() <= now {
+        self.check_at = now + CHECK_PAUSE;
+        let spare = self.spare();
+        for token in self.clients.tokens() {
+            self.clients.update(token, |Client { socket, connection, load }| {
+                let is_moving = !connection.is_stalled(now);
+                if (is_for_all || is_moving) && socket.has_memory_again(spare) || connection.deadline() <= now
+                {
                     socket.expect_input();
                     self.run_queue.enqueue(token, load, now);
                 }
-                check_at(connection, socket, now)
+                if is_moving && socket.is_short_of_memory() {
+                    self.check_at = now + SHORTAGE_PAUSE;
+                }
             });
-            if let Some(at) = at {
-                self.plan_check(at);
-            }
         }
     }
 
-    /// Returns how many bytes all sockets together may queue before each is limited to its guaranteed share.
+    /// Returns how many more bytes all sockets together may queue before each is limited to its guaranteed share.
     fn spare(&self) -> u64 {
         self.budget.queued.saturating_sub(self.clients.queued())
     }
 
-    fn plan_check(&mut self, at: Instant) {
-        self.check_at = Some(self.check_at.map_or(at, |planned| planned.min(at)));
-    }
-
-    /// Closes the listener and the connections that wait for nothing. The others have the grace to finish.
+    /// Closes the listener and the connections without a response in flight. The others have [`GRACE`] to finish.
     fn stop(&mut self) {
-        // When the listener is closed, the kernel resets the connections that wait to be accepted. They
-        // came before the signal, so they are accepted first, up to the limit.
+        // When the listener is closed, the kernel resets the connections in the backlog. They came before the signal, so
+        // they are accepted first, up to the limit.
         self.acceptor.resume(self.clock.now);
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
@@ -481,36 +458,19 @@ impl Server {
         let event =
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
-        for slot in self.clients.slots() {
-            let token = self.clients.token(slot);
-            // What has arrived before the signal is answered, even if the kernel has not been asked for it yet.
+        for token in self.clients.tokens() {
+            // A request that came before the signal has a response, even if its event has not been reported yet.
             if let Some(client) = self.clients.find(token) {
                 client.socket.expect_input();
             }
-            self.turn(token, Allowance::FULL);
-            let outcome = self.clients.update(token, |Client { socket, connection, .. }| {
-                let next =
-                    connection.stop(&mut SocketTransport::new(socket, &self.layers, 0), self.clock.now);
-                (next, check_at(connection, socket, self.clock.now))
+            self.turn(token);
+            let next = self.clients.find(token).map(|Client { socket, connection, .. }| {
+                connection.stop(&mut SocketTransport::new(socket, &self.layers, 0), self.clock.now)
             });
-            match outcome {
-                Some((Next::Close(reason), _)) => self.close(token, reason),
-                Some((_, at)) => self.plan_check(at),
-                None => {}
+            if let Some(Next::Close(reason)) = next {
+                self.close(token, reason);
             }
         }
-    }
-}
-
-/// Returns when a client is to be checked if nothing happens before.
-fn check_at(connection: &Connection, socket: &Socket, now: Instant) -> Instant {
-    if socket.is_short_of_memory() && !connection.is_stalled(now) {
-        now + SHORTAGE_PAUSE
-    } else if connection.is_being_answered() {
-        now + CHECK_PAUSE
-    } else {
-        // No check is due sooner than the pause allows, however soon the deadline is.
-        connection.deadline().max(now + CHECK_PAUSE)
     }
 }
 

@@ -1,16 +1,16 @@
-//! A client's socket, as the transport of its connection.
+//! Sends and receives through a client's socket, and bounds what the kernel queues for it.
 //!
 //! Documents: epoll(7), tcp(7).
 //!
-//! A socket knows what the kernel has said of it, and how much it has queued. Reading is not tried while there is
-//! nothing to read, and sending is not tried while the socket has its share of the memory (see `budget`).
+//! Nothing is read while the kernel has reported nothing to read, and nothing is sent while the socket has its share of
+//! the memory (see `budget`).
 //!
-//! How much is queued is not asked with each response. What was queued when the kernel was last asked, and what was
-//! sent since, is about as much as can be queued now. Only when that seems too much, the kernel is asked again.
+//! The kernel is not asked with each response how much is queued. It cannot be more than what was queued when the kernel
+//! was last asked, and what was sent since. Only when that seems too much, the kernel is asked again.
 //!
 //! Limits: what is queued, by `budget`.
 //!
-//! Deliberately absent: states of the connection, which are `connection`'s.
+//! Deliberately absent: the states of the connection (see `connection`).
 
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
@@ -24,41 +24,41 @@ use crate::connection::Transport;
 use crate::http::response::FilePart;
 use crate::system::{self, SealedFile};
 
-/// About what the kernel needs to keep the bytes of one call, besides the bytes.
+/// About how many bytes the kernel needs for one call, in addition to what is sent.
 const PACKET_COST: u64 = 1024;
 
 /// A socket, and what is known of it.
 pub struct Socket {
     /// The socket.
     pub stream: TcpStream,
-    /// Whether there may be something to read. The kernel says so once. It is over when a read would
-    /// block, or brings less than there was room for (epoll(7), question 9).
+    /// Whether there may be something to read. The kernel reports it once. It ends when a read would block, or returns
+    /// less than it could (epoll(7), question 9).
     is_readable: bool,
-    /// Whether a read may bring less than there is. That is so when the other end has stopped sending,
-    /// because the end comes separately; and when it has sent urgent data, because a read stops in
-    /// front of it (tcp(7)). The kernel says that once, too, so this is never taken back.
+    /// Whether a read may return less than there is: when the client has sent its end, which a read returns
+    /// separately; and when it has sent urgent data, in front of which a read stops (tcp(7)). The kernel reports that
+    /// once, so this stays true.
     may_read_short: bool,
-    /// About as many bytes as the kernel can have queued.
+    /// How many bytes the kernel has queued at most.
     queued: u64,
-    /// Whether something is to be sent, and waits for memory and not for the kernel.
+    /// Whether something waits to be sent because the socket has its share of the memory.
     is_short_of_memory: bool,
 }
 
 impl Socket {
-    /// A socket that was just accepted. There may be something to read.
+    /// Wraps a socket that was just accepted. There may be something to read.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         let (may_read_short, is_short_of_memory) = (false, false);
         Self { stream, is_readable: true, may_read_short, queued: 0, is_short_of_memory }
     }
 
-    /// Notes what the kernel says of the socket.
+    /// Notes what the kernel reports.
     pub fn note_event(&mut self, event: &Event) {
         self.is_readable |= event.is_readable();
         self.may_read_short |= event.is_read_closed() || event.is_priority();
     }
 
-    /// Has the next read ask the kernel, which may not have been asked for what has come.
+    /// Notes that there may be something to read, although the kernel has not been polled.
     pub fn expect_input(&mut self) {
         self.is_readable = true;
     }
@@ -69,18 +69,18 @@ impl Socket {
         self.queued
     }
 
-    /// Asks the kernel how much it has queued.
+    /// Asks the kernel how many bytes it has queued.
     pub fn measure(&mut self) {
         self.queued = system::queued(self.stream.as_fd());
     }
 
-    /// Whether something is to be sent, and waits for memory.
+    /// Whether something waits to be sent because the socket has its share of the memory.
     #[must_use]
     pub fn is_short_of_memory(&self) -> bool {
         self.is_short_of_memory
     }
 
-    /// Whether the memory that it waits for is there, if all sockets together may queue `spare` bytes more.
+    /// Whether the socket waits for memory and may now queue more, if all sockets together may queue `spare` bytes more.
     pub fn has_memory_again(&mut self, spare: u64) -> bool {
         if self.is_short_of_memory {
             self.measure();
@@ -88,37 +88,37 @@ impl Socket {
         self.is_short_of_memory && limit(self.queued, spare) >= self.queued + GUARANTEED / 2
     }
 
-    /// Returns how many bytes the other end has not acknowledged.
+    /// Returns how many bytes the client has not acknowledged.
     #[must_use]
     pub fn unacknowledged(&self) -> u64 {
         system::unacknowledged(self.stream.as_fd())
     }
 
-    /// Closes the socket. If the other end has not acknowledged all, the connection is reset: otherwise the kernel would
-    /// keep what is queued for minutes, and nothing would limit how much that is.
-    pub fn close(self) {
-        if self.unacknowledged() > 0 {
+    /// Closes the socket. Resets the connection if `wants_reset`, and if the client has not acknowledged everything:
+    /// otherwise the kernel would keep what is queued for minutes, without a limit.
+    pub fn close(self, wants_reset: bool) {
+        if wants_reset || self.unacknowledged() > 0 {
             system::reset_when_closed(self.stream.as_fd());
         }
     }
 }
 
-/// Returns how many bytes a socket may queue that has queued so many, if all sockets together may queue `spare` bytes more.
+/// Returns how many bytes a socket may queue in all that has queued so many, if all sockets together may queue `spare`
+/// bytes more.
 fn limit(queued: u64, spare: u64) -> u64 {
     GUARANTEED.max(queued + spare)
 }
 
-/// A client's socket, with the layers that may be sent through it.
+/// A client's socket, with the layers that can be sent through it.
 pub struct SocketTransport<'a> {
     socket: &'a mut Socket,
     layers: &'a [SealedFile],
-    /// How many bytes this socket may queue, as long as the others have queued no more than now.
+    /// How many bytes this socket may queue.
     limit: u64,
 }
 
 impl<'a> SocketTransport<'a> {
-    /// A transport that can send the layers, and that may queue `spare` bytes more than the socket has queued, or up
-    /// to its guaranteed share.
+    /// Creates a transport that may queue `spare` bytes more than now, but always its guaranteed share.
     pub fn new(socket: &'a mut Socket, layers: &'a [SealedFile], spare: u64) -> Self {
         let limit = limit(socket.queued, spare);
         Self { socket, layers, limit }
@@ -128,7 +128,7 @@ impl<'a> SocketTransport<'a> {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if it is none, or too few to be worth a packet.
+    /// `WouldBlock` if that is none, or too few for a packet.
     fn room(&mut self, wanted: u64) -> io::Result<u64> {
         let least = wanted.min(GUARANTEED / 2);
         for may_measure in [true, false] {
@@ -145,7 +145,7 @@ impl<'a> SocketTransport<'a> {
         Err(ErrorKind::WouldBlock.into())
     }
 
-    /// Counts what the kernel has taken.
+    /// Counts what the kernel has queued.
     fn note_sent(&mut self, sent: io::Result<usize>) -> io::Result<usize> {
         if let Ok(count) = sent {
             self.socket.queued += count as u64 + PACKET_COST;

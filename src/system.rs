@@ -8,7 +8,8 @@
 //!
 //! Limits: the backlog of connections, and the unsent bytes and the receive buffer of a socket.
 //!
-//! Deliberately absent: signal handlers. A handler may do almost nothing; signals are read from a descriptor.
+//! Deliberately absent: signal handlers, because a handler may do almost nothing, and signals can be read from a
+//! descriptor; and changing `net.ipv6.bindv6only`. Where an administrator has set it, `[::]` accepts no IPv4.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
@@ -80,33 +81,14 @@ macro_rules! section {
 /// # Safety
 ///
 /// `arguments` points to `count` C strings that are never freed or changed.
-#[must_use]
 pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String> {
-    for descriptor in 0..3 {
-        // If one of the standard three were closed, the next file or socket would get its number, and a
-        // client could receive the log. So something must be open there: open(2) returns the lowest free
-        // number, which is this one. A write to standard output must fail rather than lose its data, so that
-        // is opened for reading. The log may be lost.
-        let mode = if descriptor == libc::STDERR_FILENO { libc::O_WRONLY } else { libc::O_RDONLY };
-        // SAFETY: none of the calls has a pointer to anything but a constant C string.
-        let is_open = unsafe {
-            libc::fcntl(descriptor, libc::F_GETFD) != -1 || libc::open(c"/dev/null".as_ptr(), mode) != -1
-        };
-        if !is_open {
-            let reason = "cannot open /dev/null in place of a closed standard descriptor";
-            give_up(reason, &io::Error::last_os_error());
-        }
-    }
-    if let Err(error) = close_inherited() {
-        give_up("cannot close the inherited descriptors", &error);
-    }
-    // Each of these would end the process. If it is ignored, the call fails instead: with EPIPE if a client or a
-    // reader is gone, with EFBIG if a file has reached its limit.
-    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
-        // SAFETY: ignoring a signal passes no function.
-        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
-            give_up("cannot ignore a signal", &io::Error::last_os_error());
-        }
+    let prepared = open_standard().and_then(|()| close_inherited()).and_then(|()| ignore_signals());
+    if let Err(error) = prepared {
+        let _ = io::stderr()
+            .write_all(format!("quinistry: cannot prepare descriptors and signals: {error}\n").as_bytes());
+        // SAFETY: _exit(2) takes no pointers. The rest of std's `exit` is not needed yet, and would add 2 KB to every
+        // pull.
+        unsafe { libc::_exit(1) }
     }
     let count = usize::try_from(count).unwrap_or(0);
     // SAFETY: the caller's promise.
@@ -114,10 +96,36 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Closes all descriptors but the standard three. The filter of system calls would not keep an attacker from
-/// reading and writing those that the program was started with.
-///
-/// Not by `close_range(2)`, which needs Linux 5.9, and for which some of systemd's filters kill a process.
+/// Opens those of the standard three descriptors that are closed. Otherwise the next file or socket would get the
+/// number, and a client could receive the log. open(2) returns the lowest free number, which is this one. A write to
+/// standard output must fail rather than lose its data, so that is opened for reading. The log may be lost.
+fn open_standard() -> io::Result<()> {
+    for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
+        // SAFETY: none of the calls has a pointer to anything but a constant C string.
+        unsafe {
+            if libc::fcntl(descriptor, libc::F_GETFD) == -1 {
+                check(libc::open(c"/dev/null".as_ptr(), mode))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Ignores the signals that would end the process when a call fails: with EPIPE if a client or a reader is gone, with
+/// EFBIG if a file has reached its limit.
+fn ignore_signals() -> io::Result<()> {
+    for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
+        // SAFETY: ignoring a signal passes no function.
+        if unsafe { libc::signal(signal, libc::SIG_IGN) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Closes all descriptors except the standard three. The filter of system calls would not keep an attacker from
+/// reading and writing those that the program was started with. `close_range(2)` needs Linux 5.9, and some of systemd's
+/// filters kill a process that calls it.
 fn close_inherited() -> io::Result<()> {
     // SAFETY: the path is a C string. The directory stays open from the check to the last call. An entry is
     // used before the next one is read, and its name is a C string. Nothing owns the descriptors that are
@@ -143,17 +151,8 @@ fn close_inherited() -> io::Result<()> {
     }
 }
 
-/// Exits with a message.
-fn give_up(reason: &str, error: &io::Error) -> ! {
-    let _ = io::stderr().write_all(format!("quinistry: {reason}: {error}\n").as_bytes());
-    // SAFETY: _exit(2) takes no pointers. The rest of std's `exit` is not needed yet, and would add 2 KB to every
-    // pull.
-    unsafe { libc::_exit(1) }
-}
-
-/// Standard output, as a file. std's `Stdout` reports success even if the descriptor cannot be written to,
+/// Returns standard output as a file. std's `Stdout` reports success even if the descriptor cannot be written to,
 /// and it buffers by lines.
-#[must_use]
 pub fn stdout() -> ManuallyDrop<File> {
     // SAFETY: the descriptor is open, since `start` made sure of that, and the file is never dropped, which
     // would close it.
@@ -165,7 +164,7 @@ fn check(result: c_int) -> io::Result<c_int> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(result) }
 }
 
-/// Does the same for calls that transfer bytes.
+/// Returns the result of a call that transfers bytes.
 fn check_count(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }
@@ -176,23 +175,11 @@ fn own(descriptor: c_int) -> io::Result<OwnedFd> {
     check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Listens on `address`. An IPv6 wildcard also accepts IPv4. Accepted connections inherit the options that are set
-/// here, so that no further calls are needed for each.
-///
-/// # Errors
-///
-/// If the address is in use, or is not an address of this machine.
+/// Listens on `address`. Accepted connections inherit the options that are set here, so that no further calls are
+/// needed for each.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let family = if address.is_ipv6() { libc::AF_INET6 } else { libc::AF_INET };
-    let kind = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-    // SAFETY: socket(2) takes no pointers.
-    let socket = own(unsafe { libc::socket(family, kind, 0) })?;
-    // The connections of a previous server keep its port for a minute. This server need not wait for that.
-    set_option(socket.as_fd(), libc::SOL_SOCKET, libc::SO_REUSEADDR, 1)?;
-    if address.is_ipv6() {
-        // ipv6(7): a sysctl may have set this, and it cannot be changed after bind.
-        set_option(socket.as_fd(), libc::IPPROTO_IPV6, libc::IPV6_V6ONLY, 0)?;
-    }
+    let listener = TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
     let options = [
         // RFC 6093 section 3: urgent data is a part of the stream like any other.
         (libc::SOL_SOCKET, libc::SO_OOBINLINE, 1),
@@ -204,54 +191,33 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     ];
     for (level, name, value) in options {
         // None of these is essential, and a system may lack one.
-        let _ = set_option(socket.as_fd(), level, name, value);
+        let _ = set_option(listener.as_fd(), level, name, &value);
     }
-    bind(socket.as_fd(), address)?;
+    // std has called it, with a smaller backlog.
     // SAFETY: listen(2) takes no pointers.
-    check(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
-    Ok(socket.into())
+    check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) })?;
+    Ok(listener)
 }
 
-fn set_option(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: c_int) -> io::Result<()> {
-    let length = size_of::<c_int>() as libc::socklen_t;
-    // SAFETY: the pointer is to a c_int that outlives the call, and the length is a c_int's.
-    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), length) })?;
-    Ok(())
+/// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
+/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be small. Those of the loopback
+/// device have 64 KiB.
+pub fn limit_rate(listener: BorrowedFd<'_>, rate: u64) {
+    let rate = c_int::try_from(rate).unwrap_or(c_int::MAX);
+    let _ = set_option(listener, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate);
+    let _ = set_option(listener, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &1400);
 }
 
-fn bind(socket: BorrowedFd<'_>, address: SocketAddr) -> io::Result<()> {
-    let socket = socket.as_raw_fd();
-    check(match address {
-        SocketAddr::V4(address) => {
-            let raw = libc::sockaddr_in {
-                sin_family: libc::AF_INET as libc::sa_family_t,
-                sin_port: address.port().to_be(),
-                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(address.ip().octets()) },
-                sin_zero: [0; 8],
-            };
-            // SAFETY: the pointer is to a sockaddr_in that outlives the call, with its length.
-            unsafe { libc::bind(socket, (&raw const raw).cast(), size_of_val(&raw) as libc::socklen_t) }
-        }
-        SocketAddr::V6(address) => {
-            let raw = libc::sockaddr_in6 {
-                sin6_family: libc::AF_INET6 as libc::sa_family_t,
-                sin6_port: address.port().to_be(),
-                sin6_flowinfo: address.flowinfo(),
-                sin6_addr: libc::in6_addr { s6_addr: address.ip().octets() },
-                sin6_scope_id: address.scope_id(),
-            };
-            // SAFETY: the pointer is to a sockaddr_in6 that outlives the call, with its length.
-            unsafe { libc::bind(socket, (&raw const raw).cast(), size_of_val(&raw) as libc::socklen_t) }
-        }
-    })?;
-    Ok(())
+/// Sets an option of a socket to a value of the type that the option has in C.
+fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<c_int> {
+    let length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: the pointer is to a value that outlives the call, with its length. The kernel only reads it.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
+    })
 }
 
 /// Sends bytes. With `more`, they wait for those that follow to share their packet.
-///
-/// # Errors
-///
-/// `WouldBlock` if the socket is full, others if the connection is broken.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     // SAFETY: the pointer and length are those of a slice that outlives the call.
@@ -260,7 +226,6 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 
 /// Returns how many of the bytes written to the socket have not been acknowledged by the other end (tcp(7),
 /// `SIOCOUTQ`). The end of the stream counts as one. A reset does not change it.
-#[must_use]
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     let mut count: c_int = 0;
     // SAFETY: this request has the number of the terminal's TIOCOUTQ, and writes one c_int.
@@ -270,7 +235,6 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
 
 /// Returns how many bytes of memory the kernel uses for what waits to be sent or to be acknowledged. Before Linux 4.12
 /// this is unknown, and 0 is returned.
-#[must_use]
 pub fn queued(socket: BorrowedFd<'_>) -> u64 {
     // linux/sock_diag.h: SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
     const QUEUED: usize = 5;
@@ -288,64 +252,42 @@ pub fn queued(socket: BorrowedFd<'_>) -> u64 {
 /// `SO_LINGER`). Otherwise the kernel would keep that, and try to send it for minutes.
 pub fn reset_when_closed(socket: BorrowedFd<'_>) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-    let length = size_of_val(&linger) as libc::socklen_t;
-    let (level, name) = (libc::SOL_SOCKET, libc::SO_LINGER);
-    // SAFETY: the pointer is to a linger that outlives the call, with its length. The call fails only on a
-    // descriptor that is not a socket.
-    unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const linger).cast(), length) };
+    // This fails only on a descriptor that is not a socket.
+    let _ = set_option(socket, libc::SOL_SOCKET, libc::SO_LINGER, &linger);
 }
 
 /// A file in memory that is written once and never changes again.
-pub struct SealedFile {
-    file: File,
-    size: u64,
-}
+pub struct SealedFile(File);
 
 impl SealedFile {
     /// Creates a file with what `write` writes. Returns the file and the result of `write`.
-    ///
-    /// # Errors
-    ///
-    /// If the system has no memory for it, or `write` fails.
-    pub fn create<T, E: From<io::Error>>(
-        write: impl FnOnce(&mut dyn Write) -> Result<T, E>,
-    ) -> Result<(Self, T), E> {
+    pub fn create<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<(Self, T)> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name is a C string; memfd_create(2) only reads it.
-        let mut file = File::from(own(unsafe { libc::memfd_create(c"layer".as_ptr(), flags) })?);
+        let mut file: File = own(unsafe { libc::memfd_create(c"layer".as_ptr(), flags) })?.into();
         let result = write(&mut file)?;
         let seals = libc::F_SEAL_SEAL | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_WRITE;
         // SAFETY: F_ADD_SEALS takes an integer.
         check(unsafe { libc::fcntl(file.as_raw_fd(), libc::F_ADD_SEALS, seals) })?;
-        let size = file.metadata()?.len();
-        Ok((Self { file, size }, result))
+        Ok((Self(file), result))
     }
 
     /// Returns a reader of the whole content.
-    ///
-    /// # Errors
-    ///
-    /// If seeking in a file in memory fails, which is not known to happen.
     pub fn content(&self) -> io::Result<impl Read> {
-        let mut file = &self.file;
+        let mut file = &self.0;
         file.rewind()?;
         Ok(file)
     }
 
     /// Sends some bytes of a part of the file. The kernel sends them from its page cache, without a copy.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if the socket is full, others if the connection is broken.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
-        debug_assert!(part.start <= part.end && part.end <= self.size, "a part of the file");
         // On a 32-bit processor an `off_t` may have 32 bits, hence `sendfile64`. A `usize` has 32 bits there: a
         // part that is too long for one call is sent by several, as any part may be.
         let mut offset: libc::off64_t = part.start.cast_signed();
         let count = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
         // SAFETY: the pointer is to an off64_t that outlives the call.
         check_count(unsafe {
-            libc::sendfile64(socket.as_raw_fd(), self.file.as_raw_fd(), &raw mut offset, count)
+            libc::sendfile64(socket.as_raw_fd(), self.0.as_raw_fd(), &raw mut offset, count)
         })
     }
 }
@@ -360,10 +302,6 @@ pub struct ResidentMemory {
 
 impl ResidentMemory {
     /// Opens the file.
-    ///
-    /// # Errors
-    ///
-    /// If there is no /proc.
     pub fn open() -> io::Result<Self> {
         let statm = File::open("/proc/self/statm")?;
         // SAFETY: sysconf(3) takes a number and no pointer.
@@ -372,7 +310,6 @@ impl ResidentMemory {
     }
 
     /// Returns the memory in bytes, or `None` if it cannot be read.
-    #[must_use]
     pub fn bytes(&self) -> Option<u64> {
         let mut text = [0; 128];
         let count = self.statm.read_at(&mut text, 0).ok()?;
@@ -387,10 +324,6 @@ pub struct Signals(File);
 
 impl Signals {
     /// Blocks the signals and makes them readable. It must be called before another thread starts.
-    ///
-    /// # Errors
-    ///
-    /// If the process has no descriptor left.
     pub fn new() -> io::Result<Self> {
         // SAFETY: a sigset_t is plain data. sigemptyset initialises it before it is used, and it outlives
         // the calls that get a pointer to it.
@@ -406,7 +339,6 @@ impl Signals {
     }
 
     /// Returns whether a signal has come, or comes within `patience`.
-    #[must_use]
     pub fn has_any(&self, patience: Duration) -> bool {
         is_ready(self.0.as_fd(), libc::POLLIN, patience).unwrap_or(false)
     }
@@ -428,10 +360,6 @@ impl AsRawFd for Signals {
 
 /// Installs a seccomp filter for this thread. It cannot be removed. It requires `no_new_privs`, so a set-uid
 /// program started later gains no privileges either.
-///
-/// # Errors
-///
-/// If the kernel does not support filters, or the environment of the process does not allow them.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
@@ -459,20 +387,17 @@ pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
 
 /// Returns whether a write to `descriptor` would not block, now or within `patience`. A write to a pipe without a
 /// reader does not block either: it fails at once.
-#[must_use]
 pub fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     is_ready(descriptor, libc::POLLOUT, patience).unwrap_or(false)
 }
 
 /// Returns whether this terminal is the controlling terminal of the process (`tcgetsid(3)`).
-#[must_use]
 pub fn controls_us(terminal: BorrowedFd<'_>) -> bool {
     // SAFETY: tcgetsid(3) takes no pointers.
     unsafe { libc::tcgetsid(terminal.as_raw_fd()) != -1 }
 }
 
 /// Returns whether there may be a connection to accept.
-#[must_use]
 pub fn is_acceptable(listener: BorrowedFd<'_>) -> bool {
     is_ready(listener, libc::POLLIN, Duration::ZERO).unwrap_or(true)
 }
@@ -485,10 +410,6 @@ fn is_ready(descriptor: BorrowedFd<'_>, events: c_short, patience: Duration) -> 
 
 /// Checks that so many bytes of memory can be allocated. They are freed before anything touches them, so that no
 /// memory is used.
-///
-/// # Errors
-///
-/// If a limit of the process (getrlimit(2): `RLIMIT_AS`, `RLIMIT_DATA`) or of the system prevents it.
 pub fn try_memory(size: usize) -> io::Result<()> {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: the kernel chooses an address that is not in use. Nothing refers to the memory when it is unmapped.
@@ -502,7 +423,6 @@ pub fn try_memory(size: usize) -> io::Result<()> {
 }
 
 /// Raises the limit of open descriptors to the highest that this process may have, and returns it.
-#[must_use]
 pub fn raise_descriptor_limit() -> usize {
     // SAFETY: an rlimit is plain data, which getrlimit fills and setrlimit only reads.
     let limit = unsafe {

@@ -14,11 +14,12 @@ use std::io::{self, ErrorKind, Read};
 
 use quinistry::clock::Clock;
 use quinistry::connection::{Buffers, Connection, Next, Transport, Turn};
+use quinistry::fault::Faults;
 use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Sink};
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
-use quinistry::run_queue::Allowance;
+use quinistry::run_queue::TURN_COST;
 
 #[path = "common/sample.rs"]
 mod sample;
@@ -126,7 +127,7 @@ fn serve(requests: &str) -> (u64, usize) {
     let (image, _) = sample::packed();
     let registry = Registry::new(image);
     let (clock, mut log, mut buffers) = (Clock::start(), Log::new(true), Buffers::default());
-    let mut metrics = Metrics::new(&clock, None);
+    let (mut metrics, mut faults) = (Metrics::new(&clock, None), Faults::default());
     let mut connection = Connection::new(([127, 0, 0, 1], 50514).into(), clock.now);
     let mut script = Script { requests: requests.as_bytes(), rest: &[], written: 0 };
     let mut turn = |script: &mut Script<'_>| {
@@ -134,12 +135,13 @@ fn serve(requests: &str) -> (u64, usize) {
         let next = connection.turn(&mut Turn {
             transport: script,
             registry: &registry,
+            faults: &mut faults,
             clock: &clock,
             log: &mut log,
             metrics: &mut metrics,
             buffers: &mut buffers,
             is_stopping: false,
-            left: Allowance::FULL,
+            left: TURN_COST,
         });
         assert!(next == Next::Wait, "the connection goes on");
         log.flush(clock.rfc3339(), &mut Nowhere);

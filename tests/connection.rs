@@ -15,16 +15,17 @@ use common::{Answer, find, request, sample};
 use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
-    Buffers, Connection, HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, Next,
-    Rank, STALL_NOTICED, STALL_PATIENCE, Transport, Turn,
+    Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, Next, Rank, STALL_NOTICED, Transport,
+    Turn,
 };
+use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::kinds::CloseReason;
 use quinistry::log::Log;
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
-use quinistry::run_queue::{Allowance, BYTES_PER_TURN, REQUESTS_PER_TURN};
+use quinistry::run_queue::TURN_COST;
 
 /// What a transport does when it is called next; after the script, it does all it is asked.
 #[derive(Clone, Copy, Debug)]
@@ -97,11 +98,11 @@ impl Transport for Script {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        match self.next(0) {
-            // There is nothing to wait for.
-            Err(error) if error.kind() != ErrorKind::WouldBlock => return Err(error),
-            _ => self.finished = true,
+        // It never waits, so it is not interrupted either.
+        if let Some(Act::Break) = self.acts.front() {
+            self.next(0)?;
         }
+        self.finished = true;
         Ok(())
     }
 
@@ -113,6 +114,7 @@ impl Transport for Script {
 /// A connection with everything it needs.
 struct World {
     registry: Registry,
+    faults: Faults,
     blob: String,
     clock: Clock,
     log: Log,
@@ -131,6 +133,7 @@ impl World {
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
             registry: Registry::new(image),
+            faults: Faults::default(),
             blob,
             connection: Connection::new(peer, clock.now),
             metrics: Metrics::new(&clock, None),
@@ -166,12 +169,13 @@ impl World {
         self.connection.turn(&mut Turn {
             transport: &mut self.transport,
             registry: &self.registry,
+            faults: &mut self.faults,
             clock: &self.clock,
             log: &mut self.log,
             metrics: &mut self.metrics,
             buffers: &mut self.buffers,
             is_stopping: self.is_stopping,
-            left: Allowance::FULL,
+            left: TURN_COST,
         })
     }
 
@@ -265,20 +269,20 @@ fn requests_are_answered_in_order_and_the_connection_goes_on() {
 
 #[test]
 fn a_turn_is_bounded_in_requests_and_in_bytes() {
-    let mut world = World::new(manifest().repeat(3 * REQUESTS_PER_TURN));
+    // Some 20 of them, but no fewer than the 16 that clients pipeline.
+    let mut world = World::new(manifest().repeat(60));
     let mut answered = 0;
-    for _ in 0..3 {
-        // The beginning of a head that a read has cut off may cost one of them.
+    for _ in 0..2 {
         assert_eq!(world.turn(), Next::Again);
         let in_this_turn = world.answers().len() - answered;
-        assert!((REQUESTS_PER_TURN - 1..=REQUESTS_PER_TURN).contains(&in_this_turn), "{in_this_turn}");
+        assert!((17..=24).contains(&in_this_turn), "{in_this_turn}");
         answered += in_this_turn;
     }
     assert_eq!(world.run(), Next::Wait);
-    assert_eq!(world.answers().len(), 3 * REQUESTS_PER_TURN);
+    assert_eq!(world.answers().len(), 60);
 
     let mut world = World::new("");
-    world.transport.layer = vec![b'x'; 3 * BYTES_PER_TURN as usize + 1];
+    world.transport.layer = vec![b'x'; 3 * TURN_COST as usize];
     let (mut image, _) = sample::packed();
     // A registry that believes the layer to be that large.
     image.platforms[0].layer.blob.size = world.transport.layer.len() as u64;
@@ -288,7 +292,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
     for _ in 0..3 {
         assert_eq!(world.turn(), Next::Again);
         let in_this_turn = world.transport.output.len() - sent;
-        assert!(in_this_turn <= BYTES_PER_TURN as usize + 1024, "{in_this_turn}");
+        assert!(in_this_turn <= TURN_COST as usize + 1024, "{in_this_turn}");
         sent = world.transport.output.len();
     }
     assert_eq!(world.turn(), Next::Wait);
@@ -419,14 +423,14 @@ fn a_head_as_long_as_can_be_is_answered_even_after_an_empty_line() {
 fn a_silent_client_is_closed_without_a_word() {
     let mut world = World::new("");
     assert_eq!(world.turn(), Next::Wait);
-    assert_eq!(world.wait_for_deadline(HEAD_PATIENCE), closed(CloseReason::Silent));
+    assert_eq!(world.wait_for_deadline(HEAD_TIMEOUT), closed(CloseReason::Silent));
     assert!(world.transport.output.is_empty());
 
     let mut world = World::new(manifest());
     assert_eq!(world.turn(), Next::Wait);
     let sent = world.transport.output.len();
     world.watch();
-    assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), closed(CloseReason::Idle));
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Idle));
     assert_eq!(world.transport.output.len(), sent);
 }
 
@@ -483,9 +487,9 @@ fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
     // The socket takes nothing for hours, but what it holds is being acknowledged.
     for left in (0..200).rev() {
         world.transport.unacknowledged = left;
-        assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait, "{left}");
+        assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), Next::Wait, "{left}");
     }
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
 
     // A client that takes all there is and gets more has made progress, though more is left than was.
     let mut world = World::asked_for_layer();
@@ -493,12 +497,12 @@ fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
     assert_eq!(world.turn(), Next::Wait);
     world.transport.unacknowledged = 100;
     world.transport.acts.extend([Act::Block; 2]);
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), Next::Wait);
     world.transport.acts.extend([Act::Bytes(400), Act::Block]);
     assert_eq!(world.turn(), Next::Wait);
     world.transport.unacknowledged = 200;
     world.transport.acts.extend([Act::Block; 2]);
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), Next::Wait);
 }
 
 #[test]
@@ -508,14 +512,14 @@ fn a_slow_reader_keeps_its_connection_until_it_has_the_end_of_its_answer() {
     assert_eq!(world.run(), Next::Wait);
     for left in (0..3).rev() {
         world.transport.unacknowledged = left * 100;
-        assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait, "{left}");
+        assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), Next::Wait, "{left}");
     }
-    assert_eq!(world.wait_for_deadline(IDLE_PATIENCE), closed(CloseReason::Idle));
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Idle));
     let mut world = World::new(manifest());
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
     world.watch();
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
 }
 
 #[test]
@@ -540,8 +544,8 @@ fn a_reader_can_be_evicted_only_if_it_has_taken_nothing_for_a_while() {
 fn the_connection_that_has_waited_longest_is_evicted_first() {
     let start = Clock::at(Instant::now(), SINCE_EPOCH);
     let half = &manifest()[..20];
-    // Begun at these times: silent, half a head, answered, answered and then half a head.
-    let world = |began: u64, then: Option<u64>, input: &str, more: &str| {
+    let now = start.now + Duration::from_secs(5);
+    let rank = |began: u64, then: Option<u64>, input: &str, more: &str| {
         let mut world = World::new("");
         world.clock = Clock::at(start.now + Duration::from_secs(began), SINCE_EPOCH);
         world.connection = Connection::new(world.connection.peer(), world.clock.now);
@@ -550,18 +554,17 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
             world.pass(Duration::from_secs(then - began));
             world.receive(more);
         }
-        world
+        world.watch();
+        world.connection.rank(now)
     };
-    let mut connections = [
-        world(0, None, "", ""),
-        world(1, None, half, ""),
-        world(2, None, &manifest(), ""),
+    // Begun at these times: silent, half a head, answered, answered and then half a head.
+    let ranks = [
+        rank(0, None, "", ""),
+        rank(1, None, half, ""),
+        rank(2, None, &manifest(), ""),
         // This one had been idle for longest when its next head began to come.
-        world(0, Some(3), &manifest(), half),
+        rank(0, Some(3), &manifest(), half),
     ];
-    let now = start.now + Duration::from_secs(5);
-    connections.iter_mut().for_each(World::watch);
-    let ranks: Vec<_> = connections.iter().map(|world| world.connection.rank(now)).collect();
     assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{ranks:?}");
 }
 
@@ -577,7 +580,10 @@ fn a_connection_whose_answer_is_on_its_way_is_evicted_after_those_that_wait() {
     assert!(silent.rank().is_some() && silent.rank() < answered.rank());
     answered.transport.unacknowledged = 0;
     answered.watch();
-    assert!(answered.rank() < silent.rank(), "it has had its answer for longer");
+    let mut newer = World::new("");
+    newer.clock = Clock::at(answered.clock.now + STALL_NOTICED, SINCE_EPOCH);
+    newer.connection = Connection::new(newer.connection.peer(), newer.clock.now);
+    assert!(answered.rank() < newer.rank(), "it has waited since it had its answer");
 }
 
 #[test]
@@ -658,7 +664,7 @@ fn a_client_that_stops_sending_is_not_closed_before_it_has_its_answers() {
             } else {
                 assert_eq!(next, Next::Wait);
                 assert!(world.transport.finished);
-                assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
+                assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
             }
             assert_eq!(world.answers().len(), 1);
         }
@@ -666,48 +672,53 @@ fn a_client_that_stops_sending_is_not_closed_before_it_has_its_answers() {
 }
 
 #[test]
-fn lingering_ends_when_the_client_is_silent_or_talks_for_too_long() {
+fn lingering_ends_soon_after_the_client_has_its_answer_however_much_it_sends() {
     let malformed = "GET / HTTP/1.1\r\nHost : x\r\n\r\n";
     // Silence ends it.
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
-    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+    assert_eq!(world.wait_for_deadline(LINGER_TIMEOUT), closed(CloseReason::DidNotClose));
     // A client that does not have its answer yet has as much time as any reader, whether or not it sends.
     let mut world = World::new(malformed);
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
     assert_eq!(world.receive("x"), Next::Wait);
     world.transport.unacknowledged = 200;
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), Next::Wait);
     world.transport.unacknowledged = 0;
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), Next::Wait);
-    assert_eq!(world.wait_for_deadline(LINGER_PATIENCE), closed(CloseReason::DidNotClose));
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), Next::Wait);
+    assert_eq!(world.wait_for_deadline(LINGER_TIMEOUT), closed(CloseReason::DidNotClose));
     let mut world = World::new(malformed);
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
     world.watch();
-    assert_eq!(world.wait_for_deadline(STALL_PATIENCE), closed(CloseReason::Stalled));
-    // A trickle does not prolong it,
+    assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
+    // What the client sends does not prolong it.
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
-    let end = world.clock.now + MAX_LINGER;
-    while world.connection.deadline() < end {
-        world.pass(LINGER_PATIENCE / 2);
+    let end = world.connection.deadline();
+    for _ in 0..10 {
+        world.pass((end - world.clock.now) / 2);
         assert_eq!(world.receive("x"), Next::Wait);
     }
+    assert_eq!(world.connection.deadline(), end);
     world.pass(end - world.clock.now);
     assert_eq!(world.turn(), closed(CloseReason::DidNotClose));
 }
 
 #[test]
-fn of_a_flood_after_the_last_answer_only_some_is_read_and_the_client_has_time_to_read_the_answer() {
+fn an_upload_is_discarded_in_turns_so_that_the_client_comes_to_read_its_answer() {
     let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
     assert_eq!(world.run(), Next::Wait);
-    assert_eq!(world.receive(vec![b'x'; 2 * MAX_DISCARDED]), Next::Wait);
-    let unread = world.transport.input.len();
-    assert!((MAX_DISCARDED - MAX_HEAD..=MAX_DISCARDED).contains(&unread), "{unread} bytes are not read");
-    assert_eq!(world.wait_for_deadline(MAX_LINGER), closed(CloseReason::DidNotClose));
-    assert_eq!(world.transport.input.len(), unread);
+    assert!(world.transport.finished);
+    world.transport.input = vec![b'x'; 3 * TURN_COST as usize];
+    for left in [2, 1] {
+        assert_eq!(world.turn(), Next::Again);
+        // The last read of a turn may go beyond it.
+        let unread = world.transport.input.len();
+        assert!(unread.abs_diff(left * TURN_COST as usize) < 2 * MAX_HEAD, "{unread}");
+    }
+    assert_eq!(world.turn(), Next::Wait);
 }
 
 #[test]
@@ -723,9 +734,14 @@ fn a_server_that_stops_closes_a_client_that_waits_and_finishes_what_it_began() {
     world.transport.unacknowledged = 500;
     assert_eq!(world.stop(), Next::Wait);
     assert!(world.transport.finished);
-    assert_eq!(world.stop(), Next::Wait);
+    assert_eq!(world.turn(), Next::Wait);
     world.transport.unacknowledged = 0;
-    assert_eq!(world.stop(), closed(CloseReason::Stopping));
+    world.transport.ends = true;
+    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
+    // A client that is still uploading has time to read its last answer.
+    let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
+    world.turn();
+    assert_eq!(world.stop(), Next::Wait);
     // A download is completed, and is then the last.
     let mut world = World::asked_for_layer();
     world.transport.input.extend_from_slice(manifest().as_bytes());
@@ -755,8 +771,7 @@ fn a_transport_that_takes_nothing_without_blocking_breaks_the_connection() {
 #[test]
 fn a_connection_that_is_gone_when_it_is_to_linger_is_closed() {
     let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
-    world.transport.acts =
-        [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Interrupt, Act::Break].into();
+    world.transport.acts = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Break].into();
     assert_eq!(world.turn(), closed(CloseReason::Broken));
     assert!(world.transport.acts.is_empty());
 }

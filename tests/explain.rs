@@ -62,7 +62,7 @@ impl World {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-        let (request, answer) = match request::parse(bytes, 0, &mut storage) {
+        let (request, answer) = match request::parse(bytes, &mut storage) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
                 let answer = self.registry.answer(&request, &vitals);

@@ -16,7 +16,7 @@ use common::{
     quinistry, request, sha256, system,
 };
 
-use quinistry::run_queue::REQUESTS_PER_TURN;
+use quinistry::run_queue::{REQUEST_COST, TURN_COST};
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
@@ -201,6 +201,26 @@ fn thousands_of_clients_that_say_nothing_do_not_keep_out_one_that_does() {
 }
 
 #[test]
+fn a_client_whose_request_has_come_is_not_evicted_though_it_has_been_idle_for_longest() {
+    // 24 places, all of them taken.
+    let server = with_limit(40);
+    let mut idle: Vec<Client> = (0..24).map(|_| server.connect_idle()).collect();
+    // Until the server has checked that they have their responses.
+    std::thread::sleep(Duration::from_millis(600));
+    server.signal(libc::SIGSTOP);
+    idle[0].send_request("GET /v2/", &[]);
+    let mut newcomers: Vec<Client> = (0..3).map(|_| server.connect()).collect();
+    for client in &mut newcomers {
+        client.send_request("GET /v2/", &[]);
+    }
+    server.signal(libc::SIGCONT);
+    for client in newcomers.iter_mut().chain([&mut idle[0]]) {
+        assert_eq!(client.answer_to("GET /v2/").status, 200);
+    }
+    server.wait_for_log("a newcomer needs its place");
+}
+
+#[test]
 fn readers_that_stall_do_not_keep_out_one_that_reads() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
@@ -334,6 +354,7 @@ fn readers_that_stall_cost_the_kernel_a_bounded_amount_of_memory() {
 fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     const CROWD: usize = 300;
     const REQUESTS: usize = 300;
+    const PER_TURN: usize = (TURN_COST / REQUEST_COST) as usize;
     // Its log says in which order it answered. A file loses no line.
     let folder = Folder::new("order");
     let log = File::create(folder.path("log")).expect("room for it");
@@ -357,9 +378,7 @@ fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     server.signal(libc::SIGCONT);
     let lines = || std::fs::read_to_string(folder.path("log")).expect("it is there");
     let answered = |log: &str| log.matches("HEAD /x").count();
-    eventually("each of the crowd has had a turn", || {
-        (answered(&lines()) >= CROWD * REQUESTS_PER_TURN).then_some(())
-    });
+    eventually("each of the crowd has had a turn", || (answered(&lines()) >= CROWD * PER_TURN).then_some(()));
     let mut visits = Vec::new();
     while answered(&lines()) < CROWD * REQUESTS / 2 {
         // The visitor asks at a moment at which the crowd is being answered.
@@ -378,7 +397,7 @@ fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     // the server is stopped, so a visit that took this busy machine long may wait for the crowd.
     visits.sort_unstable();
     let waited = visits[visits.len() / 4];
-    assert!(waited < CROWD * REQUESTS_PER_TURN / 2, "{waited} requests of the crowd came first: {visits:?}");
+    assert!(waited < CROWD * PER_TURN / 2, "{waited} requests of the crowd came first: {visits:?}");
 }
 
 #[test]
@@ -425,7 +444,7 @@ fn requests_that_arrived_while_the_server_was_stopped_are_answered_however_late_
     for client in &mut clients {
         client.send(rest);
     }
-    std::thread::sleep(quinistry::connection::HEAD_PATIENCE);
+    std::thread::sleep(quinistry::connection::HEAD_TIMEOUT);
     server.thaw();
     for client in &mut clients {
         assert_eq!(client.answer_to(MANIFEST).status, 200);

@@ -262,7 +262,6 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
             ("registry..example", false),
             ("registry.example.", false),
             ("[2001:db8::1]:5000", false),
-            ("[v1.x]:5000", false),
             // Docker would look for `intranet/quinistry` in Docker Hub.
             ("intranet", false),
             // Names that RFC 3986 allows, and a shell or a browser would not take for names.

@@ -11,11 +11,9 @@ use common::{
     Folder, README, Server, bash, free_port, has_tool, lossy, readme_block, readme_blocks, report, tool,
 };
 use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
-use quinistry::connection::{
-    HEAD_PATIENCE, IDLE_PATIENCE, LINGER_PATIENCE, MAX_DISCARDED, MAX_LINGER, STALL_PATIENCE,
-};
+use quinistry::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT};
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
-use quinistry::run_queue::{BYTES_PER_TURN, REQUESTS_PER_TURN};
+use quinistry::run_queue::{REQUEST_COST, TURN_COST};
 use quinistry::server::{GRACE, RESERVED_DESCRIPTORS};
 
 /// All blocks that have this word, as one script.
@@ -124,16 +122,12 @@ fn the_limits_are_the_constants() {
         ("a request's head", format!("{MAX_HEAD} bytes")),
         ("its request line", format!("{MAX_REQUEST_LINE} bytes")),
         ("its field lines", MAX_FIELDS.to_string()),
-        ("time to the first byte, and then to the end of the head", seconds(HEAD_PATIENCE)),
-        ("time to the next request", seconds(IDLE_PATIENCE)),
-        ("time in which a reader takes nothing", seconds(STALL_PATIENCE)),
+        ("time to the first byte, and then to the end of the head", seconds(HEAD_TIMEOUT)),
+        ("time to the next request, and in which a reader takes nothing", seconds(IDLE_TIMEOUT)),
+        ("time to close after the last response has arrived", seconds(LINGER_TIMEOUT)),
         (
-            "after the last response, while the client still sends: silence; time; bytes",
-            format!("{}; {}; {MAX_DISCARDED} bytes", seconds(LINGER_PATIENCE), seconds(MAX_LINGER)),
-        ),
-        (
-            "requests answered, layer bytes sent before the others' turn",
-            format!("{REQUESTS_PER_TURN}; {BYTES_PER_TURN}"),
+            "bytes of a layer before it is the others' turn; a request counts as",
+            format!("{TURN_COST}; {REQUEST_COST}"),
         ),
         (
             "connections",

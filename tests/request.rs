@@ -21,17 +21,13 @@ fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<O
 
 /// Parses in one go; holds all other ways to the same outcome.
 fn outcome(bytes: &[u8]) -> Option<Outcome> {
-    let whole = describe(parse(bytes, 0, &mut FieldStorage::default()));
-    let mut seen = 0;
-    let by_bytes = (1..=bytes.len()).find_map(|end| {
-        let outcome = describe(parse(&bytes[..end], seen, &mut FieldStorage::default()));
-        seen = end;
-        outcome
-    });
+    let whole = describe(parse(bytes, &mut FieldStorage::default()));
+    let by_bytes =
+        (1..=bytes.len()).find_map(|end| describe(parse(&bytes[..end], &mut FieldStorage::default())));
     assert_eq!(by_bytes, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
     if whole.is_some() {
         for more in [&b"HEAD / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &vec![b'x'; 2 * MAX_HEAD]] {
-            let with_more = describe(parse(&[bytes, more].concat(), 0, &mut FieldStorage::default()));
+            let with_more = describe(parse(&[bytes, more].concat(), &mut FieldStorage::default()));
             assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
         }
     }
@@ -54,7 +50,7 @@ fn accepted(bytes: &[u8]) -> Request<'_> {
     );
     // A test may leak what a server may not.
     let lines = Box::leak(Box::new(FieldStorage::default()));
-    let (request, length) = parse(bytes, 0, lines).expect("no fault").expect("complete");
+    let (request, length) = parse(bytes, lines).expect("no fault").expect("complete");
     assert_eq!(length, bytes.len());
     request
 }
@@ -214,7 +210,7 @@ fn there_is_one_valid_host() {
         "Host: %\r\n",
         "Host: a%4\r\n",
         "Host: a%zz:80\r\n",
-        // No address of IPv6, nor of a later version.
+        // No address of IPv6.
         "Host: [zz]\r\n",
         "Host: [1]\r\n",
         "Host: [:::]\r\n",
@@ -222,17 +218,13 @@ fn there_is_one_valid_host() {
         "Host: [::1]]\r\n",
         "Host: [::256.0.0.1]\r\n",
         "Host: [fe80::1%25eth0]\r\n",
-        "Host: [v.x]\r\n",
-        "Host: [v1.]\r\n",
-        "Host: [v1x]\r\n",
-        "Host: [vg.x]\r\n",
-        "Host: [v1.%41]\r\n",
+        "Host: [v1.x]\r\n",
     ] {
         assert_eq!(status(format!("GET / HTTP/1.1\r\n{hosts}\r\n")), 400, "{hosts}");
     }
     for host in ["a", "a:80", "a:", "[::1]", "[::1]:5000", "127.0.0.1:1", "registry_1.local-x"]
         .into_iter()
-        .chain(["%41", "[::]", "[1:2:3:4:5:6:7:8]", "[::ffff:192.0.2.1]", "[v1.x]", "[VA.a:b~!]:80"])
+        .chain(["%41", "[::]", "[1:2:3:4:5:6:7:8]", "[::ffff:192.0.2.1]"])
     {
         let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(accepted(bytes.as_bytes()).authority, Some(host));

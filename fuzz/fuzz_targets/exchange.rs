@@ -16,7 +16,7 @@ use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::log::Log;
 use quinistry::metrics::Metrics;
-use quinistry::run_queue::Allowance;
+use quinistry::run_queue::TURN_COST;
 use served::{CLOCK, SERVED};
 
 /// A transport that moves at most `pieces[i]` squared bytes in its i-th call, round and round; 0 blocks.
@@ -111,7 +111,7 @@ fn receive(input: &[u8], pieces: &[u8], buffers: &mut Buffers) -> Output {
             metrics: &mut metrics,
             buffers,
             is_stopping: false,
-            left: Allowance::FULL,
+            left: TURN_COST,
         });
         assert!(connection.held() <= 4 * MAX_HEAD, "it holds {} bytes", connection.held());
         if let Next::Close(_) = next {

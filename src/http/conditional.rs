@@ -36,9 +36,8 @@ pub enum Selection {
     Unsatisfiable,
 }
 
-/// Decides what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is
+/// Returns what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is
 /// strong. Content without an entity tag has no ranges.
-#[must_use]
 pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     let has = |field: &str| request.field_bytes(field).next().is_some();
     if !["if-match", "if-none-match", "range"].into_iter().any(has) {
@@ -67,7 +66,7 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     parse_range(range, response.content.len())
 }
 
-/// Whether this field lists the entity tag, or is `*`, which matches any content.
+/// Checks whether this field lists the entity tag, or is `*`, which matches any content.
 ///
 /// ```text
 ///     If-Match      = "*" / #entity-tag                         ; RFC 9110 section 13.1.1

@@ -2,11 +2,21 @@
 //!
 //! Documents: RFC 9112 (the syntax of HTTP/1.1), RFC 9110 (its meaning), RFC 3986 (targets).
 //!
-//! ```text
-//!     GET /v2/quinistry/tags/list?n=1 HTTP/1.1 CR LF      the request line
-//!     Host: localhost:8080 CR LF                          field lines
-//!     Accept: */* CR LF
-//!     CR LF                                               the end of the head
+//! ```
+//! use quinistry::http::request::{FieldStorage, Method, parse};
+//!
+//! // A request line, field lines, the empty line that ends the head, and the beginning of another request.
+//! let bytes = b"GET /v2/_catalog?n=1 HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\nGET /";
+//! let mut storage = FieldStorage::default();
+//! let (request, length) = parse(bytes, &mut storage).expect("valid").expect("complete");
+//! assert_eq!(request.method, Method::Get);
+//! assert_eq!((&*request.path, request.query), ("/v2/_catalog", Some("n=1")));
+//! assert_eq!(request.authority, Some("localhost:8080"));
+//! assert_eq!(request.field_lines("accept").next(), Some("*/*"));
+//!
+//! assert_eq!(parse(&bytes[length..], &mut FieldStorage::default()), Ok(None), "it is incomplete");
+//! let rejection = parse(b"\x16\x03\x01", &mut FieldStorage::default()).expect_err("it is TLS");
+//! assert_eq!((rejection.status.code(), rejection.is_head), (400, false));
 //! ```
 //!
 //! A head is checked in this order: the length and the grammar of the request line, the fields, Host,
@@ -17,10 +27,8 @@
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
 //! HTTP/1.2, which must be treated as HTTP/1.1, and for HTTP/2.0, which must not.
 //!
-//! The end of the head is found first, and `httparse` runs only on a complete head. If it ran at every
-//! byte of a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Two things are done
-//! more than once: the end of the first line is searched for with every piece of the head, and the first
-//! line is parsed when it is complete and again when the head is.
+//! A head that comes in pieces is parsed again with each piece. `httparse` runs only once the head is complete. If it
+//! ran at every byte of a head that comes byte by byte, 16 KiB would cost 47 ms of processor time.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
@@ -32,8 +40,8 @@ use std::io::BufRead;
 
 use crate::http::response::{Persistence, Status};
 use crate::http::syntax::{
-    PLAIN_IN_PATH, TARGET, TOKEN, is_authority, is_percent_encoded, list_members, parse_number,
-    percent_decode,
+    PLAIN_IN_PATH, is_authority, is_percent_encoded, list_members, parse_number, percent_decode, target,
+    token,
 };
 
 /// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
@@ -54,13 +62,9 @@ const _: () = assert!(MAX_REQUEST_LINE >= 8000 && MAX_REQUEST_LINE < MAX_HEAD);
 /// The methods that this server distinguishes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Method {
-    /// GET
     Get,
-    /// HEAD, which is GET without the content.
     Head,
-    /// OPTIONS, which asks what the server allows.
     Options,
-    /// CONNECT, which asks for a tunnel.
     Connect,
     /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. No path of this registry allows it.
     Other,
@@ -71,7 +75,6 @@ pub enum Method {
 /// A request, borrowed from the received bytes.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Request<'b> {
-    /// The method.
     pub method: Method,
     /// The method as received, for the log.
     pub method_name: &'b str,
@@ -86,13 +89,13 @@ pub struct Request<'b> {
     /// Whether something other than the next request may follow the head: content, or, after CONNECT, another
     /// protocol (RFC 9110 section 9.3.6).
     pub has_body: bool,
-    /// Whether the connection can and should persist, and whether the response must say so.
     pub persistence: Persistence,
     fields: Fields<'b>,
 }
 
 impl<'b> Request<'b> {
-    /// Iterates over the values of all field lines of that name, in order.
+    /// Iterates over the values of all field lines of that name, in order. A value that is not UTF-8 becomes U+FFFD,
+    /// which is invalid in every field that this server uses.
     pub fn field_lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
         self.fields.lines(name)
     }
@@ -154,7 +157,7 @@ fn weight(text: &str) -> u16 {
     }
 }
 
-/// Why bytes are not an acceptable request, and the status of the response to them.
+/// Why bytes are not an acceptable request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rejection {
     /// The status of the response.
@@ -169,53 +172,35 @@ const fn reject(status: Status, reason: &'static str) -> Rejection {
     Rejection { status, reason, is_head: false }
 }
 
-/// The rejection of a client that begins with TLS.
-pub const TLS: Rejection = bad("this port speaks plain HTTP, not TLS");
-
 const fn bad(reason: &'static str) -> Rejection {
     reject(Status::BadRequest, reason)
 }
 
+/// The rejection of a client that begins with TLS.
+pub const TLS: Rejection = bad("this port speaks plain HTTP, not TLS");
+
 /// The rejection of a head that is incomplete at its deadline.
-#[must_use]
 pub fn timeout(head: &[u8]) -> Rejection {
     let rejection = reject(Status::RequestTimeout, "the head of the request took too long");
-    let is_head = head.strip_prefix(b"\r\n").unwrap_or(head).starts_with(HEAD);
-    Rejection { is_head, ..rejection }
+    Rejection { is_head: head.strip_prefix(b"\r\n").unwrap_or(head).starts_with(HEAD), ..rejection }
 }
 
 /// The beginning of a HEAD request.
 const HEAD: &[u8] = b"HEAD ";
 
-/// Parses the request at the start of `bytes`. Its field lines are stored in `storage`. The first `searched`
-/// bytes have been parsed before, when they did not contain a complete head.
+/// Parses the request at the start of `bytes`. Its field lines are stored in `storage`.
 ///
-/// Returns the request and the length of its head in bytes, or `None` if the head is incomplete.
-///
-/// # Errors
-///
-/// As soon as it is certain that the bytes cannot become an acceptable request, which may be
-/// before the head is complete.
-///
-/// ```
-/// use quinistry::http::request::{FieldStorage, Method, parse};
-///
-/// let bytes = b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\nGET";
-/// let mut storage = FieldStorage::default();
-/// let (request, length) = parse(bytes, 0, &mut storage).expect("valid").expect("complete");
-/// assert_eq!((request.method, &*request.path), (Method::Get, "/v2/"));
-/// assert_eq!(bytes[length..], *b"GET", "the beginning of the next request");
-/// ```
+/// Returns the request and the length of its head in bytes, or `None` if the head is incomplete. Fails as soon as it
+/// is certain that the bytes cannot become an acceptable request, which may be before the head is complete.
 pub fn parse<'h, 'b>(
     bytes: &'b [u8],
-    searched: usize,
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Option<(Request<'h>, usize)>, Rejection> {
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the
     // request-line". We ignore one; otherwise a client could send empty lines forever.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let bytes = &bytes[skipped..];
-    match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
+    match parse_trimmed(bytes, storage) {
         Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
         // Only one empty line is skipped. Otherwise `is_head` would depend on how the bytes were split into packets.
         Err(rejection) => Err(Rejection { is_head: bytes.starts_with(HEAD), ..rejection }),
@@ -225,19 +210,28 @@ pub fn parse<'h, 'b>(
 /// Parses what follows the empty line.
 fn parse_trimmed<'h, 'b>(
     bytes: &'b [u8],
-    searched: usize,
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Option<(Request<'h>, usize)>, Rejection> {
     check_first_bytes(bytes)?;
     // The bytes beyond the limit are ignored, so that the outcome does not depend on how the bytes arrived.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
-    let Some(line_end) = find_line_end(bytes)? else { return Ok(None) };
-    let (line, fields) = bytes.split_at(line_end);
+    let Some(line) = request_line(bytes)? else { return Ok(None) };
     // The line is checked as soon as it is complete: nothing follows the `GET /` of HTTP/0.9.
-    let new_line = if searched < line_end { Some(RequestLine::parse(line)?) } else { None };
-    let Some(end) = find_end(bytes, searched.max(line_end))? else { return Ok(None) };
-    let line = new_line.map_or_else(|| RequestLine::parse(line), Ok)?;
-    Ok(Some((parse_head(&line, &fields[..end - line_end], storage)?, end)))
+    let parts = parse_request_line(line)?;
+    let mut length = line.len();
+    loop {
+        match first_line(&bytes[length..])? {
+            Some(line) => length += line.len(),
+            None if bytes.len() == MAX_HEAD => {
+                return Err(reject(Status::FieldsTooLarge, "the head of a request must not exceed 16 KiB"));
+            }
+            None => return Ok(None),
+        }
+        if bytes[..length].ends_with(b"\r\n\r\n") {
+            let request = parse_head(parts, &bytes[line.len()..length], storage)?;
+            return Ok(Some((request, length)));
+        }
+    }
 }
 
 /// Checks for a client of another protocol, by its first bytes.
@@ -245,11 +239,11 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
         // Field note: Docker (20.10, seen), its containerd store and containerd's CRI try HTTPS first,
-        // even on localhost. If the reply begins with `HTTP/`, they go on with HTTP at once. Silence
+        // even on localhost. If the response begins with `HTTP/`, they go on with HTTP at once. Silence
         // costs them a time-out of 10 s, and a reset fails the pull.
         [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // This may be half of an empty line.
-        [first, ..] if !TOKEN.has(*first) => Err(bad("a request begins with a method")),
+        [first, ..] if token(&[*first]).is_none() => Err(bad("a request begins with a method")),
         // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. By its version it
         // would get a 505, but it is not a request, so it gets a 400.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
@@ -257,134 +251,97 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     }
 }
 
-/// Finds the end of the request line.
-fn find_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
+/// Returns the request line with its CRLF, or `None` if it is incomplete.
+fn request_line(bytes: &[u8]) -> Result<Option<&[u8]>, Rejection> {
     const LONGEST: usize = MAX_REQUEST_LINE + "\r\n".len();
     const LONGEST_METHOD: usize = "OPTIONS".len();
     let bytes = &bytes[..bytes.len().min(LONGEST)];
-    match find_line_feed(bytes) {
-        Some(line_feed) if bytes[..line_feed].ends_with(b"\r") => Ok(Some(line_feed + 1)),
-        Some(_) => Err(BARE_LINE_FEED),
+    match first_line(bytes)? {
+        None if bytes.len() < LONGEST => Ok(None),
         // RFC 9112 section 3: SHOULD answer 501 to a method longer than all that are implemented.
-        None if bytes.len() == LONGEST && !bytes[..=LONGEST_METHOD].contains(&b' ') => Err(METHOD_TOO_LONG),
-        // RFC 9112 section 3: MUST answer 414 to a target that is too long.
-        None if bytes.len() == LONGEST => Err(LINE_TOO_LONG),
-        None => Ok(None),
-    }
-}
-
-/// Finds the end of the head. The first `searched` bytes have been searched before.
-fn find_end(bytes: &[u8], searched: usize) -> Result<Option<usize>, Rejection> {
-    let mut at = searched;
-    while let Some(next) = find_line_feed(&bytes[at..]) {
-        at += next + 1;
-        match bytes[..at] {
-            [.., b'\r', b'\n', b'\r', b'\n'] => return Ok(Some(at)),
-            [.., b'\r', b'\n'] => {}
-            _ => return Err(BARE_LINE_FEED),
+        None if !bytes[..=LONGEST_METHOD].contains(&b' ') => {
+            Err(reject(Status::NotImplemented, "no method is this long"))
         }
+        // RFC 9112 section 3: MUST answer 414 to a target that is too long.
+        None => Err(reject(Status::UriTooLong, "the request line must not exceed 8 KiB")),
+        line => Ok(line),
     }
-    if bytes.len() == MAX_HEAD { Err(HEAD_TOO_LONG) } else { Ok(None) }
 }
 
-/// Finds a line feed. std has a fast search for a byte, `memchr`, but it is private; `skip_until` calls
-/// it.
-fn find_line_feed(mut bytes: &[u8]) -> Option<usize> {
-    let all = bytes;
-    let count = bytes.skip_until(b'\n').expect("a slice can be read");
-    all[..count].ends_with(b"\n").then(|| count - 1)
-}
-
+/// Returns the first line with its CRLF, or `None` if it is incomplete.
+///
 /// RFC 9112 section 2.2 allows taking a bare LF for the end of a line. We refuse it: where two readers
 /// disagree about the end of a line, a request can be hidden from one of them. We refuse it at once: otherwise
 /// a client that ends its head with two bare LFs would wait until the deadline.
-const BARE_LINE_FEED: Rejection = bad("every line must end with CR LF");
+fn first_line(bytes: &[u8]) -> Result<Option<&[u8]>, Rejection> {
+    // std has a fast search for a byte, `memchr`, but it is private; `skip_until` calls it.
+    let length = { bytes }.skip_until(b'\n').expect("a slice can be read");
+    match &bytes[..length] {
+        line @ [.., b'\r', b'\n'] => Ok(Some(line)),
+        [.., b'\n'] => Err(bad("every line must end with CR LF")),
+        _ => Ok(None),
+    }
+}
 
-const HEAD_TOO_LONG: Rejection =
-    reject(Status::FieldsTooLarge, "the head of a request must not exceed 16 KiB");
-
-const METHOD_TOO_LONG: Rejection = reject(Status::NotImplemented, "no method is this long");
-
-const LINE_TOO_LONG: Rejection = reject(Status::UriTooLong, "the request line must not exceed 8 KiB");
-
-/// Parses the field lines, which end with the empty line, and the parts of the request line.
+/// Parses the field lines, which end with the empty line, and what [`parse_request_line`] has returned.
 fn parse_head<'h, 'b: 'h>(
-    line: &RequestLine<'b>,
+    (method_name, target, is_http_1_0): (&'b str, &'b str, bool),
     fields: &'b [u8],
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Request<'h>, Rejection> {
     let fields = Fields::parse(fields, storage)?;
-    let host = fields.host(line.is_http_1_0)?;
-    let has_content = fields.has_content(line.is_http_1_0)?;
-    let method = method(line.method);
-    let has_body = has_content || method == Method::Connect;
-    let target = Target::parse(line.target, method)?;
-    Ok(Request {
-        method,
-        method_name: line.method,
-        target: line.target,
-        path: target.path,
-        query: target.query,
-        // RFC 9112 section 3.2.2: MUST ignore Host if the target has an authority.
-        authority: target.authority.or(host).filter(|host| !host.is_empty()),
-        has_body,
-        persistence: if has_body { Persistence::Close } else { fields.persistence(line.is_http_1_0) },
-        fields,
-    })
-}
-
-struct RequestLine<'b> {
-    method: &'b str,
-    target: &'b str,
-    is_http_1_0: bool,
-}
-
-impl<'b> RequestLine<'b> {
-    /// Parses the line.
-    ///
-    /// ```text
-    ///     request-line = method SP request-target SP HTTP-version   ; RFC 9112 section 3
-    ///     method       = token                                      ; RFC 9110 section 9.1
-    ///     HTTP-version = "HTTP" "/" DIGIT "." DIGIT                 ; RFC 9112 section 2.3, case-sensitive
-    /// ```
-    fn parse(line: &'b [u8]) -> Result<Self, Rejection> {
-        const GRAMMAR: Rejection =
-            bad("a request line is a method, a target and a version, separated by single spaces");
-        let line = line.strip_suffix(b"\r\n").unwrap_or(line);
-        let mut parts = line.split(|&byte| byte == b' ');
-        let (Some(method), Some(target), Some(version), None) =
-            (parts.next(), parts.next(), parts.next(), parts.next())
-        else {
-            return Err(GRAMMAR);
-        };
-        let method = TOKEN.text(method).ok_or(bad("the method contains an invalid character"))?;
-        // RFC 9112 section 3.2: SHOULD answer an invalid request line with 400, and not repair it.
-        let target =
-            TARGET.text(target).ok_or(bad("the target contains a character that must be percent-encoded"))?;
-        let is_http_1_0 = match version {
-            b"HTTP/1.0" => true,
-            // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
-            [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => false,
-            [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
-                return Err(reject(
-                    Status::VersionNotSupported,
-                    "this server supports only HTTP/1.1 and HTTP/1.0",
-                ));
-            }
-            _ => return Err(bad("not an HTTP version")),
-        };
-        Ok(Self { method, target, is_http_1_0 })
-    }
-}
-
-fn method(name: &str) -> Method {
-    match name {
+    let host = fields.host(is_http_1_0)?;
+    let has_content = fields.has_content(is_http_1_0)?;
+    let method = match method_name {
         "GET" => Method::Get,
         "HEAD" => Method::Head,
         "OPTIONS" => Method::Options,
         "CONNECT" => Method::Connect,
         "POST" | "PUT" | "PATCH" | "DELETE" | "TRACE" => Method::Other,
         _ => Method::Unrecognized,
+    };
+    let has_body = has_content || method == Method::Connect;
+    let (authority, path, query) = parse_target(target, method)?;
+    Ok(Request {
+        method,
+        method_name,
+        target,
+        path,
+        query,
+        // RFC 9112 section 3.2.2: MUST ignore Host if the target has an authority.
+        authority: authority.or(host).filter(|host| !host.is_empty()),
+        has_body,
+        persistence: if has_body { Persistence::Close } else { fields.persistence(is_http_1_0) },
+        fields,
+    })
+}
+
+/// Returns the method and the target of a request line, and whether its version is HTTP/1.0.
+///
+/// ```text
+///     request-line = method SP request-target SP HTTP-version   ; RFC 9112 section 3
+///     method       = token                                      ; RFC 9110 section 9.1
+///     HTTP-version = "HTTP" "/" DIGIT "." DIGIT                 ; RFC 9112 section 2.3, case-sensitive
+/// ```
+fn parse_request_line(line: &[u8]) -> Result<(&str, &str, bool), Rejection> {
+    let line = line.strip_suffix(b"\r\n").unwrap_or(line);
+    let mut parts = line.split(|&byte| byte == b' ');
+    let (Some(method), Some(uri), Some(version), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(bad("a request line is a method, a target and a version, separated by single spaces"));
+    };
+    let method = token(method).ok_or(bad("the method contains an invalid character"))?;
+    // RFC 9112 section 3.2: SHOULD answer an invalid request line with 400, and not repair it.
+    let uri = target(uri).ok_or(bad("the target contains a character that must be percent-encoded"))?;
+    match version {
+        b"HTTP/1.0" => Ok((method, uri, true)),
+        // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Ok((method, uri, false)),
+        [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
+            Err(reject(Status::VersionNotSupported, "this server supports only HTTP/1.1 and HTTP/1.0"))
+        }
+        _ => Err(bad("not an HTTP version")),
     }
 }
 
@@ -413,8 +370,6 @@ impl<'h> Fields<'h> {
         }
     }
 
-    /// Iterates over the values of all lines with that name. A value that is not UTF-8 becomes U+FFFD, which
-    /// is invalid in every field that this server uses.
     fn lines(&self, name: &str) -> impl Iterator<Item = &'h str> {
         self.bytes(name).map(|value| str::from_utf8(value).unwrap_or("\u{fffd}"))
     }
@@ -441,7 +396,6 @@ impl<'h> Fields<'h> {
     fn has_content(&self, is_http_1_0: bool) -> Result<bool, Rejection> {
         let mut lengths = self.lines("content-length");
         let length = lengths.next();
-        let mut codings = self.bytes("transfer-encoding").flat_map(list_members);
         // An empty field has no members, but it is present.
         if self.bytes("transfer-encoding").next().is_some() {
             // Section 6.3: such a message "ought to be handled as an error", because one reader may use
@@ -453,18 +407,30 @@ impl<'h> Fields<'h> {
             if is_http_1_0 {
                 return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
             }
-            check_codings(&mut codings)?;
-            return Ok(true);
+            return self.check_codings().map(|()| true);
         }
-        match length {
-            None => Ok(false),
-            // Section 6.3: MUST answer 400 to an invalid length. Two equal lengths may be accepted as one;
-            // no client sends them, so we refuse them as well.
-            Some(_) if lengths.next().is_some() => Err(bad("the Content-Length field must not be repeated")),
-            Some(text) => match parse_number(text) {
-                Some(length) => Ok(length > 0),
-                None => Err(bad("the Content-Length field is not a number")),
-            },
+        match (length, lengths.next()) {
+            (None, _) => Ok(false),
+            // Section 6.3: MUST answer 400 to an invalid length.
+            (Some(length), None) => {
+                let length = parse_number(length).ok_or(bad("the Content-Length field is not a number"))?;
+                Ok(length > 0)
+            }
+            // Two equal lengths may be accepted as one. No client sends them, so they are refused as well.
+            (Some(_), Some(_)) => Err(bad("the Content-Length field must not be repeated")),
+        }
+    }
+
+    /// Checks the transfer codings. RFC 9112 section 6.3: MUST answer 400 if chunked is not the last one, because
+    /// then the length is unknown. Section 6.1: SHOULD answer 501 to a coding that the server does not know.
+    fn check_codings(&self) -> Result<(), Rejection> {
+        let codings: Vec<&str> = self.bytes("transfer-encoding").flat_map(list_members).collect();
+        match codings.iter().position(|coding| coding.eq_ignore_ascii_case("chunked")) {
+            Some(0) if codings.len() == 1 => Ok(()),
+            Some(first) if first + 1 == codings.len() => {
+                Err(reject(Status::NotImplemented, "this server supports only the transfer coding chunked"))
+            }
+            _ => Err(bad("the last transfer coding, and only the last, must be chunked")),
         }
     }
 
@@ -473,91 +439,59 @@ impl<'h> Fields<'h> {
         let has = |option: &str| {
             self.bytes("connection").flat_map(list_members).any(|member| member.eq_ignore_ascii_case(option))
         };
-        if has("close") {
-            Persistence::Close
-        } else if !is_http_1_0 {
-            Persistence::Implied
-        } else if has("keep-alive") {
-            Persistence::Stated
-        } else {
-            Persistence::Close
+        match is_http_1_0 {
+            _ if has("close") => Persistence::Close,
+            false => Persistence::Implied,
+            true if has("keep-alive") => Persistence::Stated,
+            true => Persistence::Close,
         }
     }
 }
 
-/// Checks the transfer codings of a request. RFC 9112 section 6.3: MUST answer 400 if chunked is not the
-/// last one, because then the length is unknown. Section 6.1: SHOULD answer 501 to a coding that
-/// the server does not know.
-fn check_codings<'a>(codings: &mut impl Iterator<Item = &'a str>) -> Result<(), Rejection> {
-    let is_chunked = |coding: &&str| coding.eq_ignore_ascii_case("chunked");
-    let codings: Vec<&str> = codings.collect();
-    match codings.split_last() {
-        Some((last, [])) if is_chunked(last) => Ok(()),
-        Some((last, others)) if is_chunked(last) && !others.iter().any(is_chunked) => {
-            Err(reject(Status::NotImplemented, "this server supports only the transfer coding chunked"))
+/// Returns the authority, the path and the query of a target.
+///
+/// ```text
+///     request-target = origin-form / absolute-form / authority-form / asterisk-form
+///     origin-form    = absolute-path [ "?" query ]               ; RFC 9112 section 3.2.1
+///     absolute-form  = scheme "://" authority path [ "?" query ] ; section 3.2.2
+///     authority-form = uri-host ":" port                         ; section 3.2.3, of CONNECT
+///     asterisk-form  = "*"                                       ; section 3.2.4, of OPTIONS
+/// ```
+#[allow(clippy::type_complexity, reason = "each part is described above")]
+fn parse_target(text: &str, method: Method) -> Result<(Option<&str>, Cow<'_, str>, Option<&str>), Rejection> {
+    if method == Method::Connect {
+        // RFC 9110 section 9.3.6: MUST reject a CONNECT request with an empty or invalid port.
+        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && is_authority(text));
+        if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
+            return Err(bad("the target of CONNECT must be a host and a port"));
         }
-        _ => Err(bad("the last transfer coding, and only the last, must be chunked")),
+        return Ok((Some(text), text.into(), None));
     }
-}
-
-struct Target<'b> {
-    authority: Option<&'b str>,
-    path: Cow<'b, str>,
-    query: Option<&'b str>,
-}
-
-impl<'b> Target<'b> {
-    /// Parses the target.
-    ///
-    /// ```text
-    ///     request-target = origin-form / absolute-form / authority-form / asterisk-form
-    ///     origin-form    = absolute-path [ "?" query ]              ; RFC 9112 section 3.2.1
-    ///     absolute-form  = scheme "://" authority path [ "?" query ] ; section 3.2.2
-    ///     authority-form = uri-host ":" port                        ; section 3.2.3, of CONNECT
-    ///     asterisk-form  = "*"                                      ; section 3.2.4, of OPTIONS
-    /// ```
-    fn parse(text: &'b str, method: Method) -> Result<Self, Rejection> {
-        match method {
-            // RFC 9110 section 9.3.6: MUST reject a CONNECT request with an empty or invalid port.
-            Method::Connect => {
-                let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && is_authority(text));
-                if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
-                    return Err(bad("the target of CONNECT must be a host and a port"));
-                }
-                return Ok(Self { authority: Some(text), path: text.into(), query: None });
-            }
-            Method::Options if text == "*" => {
-                return Ok(Self { authority: None, path: text.into(), query: None });
-            }
-            _ => {}
-        }
-        let scheme_and_rest = if text.starts_with('/') { None } else { text.split_once("://") };
-        let (authority, path_and_query) = match scheme_and_rest {
-            None if text.starts_with('/') => (None, text),
-            // RFC 9112 section 3.2.2: MUST accept the absolute form.
-            Some((scheme, rest)) if is_http(scheme) => {
-                let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-                // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field it is valid.
-                if authority.is_empty() || !is_authority(authority) {
-                    return Err(bad("the authority of the target is not a host and a port"));
-                }
-                (Some(authority), path)
-            }
-            _ => return Err(bad("the target is neither a path nor an http URI")),
-        };
-        let (path, query) = match path_and_query.split_once('?') {
-            Some((path, query)) => (path, Some(query)),
-            None => (path_and_query, None),
-        };
-        if !is_percent_encoded(path) || !query.is_none_or(is_percent_encoded) {
-            return Err(bad("a percent sign in the target is not followed by two hexadecimal digits"));
-        }
-        // RFC 9110 section 4.2.3: an empty path is the same as `/`.
-        let path = if path.is_empty() { "/" } else { path };
-        Ok(Self { authority, path: percent_decode(path, PLAIN_IN_PATH), query })
+    if method == Method::Options && text == "*" {
+        return Ok((None, text.into(), None));
     }
-}
-
-fn is_http(scheme: &str) -> bool {
-    scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https")
+    let is_http = |scheme: &str| ["http", "https"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
+    let (authority, path_and_query) = match text.split_once("://") {
+        _ if text.starts_with('/') => (None, text),
+        // RFC 9112 section 3.2.2: MUST accept the absolute form.
+        Some((scheme, rest)) if is_http(scheme) => {
+            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field it is valid.
+            if authority.is_empty() || !is_authority(authority) {
+                return Err(bad("the authority of the target is not a host and a port"));
+            }
+            (Some(authority), path)
+        }
+        _ => return Err(bad("the target is neither a path nor an http URI")),
+    };
+    if !is_percent_encoded(path_and_query) {
+        return Err(bad("a percent sign in the target is not followed by two hexadecimal digits"));
+    }
+    let (path, query) = match path_and_query.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (path_and_query, None),
+    };
+    // RFC 9110 section 4.2.3: an empty path is the same as `/`.
+    let path = if path.is_empty() { "/" } else { path };
+    Ok((authority, percent_decode(path, PLAIN_IN_PATH), query))
 }

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!     HTTP/1.1 200 OK                                    the status
-//!     Date: Sun, 06 Nov 1994 08:49:37 GMT                written anew once a second
+//!     Date: Sun, 06 Nov 1994 08:49:37 GMT                formatted once a second
 //!     Content-Type: application/octet-stream             \
 //!     Content-Length: 1234                                | the response's own fields; for content that
 //!     ...                                                /  is requested often they are ready made
@@ -20,13 +20,11 @@ use std::ops::Range;
 /// Declares the statuses: each with its code and its reason phrase.
 macro_rules! statuses {
     ($($Name:ident = $code:literal $phrase:literal,)*) => {
-        /// The statuses of this server's responses (RFC 9110 section 15; 431 is RFC 6585's).
+        /// The statuses of this server's responses (RFC 9110 section 15; 429 and 431 are RFC 6585's).
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-        #[allow(missing_docs, reason = "the names are the RFC's")]
         pub enum Status { $($Name = $code,)* }
 
         impl Status {
-            /// All of them.
             pub const ALL: &[Self] = &[$(Self::$Name,)*];
 
             fn line(self) -> &'static str {
@@ -41,27 +39,31 @@ statuses! {
     NoContent = 204 "No Content",
     PartialContent = 206 "Partial Content",
     NotModified = 304 "Not Modified",
+    TemporaryRedirect = 307 "Temporary Redirect",
     BadRequest = 400 "Bad Request",
+    Unauthorized = 401 "Unauthorized",
+    Forbidden = 403 "Forbidden",
     NotFound = 404 "Not Found",
     MethodNotAllowed = 405 "Method Not Allowed",
     RequestTimeout = 408 "Request Timeout",
     PreconditionFailed = 412 "Precondition Failed",
     UriTooLong = 414 "URI Too Long",
     RangeNotSatisfiable = 416 "Range Not Satisfiable",
+    TooManyRequests = 429 "Too Many Requests",
     FieldsTooLarge = 431 "Request Header Fields Too Large",
+    InternalServerError = 500 "Internal Server Error",
     NotImplemented = 501 "Not Implemented",
+    BadGateway = 502 "Bad Gateway",
+    ServiceUnavailable = 503 "Service Unavailable",
+    GatewayTimeout = 504 "Gateway Timeout",
     VersionNotSupported = 505 "HTTP Version Not Supported",
 }
 
 impl Status {
-    /// Whether the status is a client or server error (4xx or 5xx).
-    #[must_use]
     pub fn is_error(self) -> bool {
         self.code() >= 400
     }
 
-    /// The number of the status, such as 404.
-    #[must_use]
     pub fn code(self) -> u16 {
         self as u16
     }
@@ -70,9 +72,9 @@ impl Status {
 /// What follows the head.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content<'a> {
-    /// Bytes in memory, few enough to be sent in one piece with the head.
+    /// Bytes in memory, which are few, and are sent together with the head.
     Bytes(Cow<'a, [u8]>),
-    /// A part of a file that is too large for that. The transport has the file and sends it.
+    /// A part of a larger file. The transport has the file and sends it.
     File(FilePart),
 }
 
@@ -81,33 +83,24 @@ pub enum Content<'a> {
 pub struct FilePart {
     /// Which file, counted from 0.
     pub file: usize,
-    /// Its bytes to send.
     pub range: Range<u64>,
 }
 
 impl FilePart {
-    /// No bytes.
     pub const NONE: Self = Self { file: 0, range: 0..0 };
 
-    /// The length in bytes.
-    #[must_use]
     pub fn len(&self) -> u64 {
         self.range.end - self.range.start
     }
 
-    /// Whether there is nothing to send.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.range.is_empty()
     }
 }
 
 impl Content<'_> {
-    /// No content.
     pub const NONE: Self = Self::Bytes(Cow::Borrowed(&[]));
 
-    /// The length in bytes.
-    #[must_use]
     pub fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
@@ -115,13 +108,19 @@ impl Content<'_> {
         }
     }
 
-    /// Whether there is nothing to send.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns these bytes of the content.
+    /// Drops what is beyond so many bytes.
+    pub fn truncate(&mut self, length: u64) {
+        match self {
+            Self::Bytes(Cow::Borrowed(bytes)) => *bytes = &bytes[..length as usize],
+            Self::Bytes(Cow::Owned(bytes)) => bytes.truncate(length as usize),
+            Self::File(part) => part.range.end = part.range.start + length,
+        }
+    }
+
     fn part(self, range: Range<u64>) -> Self {
         let (start, end) = (range.start as usize, range.end as usize);
         match self {
@@ -134,45 +133,40 @@ impl Content<'_> {
     }
 }
 
-/// Whether the connection persists, and how the response says so (RFC 9112 section 9.3).
+/// Whether the connection persists (RFC 9112 section 9.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Persistence {
     /// It persists, which is the default of HTTP/1.1.
     Implied,
-    /// It persists, and a field says so to a client of HTTP/1.0.
+    /// It persists, which a field must state to a client of HTTP/1.0.
     Stated,
     /// It ends with this response.
     Close,
 }
 
-/// A response.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Response<'a> {
-    /// The status.
     pub status: Status,
     /// Complete field lines, each with its CRLF.
     fields: Cow<'a, [u8]>,
     /// More field lines, which many responses share.
     pub shared: &'static str,
-    /// What follows the head.
     pub content: Content<'a>,
 }
 
 impl<'a> Response<'a> {
-    /// Makes a response from complete field lines, which must include Content-Length where HTTP requires it.
+    /// Builds a response from complete field lines, which must include Content-Length where HTTP requires it.
     pub fn new(status: Status, fields: impl Into<Cow<'a, [u8]>>, content: Content<'a>) -> Self {
         Self { status, fields: fields.into(), shared: "", content }
     }
 
-    /// Makes a response with content that was generated for it.
-    #[must_use]
+    /// Builds a response with content that was generated for it.
     pub fn generated(status: Status, media_type: &str, content: Vec<u8>) -> Self {
         let fields = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", content.len());
         Self::new(status, fields.into_bytes(), Content::Bytes(content.into()))
     }
 
     /// Adds a field line. `value` must not contain CR or LF.
-    #[must_use]
     pub fn with(mut self, name: &str, value: &str) -> Self {
         debug_assert!(!value.contains(['\r', '\n']), "a value must stay on its line");
         self.fields.to_mut().extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
@@ -180,7 +174,6 @@ impl<'a> Response<'a> {
     }
 
     /// Removes the field lines with these names.
-    #[must_use]
     pub fn without(mut self, names: &[&str]) -> Self {
         let lines = self.fields.split_inclusive(|&byte| byte == b'\n');
         let kept = lines.filter(|line| names.iter().all(|name| field_value(line, name).is_none()));
@@ -189,13 +182,11 @@ impl<'a> Response<'a> {
     }
 
     /// Returns the value of the response's own field with that name. The comparison is case-sensitive.
-    #[must_use]
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.split_inclusive(|&byte| byte == b'\n').find_map(|line| field_value(line, name))
     }
 
-    /// Turns a 200 into a 206 with these bytes of its content (RFC 9110 section 15.3.7).
-    #[must_use]
+    /// Changes a 200 to a 206 with these bytes of its content (RFC 9110 section 15.3.7).
     pub fn part(self, range: Range<u64>) -> Self {
         let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.content.len());
         let length = (range.end - range.start).to_string();

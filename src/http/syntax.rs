@@ -3,8 +3,8 @@
 //! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). Each function has
 //! its grammar above it, in the ABNF of RFC 5234.
 //!
-//! Deliberately absent: quoted strings, except for entity tags. No other field that this server uses has a quoted
-//! comma or semicolon in it.
+//! Deliberately absent: quoted strings, except for entity tags, because no other field that this server uses has a
+//! quoted comma or semicolon in it; and `IPvFuture`, because no later version of IP has addresses of that form.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -50,54 +50,36 @@ pub fn entity_tags(mut list: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
 /// ```text
 ///     1*DIGIT
 /// ```
-#[must_use]
 pub fn parse_number(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Whether the text is a host with or without a port. User information is not part of it.
+/// Checks whether the text is a host with or without a port. User information is not part of it.
 ///
 /// ```text
 ///     Host       = uri-host [ ":" port ]                        ; RFC 9110 section 7.2
-///     uri-host   = IP-literal / IPv4address / reg-name          ; RFC 3986 section 3.2.2
-///     reg-name   = *( unreserved / pct-encoded / sub-delims )    ; and so it may be empty
+///     uri-host   = "[" IPv6address "]" / IPv4address / reg-name ; RFC 3986 section 3.2.2
+///     reg-name   = *( unreserved / pct-encoded / sub-delims )   ; and so it may be empty
 ///     port       = *DIGIT
 /// ```
-#[must_use]
 pub fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (text, ""),
     };
     let is_host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']').is_some_and(is_ip_address),
-        None => host.bytes().all(|b| HOST.has(b)) && is_percent_encoded(host),
+        Some(rest) => rest.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()),
+        None => host.bytes().all(|byte| is_in(byte, b"-._~%!$&'()*+,;=")) && is_percent_encoded(host),
     };
-    is_host && port.bytes().all(|b| b.is_ascii_digit()) && !(host.is_empty() && text.contains(':'))
+    is_host && port.bytes().all(|byte| byte.is_ascii_digit()) && !(host.is_empty() && text.contains(':'))
 }
 
-/// Whether the text may stand between square brackets.
-///
-/// ```text
-///     IP-literal = "[" ( IPv6address / IPvFuture  ) "]"         ; RFC 3986 section 3.2.2
-///     IPvFuture  = "v" 1*HEXDIG "." 1*( unreserved / sub-delims / ":" )
-/// ```
-fn is_ip_address(text: &str) -> bool {
-    let Some((version, address)) = text.strip_prefix(['v', 'V']).and_then(|rest| rest.split_once('.')) else {
-        return text.parse::<Ipv6Addr>().is_ok();
-    };
-    let is_version = !version.is_empty() && version.bytes().all(|b| b.is_ascii_hexdigit());
-    let is_of_address = |b: u8| b == b':' || b != b'%' && HOST.has(b);
-    is_version && !address.is_empty() && address.bytes().all(is_of_address)
-}
-
-/// Whether two hexadecimal digits follow every percent sign.
+/// Checks whether two hexadecimal digits follow every percent sign.
 ///
 /// ```text
 ///     pct-encoded = "%" HEXDIG HEXDIG                           ; RFC 3986 section 2.1
 /// ```
-#[must_use]
 pub fn is_percent_encoded(text: &str) -> bool {
     let is_octet = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
     text.split('%').skip(1).all(is_octet)
@@ -112,76 +94,46 @@ pub const PLAIN_IN_QUERY: &[u8] = b"-._~:+/";
 
 /// Decodes the percent-encoded characters that need no encoding, such as the colon of a digest, and keeps the rest
 /// as it is.
-#[must_use]
 pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
-    if !text.contains('%') {
-        return text.into();
-    }
-    let mut decoded = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('%') {
-        decoded.push_str(before);
-        let octet = after.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match octet {
-            Some(octet) if octet.is_ascii_alphanumeric() || plain.contains(&octet) => {
-                decoded.push(octet.into());
-                rest = &after[2..];
-            }
-            _ => {
-                decoded.push('%');
-                rest = after;
-            }
+    let mut parts = text.split('%');
+    let mut decoded = Cow::from(parts.next().unwrap_or_default());
+    for part in parts {
+        let octet = part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        if let Some(octet) = octet.filter(|&octet| is_in(octet, plain)) {
+            decoded.to_mut().push(octet.into());
+            decoded += &part[2..];
+        } else {
+            decoded += "%";
+            decoded += part;
         }
     }
-    decoded.push_str(rest);
-    decoded.into()
+    decoded
 }
 
-/// A set of ASCII characters: the letters, the digits and some others.
-pub struct Characters([bool; 256]);
-
-/// The characters of a token, such as a method or a field's name.
+/// Returns the text of a token, such as a method or a field's name, if the bytes are one.
 ///
 /// ```text
+///     token = 1*tchar                                           ; RFC 9110 section 5.6.2
 ///     tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~"
-///           / DIGIT / ALPHA                                     ; RFC 9110 section 5.6.2
+///           / DIGIT / ALPHA
 /// ```
-pub static TOKEN: Characters = Characters::new(b"!#$%&'*+-.^_`|~");
+pub fn token(bytes: &[u8]) -> Option<&str> {
+    text_of(bytes, b"!#$%&'*+-.^_`|~")
+}
 
-/// The characters of a request target: RFC 3986's reserved and unreserved ones and `%`, without `#`,
-/// which begins a fragment. Square brackets belong to an IPv6 authority; a client that does
+/// Returns the text of a request target, if the bytes are one. Its characters are RFC 3986's reserved and unreserved
+/// ones and `%`, without `#`, which begins a fragment. Square brackets belong to an IPv6 authority. A client that does
 /// not encode them in a path or query is understood nevertheless.
-pub static TARGET: Characters = Characters::new(b"-._~:/?[]@!$&'()*+,;=%");
+pub fn target(bytes: &[u8]) -> Option<&str> {
+    text_of(bytes, b"-._~:/?[]@!$&'()*+,;=%")
+}
 
-/// The characters of a `reg-name` or an IPv4 address (RFC 3986 section 3.2.2).
-static HOST: Characters = Characters::new(b"-._~%!$&'()*+,;=");
+/// Returns the bytes as text, if there is at least one, and all are letters, digits or `others`.
+fn text_of<'b>(bytes: &'b [u8], others: &[u8]) -> Option<&'b str> {
+    let is_text = !bytes.is_empty() && bytes.iter().all(|&byte| is_in(byte, others));
+    str::from_utf8(bytes).ok().filter(|_| is_text)
+}
 
-impl Characters {
-    const fn new(others: &[u8]) -> Self {
-        let mut set = [false; 256];
-        let mut index = 0;
-        while index < 256 {
-            set[index] = (index as u8).is_ascii_alphanumeric();
-            index += 1;
-        }
-        let mut index = 0;
-        while index < others.len() {
-            set[others[index] as usize] = true;
-            index += 1;
-        }
-        Self(set)
-    }
-
-    /// Whether the set has this character.
-    #[must_use]
-    pub fn has(&self, byte: u8) -> bool {
-        self.0[usize::from(byte)]
-    }
-
-    /// The bytes as text, if there is at least one and all are in the set.
-    #[must_use]
-    pub fn text<'b>(&self, bytes: &'b [u8]) -> Option<&'b str> {
-        let is_text = !bytes.is_empty() && bytes.iter().all(|&byte| self.has(byte));
-        str::from_utf8(bytes).ok().filter(|_| is_text)
-    }
+fn is_in(byte: u8, others: &[u8]) -> bool {
+    byte.is_ascii_alphanumeric() || others.contains(&byte)
 }

@@ -1,4 +1,4 @@
-//! Turns an image into one tar archive, for those who have no registry to pull it from yet.
+//! Writes an image as one tar archive, for those who have no registry to pull it from yet.
 //!
 //! Documents: OCI image-spec, `image-layout.md`; for `manifest.json`, what `docker save` writes.
 //!
@@ -21,27 +21,22 @@
 //!
 //! Deliberately absent: reading such an archive.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 
 use serde_json::{Value, json};
 
 use crate::image::json::to_bytes;
-use crate::image::tar::{self, Error};
-use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, Platform, index, insert};
+use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, Platform, index, insert, tar};
 
-/// Every user may read the files, and none may run them.
+/// Every user may read the files, and nobody may run them.
 const MODE: u32 = 0o644;
 
 /// Writes the archive of `image`. `contents` are those of its layers, in their order.
-///
-/// # Errors
-///
-/// When reading or writing fails. The archive is then useless.
 pub fn write<R: Read>(
     image: &Image,
     contents: impl IntoIterator<Item = R>,
     archive: &mut impl Write,
-) -> Result<(), Error> {
+) -> io::Result<()> {
     let documents = [
         ("oci-layout", json!({ "imageLayoutVersion": "1.0.0" })),
         ("index.json", layout_index(image)),
@@ -61,20 +56,19 @@ pub fn write<R: Read>(
         let descriptor = Descriptor::of(layer);
         tar::append(archive, &path(&descriptor), MODE, descriptor.size, &mut content)?;
     }
-    archive.write_all(&tar::END)?;
-    Ok(())
+    archive.write_all(&tar::END)
 }
 
-fn append(archive: &mut impl Write, path: &str, mut content: &[u8]) -> Result<(), Error> {
+fn append(archive: &mut impl Write, path: &str, mut content: &[u8]) -> io::Result<()> {
     tar::append(archive, path, MODE, content.len() as u64, &mut content)
 }
 
-/// image-layout.md: "The blobs directory ... `<alg>/<encoded>`".
+/// Returns the path of a blob: `blobs/<algorithm>/<encoded>` (image-layout.md).
 fn path(descriptor: &Descriptor) -> String {
     format!("blobs/{}", descriptor.digest.as_str().replace(':', "/"))
 }
 
-/// The index of the layout. Its one entry leads to the image's own index.
+/// Builds the index of the layout. Its one entry leads to the image's own index.
 ///
 /// Field note: the entry has two names. containerd and podman read an annotation of containerd's. umoci, skopeo and
 /// oras read the OCI's. With more than one entry, skopeo and crane would ask which is meant, and Docker's containerd
@@ -91,7 +85,7 @@ fn layout_index(image: &Image) -> Value {
     index(OCI_INDEX, vec![entry])
 }
 
-/// The list of images in a Docker archive.
+/// Builds the list of images in a Docker archive.
 fn docker_images(image: &Image) -> Value {
     let config = path(&image.platforms[image.own].config.descriptor);
     let mut entry = json!({ "Config": config, "RepoTags": [format!("{NAME}:latest")] });

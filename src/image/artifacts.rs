@@ -1,4 +1,4 @@
-//! Turns an image into the artifacts that refer to it: a bill of materials for the index and each manifest.
+//! Builds the artifacts that refer to an image: a bill of materials for the index and each manifest.
 //!
 //! Documents: OCI image-spec, `manifest.md`, section "Guidelines for Artifact Usage"; distribution-spec,
 //! "Listing Referrers".
@@ -29,15 +29,15 @@ use crate::image::{BLOB, Descriptor, Document, Image, OCI_INDEX, OCI_MANIFEST, i
 /// The type of the artifacts, for which a client may filter: that of the document in them.
 pub const ARTIFACT_TYPE: &str = CYCLONE_DX;
 
-/// All that refers to an image, with what it is made of.
+/// All that refers to an image, with its parts.
 pub struct Artifacts {
-    /// The config of every artifact, for an artifact has to have one.
+    /// The config of every artifact. An artifact must have one.
     pub config: Document,
     /// The layer of every artifact: the bill of materials.
     pub bill: Document,
     /// The artifact of the index, and that of each manifest.
     pub referrers: Vec<Referrer>,
-    /// The index of what refers to anything else: of nothing.
+    /// The index of the referrers of anything else, which is empty.
     pub no_referrers: Document,
 }
 
@@ -52,15 +52,14 @@ pub struct Referrer {
 }
 
 impl Artifacts {
-    /// The artifacts of an image.
-    #[must_use]
     pub fn of(image: &Image) -> Self {
         let config = Document::json(BLOB, &json!({}));
         let bill = Document::new(BLOB, sbom::DOCUMENT.to_vec());
-        // Configs are documents, too, but no manifests.
+        // A config is also a document, but nothing refers to it.
         let subjects = image.documents().filter(|document| document.descriptor.content_type != BLOB);
         let referrers = subjects.map(|subject| Referrer::new(&subject.descriptor, &config, &bill)).collect();
-        Self { config, bill, referrers, no_referrers: Document::json(OCI_INDEX, &index(OCI_INDEX, vec![])) }
+        let no_referrers = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![]));
+        Self { config, bill, referrers, no_referrers }
     }
 }
 
@@ -68,7 +67,7 @@ impl Referrer {
     fn new(subject: &Descriptor, config: &Document, bill: &Document) -> Self {
         let config = config.descriptor.to_json("application/vnd.oci.empty.v1+json");
         let mut layer = bill.descriptor.to_json(CYCLONE_DX);
-        // The name of the file, for a client that makes one of the layer.
+        // The name of the file, for a client that writes the layer to one.
         insert(&mut layer, "annotations", json!({ "org.opencontainers.image.title": "quinistry.cdx.json" }));
         let mut manifest = manifest(OCI_MANIFEST, config, vec![layer]);
         insert(&mut manifest, "artifactType", ARTIFACT_TYPE.into());

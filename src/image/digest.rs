@@ -1,4 +1,4 @@
-//! Turns bytes into their digest, the name that a registry knows them by.
+//! Computes digests, the names by which a registry knows content.
 //!
 //! Document: OCI image-spec, `descriptor.md`, section "Digests".
 //!
@@ -6,27 +6,25 @@
 //!     digest = algorithm ":" encoded          sha256:1f3c…
 //! ```
 //!
-//! This registry computes one algorithm, `sha256`. A digest of another algorithm may be well formed, but
-//! names nothing here.
+//! This registry computes one algorithm, `sha256`. A digest of another algorithm may be well formed, but nothing here
+//! has it.
 //!
-//! Deliberately absent: the hash as bytes. A digest is compared and copied as text, and never computed
-//! with.
+//! Deliberately absent: the hash as bytes. A digest is only compared and copied, as text.
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
 use sha2::{Digest as _, Sha256};
 
-/// The text `sha256:` and 64 hexadecimal digits.
+/// The length of `sha256:` and 64 hexadecimal digits.
 const LENGTH: usize = "sha256:".len() + 64;
 
-/// The sha256 digest of some content, as the text in which every client and every document writes it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// A sha256 digest, as the text in which every client and every document writes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Digest([u8; LENGTH]);
 
 impl Digest {
-    /// The digest of `content`.
-    #[must_use]
+    /// Computes the digest of `content`.
     pub fn of(content: &[u8]) -> Self {
         Self::from_hash(&Sha256::digest(content).into())
     }
@@ -41,8 +39,6 @@ impl Digest {
         Self(text)
     }
 
-    /// The digest as text, `sha256:…`.
-    #[must_use]
     pub fn as_str(&self) -> &str {
         str::from_utf8(&self.0).expect("from_hash writes ASCII only")
     }
@@ -54,43 +50,41 @@ impl fmt::Display for Digest {
     }
 }
 
-impl fmt::Debug for Digest {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Whether `text` follows the grammar of a digest, whatever its algorithm.
+/// Checks whether `text` follows the grammar of a digest. The encoded part of a registered algorithm has a fixed
+/// length, and is in lower case (image-spec, "Registered algorithms").
 ///
-/// For the registered algorithms the encoded part is held to its length and to lower case
-/// (image-spec, "Registered algorithms"); for others to the general grammar alone.
-#[must_use]
+/// ```text
+///     digest              = algorithm ":" encoded
+///     algorithm           = algorithm-component *( algorithm-separator algorithm-component )
+///     algorithm-component = 1*[a-z0-9]
+///     algorithm-separator = "+" / "." / "_" / "-"
+///     encoded             = 1*[a-zA-Z0-9=_-]
+/// ```
 pub fn is_well_formed(text: &str) -> bool {
     let Some((algorithm, encoded)) = text.split_once(':') else {
         return false;
     };
-    let is_lower_hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    match algorithm {
-        "sha256" => encoded.len() == 64 && encoded.bytes().all(is_lower_hex),
-        "sha512" => encoded.len() == 128 && encoded.bytes().all(is_lower_hex),
+    let length = match algorithm {
+        "sha256" => 64,
+        "sha512" => 128,
         _ => {
             let is_component =
                 |c: &str| !c.is_empty() && c.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
             let is_encoded = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'_' | b'-');
-            algorithm.split(['+', '.', '_', '-']).all(is_component)
+            return algorithm.split(['+', '.', '_', '-']).all(is_component)
                 && !encoded.is_empty()
-                && encoded.bytes().all(is_encoded)
+                && encoded.bytes().all(is_encoded);
         }
-    }
+    };
+    encoded.len() == length && encoded.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// How many of its first bytes a [`Summary`] has: a line of a hex dump.
+/// How many of the first bytes a [`Summary`] has: a line of a hex dump.
 pub const START: usize = 16;
 
-/// What is known of content after it went by.
+/// What is known of content that has passed through.
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
-    /// The digest of the content.
     pub digest: Digest,
     /// The length of the content in bytes.
     pub size: u64,
@@ -98,8 +92,7 @@ pub struct Summary {
     pub start: [u8; START],
 }
 
-/// Passes bytes on, to a sink or from a source, and sums them up on the way: so content is read once,
-/// however much has to be known about it.
+/// Passes bytes on to a sink or from a source, and computes their summary. So content is read only once.
 pub struct Hashing<T> {
     inner: T,
     hasher: Sha256,
@@ -108,12 +101,11 @@ pub struct Hashing<T> {
 }
 
 impl<T> Hashing<T> {
-    /// Hashes what is written to `inner`, or read from it, from now on.
     pub fn new(inner: T) -> Self {
         Self { inner, hasher: Sha256::new(), size: 0, start: [0; START] }
     }
 
-    /// The sink or source, and the summary of all that went through.
+    /// Returns the sink or source, and the summary of all that has passed through.
     pub fn finish(self) -> (T, Summary) {
         let Self { inner, hasher, size, start } = self;
         (inner, Summary { digest: Digest::from_hash(&hasher.finalize().into()), size, start })

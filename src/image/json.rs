@@ -1,4 +1,4 @@
-//! Turns JSON values into text. It is indented, because people look at it with curl.
+//! Writes JSON. It is indented, because people read it with curl.
 //!
 //! Document: RFC 8259.
 //!
@@ -9,52 +9,33 @@
 
 use serde_json::Value;
 
-/// Writes a value that has nothing but objects, lists, texts and whole numbers.
-///
-/// # Panics
-///
-/// If it has anything else.
-#[must_use]
+/// Writes a value that has only objects, lists, texts and whole numbers.
 pub fn to_bytes(value: &Value) -> Vec<u8> {
     let mut out = String::new();
     write(value, "\n", &mut out);
     out.into_bytes()
 }
 
-/// Writes a value. `line_end` is a line feed and the indentation of the line that the value begins on.
+/// Writes a value. `line_end` is a line feed, and the indentation of the line on which the value begins.
 fn write(value: &Value, line_end: &str, out: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            write_members(fields.iter().map(|(key, value)| (Some(key), value)), ["{", "}"], line_end, out);
-        }
-        Value::Array(values) => {
-            write_members(values.iter().map(|value| (None, value)), ["[", "]"], line_end, out);
-        }
-        Value::String(text) => write_text(text, out),
-        other => *out += &other.as_u64().expect("it is a whole number").to_string(),
-    }
-}
-
-fn write_members<'v>(
-    members: impl Iterator<Item = (Option<&'v String>, &'v Value)>,
-    [open, close]: [&str; 2],
-    line_end: &str,
-    out: &mut String,
-) {
+    let (open, close, members): (_, _, Vec<(Option<&String>, &Value)>) = match value {
+        Value::Object(fields) => ("{", "}", fields.iter().map(|(key, value)| (Some(key), value)).collect()),
+        Value::Array(values) => ("[", "]", values.iter().map(|value| (None, value)).collect()),
+        Value::String(text) => return write_text(text, out),
+        other => return *out += &other.as_u64().expect("it is a whole number").to_string(),
+    };
     *out += open;
     let deeper = format!("{line_end}  ");
-    let mut is_empty = true;
-    for (key, value) in members {
-        *out += if is_empty { "" } else { "," };
+    for (index, (key, value)) in members.iter().enumerate() {
+        *out += if index == 0 { "" } else { "," };
         *out += &deeper;
         if let Some(key) = key {
             write_text(key, out);
             *out += ": ";
         }
         write(value, &deeper, out);
-        is_empty = false;
     }
-    *out += if is_empty { "" } else { line_end };
+    *out += if members.is_empty() { "" } else { line_end };
     *out += close;
 }
 

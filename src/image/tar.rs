@@ -1,4 +1,4 @@
-//! Turns files into a tar archive.
+//! Writes a tar archive.
 //!
 //! Document: POSIX.1-2017, `pax` utility, section "ustar Interchange Format".
 //!
@@ -15,111 +15,60 @@
 //!       124  12 size
 //! ```
 //!
-//! Every entry belongs to user and group 0 and was modified at time 0: an archive says what it holds,
-//! and nothing about where and when it was made.
+//! Every entry belongs to user and group 0 and was modified at time 0, so an archive does not depend on where and when
+//! it was made.
 //!
-//! Limits: a path of 100 bytes, and a file of 8 GiB less one byte. More is an error, never a wrong
-//! header.
+//! Limits: a path of 100 bytes, and a file of 8 GiB less one byte.
 //!
 //! Deliberately absent: links, and the extensions (pax, GNU) that long paths and larger files need.
 
-use std::fmt;
 use std::io::{self, Read, Write};
 
 /// The unit of the format: headers fill one, contents are padded to a multiple of it.
 pub const BLOCK: usize = 512;
 
-/// An archive ends with two blocks of zeros.
+/// The end of an archive: two blocks of zeros.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// Eleven octal digits are what the size field holds: 8 GiB less one byte.
+/// The size field holds eleven octal digits: 8 GiB less one byte.
 const MAX_SIZE: u64 = 0o777_7777_7777;
 
 /// The name field holds 100 bytes; a longer path would need the prefix field.
 const MAX_NAME: usize = 100;
 
-// What the field typeflag has for each kind of entry.
+// The values of the field typeflag.
 const REGULAR_FILE: u8 = b'0';
 const DIRECTORY: u8 = b'5';
 
-/// Why an entry cannot be written.
-#[derive(Debug)]
-pub enum Error {
-    /// The path has more than 100 bytes.
-    NameTooLong,
-    /// The content has more than the 8 GiB less one byte that the size field can express.
-    TooLarge(u64),
-    /// The content ended before the size that the header announced, or went on after it.
-    SizeChanged {
-        /// Bytes that the header announced.
-        announced: u64,
-    },
-    /// Reading the content or writing the archive failed.
-    Io(io::Error),
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NameTooLong => write!(f, "a path has more than the {MAX_NAME} bytes that ustar holds"),
-            Self::TooLarge(size) => {
-                write!(f, "a file has {size} bytes, more than the {MAX_SIZE} that ustar can express")
-            }
-            Self::SizeChanged { announced } => {
-                write!(f, "a file no longer has the {announced} bytes it had when reading began")
-            }
-            Self::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
-
-impl From<io::Error> for Error {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// Appends a file to `archive`: its header, exactly `size` bytes of `content`, padding. The content
-/// streams through, so that its size costs no memory.
-///
-/// # Errors
-///
-/// When ustar cannot express the entry, when `content` is shorter or longer than `size`, and when
-/// reading or writing fails. The archive is then useless.
+/// Appends a file: its header, exactly `size` bytes of `content`, and padding. The content streams through, so
+/// its size costs no memory. After an error the archive is useless.
 pub fn append(
     archive: &mut impl Write,
     path: &str,
     mode: u32,
     size: u64,
     content: &mut impl Read,
-) -> Result<(), Error> {
-    archive.write_all(&header(path, REGULAR_FILE, mode, size)?)?;
-    if io::copy(&mut content.by_ref().take(size), archive)? != size || content.read(&mut [0])? != 0 {
-        return Err(Error::SizeChanged { announced: size });
-    }
-    archive.write_all(padding(size))?;
-    Ok(())
-}
-
-/// Appends a directory that everyone may enter. Its path ends with a slash, as that of every directory
-/// does.
-///
-/// # Errors
-///
-/// When ustar cannot express the path, and when writing fails. The archive is then useless.
-pub fn append_directory(archive: &mut impl Write, path: &str) -> Result<(), Error> {
-    Ok(archive.write_all(&header(path, DIRECTORY, 0o755, 0)?)?)
-}
-
-fn header(path: &str, kind: u8, mode: u32, size: u64) -> Result<[u8; BLOCK], Error> {
-    if path.len() > MAX_NAME {
-        return Err(Error::NameTooLong);
-    }
+) -> io::Result<()> {
     if size > MAX_SIZE {
-        return Err(Error::TooLarge(size));
+        let reason = format!("a file has {size} bytes, more than the {MAX_SIZE} that ustar can express");
+        return Err(io::Error::other(reason));
     }
+    archive.write_all(&header(path, REGULAR_FILE, mode, size))?;
+    if io::copy(&mut content.by_ref().take(size), archive)? != size || content.read(&mut [0])? != 0 {
+        let reason = format!("a file no longer has the {size} bytes it had when reading began");
+        return Err(io::Error::other(reason));
+    }
+    let padding = size.next_multiple_of(BLOCK as u64) - size;
+    archive.write_all(&END[..padding as usize])
+}
+
+/// Appends a directory that everyone may enter. Its path must end with a slash.
+pub fn append_directory(archive: &mut impl Write, path: &str) -> io::Result<()> {
+    archive.write_all(&header(path, DIRECTORY, 0o755, 0))
+}
+
+fn header(path: &str, kind: u8, mode: u32, size: u64) -> [u8; BLOCK] {
+    assert!(path.len() <= MAX_NAME, "every path is the program's own, and short");
     let mut header = [0; BLOCK];
     header[..path.len()].copy_from_slice(path.as_bytes());
     octal(&mut header[100..108], mode.into());
@@ -132,14 +81,14 @@ fn header(path: &str, kind: u8, mode: u32, size: u64) -> Result<[u8; BLOCK], Err
     octal(&mut header[329..337], 0); // devmajor
     octal(&mut header[337..345], 0); // devminor
 
-    // The checksum is the sum of all bytes, with those of its own field taken for spaces.
+    // The checksum is the sum of all bytes. Those of its own field count as spaces.
     header[148..156].fill(b' ');
     let checksum = header.iter().map(|&byte| u64::from(byte)).sum();
     octal(&mut header[148..156], checksum);
-    Ok(header)
+    header
 }
 
-/// Writes `value` as leading-zero octal digits that fill `field` but for the closing NUL.
+/// Writes `value` in octal digits that fill `field` up to the closing NUL.
 fn octal(field: &mut [u8], mut value: u64) {
     let digits = field.len() - 1;
     for digit in field[..digits].iter_mut().rev() {
@@ -147,11 +96,6 @@ fn octal(field: &mut [u8], mut value: u64) {
         value /= 8;
     }
     field[digits] = 0;
-}
-
-fn padding(size: u64) -> &'static [u8] {
-    let past = (size % BLOCK as u64) as usize;
-    &END[..(BLOCK - past) % BLOCK]
 }
 
 #[cfg(test)]
@@ -195,19 +139,12 @@ mod tests {
     }
 
     #[test]
-    fn a_path_or_a_size_that_ustar_cannot_express_is_an_error() {
-        let header = |path: &str, size| header(path, REGULAR_FILE, 0o644, size);
-        assert!(header("x", MAX_SIZE).is_ok());
-        assert!(matches!(header("x", MAX_SIZE + 1), Err(Error::TooLarge(_))));
-        assert!(header(&"x".repeat(100), 0).is_ok());
-        assert!(matches!(header(&"x".repeat(101), 0), Err(Error::NameTooLong)));
-    }
-
-    #[test]
-    fn a_file_that_changes_while_it_is_read_is_an_error() {
-        for announced in [2, 4] {
-            let outcome = append(&mut Vec::new(), "x", 0o644, announced, &mut &b"abc"[..]);
-            assert!(matches!(outcome, Err(Error::SizeChanged { .. })));
+    fn a_file_that_changes_or_that_ustar_cannot_express_is_an_error() {
+        for (size, reason) in [(2, "no longer"), (4, "no longer"), (MAX_SIZE + 1, "ustar")] {
+            let outcome = append(&mut Vec::new(), "x", 0o644, size, &mut &b"abc"[..]);
+            assert!(outcome.expect_err("the size is wrong").to_string().contains(reason));
         }
+        assert_eq!(header("x", REGULAR_FILE, 0o644, MAX_SIZE)[124..136], *b"77777777777\0");
+        assert_eq!(header(&"x".repeat(100), REGULAR_FILE, 0o644, 0)[99..101], *b"x0");
     }
 }

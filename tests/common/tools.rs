@@ -67,7 +67,7 @@ pub fn quinistry() -> Command {
 /// A copy of the program under test.
 pub fn quinistry_at(path: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(path);
-    command.env_remove("QUINISTRY_LISTEN");
+    command.env_remove("QUINISTRY_LISTEN").env_remove("QUINISTRY_FAULT");
     command
 }
 

@@ -1,0 +1,402 @@
+//! Turns a right response into a wrong one, by rules, so that people can test clients.
+//!
+//! Documents: OCI distribution-spec 1.1, "Error Codes"; RFC 9110; RFC 6750 and CNCF Distribution's "Token
+//! Authentication Specification" for `auth`.
+//!
+//! ```text
+//!     rules    = rule *( space rule )               any=503@first:1 layer=cut@first:2
+//!     rule     = WHERE "=" WHAT [ "@" WHEN ]
+//!     WHERE    = a name in PLACES                   which responses
+//!     WHAT     = a name of Fault [ ":" number ]     what is wrong with them
+//!     WHEN     = "first:" number / "every:" number  with which of those: all, if it is absent
+//!              / "always"
+//!     number   = 1*DIGIT [ "k" ]
+//! ```
+//!
+//! Only a success becomes wrong, and only by a fault that makes a difference: half of no content would be none.
+//! A response passes the rules in their order. A rule counts the responses that reach it and that it can make wrong. If the
+//! count says so, the rule applies, and the response does not reach the next one. So the rules `layer=503@first:1
+//! layer=cut@first:1` mean: first 503, then half of a layer, and then whole layers. Nothing is random.
+//!
+//! A fault is another response: another status, other fields, other content. Four of them also decide what becomes of the
+//! connection (see [`Applied::persistence`]). `flip` needs a copy of each layer in which a byte is wrong, and `slow` is an
+//! option of the listening socket. `main` does both.
+//!
+//! Limits: none of its own.
+//!
+//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, by which people watch the server; and a second host, or
+//! TLS. `redirect` leads to this server, and `auth` sends clients to it for a token.
+
+use std::fmt;
+
+use crate::http::request::{Method, Request};
+use crate::http::response::{Content, Persistence, Response, Status};
+use crate::http::syntax::parse_number;
+use crate::kinds::{Endpoint, Fault};
+use crate::metrics::Vitals;
+use crate::registry::{Answer, ErrorCode, Registry, error};
+
+/// The responses that a rule can be about, by the name for them in the rule.
+pub const PLACES: [(&str, &[Endpoint]); 9] = [
+    ("base", &[Endpoint::Base]),
+    ("index", &[Endpoint::Index, Endpoint::DockerList]),
+    ("manifest", &[Endpoint::Manifest, Endpoint::DockerManifest]),
+    ("config", &[Endpoint::Config]),
+    ("layer", &[Endpoint::Layer]),
+    ("blob", &[Endpoint::Config, Endpoint::Layer]),
+    ("tags", &[Endpoint::Tags]),
+    ("referrers", &[Endpoint::Referrers, Endpoint::Artifact]),
+    (
+        "any",
+        &[
+            Endpoint::Base,
+            Endpoint::Catalog,
+            Endpoint::Tags,
+            Endpoint::Referrers,
+            Endpoint::Index,
+            Endpoint::DockerList,
+            Endpoint::Manifest,
+            Endpoint::DockerManifest,
+            Endpoint::Artifact,
+            Endpoint::Config,
+            Endpoint::Layer,
+        ],
+    ),
+];
+
+/// Where `auth` has its tokens.
+const TOKEN_PATH: &str = "/token";
+
+/// The parameter that `redirect` adds to the query.
+const REDIRECTED: &str = "redirected";
+
+/// The digest that `wrong-digest` sends: well-formed, and of nothing that is served.
+const WRONG_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
+
+/// The byte of a layer that is wrong in its copy: one in the header of gzip that only names the system on which it was
+/// made (RFC 1952 section 2.3.1). So the layer can be unpacked, and its digest alone is wrong.
+pub const FLIPPED: u64 = 9;
+
+/// What `--help` prints of the rules.
+pub const HELP: &str = "\
+Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
+  WHERE  base index manifest config layer blob tags referrers any
+  WHAT   401 403 404 429 500 502 503 504: this status; 429:2 and 503:2 with Retry-After: 2
+         cut stall reset: half of the content, then the end, nothing, a reset
+         flip: a wrong byte; wrong-digest wrong-type no-length: a field is wrong or missing
+         no-range: all instead of a part; redirect: 307; auth: 401 until there is a token
+         slow:64k: so many bytes per second; WHERE is any
+  WHEN   first:2 every:3 always, which is the default
+";
+
+/// Which of the responses that reach a rule it makes wrong.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum When {
+    Always,
+    First(u64),
+    Every(u64),
+}
+
+/// A rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Rule {
+    endpoints: &'static [Endpoint],
+    fault: Fault,
+    number: Option<u64>,
+    when: When,
+    /// How many responses have reached it that it could make wrong.
+    reached: u64,
+}
+
+/// The part of a rule that is wrong, by its name in [`HELP`], and its text.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Wrong(&'static str, String);
+
+impl fmt::Display for Wrong {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(part, text) = self;
+        write!(f, "{part} cannot be {text:?}\n\n{HELP}")
+    }
+}
+
+impl Rule {
+    /// Parses a rule. If it is none, returns the name and the text of the part that is wrong.
+    fn parse(text: &str) -> Result<Self, (&'static str, &str)> {
+        let (place, rest) = split(text, '=');
+        let (what, when) = split(rest.unwrap_or_default(), '@');
+        let (name, number) = split(what, ':');
+        let found = PLACES.iter().find(|(other, _)| *other == place);
+        let (_, endpoints) = found.ok_or(("WHERE", place))?;
+        let fault = *Fault::ALL.iter().find(|fault| fault.name() == name).ok_or(("WHAT", name))?;
+        let may_have_number = fault.unit().is_some();
+        let must_have_number = fault == Fault::Slow || number.is_some();
+        let number = number.and_then(parse_count).filter(|_| may_have_number);
+        if must_have_number && number.is_none() {
+            return Err(("WHAT", what));
+        }
+        // All responses are slow, at all times. Where there is no digest, there are no ranges either.
+        let is_impossible = match fault {
+            Fault::Slow => place != "any" || when.is_some(),
+            Fault::WrongDigest | Fault::NoRange => matches!(place, "base" | "tags"),
+            _ => false,
+        };
+        if is_impossible {
+            return Err(("WHERE=WHAT@WHEN", text));
+        }
+        let when = when.map_or(Some(When::Always), parse_when).ok_or(("WHEN", when.unwrap_or_default()))?;
+        Ok(Self { endpoints, fault, number, when, reached: 0 })
+    }
+
+    /// Counts a response. Returns whether the rule applies to it.
+    fn applies(&mut self) -> bool {
+        self.reached += 1;
+        match self.when {
+            When::Always => true,
+            When::First(count) => self.reached <= count,
+            When::Every(count) => self.reached.is_multiple_of(count),
+        }
+    }
+}
+
+fn parse_when(text: &str) -> Option<When> {
+    let (word, count) = split(text, ':');
+    match (word, count.and_then(parse_count)) {
+        ("first", Some(count)) => Some(When::First(count)),
+        ("every", Some(count)) => Some(When::Every(count)),
+        _ => (text == "always").then_some(When::Always),
+    }
+}
+
+/// Splits a text at the first such character, if there is one.
+fn split(text: &str, separator: char) -> (&str, Option<&str>) {
+    text.split_once(separator).map_or((text, None), |(before, behind)| (before, Some(behind)))
+}
+
+/// Parses a number from 1, perhaps of kibibytes.
+fn parse_count(text: &str) -> Option<u64> {
+    let (digits, unit) = text.strip_suffix('k').map_or((text, 1), |digits| (digits, 1024));
+    parse_number(digits)?.checked_mul(unit).filter(|count| *count > 0)
+}
+
+/// A fault that a response has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// The index of its rule.
+    pub rule: usize,
+    /// What is wrong.
+    pub fault: Fault,
+}
+
+impl Applied {
+    /// Returns whether the connection persists after the response. `asked` is how it would be without the fault.
+    #[must_use]
+    pub fn persistence(self, asked: Persistence) -> Persistence {
+        match self.fault {
+            // Even if the client wants the connection to end, or it would be `cut`.
+            Fault::Stall => Persistence::Implied,
+            Fault::Cut | Fault::Reset | Fault::NoLength => Persistence::Close,
+            _ => asked,
+        }
+    }
+}
+
+/// The rules.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Faults {
+    rules: Vec<Rule>,
+    /// The text of each rule, and the number of responses that it has made wrong, for the metrics.
+    pub counts: Vec<(String, u64)>,
+    /// How many layers there are. If [`Faults::flips`], the transport has a copy of each behind all of them, in which the
+    /// byte [`FLIPPED`] is wrong.
+    pub layers: usize,
+}
+
+impl Faults {
+    /// Adds rules that are separated by spaces.
+    ///
+    /// # Errors
+    ///
+    /// If something is not a rule, or is there twice.
+    pub fn add(&mut self, rules: &str) -> Result<(), Wrong> {
+        for text in rules.split(' ').filter(|text| !text.is_empty()) {
+            let rule = match Rule::parse(text) {
+                // Two counts would have one name.
+                Ok(_) if self.counts.iter().any(|(other, _)| other == text) => Err(("a second rule", text)),
+                parsed => parsed,
+            };
+            self.rules.push(rule.map_err(|(part, text)| Wrong(part, text.to_owned()))?);
+            self.counts.push((text.to_owned(), 0));
+        }
+        Ok(())
+    }
+
+    /// Whether a rule needs copies of the layers.
+    #[must_use]
+    pub fn flips(&self) -> bool {
+        self.rules.iter().any(|rule| rule.fault == Fault::Flip)
+    }
+
+    /// Returns how many bytes a connection may send in a second, if a rule limits that.
+    #[must_use]
+    pub fn rate(&self) -> Option<u64> {
+        self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
+    }
+
+    /// Answers a request. Returns also what is wrong with the response on purpose, if anything.
+    pub fn answer<'r>(
+        &mut self,
+        registry: &'r Registry,
+        request: &Request<'_>,
+        vitals: &Vitals<'_>,
+    ) -> (Answer<'r>, Option<Applied>) {
+        let answer = registry.answer(request, vitals);
+        let Self { rules, layers, .. } = self;
+        if answer.response.status.is_error() {
+            let has_tokens = rules.iter().any(|rule| rule.fault == Fault::Auth);
+            let is_token = has_tokens && request.method == Method::Get && request.path == TOKEN_PATH;
+            return (if is_token { token() } else { answer }, None);
+        }
+        let applies = |rule: &mut Rule| {
+            rule.endpoints.contains(&answer.endpoint)
+                && makes_a_difference(rule.fault, request, &answer.response)
+                && rule.applies()
+        };
+        let Some(index) = rules.iter_mut().position(applies) else { return (answer, None) };
+        let rule = &rules[index];
+        let answer = match rule.fault {
+            Fault::NoRange => registry.whole(request, vitals),
+            _ => spoil(rule, *layers, request, answer),
+        };
+        (answer, Some(Applied { rule: index, fault: rule.fault }))
+    }
+}
+
+/// Returns the field that a fault changes, and its wrong value, which is empty if the field is removed.
+fn wrong_field(fault: Fault) -> Option<(&'static str, &'static str)> {
+    match fault {
+        Fault::WrongDigest => Some(("Docker-Content-Digest", WRONG_DIGEST)),
+        Fault::WrongType => Some(("Content-Type", "text/html")),
+        Fault::NoLength => Some(("Content-Length", "")),
+        _ => None,
+    }
+}
+
+/// Whether a response is another one with this fault.
+fn makes_a_difference(fault: Fault, request: &Request<'_>, response: &Response<'_>) -> bool {
+    if let Some((name, _)) = wrong_field(fault) {
+        return response.field(name).is_some();
+    }
+    match fault {
+        Fault::Cut | Fault::Stall | Fault::Reset => !response.content.is_empty(),
+        Fault::Flip => match &response.content {
+            Content::Bytes(bytes) => !bytes.is_empty(),
+            Content::File(part) => part.range.contains(&FLIPPED),
+        },
+        Fault::NoRange => response.status == Status::PartialContent,
+        Fault::Redirect => !request.query.is_some_and(|query| query.ends_with(REDIRECTED)),
+        Fault::Auth => !request.field_lines("authorization").any(is_bearer),
+        Fault::Slow => false,
+        _ => true,
+    }
+}
+
+/// Whether these credentials are a token. RFC 9110 section 11.1: the name of a scheme is case-insensitive.
+fn is_bearer(credentials: &str) -> bool {
+    credentials.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
+}
+
+/// Makes a right answer wrong.
+fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, answer: Answer<'r>) -> Answer<'r> {
+    let Answer { endpoint, mut response } = answer;
+    match rule.fault {
+        Fault::Cut | Fault::Stall | Fault::Reset => response.content.truncate(response.content.len() / 2),
+        Fault::Flip => match &mut response.content {
+            Content::Bytes(bytes) => {
+                let middle = bytes.len() / 2;
+                bytes.to_mut()[middle] ^= 1;
+            }
+            Content::File(part) => part.file += layers,
+        },
+        fault => match wrong_field(fault) {
+            Some((name, "")) => response = response.without(&[name]),
+            Some((name, value)) => response = response.without(&[name]).with(name, value),
+            None => return refuse(rule, request, endpoint, response.shared),
+        },
+    }
+    Answer { endpoint, response }
+}
+
+/// Returns what this is called if it is not there.
+fn unknown(endpoint: Endpoint) -> Endpoint {
+    match endpoint {
+        Endpoint::Index | Endpoint::DockerList | Endpoint::Manifest | Endpoint::DockerManifest => {
+            Endpoint::UnknownManifest
+        }
+        Endpoint::Config | Endpoint::Layer => Endpoint::UnknownBlob,
+        other => other,
+    }
+}
+
+/// Returns an answer without what the client wants: a redirection, or an error as registries and gateways word it.
+fn refuse(rule: &Rule, request: &Request<'_>, endpoint: Endpoint, shared: &'static str) -> Answer<'static> {
+    let endpoint = if rule.fault == Fault::NotFound { unknown(endpoint) } else { endpoint };
+    let (status, code, message) = match (rule.fault, endpoint) {
+        (Fault::Forbidden, _) => (Status::Forbidden, "DENIED", "access is denied"),
+        (Fault::NotFound, Endpoint::UnknownManifest) => {
+            (Status::NotFound, "MANIFEST_UNKNOWN", "no such manifest")
+        }
+        (Fault::NotFound, Endpoint::UnknownBlob) => (Status::NotFound, "BLOB_UNKNOWN", "no such blob"),
+        (Fault::NotFound, _) => (Status::NotFound, "NAME_UNKNOWN", "no such repository"),
+        (Fault::TooManyRequests, _) => (Status::TooManyRequests, "TOOMANYREQUESTS", "too many requests"),
+        // Field note: these two are not in the specification's list. The reference implementation has them.
+        (Fault::InternalServerError, _) => (Status::InternalServerError, "UNKNOWN", "unknown error"),
+        (Fault::ServiceUnavailable, _) => (Status::ServiceUnavailable, "UNAVAILABLE", "unavailable"),
+        // A gateway knows no codes.
+        (Fault::BadGateway, _) => (Status::BadGateway, "", "502 Bad Gateway"),
+        (Fault::GatewayTimeout, _) => (Status::GatewayTimeout, "", "504 Gateway Time-out"),
+        (Fault::Redirect, _) => (Status::TemporaryRedirect, "", "307 Temporary Redirect"),
+        _ => (Status::Unauthorized, "UNAUTHORIZED", "authentication required"),
+    };
+    let mut response = match code {
+        // As nginx has it.
+        "" => Response::generated(status, "text/html", format!("<html><h1>{message}</h1></html>\n").into()),
+        code => error(status, ErrorCode(code), message, &request.path),
+    };
+    if let Some((name, value)) = field_of_refusal(rule, request) {
+        response = response.with(name, &value);
+    }
+    response.shared = shared;
+    if request.method == Method::Head {
+        // RFC 9110 section 9.3.2: MUST NOT send content.
+        response.content = Content::NONE;
+    }
+    Answer { endpoint, response }
+}
+
+/// Returns the field that says what the client is to do now.
+fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str, String)> {
+    match rule.fault {
+        // RFC 9110 section 15.5.2: MUST send a challenge with 401.
+        Fault::Unauthorized => Some(("WWW-Authenticate", "Basic realm=\"quinistry\"".into())),
+        // RFC 6750 section 3. The host is that which the client asked, and no host has a quotation mark.
+        Fault::Auth => {
+            let host = request.authority.unwrap_or("localhost:8080");
+            let (realm, scope) = (format!("http://{host}{TOKEN_PATH}"), "repository:quinistry:pull");
+            let value = format!("Bearer realm=\"{realm}\",service=\"quinistry\",scope=\"{scope}\"");
+            Some(("WWW-Authenticate", value))
+        }
+        // RFC 9110 section 10.2.2: the reference may be relative.
+        Fault::Redirect => {
+            let separator = if request.query.is_some() { '&' } else { '?' };
+            Some(("Location", format!("{}{separator}{REDIRECTED}", request.target)))
+        }
+        _ => Some(("Retry-After", rule.number?.to_string())),
+    }
+}
+
+/// Returns a token, which any caller gets. Field note: some clients ask by POST first. After the 405 they use GET.
+fn token() -> Answer<'static> {
+    let content = b"{\"token\":\"quinistry\"}".to_vec();
+    let response = Response::generated(Status::Ok, "application/json", content);
+    Answer { endpoint: Endpoint::Token, response: response.with("Cache-Control", "no-store") }
+}
