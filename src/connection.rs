@@ -331,8 +331,8 @@ pub struct Connection {
 enum State {
     Receiving {
         input: Vec<u8>,
-        /// Whether the input was parsed, and is the beginning of a head.
-        is_incomplete: bool,
+        /// How many bytes of the input were parsed: all, if it is the beginning of a head, or none.
+        parsed: usize,
         began: Instant,
     },
     Idle,
@@ -396,7 +396,7 @@ impl Connection {
         // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let progress = Progress { at: now, unacknowledged: Some(0) };
-        let state = State::Receiving { input: Vec::new(), is_incomplete: true, began: now };
+        let state = State::Receiving { input: Vec::new(), parsed: 0, began: now };
         Self { peer, state, progress }
     }
 
@@ -475,9 +475,8 @@ impl Connection {
     /// Ends the connection unless a response is in flight, because the server stops.
     pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
         match &self.state {
-            State::Writing(_) | State::Lingering | State::Receiving { is_incomplete: false, .. } => {
-                Next::Wait
-            }
+            State::Writing(_) | State::Lingering => Next::Wait,
+            State::Receiving { input, parsed, .. } if *parsed < input.len() => Next::Wait,
             _ if transport.unacknowledged() == 0 => Next::Close(CloseReason::Stopping),
             // When the process ends, so may the network namespace of its container, and with it what the socket has
             // queued.
@@ -533,13 +532,13 @@ impl Connection {
 
     /// Puts the input that is held and more of it into the buffer, and responds to the requests in it.
     fn receive<T: Transport>(&mut self, buffer: &mut [u8], turn: &mut Turn<'_, T>) -> Step {
-        let (held, is_incomplete, mut began) = match &self.state {
-            State::Receiving { input, is_incomplete, began } => (&**input, *is_incomplete, *began),
-            _ => (&[][..], true, turn.clock.now),
+        let (held, parsed, mut began) = match &self.state {
+            State::Receiving { input, parsed, began } => (&**input, *parsed, *began),
+            _ => (&[][..], 0, turn.clock.now),
         };
         let mut length = held.len();
         buffer[..length].copy_from_slice(held);
-        if is_incomplete {
+        if parsed == length {
             let room = length..buffer.len().min(length + MAX_READ);
             let count = turn.transport.read(&mut buffer[room])?;
             match (count, length) {
@@ -552,24 +551,30 @@ impl Connection {
             }
             length += count;
         }
-        self.respond(&buffer[..length], began, turn)
+        self.respond(&buffer[..length], parsed, began, turn)
     }
 
-    /// Responds to the requests in `input`. If there is not one whole request, keeps the beginning of the head, which
-    /// began to come at `began`.
-    fn respond<T: Transport>(&mut self, input: &[u8], began: Instant, turn: &mut Turn<'_, T>) -> Step {
+    /// Responds to the requests in `input`, of which the first `parsed` bytes were parsed before. If there is not one
+    /// whole request, keeps the beginning of the head, which began to come at `began`.
+    fn respond<T: Transport>(
+        &mut self,
+        input: &[u8],
+        mut parsed: usize,
+        began: Instant,
+        turn: &mut Turn<'_, T>,
+    ) -> Step {
         let (mut rest, mut storage) = (input, FieldStorage::default());
         loop {
-            let (request, length) = match request::parse(rest, &mut storage) {
+            let (request, length) = match request::parse(rest, parsed, &mut storage) {
                 Ok(Some(request)) => request,
                 Ok(None) if rest.len() == input.len() => {
-                    self.state = State::Receiving { input: input.to_vec(), is_incomplete: true, began };
+                    self.state = State::Receiving { input: input.to_vec(), parsed: input.len(), began };
                     return Ok(());
                 }
                 Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn),
                 Err(rejection) => return self.refuse(&rejection, turn),
             };
-            rest = &rest[length..];
+            (rest, parsed) = (&rest[length..], 0);
             let (answer, fault) = turn.answer(&request);
             turn.left = turn.left.saturating_sub(cost(length, &answer.response.content));
             let asked = if turn.is_stopping { Persistence::Close } else { request.persistence };
@@ -696,7 +701,7 @@ impl Connection {
             Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
             Then::Persist if turn.is_stopping => return self.linger(turn.transport, began),
             Then::Persist if input.is_empty() => self.state = State::Idle,
-            Then::Persist => self.state = State::Receiving { input, is_incomplete: false, began },
+            Then::Persist => self.state = State::Receiving { input, parsed: 0, began },
             Then::Close | Then::Linger => return self.linger(turn.transport, began),
         }
         Ok(())

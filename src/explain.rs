@@ -152,47 +152,30 @@ const VERSION: &str = "speaks a version of HTTP that this server does not speak.
 
 // The texts for what `fault` makes wrong: what the client gets, and what a good client does then.
 
-const NO_CREDENTIALS: &str = "is asked for a password, and none is right here.\n\
-    After 401 it asks its user, or ends, and does not ask this again by itself. (RFC 9110 section 15.5.2)";
+const DENIED: &str = "is refused this, whatever password it sends.\n\
+    After 401 or 403 it does not ask the same again by itself. (RFC 9110 section 15.5)";
 
-const CHALLENGE: &str = "needs a token. The challenge names the server that has it, which is this one.\n\
-    It gets one there, and sends it with all that it asks from now on. (RFC 6750 section 3)";
+const CHALLENGE: &str = "needs a token, and hears where to get one: here, at /token.\n\
+    It asks there, and then again here with the token. (RFC 6750 section 3)";
 
-const TOKEN_FOR_ANYONE: &str = "fetches the token for which it was sent here. Anyone gets it.\n\
+const TOKEN_FOR_ANYONE: &str = "fetches the token for which it was sent here, as anyone can.\n\
     It asks next for what it was refused, with the token. (RFC 6750 section 2.1)";
 
-const DENIED: &str = "is denied this, whoever it is.\n\
-    After 403 it does not ask this again with the same credentials. (RFC 9110 section 15.5.4)";
-
-const TOO_MANY: &str = "asks too often, says 429.\n\
-    It waits for as long as Retry-After says, or longer each time, and asks again. (RFC 6585 section 4)";
-
-const FAILED: &str = "hears from a registry or gateway that has failed, perhaps for a moment.\n\
-    It waits, longer each time, and asks again a few times: a GET is safe to repeat.\n\
-    (RFC 9110 section 9.2.2)";
-
-const UNAVAILABLE: &str = "hears that the registry is overloaded or down for now.\n\
+const LATER: &str = "hears that this fails for now, or that it asks too often.\n\
     It waits for as long as Retry-After says, or longer each time, and asks again.\n\
-    (RFC 9110 section 15.6.4)";
+    (RFC 9110 section 10.2.3)";
 
-const CUT: &str = "gets half of the content that it was promised, and then the end.\n\
-    It notices by Content-Length, and asks for the rest by Range, or for all again. (RFC 9112 section 8)";
+const CUT: &str = "gets half of the content that it was promised, and then the end, or a reset.\n\
+    It notices by Content-Length, and asks for the rest, or for all again. (RFC 9112 section 8)";
 
-const STALL: &str = "gets half of the content and then nothing, and the connection stays open.\n\
-    It waits no longer than it has set itself, closes, and asks again. (RFC 9112 section 9.5)";
+const STALL: &str = "gets half of the content, and then nothing, on a connection that stays open.\n\
+    It waits for no longer than a limit of its own, and asks again. (RFC 9112 section 9.5)";
 
-const RESET: &str = "gets up to half of the content, and then a reset of the connection.\n\
-    It connects again, and asks for the rest by Range, or for all. (RFC 9112 section 9.3.1)";
+const MISMATCH: &str = "gets content whose digest is not the one that it asked for, or that the head names.\n\
+    It computes the digest itself, and keeps nothing that does not match. (image-spec, Digests)";
 
-const FLIP: &str = "gets content in which one byte is wrong, and with it the digest.\n\
-    It computes the digest of what it got, and keeps nothing of it. (image-spec, Digests)";
-
-const WRONG_DIGEST: &str = "gets right content, with a Docker-Content-Digest that is not its digest.\n\
-    It computes the digest of what it got, and refuses what does not match.\n\
-    (distribution-spec, Pulling manifests)";
-
-const WRONG_TYPE: &str = "gets right content that claims to be text/html.\n\
-    It compares Content-Type with the type that it expects, and refuses a manifest of another.\n\
+const WRONG_TYPE: &str = "gets the right content with a wrong Content-Type.\n\
+    It takes no manifest whose type is not the one that it expects.\n\
     (distribution-spec, Pulling manifests)";
 
 const NO_LENGTH: &str = "gets content without its length: the end of the connection ends it.\n\
@@ -231,11 +214,9 @@ pub fn explain_fault<'a>(
 ) -> Option<[&'a str; 2]> {
     let text = match fault {
         Fault::Auth => CHALLENGE,
-        Fault::Cut => CUT,
+        Fault::Cut | Fault::Reset => CUT,
         Fault::Stall => STALL,
-        Fault::Reset => RESET,
-        Fault::Flip => FLIP,
-        Fault::WrongDigest => WRONG_DIGEST,
+        Fault::Flip | Fault::WrongDigest => MISMATCH,
         Fault::WrongType => WRONG_TYPE,
         Fault::NoLength => NO_LENGTH,
         Fault::NoRange => NO_RANGE,
@@ -312,11 +293,15 @@ fn explain_other(request: Option<&Request<'_>>, endpoint: Endpoint, status: Stat
         (Status::NotFound, Endpoint::Tags | Endpoint::Referrers) => NO_REPOSITORY,
         (Status::NotFound, _) => NO_PATH,
         (Status::TemporaryRedirect, _) => REDIRECT,
-        (Status::Unauthorized, _) => NO_CREDENTIALS,
-        (Status::Forbidden, _) => DENIED,
-        (Status::TooManyRequests, _) => TOO_MANY,
-        (Status::InternalServerError | Status::BadGateway | Status::GatewayTimeout, _) => FAILED,
-        (Status::ServiceUnavailable, _) => UNAVAILABLE,
+        (Status::Unauthorized | Status::Forbidden, _) => DENIED,
+        (
+            Status::TooManyRequests
+            | Status::InternalServerError
+            | Status::BadGateway
+            | Status::ServiceUnavailable
+            | Status::GatewayTimeout,
+            _,
+        ) => LATER,
         (Status::MethodNotAllowed, _) => {
             let writes = |request: &&Request<'_>| matches!(request.method_name, "POST" | "PUT" | "PATCH");
             let push = request.filter(writes).filter(|request| request.path.starts_with("/v2/"));

@@ -78,7 +78,7 @@ const WRONG_DIGEST: &str = "sha256:000000000000000000000000000000000000000000000
 pub const FLIPPED: u64 = 9;
 
 /// What `--help` prints of the rules.
-pub const HELP: &str = "\
+pub const HELP: &str = "
 Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
   WHERE  base index manifest config layer blob tags referrers any
   WHAT   401 403 404 429 500 502 503 504: this status; 429:2 and 503:2 with Retry-After: 2
@@ -115,7 +115,7 @@ pub struct Wrong(&'static str, String);
 impl fmt::Display for Wrong {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(part, text) = self;
-        write!(f, "{part} cannot be {text:?}\n\n{HELP}")
+        write!(f, "{part} cannot be {text:?}\n{HELP}")
     }
 }
 
@@ -381,13 +381,13 @@ fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str,
         // RFC 6750 section 3. The host is that which the client asked, and no host has a quotation mark.
         Fault::Auth => {
             let host = request.authority.unwrap_or("localhost:8080");
-            let (realm, scope) = (format!("http://{host}{TOKEN_PATH}"), "repository:quinistry:pull");
-            let value = format!("Bearer realm=\"{realm}\",service=\"quinistry\",scope=\"{scope}\"");
+            let parameters = "service=\"quinistry\",scope=\"repository:quinistry:pull\"";
+            let value = format!("Bearer realm=\"http://{host}{TOKEN_PATH}\",{parameters}");
             Some(("WWW-Authenticate", value))
         }
         // RFC 9110 section 10.2.2: the reference may be relative.
         Fault::Redirect => {
-            let separator = if request.query.is_some() { '&' } else { '?' };
+            let separator = if request.query.is_some() { "&" } else { "?" };
             Some(("Location", format!("{}{separator}{REDIRECTED}", request.target)))
         }
         _ => Some(("Retry-After", rule.number?.to_string())),

@@ -111,7 +111,7 @@ fn execute(command: Command) -> Result<i32, Error> {
             print(kubernetes::pin(manifest, &pack(open(&with)?, None)?.1))?;
         }
         Command::Sbom => print(sbom::DOCUMENT)?,
-        Command::Help => print([HELP, "\n", fault::HELP].concat())?,
+        Command::Help => print(HELP.to_owned() + fault::HELP)?,
         Command::Version => print(format!("{NAME} {VERSION}\n"))?,
     }
     Ok(SUCCESS)

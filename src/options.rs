@@ -464,8 +464,9 @@ mod tests {
             );
         }
         for line in ["save", "digest", "k8s parent", "sbom", "version", "healthcheck"] {
-            for option in ["--quiet", "--explain"] {
-                let outcome = parse_line(&format!("{option} {line}"), None);
+            for option in ["--quiet", "--explain", "--fault"] {
+                let value = if option == "--fault" { "=any=404" } else { "" };
+                let outcome = parse_line(&format!("{option}{value} {line}"), None);
                 assert_eq!(outcome, Err(Error::Unused(option)), "{line}");
             }
         }
@@ -485,6 +486,38 @@ mod tests {
         }
         for line in ["--quiet --explain", "--explain serve --quiet"] {
             assert_eq!(parse_line(line, None), Err(Error::QuietAndExplain), "{line}");
+        }
+    }
+
+    #[test]
+    fn rules_may_stand_anywhere_and_the_variable_counts_if_there_are_none() {
+        let rules_of = |line: &str, fault| {
+            let words: Vec<_> = line.split_whitespace().map(String::from).collect();
+            match parse(&words, Variables { listen: None, fault }) {
+                Ok(Command::Serve { faults, .. }) => {
+                    Ok(faults.counts.into_iter().map(|(rule, _)| rule).collect())
+                }
+                Ok(other) => panic!("{other:?}"),
+                Err(error) => Err(error),
+            }
+        };
+        let rules = |rules: &[&str]| Ok(rules.iter().map(|rule| (*rule).to_owned()).collect::<Vec<_>>());
+        let (cut, flip) = ("layer=cut", "any=flip@every:2");
+        assert_eq!(rules_of("", None), rules(&[]));
+        assert_eq!(rules_of("", Some("")), rules(&[]));
+        assert_eq!(rules_of("", Some(" layer=cut  any=flip@every:2 ")), rules(&[cut, flip]));
+        for line in
+            ["--fault layer=cut --fault any=flip@every:2", "--fault=layer=cut serve --fault=any=flip@every:2"]
+        {
+            assert_eq!(rules_of(line, Some("tags=404")), rules(&[cut, flip]), "{line}");
+        }
+        assert_eq!(rules_of("--fault", None), Err(Error::NoRule));
+        for (line, variable, said) in [
+            ("--fault layer=cat", None, "--fault: WHAT cannot be \"cat\"\n"),
+            ("", Some("layer=cut x"), "QUINISTRY_FAULT: WHERE cannot be \"x\"\n"),
+        ] {
+            let error = rules_of(line, variable).expect_err(line).to_string();
+            assert!(error.starts_with(said) && error.ends_with(fault::HELP), "{error}");
         }
     }
 

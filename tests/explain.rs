@@ -7,12 +7,13 @@ use std::collections::BTreeSet;
 use common::sample::{self, AMD64, ARM64};
 use common::{Server, readme_block, request};
 use quinistry::clock::Clock;
-use quinistry::explain::{MAX_NAME, explain};
+use quinistry::explain::{MAX_NAME, explain, explain_fault};
+use quinistry::fault::Faults;
 use quinistry::http::request::{self, FieldStorage, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::http::response::Status;
 use quinistry::image::Image;
 use quinistry::image::artifacts::Artifacts;
-use quinistry::kinds::Endpoint;
+use quinistry::kinds::{Endpoint, Fault};
 use quinistry::log::MAX_EXPLANATION;
 use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
@@ -58,20 +59,30 @@ impl World {
 
     /// Explains the answer to bytes that are a request, or none. `None` if they are not a whole one.
     fn explain(&self, bytes: &[u8]) -> Option<Explained> {
+        self.explain_with("", bytes)
+    }
+
+    /// Does the same where there are rules of `--fault`.
+    fn explain_with(&self, rules: &str, bytes: &[u8]) -> Option<Explained> {
+        let mut faults = Faults::default();
+        faults.add(rules).expect("rules");
         let mut storage = FieldStorage::default();
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-        let (request, answer) = match request::parse(bytes, &mut storage) {
+        let (request, (answer, applied)) = match request::parse(bytes, 0, &mut storage) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
-                let answer = self.registry.answer(&request, &vitals);
+                let answer = faults.answer(&self.registry, &request, &vitals);
                 (Some(request), answer)
             }
-            Err(rejection) => (None, Registry::refuse(&rejection)),
+            Err(rejection) => (None, (Registry::refuse(&rejection), None)),
         };
         let status = answer.response.status;
-        let explanation = explain(request.as_ref(), answer.endpoint, status);
+        let explanation = match (&request, applied) {
+            (Some(request), Some(applied)) => explain_fault(request, answer.endpoint, status, applied.fault),
+            (request, _) => explain(request.as_ref(), answer.endpoint, status),
+        };
         assert_eq!(explanation.is_some(), answer.label().is_some(), "{:?} {status:?}", answer.endpoint);
         Some((answer.endpoint, status, explanation.map(|texts| texts.map(str::to_owned))))
     }
@@ -268,6 +279,13 @@ fn every_answer_that_is_logged_has_a_text_and_every_text_has_an_answer() {
         statuses.push(status);
         endpoints.push(endpoint);
     }
+    for (rules, line) in faults() {
+        let bytes = request(&world.target(line), &["Range: bytes=0-99"]).into_bytes();
+        let (endpoint, status, explanation) = world.explain_with(&rules, &bytes).expect("a whole request");
+        texts.extend(explanation.map(|[_, text]| text));
+        statuses.push(status);
+        endpoints.push(endpoint);
+    }
     let timeout = Registry::refuse(&request::timeout(b"GET"));
     let explanation = explain(None, timeout.endpoint, timeout.response.status);
     texts.extend(explanation.map(|[_, text]| text.to_owned()));
@@ -279,6 +297,45 @@ fn every_answer_that_is_logged_has_a_text_and_every_text_has_an_answer() {
     assert_eq!(texts.len(), source.matches(": &str = \"").count(), "a text is never given: {texts:#?}");
     for text in texts {
         assert_is_readable(&text);
+    }
+}
+
+/// A rule for each fault, and a request that gets it.
+fn faults() -> impl Iterator<Item = (String, &'static str)> {
+    let faults = Fault::ALL.iter().filter(|fault| **fault != Fault::Slow);
+    let layer = faults.map(|fault| (format!("layer={}", fault.name()), "GET /v2/quinistry/blobs/LAYER"));
+    layer.chain([("any=auth".into(), "GET /token")])
+}
+
+#[test]
+fn each_fault_is_explained_by_what_a_good_client_does() {
+    let world = World::new();
+    for ((rules, line), beginning) in faults().zip([
+        "is refused this",
+        "is refused this",
+        "asks for a blob that is not here",
+        "hears that this fails for now",
+        "hears that this fails for now",
+        "hears that this fails for now",
+        "hears that this fails for now",
+        "hears that this fails for now",
+        "gets half of the content that it was promised",
+        "gets half of the content, and then nothing",
+        "gets half of the content that it was promised",
+        "gets content whose digest is not the one",
+        "gets content whose digest is not the one",
+        "gets the right content with a wrong Content-Type",
+        "gets content without its length",
+        "asks for a part of the content and gets all",
+        "is sent to another address",
+        "needs a token",
+        "fetches the token",
+    ]) {
+        let bytes = request(&world.target(line), &["Range: bytes=0-99"]).into_bytes();
+        let (.., explanation) = world.explain_with(&rules, &bytes).expect("a whole request");
+        let [_, text] = explanation.expect("an explanation");
+        assert!(text.starts_with(beginning), "{rules}: {text}");
+        assert!(world.explain(&bytes).expect("whole").2 != Some(["The client".into(), text]), "{rules}");
     }
 }
 

@@ -93,7 +93,7 @@ impl World {
     /// Answers a request with this line, whose fields may have any bytes.
     fn answer(&self, line: &str, bytes: &[u8]) -> Answer {
         let mut lines = FieldStorage::default();
-        let parsed = request::parse(bytes, &mut lines).expect("a valid request");
+        let parsed = request::parse(bytes, 0, &mut lines).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
         let clock = Clock::start();

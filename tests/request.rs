@@ -21,13 +21,17 @@ fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<O
 
 /// Parses in one go; holds all other ways to the same outcome.
 fn outcome(bytes: &[u8]) -> Option<Outcome> {
-    let whole = describe(parse(bytes, &mut FieldStorage::default()));
-    let by_bytes =
-        (1..=bytes.len()).find_map(|end| describe(parse(&bytes[..end], &mut FieldStorage::default())));
+    let whole = describe(parse(bytes, 0, &mut FieldStorage::default()));
+    let mut seen = 0;
+    let by_bytes = (1..=bytes.len()).find_map(|end| {
+        let outcome = describe(parse(&bytes[..end], seen, &mut FieldStorage::default()));
+        seen = end;
+        outcome
+    });
     assert_eq!(by_bytes, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
     if whole.is_some() {
         for more in [&b"HEAD / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &vec![b'x'; 2 * MAX_HEAD]] {
-            let with_more = describe(parse(&[bytes, more].concat(), &mut FieldStorage::default()));
+            let with_more = describe(parse(&[bytes, more].concat(), 0, &mut FieldStorage::default()));
             assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
         }
     }
@@ -50,7 +54,7 @@ fn accepted(bytes: &[u8]) -> Request<'_> {
     );
     // A test may leak what a server may not.
     let lines = Box::leak(Box::new(FieldStorage::default()));
-    let (request, length) = parse(bytes, lines).expect("no fault").expect("complete");
+    let (request, length) = parse(bytes, 0, lines).expect("no fault").expect("complete");
     assert_eq!(length, bytes.len());
     request
 }

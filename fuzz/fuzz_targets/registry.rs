@@ -40,7 +40,7 @@ const NAMES: [&str; 22] = [
 fuzz_target!(|bytes: &[u8]| {
     let bytes = SERVED.with_digests(bytes);
     let mut lines = FieldStorage::default();
-    let Ok(Some((request, _))) = parse(&bytes, &mut lines) else { return };
+    let Ok(Some((request, _))) = parse(&bytes, 0, &mut lines) else { return };
     let metrics = Metrics::new(&CLOCK, None);
     let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0 };
     let response = SERVED.registry.answer(&request, &vitals).response;

@@ -12,9 +12,9 @@ fuzz_target!(|input: &[u8]| {
     // The cut can be anywhere in up to 256 bytes, and is as far along in a longer input.
     let (start, _) = bytes.split_at(bytes.len() * usize::from(cut) / 256);
     let (mut whole_storage, mut start_storage, mut rest_storage) = Default::default();
-    let whole = parse(bytes, &mut whole_storage);
-    let in_pieces = match parse(start, &mut start_storage) {
-        Ok(None) => parse(bytes, &mut rest_storage),
+    let whole = parse(bytes, 0, &mut whole_storage);
+    let in_pieces = match parse(start, 0, &mut start_storage) {
+        Ok(None) => parse(bytes, start.len(), &mut rest_storage),
         outcome => outcome,
     };
     assert_eq!(whole, in_pieces);

@@ -190,9 +190,9 @@ impl<'a> Response<'a> {
     pub fn part(self, range: Range<u64>) -> Self {
         let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.content.len());
         let length = (range.end - range.start).to_string();
-        let part = self.without(&["Content-Length"]).with("Content-Length", &length);
-        let Self { fields, shared, content, .. } = part.with("Content-Range", &content_range);
-        Self { status: Status::PartialContent, fields, shared, content: content.part(range) }
+        let mut part = self.without(&["Content-Length"]).with("Content-Length", &length);
+        (part.status, part.content) = (Status::PartialContent, part.content.part(range));
+        part.with("Content-Range", &content_range)
     }
 
     /// Appends the head to `out`. `date` is the present time as HTTP writes it.

@@ -70,9 +70,13 @@ pub fn is_authority(text: &str) -> bool {
     };
     let is_host = match host.strip_prefix('[') {
         Some(rest) => rest.strip_suffix(']').is_some_and(|ip| ip.parse::<Ipv6Addr>().is_ok()),
-        None => host.bytes().all(|byte| is_in(byte, b"-._~%!$&'()*+,;=")) && is_percent_encoded(host),
+        None => host.bytes().all(is_of_host) && is_percent_encoded(host),
     };
     is_host && port.bytes().all(|byte| byte.is_ascii_digit()) && !(host.is_empty() && text.contains(':'))
+}
+
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'$'..=b'.' | b';' | b'=' | b'_' | b'~')
 }
 
 /// Checks whether two hexadecimal digits follow every percent sign.
@@ -95,11 +99,14 @@ pub const PLAIN_IN_QUERY: &[u8] = b"-._~:+/";
 /// Decodes the percent-encoded characters that need no encoding, such as the colon of a digest, and keeps the rest
 /// as it is.
 pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
+    if !text.contains('%') {
+        return text.into();
+    }
     let mut parts = text.split('%');
     let mut decoded = Cow::from(parts.next().unwrap_or_default());
     for part in parts {
         let octet = part.get(..2).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        if let Some(octet) = octet.filter(|&octet| is_in(octet, plain)) {
+        if let Some(octet) = octet.filter(|octet| octet.is_ascii_alphanumeric() || plain.contains(octet)) {
             decoded.to_mut().push(octet.into());
             decoded += &part[2..];
         } else {
@@ -110,7 +117,7 @@ pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
     decoded
 }
 
-/// Returns the text of a token, such as a method or a field's name, if the bytes are one.
+/// Returns the bytes as text if they are a token, such as a method or a field's name.
 ///
 /// ```text
 ///     token = 1*tchar                                           ; RFC 9110 section 5.6.2
@@ -118,22 +125,23 @@ pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
 ///           / DIGIT / ALPHA
 /// ```
 pub fn token(bytes: &[u8]) -> Option<&str> {
-    text_of(bytes, b"!#$%&'*+-.^_`|~")
+    text_of(
+        bytes,
+        |byte| matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'),
+    )
 }
 
-/// Returns the text of a request target, if the bytes are one. Its characters are RFC 3986's reserved and unreserved
-/// ones and `%`, without `#`, which begins a fragment. Square brackets belong to an IPv6 authority. A client that does
-/// not encode them in a path or query is understood nevertheless.
+/// Returns the bytes as text if they are the characters of a request target: RFC 3986's reserved and unreserved ones
+/// and `%`, without `#`, which begins a fragment. Square brackets belong to an IPv6 authority. A client that does not
+/// encode them in a path or query is understood nevertheless.
 pub fn target(bytes: &[u8]) -> Option<&str> {
-    text_of(bytes, b"-._~:/?[]@!$&'()*+,;=%")
+    text_of(bytes, |byte| {
+        matches!(byte, b'!' | b'$'..=b'/' | b':' | b';' | b'=' | b'?' | b'@' | b'[' | b']' | b'_' | b'~')
+    })
 }
 
-/// Returns the bytes as text, if there is at least one, and all are letters, digits or `others`.
-fn text_of<'b>(bytes: &'b [u8], others: &[u8]) -> Option<&'b str> {
-    let is_text = !bytes.is_empty() && bytes.iter().all(|&byte| is_in(byte, others));
+/// Returns the bytes as text if there is at least one, and all are letters, digits or `others`.
+fn text_of(bytes: &[u8], others: impl Fn(u8) -> bool) -> Option<&str> {
+    let is_text = !bytes.is_empty() && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || others(b));
     str::from_utf8(bytes).ok().filter(|_| is_text)
-}
-
-fn is_in(byte: u8, others: &[u8]) -> bool {
-    byte.is_ascii_alphanumeric() || others.contains(&byte)
 }

@@ -82,7 +82,7 @@ impl<'a> Elf<'a> {
         matches!(elf.half(16)?, 2 | 3).then_some(elf)
     }
 
-    /// Whether a program header names a loader; `None` if the headers are not in the bytes.
+    /// Returns whether a program header names a loader, or `None` if the headers are not in the bytes.
     fn has_interpreter(&self) -> Option<bool> {
         const PT_INTERP: u32 = 3;
         let (table, entry_size, count) = if self.wide {
