@@ -107,6 +107,7 @@ fn warning(faults: &[(String, u64)]) -> String {
     text + "</code></pre>"
 }
 
+/// Returns a command as a line of its own.
 fn command(line: &str) -> String {
     format!("<code>{}\n</code>", escape(line))
 }

@@ -12,6 +12,7 @@ use common::{
 };
 use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
 use quinistry::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT};
+use quinistry::fault::Faults;
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::run_queue::{REQUEST_COST, TURN_COST};
 use quinistry::server::{GRACE, RESERVED_DESCRIPTORS};
@@ -89,6 +90,17 @@ fn the_commands_for_docker_work_as_printed_but_for_the_ports() {
     assert!(!script.contains("localhost:80"), "{script}");
     let said = run_script(&script);
     assert_eq!(pulls(&said), pulls(&expected));
+}
+
+#[test]
+fn every_rule_of_a_fault_is_one() {
+    let options = README.split("--fault ").skip(1).filter_map(|rest| rest.split([' ', '`']).next());
+    let variables = README.split("QUINISTRY_FAULT='").skip(1).filter_map(|rest| rest.split('\'').next());
+    let rules: Vec<_> = options.filter(|rule| rule.contains('=')).chain(variables).collect();
+    assert_eq!(rules.len(), 3, "{rules:?}");
+    for rule in rules {
+        assert!(Faults::default().add(rule).is_ok(), "{rule}");
+    }
 }
 
 #[test]
@@ -198,6 +210,7 @@ fn every_link_leads_somewhere_and_the_contents_are_complete() {
         "README.md",
         "k8s/README.md",
         "tests/bench/README.md",
+        "tests/client-faults.md",
         ".github/CONTRIBUTING.md",
         ".github/SECURITY.md",
     ] {

@@ -15,7 +15,7 @@ curl --silent --fail --header 'Accept: text/html' http://localhost:8080/ |
 for scheme in dark light; do
     # In this setting, dark is 0 and light is 1.
     setting=$([ "$scheme" = dark ] && echo 0 || echo 1)
-    TMPDIR=$work HOME=$work chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=640,1056 \
+    TMPDIR=$work HOME=$work chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=640,998 \
         --force-device-scale-factor=2 --user-data-dir="$work/profile" --blink-settings=preferredColorScheme="$setting" \
         --screenshot="$work/$scheme.png" "file://$work/page.html" 2>"$work/browser" || { cat "$work/browser"; exit 1; }
     # Text has soft edges, so it takes some colours.
