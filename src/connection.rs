@@ -3,7 +3,7 @@
 //! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
 //!
 //! A connection does no input or output of its own and reads no clock. Both are passed in with each
-//! [`Turn`], so that tests and the fuzzer can cause every accident: short reads and writes, errors
+//! [`Context`], so that tests and the fuzzer can cause every accident: short reads and writes, errors
 //! anywhere, any time of the day.
 //!
 //! # States
@@ -76,7 +76,7 @@
 //!
 //! use quinistry::clock::Clock;
 //! use quinistry::connection::{
-//!     Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport, Turn,
+//!     Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport, Context,
 //! };
 //! use quinistry::http::response::FilePart;
 //! use quinistry::kinds::CloseReason;
@@ -135,7 +135,7 @@
 //! let mut client = Script::default();
 //! let mut connection = Connection::new(([192, 0, 2, 1], 50514).into(), clock.now);
 //! let mut turn = |client: &mut Script| {
-//!     let next = connection.turn(&mut Turn {
+//!     let next = connection.turn(&mut Context {
 //!         transport: client,
 //!         registry: &registry,
 //!         clock: &clock,
@@ -168,14 +168,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::explain::{explain, explain_fault};
-use crate::fault::{Applied, Faults};
+use crate::explain::explain;
+use crate::fault::{self, Faults};
 use crate::http::request::{self, FieldStorage, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
-use crate::kinds::{CloseReason, Fault};
+use crate::kinds::{Applied, CloseReason, Fault};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
-use crate::registry::{Answer, Registry};
+use crate::registry::{Registry, Served};
 use crate::run_queue::{REQUEST_COST, cost};
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to its end. A
@@ -257,7 +257,7 @@ impl Default for Buffers {
 }
 
 /// One turn of a connection: what the connection may use, and how much.
-pub struct Turn<'t, T> {
+pub struct Context<'t, T> {
     /// The byte stream to the client.
     pub transport: &'t mut T,
     /// What is served.
@@ -278,12 +278,12 @@ pub struct Turn<'t, T> {
     pub left: u64,
 }
 
-impl<'t, T> Turn<'t, T> {
-    /// Responds to a request. Also returns what is wrong with the response on purpose, if anything.
-    fn answer(&mut self, request: &Request<'_>) -> (Answer<'t>, Option<Applied>) {
+impl<'t, T> Context<'t, T> {
+    /// Responds to a request.
+    fn respond(&mut self, request: &Request<'_>) -> Served<'t> {
         let dropped_lines = self.log.dropped_lines();
         let vitals = Vitals { metrics: self.metrics, clock: self.clock, dropped_lines };
-        self.faults.answer(self.registry, request, &vitals)
+        self.faults.respond(self.registry, request, &vitals)
     }
 }
 
@@ -408,9 +408,9 @@ impl Connection {
 
     /// Works until the transport would block or the turn is over, and only then checks the deadline: after the machine
     /// was suspended, every deadline has passed, but requests may be waiting.
-    pub fn turn<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
-        match self.work(turn) {
-            Next::Wait | Next::Again if turn.clock.now >= self.deadline() => self.expire(turn),
+    pub fn turn<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
+        match self.work(context) {
+            Next::Wait | Next::Again if context.clock.now >= self.deadline() => self.expire(context),
             next => next,
         }
     }
@@ -485,44 +485,44 @@ impl Connection {
     }
 
     /// Works until the transport would block or the turn is over.
-    fn work<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
+    fn work<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         loop {
-            if let Err(next) = self.step(turn) {
+            if let Err(next) = self.step(context) {
                 return next;
             }
         }
     }
 
-    fn step<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Step {
+    fn step<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Step {
         match &mut self.state {
             State::Writing(writing) => {
-                writing.send(&mut self.progress, turn)?;
+                writing.send(&mut self.progress, context)?;
                 let (then, input) = (writing.then, std::mem::take(&mut writing.input));
-                self.proceed(then, input, turn)
+                self.proceed(then, input, context)
             }
-            State::Lingering => discard(turn),
-            State::Receiving { .. } | State::Idle if turn.left == 0 => Err(Next::Again),
+            State::Lingering => discard(context),
+            State::Receiving { .. } | State::Idle if context.left == 0 => Err(Next::Again),
             State::Receiving { .. } | State::Idle => {
                 // The buffer is taken, not borrowed, because the turn is passed on.
-                let mut buffer = std::mem::take(&mut turn.buffers.input);
-                let step = self.receive(&mut buffer, turn);
-                turn.buffers.input = buffer;
+                let mut buffer = std::mem::take(&mut context.buffers.input);
+                let step = self.receive(&mut buffer, context);
+                context.buffers.input = buffer;
                 step
             }
         }
     }
 
     /// Acts upon the deadline, which has passed.
-    fn expire<T: Transport>(&mut self, turn: &mut Turn<'_, T>) -> Next {
-        self.watch(|| turn.transport.unacknowledged(), turn.clock.now);
-        if turn.clock.now < self.deadline() {
+    fn expire<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
+        self.watch(|| context.transport.unacknowledged(), context.clock.now);
+        if context.clock.now < self.deadline() {
             return Next::Wait;
         }
         match &self.state {
             State::Receiving { input, .. } if input.is_empty() => Next::Close(CloseReason::Silent),
             State::Receiving { input, .. } => {
                 let rejection = request::timeout(input);
-                self.refuse(&rejection, turn).err().unwrap_or_else(|| self.work(turn))
+                self.refuse(&rejection, context).err().unwrap_or_else(|| self.work(context))
             }
             State::Idle if !self.is_in_flight() => Next::Close(CloseReason::Idle),
             State::Lingering if !self.is_in_flight() => Next::Close(CloseReason::DidNotClose),
@@ -531,27 +531,27 @@ impl Connection {
     }
 
     /// Puts the input that is held and more of it into the buffer, and responds to the requests in it.
-    fn receive<T: Transport>(&mut self, buffer: &mut [u8], turn: &mut Turn<'_, T>) -> Step {
+    fn receive<T: Transport>(&mut self, buffer: &mut [u8], context: &mut Context<'_, T>) -> Step {
         let (held, parsed, mut began) = match &self.state {
             State::Receiving { input, parsed, began } => (&**input, *parsed, *began),
-            _ => (&[][..], 0, turn.clock.now),
+            _ => (&[][..], 0, context.clock.now),
         };
         let mut length = held.len();
         buffer[..length].copy_from_slice(held);
         if parsed == length {
             let room = length..buffer.len().min(length + MAX_READ);
-            let count = turn.transport.read(&mut buffer[room])?;
+            let count = context.transport.read(&mut buffer[room])?;
             match (count, length) {
-                (0, 0) => return self.leave(CloseReason::Left, turn),
+                (0, 0) => return self.leave(CloseReason::Left, context),
                 // RFC 9112 section 8: a message that is cut short need not be answered.
-                (0, _) => return self.leave(CloseReason::CutShort, turn),
-                (_, 0) => began = turn.clock.now,
+                (0, _) => return self.leave(CloseReason::CutShort, context),
+                (_, 0) => began = context.clock.now,
                 // To parse a long head in many pieces takes as much time as several requests.
-                _ => turn.left = turn.left.saturating_sub(REQUEST_COST),
+                _ => context.left = context.left.saturating_sub(REQUEST_COST),
             }
             length += count;
         }
-        self.respond(&buffer[..length], parsed, began, turn)
+        self.respond(&buffer[..length], parsed, began, context)
     }
 
     /// Responds to the requests in `input`, of which the first `parsed` bytes were parsed before. If there is not one
@@ -561,7 +561,7 @@ impl Connection {
         input: &[u8],
         mut parsed: usize,
         began: Instant,
-        turn: &mut Turn<'_, T>,
+        context: &mut Context<'_, T>,
     ) -> Step {
         let (mut rest, mut storage) = (input, FieldStorage::default());
         loop {
@@ -571,62 +571,58 @@ impl Connection {
                     self.state = State::Receiving { input: input.to_vec(), parsed: input.len(), began };
                     return Ok(());
                 }
-                Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, turn),
-                Err(rejection) => return self.refuse(&rejection, turn),
+                Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, context),
+                Err(rejection) => return self.refuse(&rejection, context),
             };
             (rest, parsed) = (&rest[length..], 0);
-            let (answer, fault) = turn.answer(&request);
-            turn.left = turn.left.saturating_sub(cost(length, &answer.response.content));
-            let asked = if turn.is_stopping { Persistence::Close } else { request.persistence };
-            let persistence = fault.map_or(asked, |fault| fault.persistence(asked));
-            let part = self.gather(Ok(&request), &answer, fault, persistence, turn);
+            let served = context.respond(&request);
+            context.left = context.left.saturating_sub(cost(length, &served.response.content));
+            let wanted = if context.is_stopping { Persistence::Close } else { request.persistence };
+            let persistence = fault::persistence(served.fault, wanted);
+            let part = self.gather(Ok(&request), &served, persistence, context);
             if persistence == Persistence::Close {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
                 let is_all = rest.is_empty() && !request.has_body;
-                let then = match fault {
+                let then = match served.fault {
                     Some(Applied { fault: Fault::Reset, .. }) => Then::Reset,
                     _ if is_all => Then::Close,
                     _ => Then::Linger,
                 };
-                return self.flush(part, &[], then, turn);
+                return self.flush(part, &[], then, context);
             }
-            let is_enough = turn.buffers.output.len() >= MAX_GATHERED || turn.left == 0;
+            let is_enough = context.buffers.output.len() >= MAX_GATHERED || context.left == 0;
             if rest.is_empty() || !part.is_empty() || is_enough {
-                return self.flush(part, rest, Then::Persist, turn);
+                return self.flush(part, rest, Then::Persist, context);
             }
         }
     }
 
     /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
-    fn refuse<T: Transport>(&mut self, rejection: &Rejection, turn: &mut Turn<'_, T>) -> Step {
-        let answer = Registry::refuse(rejection);
-        self.gather(Err(rejection), &answer, None, Persistence::Close, turn);
-        self.flush(FilePart::NONE, &[], Then::Linger, turn)
+    fn refuse<T: Transport>(&mut self, rejection: &Rejection, context: &mut Context<'_, T>) -> Step {
+        let served = Registry::refuse(rejection);
+        self.gather(Err(rejection), &served, Persistence::Close, context);
+        self.flush(FilePart::NONE, &[], Then::Linger, context)
     }
 
     /// Appends a response to the output, counts it and logs it. Returns the part of a file that follows it.
     fn gather<T>(
         &self,
         request: Result<&Request<'_>, &Rejection>,
-        answer: &Answer<'_>,
-        fault: Option<Applied>,
+        served: &Served<'_>,
         persistence: Persistence,
-        turn: &mut Turn<'_, T>,
+        context: &mut Context<'_, T>,
     ) -> FilePart {
-        let Answer { endpoint, response } = answer;
-        turn.metrics.note_answer(*endpoint, response.status);
-        if let Some(Applied { rule, .. }) = fault {
-            turn.metrics.note_fault(rule);
-        }
-        let output = &mut turn.buffers.output;
-        response.write_head(turn.clock.http_date(), persistence, output);
-        if let Some(label) = answer.label() {
-            turn.log.request(turn.clock.rfc3339(), &self.entry(label, request, answer, fault, turn.log));
+        let Served { kind, response, fault } = served;
+        context.metrics.note_response(*kind, response.status, *fault);
+        let output = &mut context.buffers.output;
+        response.write_head(context.clock.http_date(), persistence, output);
+        if let Some(label) = served.label() {
+            context.log.request(context.clock.rfc3339(), &self.entry(label, request, served, context.log));
         }
         match &response.content {
             Content::Bytes(bytes) => {
                 output.extend_from_slice(bytes);
-                turn.metrics.content_bytes += bytes.len() as u64;
+                context.metrics.content_bytes += bytes.len() as u64;
                 FilePart::NONE
             }
             Content::File(part) => part.clone(),
@@ -638,22 +634,16 @@ impl Connection {
         &self,
         label: &'a str,
         request: Result<&Request<'a>, &Rejection>,
-        answer: &Answer<'_>,
-        fault: Option<Applied>,
+        served: &Served<'_>,
         log: &Log,
     ) -> Entry<'a> {
-        let Answer { endpoint, response } = answer;
+        let Served { kind, response, fault } = served;
+        let fault = fault.map(|applied| applied.fault);
         let (shown, user_agent) = match request {
             Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
             Err(rejection) => (["-", rejection.reason], None),
         };
-        let explanation = match (request, fault) {
-            _ if !log.wants_explanations() => None,
-            (Ok(request), Some(Applied { fault, .. })) => {
-                explain_fault(request, *endpoint, response.status, fault)
-            }
-            _ => explain(request.ok(), *endpoint, response.status),
-        };
+        let explain = || explain(request.ok(), *kind, response.status, fault);
         Entry {
             label,
             request: shown,
@@ -661,8 +651,8 @@ impl Connection {
             length: response.content.len(),
             peer: self.peer,
             user_agent: user_agent.unwrap_or_default(),
-            fault: fault.map(|Applied { fault, .. }| fault.name()),
-            explanation,
+            fault: fault.map(Fault::name),
+            explanation: log.wants_explanations().then(explain).flatten(),
         }
     }
 
@@ -673,46 +663,46 @@ impl Connection {
         part: FilePart,
         input: &[u8],
         then: Then,
-        turn: &mut Turn<'_, T>,
+        context: &mut Context<'_, T>,
     ) -> Step {
-        let output = &mut turn.buffers.output;
-        let written = match turn.transport.write(output, !part.is_empty()) {
+        let output = &mut context.buffers.output;
+        let written = match context.transport.write(output, !part.is_empty()) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
             written => written,
         };
         let rest = written.map(|written| output[written..].to_vec());
         output.clear();
         let bytes = rest?;
-        self.progress.note_sent(turn.clock.now);
+        self.progress.note_sent(context.clock.now);
         if bytes.is_empty() && part.is_empty() {
-            return self.proceed(then, input.to_vec(), turn);
+            return self.proceed(then, input.to_vec(), context);
         }
         self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then }));
         Ok(())
     }
 
     /// Moves on when the transport has taken everything. `input` came after the request.
-    fn proceed<T: Transport>(&mut self, then: Then, input: Vec<u8>, turn: &mut Turn<'_, T>) -> Step {
-        let began = turn.clock.now;
+    fn proceed<T: Transport>(&mut self, then: Then, input: Vec<u8>, context: &mut Context<'_, T>) -> Step {
+        let began = context.clock.now;
         match then {
-            Then::Close if !turn.transport.may_have_input() && turn.transport.unacknowledged() == 0 => {
-                return Err(Next::Close(CloseReason::LastAnswer));
+            Then::Close if !context.transport.may_have_input() && context.transport.unacknowledged() == 0 => {
+                return Err(Next::Close(CloseReason::LastResponse));
             }
             Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
-            Then::Persist if turn.is_stopping => return self.linger(turn.transport, began),
+            Then::Persist if context.is_stopping => return self.linger(context.transport, began),
             Then::Persist if input.is_empty() => self.state = State::Idle,
             Then::Persist => self.state = State::Receiving { input, parsed: 0, began },
-            Then::Close | Then::Linger => return self.linger(turn.transport, began),
+            Then::Close | Then::Linger => return self.linger(context.transport, began),
         }
         Ok(())
     }
 
     /// Ends a connection whose client has sent its end, when the client has all responses.
-    fn leave<T: Transport>(&mut self, reason: CloseReason, turn: &mut Turn<'_, T>) -> Step {
-        if turn.transport.unacknowledged() == 0 {
+    fn leave<T: Transport>(&mut self, reason: CloseReason, context: &mut Context<'_, T>) -> Step {
+        if context.transport.unacknowledged() == 0 {
             return Err(Next::Close(reason));
         }
-        self.linger(turn.transport, turn.clock.now)
+        self.linger(context.transport, context.clock.now)
     }
 
     /// Sends the end of the stream.
@@ -728,10 +718,10 @@ impl Connection {
 
 impl Writing {
     /// Sends until the transport has taken everything.
-    fn send<T: Transport>(&mut self, progress: &mut Progress, turn: &mut Turn<'_, T>) -> Step {
-        let now = turn.clock.now;
+    fn send<T: Transport>(&mut self, progress: &mut Progress, context: &mut Context<'_, T>) -> Step {
+        let now = context.clock.now;
         while !self.bytes.is_empty() {
-            let count = turn.transport.write(&self.bytes, !self.part.is_empty())?;
+            let count = context.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
                 // A transport that takes nothing and does not block would be asked forever.
                 return Err(Next::Close(CloseReason::Broken));
@@ -740,20 +730,20 @@ impl Writing {
             progress.note_sent(now);
         }
         while !self.part.is_empty() {
-            if turn.left == 0 {
+            if context.left == 0 {
                 return Err(Next::Again);
             }
             let FilePart { file, range } = &mut self.part;
-            let end = range.end.min(range.start + turn.left);
+            let end = range.end.min(range.start + context.left);
             let next = FilePart { file: *file, range: range.start..end };
-            let count = turn.transport.write_file(&next)? as u64;
+            let count = context.transport.write_file(&next)? as u64;
             if count == 0 {
                 // The file has shrunk, which a sealed one cannot.
                 return Err(Next::Close(CloseReason::Broken));
             }
             range.start += count;
-            turn.left -= count;
-            turn.metrics.content_bytes += count;
+            context.left -= count;
+            context.metrics.content_bytes += count;
             progress.note_sent(now);
         }
         Ok(())
@@ -761,14 +751,14 @@ impl Writing {
 }
 
 /// Reads and discards what comes, until the client has sent its end and has the last response.
-fn discard<T: Transport>(turn: &mut Turn<'_, T>) -> Step {
-    if turn.left == 0 {
+fn discard<T: Transport>(context: &mut Context<'_, T>) -> Step {
+    if context.left == 0 {
         return Err(Next::Again);
     }
-    let count = turn.transport.read(&mut turn.buffers.input)?;
-    turn.left = turn.left.saturating_sub(count as u64);
+    let count = context.transport.read(&mut context.buffers.input)?;
+    context.left = context.left.saturating_sub(count as u64);
     match count {
-        0 if turn.transport.unacknowledged() == 0 => Err(Next::Close(CloseReason::LastAnswer)),
+        0 if context.transport.unacknowledged() == 0 => Err(Next::Close(CloseReason::LastResponse)),
         0 => Err(Next::Wait),
         _ => Ok(()),
     }

@@ -22,7 +22,7 @@
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
 use crate::http::syntax::token;
-use crate::kinds::{Endpoint, Fault};
+use crate::kinds::{Fault, RequestKind};
 
 /// The longest name of a client that is shown. `go-containerregistry` has 20 bytes.
 pub const MAX_NAME: usize = 20;
@@ -190,40 +190,33 @@ const REDIRECT: &str = "is sent to another address for this.\n\
 
 /// Explains a response: returns the client's name and a text, or `None` if the response is not logged. `request` is
 /// `None` if the bytes were not a request.
-#[must_use]
 pub fn explain<'a>(
     request: Option<&Request<'a>>,
-    endpoint: Endpoint,
+    kind: RequestKind,
     status: Status,
+    fault: Option<Fault>,
 ) -> Option<[&'a str; 2]> {
-    let text = match request {
-        Some(request) if status == Status::Ok => explain_success(request, endpoint)?,
-        _ if !status.is_error() && endpoint.label().is_none() => return None,
-        _ => explain_other(request, endpoint, status),
+    let text = match (fault.and_then(explain_fault), request) {
+        (Some(text), _) => text,
+        (_, Some(request)) if status == Status::Ok => explain_success(request, kind)?,
+        _ if !status.is_error() && kind.label().is_none() => return None,
+        _ => explain_other(request, kind, status),
     };
     Some([request.and_then(name).unwrap_or("The client"), text])
 }
 
-/// Does the same for a response that has this fault.
-#[must_use]
-pub fn explain_fault<'a>(
-    request: &Request<'a>,
-    endpoint: Endpoint,
-    status: Status,
-    fault: Fault,
-) -> Option<[&'a str; 2]> {
-    let text = match fault {
-        Fault::Auth => CHALLENGE,
-        Fault::Cut | Fault::Reset => CUT,
-        Fault::Stall => STALL,
-        Fault::Flip | Fault::WrongDigest => MISMATCH,
-        Fault::WrongType => WRONG_TYPE,
-        Fault::NoLength => NO_LENGTH,
-        Fault::NoRange => NO_RANGE,
-        // The status explains the others.
-        _ => return explain(Some(request), endpoint, status),
-    };
-    Some([name(request).unwrap_or("The client"), text])
+/// Explains a response that is wrong on purpose, unless its status explains it.
+fn explain_fault(fault: Fault) -> Option<&'static str> {
+    match fault {
+        Fault::Auth => Some(CHALLENGE),
+        Fault::Cut | Fault::Reset => Some(CUT),
+        Fault::Stall => Some(STALL),
+        Fault::Flip | Fault::WrongDigest => Some(MISMATCH),
+        Fault::WrongType => Some(WRONG_TYPE),
+        Fault::NoLength => Some(NO_LENGTH),
+        Fault::NoRange => Some(NO_RANGE),
+        _ => None,
+    }
 }
 
 /// Returns the client's own name. RFC 9110 section 10.1.5: the first product is the client.
@@ -232,65 +225,66 @@ fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
     token(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
 }
 
-fn explain_success(request: &Request<'_>, endpoint: Endpoint) -> Option<&'static str> {
+fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static str> {
     let (is_head, is_by_tag) = (request.method == Method::Head, !reference(request).contains(':'));
     // Field note: containerd adds `ns=docker.io` if it takes this server for a mirror of that registry.
     let is_for_mirror =
         request.query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("ns=")));
     let is_manifest = matches!(
-        endpoint,
-        Endpoint::Index | Endpoint::DockerList | Endpoint::Manifest | Endpoint::DockerManifest
+        kind,
+        RequestKind::Index | RequestKind::DockerList | RequestKind::Manifest | RequestKind::DockerManifest
     );
-    Some(match endpoint {
+    Some(match kind {
         _ if is_manifest && is_for_mirror && (is_head || is_by_tag) => MIRROR,
         _ if is_manifest && is_head && is_by_tag => TAG_BY_HEAD,
         _ if is_manifest && is_head => MANIFEST_BY_HEAD,
-        Endpoint::Index | Endpoint::DockerList if is_by_tag => INDEX_BY_TAG,
-        Endpoint::Index | Endpoint::DockerList => INDEX,
-        Endpoint::Manifest | Endpoint::DockerManifest if is_by_tag => MANIFEST_BY_TAG,
-        Endpoint::Manifest | Endpoint::DockerManifest => MANIFEST,
-        Endpoint::Base => BASE,
-        Endpoint::Config | Endpoint::Layer if is_head => BLOB_BY_HEAD,
-        Endpoint::Config => CONFIG,
-        Endpoint::Layer => LAYER,
-        Endpoint::Tags => TAGS,
-        Endpoint::Referrers => REFERRERS,
-        Endpoint::Artifact => ARTIFACT,
-        Endpoint::Catalog => CATALOG,
-        Endpoint::Token => TOKEN_FOR_ANYONE,
-        Endpoint::Welcome => WELCOME,
+        RequestKind::Index | RequestKind::DockerList if is_by_tag => INDEX_BY_TAG,
+        RequestKind::Index | RequestKind::DockerList => INDEX,
+        RequestKind::Manifest | RequestKind::DockerManifest if is_by_tag => MANIFEST_BY_TAG,
+        RequestKind::Manifest | RequestKind::DockerManifest => MANIFEST,
+        RequestKind::Base => BASE,
+        RequestKind::Config | RequestKind::Layer if is_head => BLOB_BY_HEAD,
+        RequestKind::Config => CONFIG,
+        RequestKind::Layer => LAYER,
+        RequestKind::Tags => TAGS,
+        RequestKind::Referrers => REFERRERS,
+        RequestKind::Artifact => ARTIFACT,
+        RequestKind::Catalog => CATALOG,
+        RequestKind::Token => TOKEN_FOR_ANYONE,
+        RequestKind::Welcome => WELCOME,
         // The first two are not logged, and the others do not occur with 200.
-        Endpoint::Health
-        | Endpoint::Metrics
-        | Endpoint::UnknownManifest
-        | Endpoint::UnknownBlob
-        | Endpoint::Options
-        | Endpoint::Other
-        | Endpoint::Unreadable
-        | Endpoint::Tls => return None,
+        RequestKind::Health
+        | RequestKind::Metrics
+        | RequestKind::UnknownManifest
+        | RequestKind::UnknownBlob
+        | RequestKind::Options
+        | RequestKind::Other
+        | RequestKind::Unreadable
+        | RequestKind::Tls => return None,
     })
 }
 
 /// Explains a response other than 200.
-fn explain_other(request: Option<&Request<'_>>, endpoint: Endpoint, status: Status) -> &'static str {
-    match (status, endpoint) {
+fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Status) -> &'static str {
+    match (status, kind) {
         // A 200 without a request does not occur.
         (Status::Ok | Status::PartialContent, _) => PART,
         (Status::NoContent, _) => OPTIONS,
         (Status::NotModified, _) => NOT_MODIFIED,
-        (Status::BadRequest, Endpoint::Tls) => TLS,
-        (Status::BadRequest, Endpoint::Tags | Endpoint::Catalog) => NO_NUMBER,
-        (Status::BadRequest, Endpoint::UnknownManifest | Endpoint::UnknownBlob | Endpoint::Referrers) => {
-            NO_DIGEST
-        }
+        (Status::BadRequest, RequestKind::Tls) => TLS,
+        (Status::BadRequest, RequestKind::Tags | RequestKind::Catalog) => NO_NUMBER,
+        (
+            Status::BadRequest,
+            RequestKind::UnknownManifest | RequestKind::UnknownBlob | RequestKind::Referrers,
+        ) => NO_DIGEST,
         (Status::BadRequest, _) => UNREADABLE,
         // Field note: cosign looks for `sha256-<hex>.sig`, which is older than the schema.
-        (Status::NotFound, Endpoint::UnknownManifest) => {
+        (Status::NotFound, RequestKind::UnknownManifest) => {
             let is_made_of_digest = request.is_some_and(|request| reference(request).starts_with("sha256-"));
             if is_made_of_digest { NO_REFERRERS_TAG } else { NO_MANIFEST }
         }
-        (Status::NotFound, Endpoint::UnknownBlob) => NO_BLOB,
-        (Status::NotFound, Endpoint::Tags | Endpoint::Referrers) => NO_REPOSITORY,
+        (Status::NotFound, RequestKind::UnknownBlob) => NO_BLOB,
+        (Status::NotFound, RequestKind::Tags | RequestKind::Referrers) => NO_REPOSITORY,
         (Status::NotFound, _) => NO_PATH,
         (Status::TemporaryRedirect, _) => REDIRECT,
         (Status::Unauthorized | Status::Forbidden, _) => DENIED,

@@ -19,7 +19,7 @@
 //! layer=cut@first:1` mean: first 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A fault is another response: another status, other fields, other content. Four of them also decide what becomes of the
-//! connection (see [`Applied::persistence`]). `flip` needs a copy of each layer in which a byte is wrong, which the server
+//! connection (see [`persistence`]). `flip` needs a copy of each layer in which a byte is wrong, which the server
 //! makes when it starts. `slow` is an option of the listening socket. So nothing here makes a system call.
 //!
 //! Limits: none of its own.
@@ -32,34 +32,34 @@ use std::fmt;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
-use crate::kinds::{Endpoint, Fault};
+use crate::kinds::{Applied, Fault, RequestKind};
 use crate::metrics::Vitals;
-use crate::registry::{Answer, ErrorCode, Registry, error};
+use crate::registry::{ErrorCode, Registry, Served, error};
 
 /// The responses that a rule can be about, by the name for them in the rule.
-pub const PLACES: [(&str, &[Endpoint]); 9] = [
-    ("base", &[Endpoint::Base]),
-    ("index", &[Endpoint::Index, Endpoint::DockerList]),
-    ("manifest", &[Endpoint::Manifest, Endpoint::DockerManifest]),
-    ("config", &[Endpoint::Config]),
-    ("layer", &[Endpoint::Layer]),
-    ("blob", &[Endpoint::Config, Endpoint::Layer]),
-    ("tags", &[Endpoint::Tags]),
-    ("referrers", &[Endpoint::Referrers, Endpoint::Artifact]),
+pub const PLACES: [(&str, &[RequestKind]); 9] = [
+    ("base", &[RequestKind::Base]),
+    ("index", &[RequestKind::Index, RequestKind::DockerList]),
+    ("manifest", &[RequestKind::Manifest, RequestKind::DockerManifest]),
+    ("config", &[RequestKind::Config]),
+    ("layer", &[RequestKind::Layer]),
+    ("blob", &[RequestKind::Config, RequestKind::Layer]),
+    ("tags", &[RequestKind::Tags]),
+    ("referrers", &[RequestKind::Referrers, RequestKind::Artifact]),
     (
         "any",
         &[
-            Endpoint::Base,
-            Endpoint::Catalog,
-            Endpoint::Tags,
-            Endpoint::Referrers,
-            Endpoint::Index,
-            Endpoint::DockerList,
-            Endpoint::Manifest,
-            Endpoint::DockerManifest,
-            Endpoint::Artifact,
-            Endpoint::Config,
-            Endpoint::Layer,
+            RequestKind::Base,
+            RequestKind::Catalog,
+            RequestKind::Tags,
+            RequestKind::Referrers,
+            RequestKind::Index,
+            RequestKind::DockerList,
+            RequestKind::Manifest,
+            RequestKind::DockerManifest,
+            RequestKind::Artifact,
+            RequestKind::Config,
+            RequestKind::Layer,
         ],
     ),
 ];
@@ -100,7 +100,7 @@ enum When {
 /// A rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Rule {
-    endpoints: &'static [Endpoint],
+    kinds: &'static [RequestKind],
     fault: Fault,
     number: Option<u64>,
     when: When,
@@ -126,7 +126,7 @@ impl Rule {
         let (what, when) = split(rest.unwrap_or_default(), '@');
         let (name, number) = split(what, ':');
         let found = PLACES.iter().find(|(other, _)| *other == place);
-        let (_, endpoints) = found.ok_or(("WHERE", place))?;
+        let (_, kinds) = found.ok_or(("WHERE", place))?;
         let fault = *Fault::ALL.iter().find(|fault| fault.name() == name).ok_or(("WHAT", name))?;
         let may_have_number = fault.unit().is_some();
         let must_have_number = fault == Fault::Slow || number.is_some();
@@ -144,7 +144,7 @@ impl Rule {
             return Err(("WHERE=WHAT@WHEN", text));
         }
         let when = when.map_or(Some(When::Always), parse_when).ok_or(("WHEN", when.unwrap_or_default()))?;
-        Ok(Self { endpoints, fault, number, when, reached: 0 })
+        Ok(Self { kinds, fault, number, when, reached: 0 })
     }
 
     /// Counts a response. Returns whether the rule applies to it.
@@ -178,25 +178,13 @@ fn parse_count(text: &str) -> Option<u64> {
     parse_number(digits)?.checked_mul(unit).filter(|count| *count > 0)
 }
 
-/// A fault that a response has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Applied {
-    /// The index of its rule.
-    pub rule: usize,
-    /// What is wrong.
-    pub fault: Fault,
-}
-
-impl Applied {
-    /// Returns whether the connection persists after the response. `asked` is how it would be without the fault.
-    #[must_use]
-    pub fn persistence(self, asked: Persistence) -> Persistence {
-        match self.fault {
-            // Even if the client wants the connection to end, or it would be `cut`.
-            Fault::Stall => Persistence::Implied,
-            Fault::Cut | Fault::Reset | Fault::NoLength => Persistence::Close,
-            _ => asked,
-        }
+/// Returns whether the connection persists after a response with this fault. `wanted` is how it would be without it.
+pub fn persistence(fault: Option<Applied>, wanted: Persistence) -> Persistence {
+    match fault.map(|applied| applied.fault) {
+        // Even if the client wants the connection to end, or it would be `cut`.
+        Some(Fault::Stall) => Persistence::Implied,
+        Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
+        _ => wanted,
     }
 }
 
@@ -242,32 +230,33 @@ impl Faults {
         self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
     }
 
-    /// Answers a request. Returns also what is wrong with the response on purpose, if anything.
-    pub fn answer<'r>(
+    /// Responds to a request, perhaps wrongly.
+    pub fn respond<'r>(
         &mut self,
         registry: &'r Registry,
         request: &Request<'_>,
         vitals: &Vitals<'_>,
-    ) -> (Answer<'r>, Option<Applied>) {
-        let answer = registry.answer(request, vitals);
+    ) -> Served<'r> {
+        let served = registry.respond(request, vitals);
         let Self { rules, layers, .. } = self;
-        if answer.response.status.is_error() {
+        if served.response.status.is_error() {
             let has_tokens = rules.iter().any(|rule| rule.fault == Fault::Auth);
             let is_token = has_tokens && request.method == Method::Get && request.path == TOKEN_PATH;
-            return (if is_token { token() } else { answer }, None);
+            return if is_token { token() } else { served };
         }
         let applies = |rule: &mut Rule| {
-            rule.endpoints.contains(&answer.endpoint)
-                && makes_a_difference(rule.fault, request, &answer.response)
+            rule.kinds.contains(&served.kind)
+                && makes_a_difference(rule.fault, request, &served.response)
                 && rule.applies()
         };
-        let Some(index) = rules.iter_mut().position(applies) else { return (answer, None) };
+        let Some(index) = rules.iter_mut().position(applies) else { return served };
         let rule = &rules[index];
-        let answer = match rule.fault {
+        let mut served = match rule.fault {
             Fault::NoRange => registry.whole(request, vitals),
-            _ => spoil(rule, *layers, request, answer),
+            _ => spoil(rule, *layers, request, served),
         };
-        (answer, Some(Applied { rule: index, fault: rule.fault }))
+        served.fault = Some(Applied { rule: index, fault: rule.fault });
+        served
     }
 }
 
@@ -305,9 +294,9 @@ fn is_bearer(credentials: &str) -> bool {
     credentials.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
 }
 
-/// Makes a right answer wrong.
-fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, answer: Answer<'r>) -> Answer<'r> {
-    let Answer { endpoint, mut response } = answer;
+/// Makes a right response wrong.
+fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, served: Served<'r>) -> Served<'r> {
+    let Served { kind, mut response, .. } = served;
     match rule.fault {
         Fault::Cut | Fault::Stall | Fault::Reset => response.content.truncate(response.content.len() / 2),
         Fault::Flip => match &mut response.content {
@@ -320,32 +309,33 @@ fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, answer: Answer<'
         fault => match wrong_field(fault) {
             Some((name, "")) => response = response.without(&[name]),
             Some((name, value)) => response = response.without(&[name]).with(name, value),
-            None => return refuse(rule, request, endpoint, response.shared),
+            None => return refuse(rule, request, kind, response.shared),
         },
     }
-    Answer { endpoint, response }
+    Served::new(kind, response)
 }
 
 /// Returns what this is called if it is not there.
-fn unknown(endpoint: Endpoint) -> Endpoint {
-    match endpoint {
-        Endpoint::Index | Endpoint::DockerList | Endpoint::Manifest | Endpoint::DockerManifest => {
-            Endpoint::UnknownManifest
-        }
-        Endpoint::Config | Endpoint::Layer => Endpoint::UnknownBlob,
+fn unknown(kind: RequestKind) -> RequestKind {
+    match kind {
+        RequestKind::Index
+        | RequestKind::DockerList
+        | RequestKind::Manifest
+        | RequestKind::DockerManifest => RequestKind::UnknownManifest,
+        RequestKind::Config | RequestKind::Layer => RequestKind::UnknownBlob,
         other => other,
     }
 }
 
-/// Returns an answer without what the client wants: a redirection, or an error as registries and gateways word it.
-fn refuse(rule: &Rule, request: &Request<'_>, endpoint: Endpoint, shared: &'static str) -> Answer<'static> {
-    let endpoint = if rule.fault == Fault::NotFound { unknown(endpoint) } else { endpoint };
-    let (status, code, message) = match (rule.fault, endpoint) {
+/// Returns a response without what the client wants: a redirection, or an error as registries and gateways word it.
+fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'static str) -> Served<'static> {
+    let kind = if rule.fault == Fault::NotFound { unknown(kind) } else { kind };
+    let (status, code, message) = match (rule.fault, kind) {
         (Fault::Forbidden, _) => (Status::Forbidden, "DENIED", "access is denied"),
-        (Fault::NotFound, Endpoint::UnknownManifest) => {
+        (Fault::NotFound, RequestKind::UnknownManifest) => {
             (Status::NotFound, "MANIFEST_UNKNOWN", "no such manifest")
         }
-        (Fault::NotFound, Endpoint::UnknownBlob) => (Status::NotFound, "BLOB_UNKNOWN", "no such blob"),
+        (Fault::NotFound, RequestKind::UnknownBlob) => (Status::NotFound, "BLOB_UNKNOWN", "no such blob"),
         (Fault::NotFound, _) => (Status::NotFound, "NAME_UNKNOWN", "no such repository"),
         (Fault::TooManyRequests, _) => (Status::TooManyRequests, "TOOMANYREQUESTS", "too many requests"),
         // Field note: these two are not in the specification's list. The reference implementation has them.
@@ -370,7 +360,7 @@ fn refuse(rule: &Rule, request: &Request<'_>, endpoint: Endpoint, shared: &'stat
         // RFC 9110 section 9.3.2: MUST NOT send content.
         response.content = Content::NONE;
     }
-    Answer { endpoint, response }
+    Served::new(kind, response)
 }
 
 /// Returns the field that says what the client is to do now.
@@ -395,8 +385,8 @@ fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str,
 }
 
 /// Returns a token, which any caller gets. Field note: some clients ask by POST first. After the 405 they use GET.
-fn token() -> Answer<'static> {
+fn token() -> Served<'static> {
     let content = b"{\"token\":\"quinistry\"}".to_vec();
     let response = Response::generated(Status::Ok, "application/json", content);
-    Answer { endpoint: Endpoint::Token, response: response.with("Cache-Control", "no-store") }
+    Served::new(RequestKind::Token, response.with("Cache-Control", "no-store"))
 }

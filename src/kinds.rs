@@ -38,7 +38,7 @@ macro_rules! kinds {
 
 kinds! {
     /// What a client asks for.
-    Endpoint,
+    RequestKind,
     /// Returns what the log says when it is served. The log says nothing of health and metrics, because clients ask
     /// for them every few seconds, nor of what is never served.
     label {
@@ -94,7 +94,7 @@ kinds! {
     /// Returns what the log says of it: nothing if the client chose the end.
     explanation {
         /// The last answer was sent: the client wanted no other, or its bytes were no request.
-        LastAnswer = "last_answer", None;
+        LastResponse = "last_response", None;
         /// The client closed before its first request, or between two.
         Left = "left", None;
         /// The client closed within a head.
@@ -166,4 +166,13 @@ kinds! {
         /// Every connection is slow.
         Slow = "slow", Some("bytes per second");
     }
+}
+
+/// A fault that a response has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// The index of its rule.
+    pub rule: usize,
+    /// What is wrong.
+    pub fault: Fault,
 }

@@ -107,7 +107,7 @@
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
 //!   `save` writes has `latest` alone.
 //! * An endpoint: `Registry::route` has those with one path, and `Registry::member` those of the form
-//!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `Endpoint` in `kinds.rs`
+//!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `RequestKind` in `kinds.rs`
 //!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which knows no booleans.
 //! * A fault: `Fault` in `kinds.rs` names it, `fault.rs` makes it, and `explain.rs` says what a good client does. It needs

@@ -17,14 +17,14 @@ use std::fmt::Write as _;
 
 use crate::clock::Clock;
 use crate::http::response::Status;
-use crate::kinds::{CloseReason, Endpoint};
+use crate::kinds::{Applied, CloseReason, RequestKind};
 use crate::system::ResidentMemory;
 
 /// The media type of the text.
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const STATUSES: usize = Status::ALL.len();
-const ENDPOINTS: usize = Endpoint::ALL.len();
+const ENDPOINTS: usize = RequestKind::ALL.len();
 const REASONS: usize = CloseReason::ALL.len();
 
 /// What the server has counted since its start.
@@ -40,7 +40,7 @@ pub struct Metrics {
     pub content_bytes: u64,
     /// The rules of `--fault`, and how many responses each has made wrong.
     pub faults: Vec<(String, u64)>,
-    answers: [[u64; STATUSES]; ENDPOINTS],
+    responses: [[u64; STATUSES]; ENDPOINTS],
     closed: [u64; REASONS],
     memory: Option<ResidentMemory>,
 }
@@ -65,21 +65,17 @@ impl Metrics {
             pauses: 0,
             content_bytes: 0,
             faults: Vec::new(),
-            answers: [[0; STATUSES]; ENDPOINTS],
+            responses: [[0; STATUSES]; ENDPOINTS],
             closed: [0; REASONS],
             memory,
         }
     }
 
     /// Counts a response.
-    pub fn note_answer(&mut self, endpoint: Endpoint, status: Status) {
+    pub fn note_response(&mut self, kind: RequestKind, status: Status, fault: Option<Applied>) {
         let status = Status::ALL.iter().position(|&other| other == status);
-        self.answers[endpoint as usize][status.expect("both come from one list")] += 1;
-    }
-
-    /// Counts a response that the rule with this index has made wrong.
-    pub fn note_fault(&mut self, rule: usize) {
-        if let Some((_, count)) = self.faults.get_mut(rule) {
+        self.responses[kind as usize][status.expect("both come from one list")] += 1;
+        if let Some((_, count)) = fault.and_then(|applied| self.faults.get_mut(applied.rule)) {
             *count += 1;
         }
     }
@@ -96,8 +92,8 @@ impl Metrics {
     }
 
     /// Iterates over the counted responses: endpoint, status and number.
-    pub fn answers(&self) -> impl Iterator<Item = (Endpoint, Status, u64)> {
-        let rows = Endpoint::ALL.iter().zip(&self.answers);
+    pub fn responses(&self) -> impl Iterator<Item = (RequestKind, Status, u64)> {
+        let rows = RequestKind::ALL.iter().zip(&self.responses);
         let cells = rows.flat_map(|(&endpoint, row)| {
             Status::ALL.iter().zip(row).map(move |(&status, &count)| (endpoint, status, count))
         });
@@ -114,7 +110,7 @@ impl Vitals<'_> {
         text.family("quinistry_build_info", "gauge", "Version and digest of the served image.");
         text.sample("quinistry_build_info", &[("version", version), ("digest", digest)], 1);
         text.family("quinistry_requests_total", "counter", "Responses, by endpoint and status.");
-        for (endpoint, status, count) in metrics.answers() {
+        for (endpoint, status, count) in metrics.responses() {
             let labels = [("endpoint", endpoint.name()), ("status", &status.code().to_string())];
             text.sample("quinistry_requests_total", &labels, count);
         }

@@ -26,7 +26,7 @@ use std::fmt::Write as _;
 use crate::image::digest::{Digest, START, Summary};
 use crate::image::layer::Layer;
 use crate::image::{BLOB, Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, Platform, VERSION};
-use crate::kinds::Endpoint;
+use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
 
@@ -68,9 +68,9 @@ impl Page {
     pub fn write(&self, host: &str, vitals: &Vitals<'_>) -> String {
         let Vitals { metrics, clock, .. } = vitals;
         let (mut requests, mut layers) = (0, 0);
-        metrics.answers().for_each(|(endpoint, _, count)| {
+        metrics.responses().for_each(|(endpoint, _, count)| {
             requests += count;
-            layers += if endpoint == Endpoint::Layer { count } else { 0 };
+            layers += if endpoint == RequestKind::Layer { count } else { 0 };
         });
         format!(
             include_str!("page.html"),

@@ -80,7 +80,7 @@
 //! let head = b"GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
 //! let mut storage = FieldStorage::default();
 //! let (request, _) = parse(head, 0, &mut storage).expect("valid").expect("complete");
-//! let response = registry.answer(&request, &vitals).response;
+//! let response = registry.respond(&request, &vitals).response;
 //! assert_eq!(response.status, Status::Ok);
 //! assert_eq!(response.field("Docker-Content-Digest"), Some(digest.as_bytes()));
 //! let Content::Bytes(index) = response.content else { unreachable!("only a layer is a file") };
@@ -106,7 +106,7 @@ use crate::image::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform, TAGS,
     VERSION,
 };
-use crate::kinds::Endpoint;
+use crate::kinds::{Applied, RequestKind};
 use crate::metrics::{self, Vitals};
 use crate::page::{self, Page};
 use crate::welcome;
@@ -176,31 +176,34 @@ pub struct Registry {
     page: Page,
 }
 
-/// An answer, and what it is about.
-pub struct Answer<'a> {
-    /// What the client asked for.
-    pub endpoint: Endpoint,
-    /// What the client gets.
+/// A response, and what it is to.
+pub struct Served<'a> {
+    /// What the client requested.
+    pub kind: RequestKind,
+    /// What the client receives.
     pub response: Response<'a>,
+    /// What is wrong with the response on purpose (see `fault`).
+    pub fault: Option<Applied>,
 }
 
-impl<'a> Answer<'a> {
-    fn other(response: Response<'a>) -> Self {
-        Self { endpoint: Endpoint::Other, response }
+impl<'a> Served<'a> {
+    /// A response that is right.
+    pub fn new(kind: RequestKind, response: Response<'a>) -> Self {
+        Self { kind, response, fault: None }
     }
 
     /// What the log says is being done. `None` if it says nothing.
     #[must_use]
     pub fn label(&self) -> Option<&'static str> {
-        let is_refusal = self.response.status.is_error() && self.endpoint != Endpoint::Tls;
-        if is_refusal { Some("Refusing") } else { self.endpoint.label() }
+        let is_refusal = self.response.status.is_error() && self.kind != RequestKind::Tls;
+        if is_refusal { Some("Refusing") } else { self.kind.label() }
     }
 }
 
 /// Content that is served by its digest.
 struct Resource {
     digest: Digest,
-    endpoint: Endpoint,
+    kind: RequestKind,
     /// The fields of a 200, made once, if the digest was asked for.
     fields_by_digest: Vec<u8>,
     /// The same, if a tag or a subject was asked for.
@@ -216,63 +219,66 @@ impl Registry {
         let artifacts = Artifacts::of(&image);
         let Image { index, docker_list, mut platforms, own } = image;
         let mut manifests = vec![
-            Resource::document(Endpoint::Index, index),
-            Resource::document(Endpoint::DockerList, docker_list),
+            Resource::document(RequestKind::Index, index),
+            Resource::document(RequestKind::DockerList, docker_list),
         ];
         let mut blobs = Vec::new();
         for (file, Platform { layer, .. }) in platforms.iter().enumerate() {
             let content = Content::File(FilePart { file, range: 0..layer.blob.size });
-            blobs.push(Resource::new(Endpoint::Layer, Descriptor::of(layer), content));
+            blobs.push(Resource::new(RequestKind::Layer, Descriptor::of(layer), content));
         }
         platforms.swap(0, own);
         for Platform { config, manifest, docker_manifest, .. } in platforms {
-            manifests.push(Resource::document(Endpoint::Manifest, manifest));
-            manifests.push(Resource::document(Endpoint::DockerManifest, docker_manifest));
-            blobs.push(Resource::document(Endpoint::Config, config));
+            manifests.push(Resource::document(RequestKind::Manifest, manifest));
+            manifests.push(Resource::document(RequestKind::DockerManifest, docker_manifest));
+            blobs.push(Resource::document(RequestKind::Config, config));
         }
         let mut referrers = Vec::new();
         for Referrer { subject, manifest, index } in artifacts.referrers {
-            manifests.push(Resource::document(Endpoint::Artifact, manifest));
+            manifests.push(Resource::document(RequestKind::Artifact, manifest));
             referrers.push((subject, manifests.len()));
-            manifests.push(Resource::document(Endpoint::Referrers, index));
+            manifests.push(Resource::document(RequestKind::Referrers, index));
         }
         for document in [artifacts.config, artifacts.bill] {
-            blobs.push(Resource::document(Endpoint::Artifact, document));
+            blobs.push(Resource::document(RequestKind::Artifact, document));
         }
-        let no_referrers = Resource::document(Endpoint::Referrers, artifacts.no_referrers);
+        let no_referrers = Resource::document(RequestKind::Referrers, artifacts.no_referrers);
         Self { manifests, blobs, referrers, no_referrers, page }
     }
 
     /// Answers bytes that are not a request, or not one that this server can answer.
     #[must_use]
-    pub fn refuse(rejection: &Rejection) -> Answer<'static> {
+    pub fn refuse(rejection: &Rejection) -> Served<'static> {
         let mut response = error(rejection.status, ErrorCode::UNSUPPORTED, rejection.reason, "");
         if rejection.is_head {
             // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
             response.content = Content::NONE;
         }
         response.shared = SHARED;
-        let endpoint = if *rejection == TLS { Endpoint::Tls } else { Endpoint::Unreadable };
-        Answer { endpoint, response }
+        let kind = if *rejection == TLS { RequestKind::Tls } else { RequestKind::Unreadable };
+        Served::new(kind, response)
     }
 
     /// Answers a request. `vitals` are for an answer about the server itself.
     #[must_use]
-    pub fn answer(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
+    pub fn respond(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
         let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
-        let mut answer = match request.method {
+        let mut served = match request.method {
             Method::Get | Method::Head => {
-                let Answer { endpoint, response } = self.route(request, vitals);
-                Answer { endpoint, response: meet_conditions(request, response) }
+                let Served { kind, response, .. } = self.route(request, vitals);
+                Served::new(kind, meet_conditions(request, response))
             }
             // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` and Apache 2.4 `OPTIONS * HTTP/1.0` every few seconds
             // to see whether a server is alive.
             Method::Options => {
-                let (endpoint, fields) =
-                    if is_under_v2 { (Endpoint::Options, PREFLIGHT) } else { (Endpoint::Health, &[][..]) };
+                let (kind, fields) = if is_under_v2 {
+                    (RequestKind::Options, PREFLIGHT)
+                } else {
+                    (RequestKind::Health, &[][..])
+                };
                 // RFC 9110 section 8.6: MUST NOT send Content-Length in a 204.
                 let response = Response::new(Status::NoContent, fields, Content::NONE);
-                Answer { endpoint, response: response.with("Allow", ALLOWED) }
+                Served::new(kind, response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 15.5.6: MUST send Allow. Field note: podman 4.3 repeats a push that is refused with
             // UNSUPPORTED three times, which takes 4 s. DENIED ends it at once, as it does with podman 5.8, docker and
@@ -280,60 +286,68 @@ impl Registry {
             Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
                 let response = error(Status::MethodNotAllowed, ErrorCode::DENIED, message, &request.path);
-                Answer::other(response.with("Allow", ALLOWED))
+                Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
-            Method::Unrecognized => Answer::other(refuse(Status::NotImplemented, "no such method", request)),
+            Method::Unrecognized => {
+                Served::new(RequestKind::Other, refuse(Status::NotImplemented, "no such method", request))
+            }
         };
-        answer.response.shared = if is_under_v2 { SHARED_UNDER_V2 } else { SHARED };
+        served.response.shared = if is_under_v2 { SHARED_UNDER_V2 } else { SHARED };
         if request.method == Method::Head {
             // RFC 9110 section 9.3.2: MUST NOT send content; SHOULD send the fields of the GET.
-            answer.response.content = Content::NONE;
+            served.response.content = Content::NONE;
         }
-        answer
+        served
     }
 
     /// Answers a GET under `/v2` as if it had no conditions and no range.
     #[must_use]
-    pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
-        let mut answer = self.route(request, vitals);
-        answer.response.shared = SHARED_UNDER_V2;
-        answer
+    pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
+        let mut served = self.route(request, vitals);
+        served.response.shared = SHARED_UNDER_V2;
+        served
     }
 
-    fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Answer<'_> {
-        let (endpoint, response) = match &*request.path {
-            "/" => (Endpoint::Welcome, self.welcome(request, vitals)),
-            "/healthz" => (Endpoint::Health, generated(Status::Ok, "text/plain", NO_STORE, b"ok\n".to_vec())),
-            "/metrics" => (Endpoint::Metrics, self.metrics(vitals)),
-            "/v2" | "/v2/" => (Endpoint::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
-            "/v2/_catalog" => (Endpoint::Catalog, list("repositories", &[NAME], None, request)),
+    fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
+        let (kind, response) = match &*request.path {
+            "/" => (RequestKind::Welcome, self.welcome(request, vitals)),
+            "/healthz" => {
+                (RequestKind::Health, generated(Status::Ok, "text/plain", NO_STORE, b"ok\n".to_vec()))
+            }
+            "/metrics" => (RequestKind::Metrics, self.metrics(vitals)),
+            "/v2" | "/v2/" => (RequestKind::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
+            "/v2/_catalog" => (RequestKind::Catalog, list("repositories", &[NAME], None, request)),
             path => match self.member(path, request) {
-                Some(answer) => return answer,
-                None => (Endpoint::Other, refuse(Status::NotFound, "there is nothing at this path", request)),
+                Some(served) => return served,
+                None => {
+                    (RequestKind::Other, refuse(Status::NotFound, "there is nothing at this path", request))
+                }
             },
         };
-        Answer { endpoint, response }
+        Served::new(kind, response)
     }
 
     /// Answers `/v2/<name>/<collection>/<reference>`. The slashes around the collection are the last. `None` if
     /// there is no such collection.
-    fn member(&self, path: &str, request: &Request<'_>) -> Option<Answer<'_>> {
+    fn member(&self, path: &str, request: &Request<'_>) -> Option<Served<'_>> {
         let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
         let (name, collection) = rest.rsplit_once('/')?;
         let name = check_name(name);
-        let (endpoint_of_error, result) = match collection {
-            "manifests" => (Endpoint::UnknownManifest, name.and_then(|_| self.manifest(reference, request))),
-            "blobs" => (Endpoint::UnknownBlob, name.and_then(|_| self.blob(reference))),
-            "tags" if reference == "list" => (Endpoint::Tags, name.map(|name| tags(name, request))),
-            "referrers" => (Endpoint::Referrers, name.and_then(|_| self.referrers(reference, request))),
+        let (kind_of_error, result) = match collection {
+            "manifests" => {
+                (RequestKind::UnknownManifest, name.and_then(|_| self.manifest(reference, request)))
+            }
+            "blobs" => (RequestKind::UnknownBlob, name.and_then(|_| self.blob(reference))),
+            "tags" if reference == "list" => (RequestKind::Tags, name.map(|name| tags(name, request))),
+            "referrers" => (RequestKind::Referrers, name.and_then(|_| self.referrers(reference, request))),
             _ => return None,
         };
-        Some(result.unwrap_or_else(|response| Answer { endpoint: endpoint_of_error, response }))
+        Some(result.unwrap_or_else(|response| Served::new(kind_of_error, response)))
     }
 
     /// distribution-spec, "Pulling manifests".
-    fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
+    fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         let resource = if reference.contains(':') {
             check_digest(reference)?;
             // A digest names the content, so Accept has no say.
@@ -355,18 +369,18 @@ impl Registry {
 
     /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the answer is an empty index: a 404
     /// would make the client look for a tag instead.
-    fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Answer<'_>, Response<'static>> {
+    fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         check_digest(digest)?;
         let filter = Parameters::of(request).artifact_type;
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
         let index =
             digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
-        let mut answer = index.unwrap_or(&self.no_referrers).by_name();
+        let mut served = index.unwrap_or(&self.no_referrers).by_name();
         if filter.is_some() {
             // "If filtering is requested and applied, the response MUST include" this field.
-            answer.response = answer.response.with("OCI-Filters-Applied", "artifactType");
+            served.response = served.response.with("OCI-Filters-Applied", "artifactType");
         }
-        Ok(answer)
+        Ok(served)
     }
 
     /// The index of what refers to the subject with this hash.
@@ -377,7 +391,7 @@ impl Registry {
     }
 
     /// distribution-spec, "Pulling blobs".
-    fn blob(&self, digest: &str) -> Result<Answer<'_>, Response<'static>> {
+    fn blob(&self, digest: &str) -> Result<Served<'_>, Response<'static>> {
         check_digest(digest)?;
         // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
         // in its cache without a media type and fails later.
@@ -441,11 +455,11 @@ fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
 }
 
 impl Resource {
-    fn document(endpoint: Endpoint, document: Document) -> Self {
-        Self::new(endpoint, document.descriptor, Content::Bytes(document.content.into()))
+    fn document(kind: RequestKind, document: Document) -> Self {
+        Self::new(kind, document.descriptor, Content::Bytes(document.content.into()))
     }
 
-    fn new(endpoint: Endpoint, descriptor: Descriptor, content: Content<'static>) -> Self {
+    fn new(kind: RequestKind, descriptor: Descriptor, content: Content<'static>) -> Self {
         let Descriptor { content_type, digest, size } = descriptor;
         // The digest is a strong validator: it says that the content is the same to the byte.
         let fields = |cache: &str| {
@@ -458,27 +472,27 @@ impl Resource {
         let by_name = fields(NO_CACHE) + "Vary: Accept\r\n";
         Self {
             digest,
-            endpoint,
+            kind,
             fields_by_digest: fields(IMMUTABLE).into_bytes(),
             fields_by_name: by_name.into_bytes(),
             content,
         }
     }
 
-    fn by_digest(&self) -> Answer<'_> {
+    fn by_digest(&self) -> Served<'_> {
         self.answer(&self.fields_by_digest)
     }
 
-    fn by_name(&self) -> Answer<'_> {
+    fn by_name(&self) -> Served<'_> {
         self.answer(&self.fields_by_name)
     }
 
-    fn answer<'a>(&'a self, fields: &'a [u8]) -> Answer<'a> {
+    fn answer<'a>(&'a self, fields: &'a [u8]) -> Served<'a> {
         let content = match &self.content {
             Content::Bytes(bytes) => Content::Bytes(Cow::Borrowed(bytes)),
             Content::File(part) => Content::File(part.clone()),
         };
-        Answer { endpoint: self.endpoint, response: Response::new(Status::Ok, fields, content) }
+        Served::new(self.kind, Response::new(Status::Ok, fields, content))
     }
 }
 
@@ -513,8 +527,8 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
 }
 
 /// distribution-spec, "Listing Tags".
-fn tags(name: &str, request: &Request<'_>) -> Answer<'static> {
-    Answer { endpoint: Endpoint::Tags, response: list("tags", &TAGS, Some(name), request) }
+fn tags(name: &str, request: &Request<'_>) -> Served<'static> {
+    Served::new(RequestKind::Tags, list("tags", &TAGS, Some(name), request))
 }
 
 /// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last

@@ -36,7 +36,7 @@ use crate::budget::{Budget, MAX_CONNECTIONS};
 use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
-use crate::connection::{Buffers, Connection, Next, Turn};
+use crate::connection::{Buffers, Connection, Context, Next};
 use crate::fault::{FLIPPED, Faults};
 use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
@@ -331,7 +331,7 @@ impl Server {
     fn turn(&mut self, token: Token) {
         let (now, spare) = (self.clock.now, self.spare());
         let next = self.clients.update(token, |Client { socket, connection, load }| {
-            let mut turn = Turn {
+            let mut context = Context {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 registry: &self.registry,
                 faults: &mut self.faults,
@@ -342,8 +342,8 @@ impl Server {
                 is_stopping: self.grace_ends.is_some(),
                 left: TURN_COST,
             };
-            let next = connection.turn(&mut turn);
-            load.note_turn(TURN_COST - turn.left, now);
+            let next = connection.turn(&mut context);
+            load.note_turn(TURN_COST - context.left, now);
             if next == Next::Again {
                 self.run_queue.enqueue(token, load, now);
             }

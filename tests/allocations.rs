@@ -13,7 +13,7 @@ use std::cell::Cell;
 use std::io::{self, ErrorKind, Read};
 
 use quinistry::clock::Clock;
-use quinistry::connection::{Buffers, Connection, Next, Transport, Turn};
+use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
 use quinistry::fault::Faults;
 use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Sink};
@@ -132,7 +132,7 @@ fn serve(requests: &str) -> (u64, usize) {
     let mut script = Script { requests: requests.as_bytes(), rest: &[], written: 0 };
     let mut turn = |script: &mut Script<'_>| {
         script.rest = script.requests;
-        let next = connection.turn(&mut Turn {
+        let next = connection.turn(&mut Context {
             transport: script,
             registry: &registry,
             faults: &mut faults,

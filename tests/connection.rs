@@ -15,8 +15,8 @@ use common::{Answer, find, request, sample};
 use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
-    Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, Next, Rank, STALL_NOTICED, Transport,
-    Turn,
+    Buffers, Connection, Context, HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, Next, Rank, STALL_NOTICED,
+    Transport,
 };
 use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
@@ -164,7 +164,7 @@ impl World {
     }
 
     fn turn(&mut self) -> Next {
-        self.connection.turn(&mut Turn {
+        self.connection.turn(&mut Context {
             transport: &mut self.transport,
             registry: &self.registry,
             faults: &mut Faults::default(),
@@ -342,12 +342,12 @@ fn a_client_never_receives_what_was_meant_for_another() {
 #[test]
 fn a_client_that_wants_no_further_answer_is_closed_and_others_go_on() {
     for (bytes, connection, next) in [
-        ("GET /v2/ HTTP/1.0\r\n\r\n", Some("close"), closed(CloseReason::LastAnswer)),
+        ("GET /v2/ HTTP/1.0\r\n\r\n", Some("close"), closed(CloseReason::LastResponse)),
         ("GET /v2/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Some("keep-alive"), Next::Wait),
         (
             "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
             Some("close"),
-            closed(CloseReason::LastAnswer),
+            closed(CloseReason::LastResponse),
         ),
         ("GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", None, Next::Wait),
     ] {
@@ -387,7 +387,7 @@ fn what_follows_the_last_request_is_never_answered() {
         }
         // The client closes, and so do we.
         world.transport.ends = true;
-        assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
+        assert_eq!(world.turn(), closed(CloseReason::LastResponse));
     }
 }
 
@@ -602,7 +602,7 @@ fn a_lingering_connection_can_be_evicted_only_when_its_answer_has_arrived_or_aft
 }
 
 #[test]
-fn a_client_that_may_send_more_after_its_last_answer_is_not_reset() {
+fn a_client_that_may_send_more_after_its_last_response_is_not_reset() {
     // A tunnel's bytes may be on their way.
     let mut world = World::new("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(world.run(), Next::Wait);
@@ -618,7 +618,7 @@ fn a_client_that_may_send_more_after_its_last_answer_is_not_reset() {
 }
 
 #[test]
-fn a_connection_is_closed_after_its_last_answer_when_the_client_has_it() {
+fn a_connection_is_closed_after_its_last_response_when_the_client_has_it() {
     let asked = || {
         let mut world = World::new("");
         let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
@@ -627,7 +627,7 @@ fn a_connection_is_closed_after_its_last_answer_when_the_client_has_it() {
     };
     // The client has taken all of it.
     let mut world = asked();
-    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
+    assert_eq!(world.turn(), closed(CloseReason::LastResponse));
     assert!(!world.transport.finished);
     assert_eq!(world.answers()[0].content, world.transport.layer);
     // A part of it is still on its way. Our end comes behind it, and then the client's.
@@ -639,7 +639,7 @@ fn a_connection_is_closed_after_its_last_answer_when_the_client_has_it() {
     world.transport.ends = true;
     assert_eq!(world.run(), Next::Wait);
     world.transport.unacknowledged = 0;
-    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
+    assert_eq!(world.turn(), closed(CloseReason::LastResponse));
     // More comes meanwhile: to close now would reset the connection.
     let mut world = asked();
     let no_room = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000), Act::Block];
@@ -735,7 +735,7 @@ fn a_server_that_stops_closes_a_client_that_waits_and_finishes_what_it_began() {
     assert_eq!(world.turn(), Next::Wait);
     world.transport.unacknowledged = 0;
     world.transport.ends = true;
-    assert_eq!(world.turn(), closed(CloseReason::LastAnswer));
+    assert_eq!(world.turn(), closed(CloseReason::LastResponse));
     // A client that is still uploading has time to read its last answer.
     let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
     world.turn();

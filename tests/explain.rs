@@ -7,13 +7,13 @@ use std::collections::BTreeSet;
 use common::sample::{self, AMD64, ARM64};
 use common::{Server, readme_block, request};
 use quinistry::clock::Clock;
-use quinistry::explain::{MAX_NAME, explain, explain_fault};
+use quinistry::explain::{MAX_NAME, explain};
 use quinistry::fault::Faults;
 use quinistry::http::request::{self, FieldStorage, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::http::response::Status;
 use quinistry::image::Image;
 use quinistry::image::artifacts::Artifacts;
-use quinistry::kinds::{Endpoint, Fault};
+use quinistry::kinds::{Fault, RequestKind};
 use quinistry::log::MAX_EXPLANATION;
 use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
@@ -30,7 +30,7 @@ struct World {
 }
 
 /// What an answer is about, and how it is explained.
-type Explained = (Endpoint, Status, Option<[String; 2]>);
+type Explained = (RequestKind, Status, Option<[String; 2]>);
 
 impl World {
     fn new() -> Self {
@@ -70,21 +70,19 @@ impl World {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-        let (request, (answer, applied)) = match request::parse(bytes, 0, &mut storage) {
+        let (request, served) = match request::parse(bytes, 0, &mut storage) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
-                let answer = faults.answer(&self.registry, &request, &vitals);
-                (Some(request), answer)
+                let served = faults.respond(&self.registry, &request, &vitals);
+                (Some(request), served)
             }
-            Err(rejection) => (None, (Registry::refuse(&rejection), None)),
+            Err(rejection) => (None, Registry::refuse(&rejection)),
         };
-        let status = answer.response.status;
-        let explanation = match (&request, applied) {
-            (Some(request), Some(applied)) => explain_fault(request, answer.endpoint, status, applied.fault),
-            (request, _) => explain(request.as_ref(), answer.endpoint, status),
-        };
-        assert_eq!(explanation.is_some(), answer.label().is_some(), "{:?} {status:?}", answer.endpoint);
-        Some((answer.endpoint, status, explanation.map(|texts| texts.map(str::to_owned))))
+        let (kind, status) = (served.kind, served.response.status);
+        let fault = served.fault.map(|applied| applied.fault);
+        let explanation = explain(request.as_ref(), kind, status, fault);
+        assert_eq!(explanation.is_some(), served.label().is_some(), "{kind:?} {status:?}");
+        Some((kind, status, explanation.map(|texts| texts.map(str::to_owned))))
     }
 
     fn ask(&self, line: &str, fields: &[&str]) -> Explained {
@@ -287,11 +285,14 @@ fn every_answer_that_is_logged_has_a_text_and_every_text_has_an_answer() {
         endpoints.push(endpoint);
     }
     let timeout = Registry::refuse(&request::timeout(b"GET"));
-    let explanation = explain(None, timeout.endpoint, timeout.response.status);
+    let explanation = explain(None, timeout.kind, timeout.response.status, None);
     texts.extend(explanation.map(|[_, text]| text.to_owned()));
     statuses.push(timeout.response.status);
     assert!(Status::ALL.iter().all(|status| statuses.contains(status)), "a status is missing here");
-    assert!(Endpoint::ALL.iter().all(|endpoint| endpoints.contains(endpoint)), "an endpoint is missing here");
+    assert!(
+        RequestKind::ALL.iter().all(|endpoint| endpoints.contains(endpoint)),
+        "an endpoint is missing here"
+    );
 
     let source = include_str!("../src/explain.rs");
     assert_eq!(texts.len(), source.matches(": &str = \"").count(), "a text is never given: {texts:#?}");

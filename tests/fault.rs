@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use common::docker::{ImageName, has_docker};
 use common::{Answer, Client, Server, find, lossy, quinistry, request, sample, sha256, tool};
 use quinistry::clock::Clock;
-use quinistry::fault::{Applied, FLIPPED, Faults, HELP, PLACES};
+use quinistry::fault::{FLIPPED, Faults, HELP, PLACES};
 use quinistry::http::request::{FieldStorage, parse};
-use quinistry::kinds::Fault;
+use quinistry::kinds::{Applied, Fault};
 use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
 
@@ -42,8 +42,8 @@ impl World {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-        let (answer, applied) = self.faults.answer(&self.registry, &request, &vitals);
-        (format!("{:?}", answer.response), applied)
+        let served = self.faults.respond(&self.registry, &request, &vitals);
+        (format!("{:?}", served.response), served.fault)
     }
 }
 

@@ -86,7 +86,7 @@ fn connections_are_counted_by_how_they_ended() {
         (value(&text, "quinistry_connections_open") == 2).then_some(text)
     });
     assert_eq!(value(&after, "quinistry_connections_accepted_total"), 5);
-    for (reason, count) in [("left", 1), ("cut_short", 1), ("last_answer", 1), ("idle", 0), ("silent", 0)] {
+    for (reason, count) in [("left", 1), ("cut_short", 1), ("last_response", 1), ("idle", 0), ("silent", 0)] {
         let sample = format!("quinistry_connections_closed_total{{reason=\"{reason}\"}}");
         assert!(after.contains(&sample), "every reason is listed");
         assert_eq!(value(&after, &sample), count, "{sample}");

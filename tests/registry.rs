@@ -99,7 +99,7 @@ impl World {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-        let response = self.registry.answer(&request, &vitals).response;
+        let response = self.registry.respond(&request, &vitals).response;
         let mut head = Vec::new();
         response.write_head(DATE, Persistence::Implied, &mut head);
         let mut answer = Answer::from_head(&head);

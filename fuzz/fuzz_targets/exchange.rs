@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::connection::{Buffers, Connection, Next, Transport, Turn};
+use quinistry::connection::{Buffers, Connection, Next, Transport, Context};
 use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
@@ -127,7 +127,7 @@ fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> O
     let (mut log, mut metrics) = (Log::new(true).explained(true), Metrics::new(&CLOCK, None));
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), CLOCK.now);
     loop {
-        let next = connection.turn(&mut Turn {
+        let next = connection.turn(&mut Context {
             transport: &mut transport,
             registry: &SERVED.registry,
             faults: &mut faults,
