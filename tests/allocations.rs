@@ -1,11 +1,10 @@
-//! A hot request allocates nothing, and that for the layer no more than once: proof by counting.
+//! A frequent request allocates nothing, and a request for the layer allocates once.
 //!
-//! The test drives a connection over a transport that lives in memory, as the event loop would over
-//! a socket, with an allocator that counts. Requests that clients repeat have to be answered
-//! without it; the first allocation there is shows where, by a backtrace.
+//! These tests drive a connection over a transport in memory, as the event loop does over a socket, and count
+//! allocations. A backtrace shows the first allocation.
 //!
-//! Deliberately absent: errors, ranges and conditional requests, which are rare and may format what
-//! they need; and answers that do not fit the socket, of which the rest has to be kept.
+//! Deliberately absent: errors, ranges and conditional requests, which are rare and may allocate; and responses that do
+//! not fit the socket, whose rest must be kept.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
@@ -26,7 +25,7 @@ mod sample;
 
 const REQUESTS: usize = 10_000;
 
-/// The system's allocator, but it counts for the thread that wants it to.
+/// The system's allocator, which also counts allocations of a thread that wants them counted.
 struct Counting;
 
 thread_local! {
@@ -35,7 +34,7 @@ thread_local! {
 }
 
 fn count() {
-    // A thread that is ending has no such variables any more, and does not count.
+    // A thread that is ending no longer has these variables, and does not count.
     if IS_COUNTING.try_with(|counting| counting.replace(false)) == Ok(true) {
         if COUNT.get() == 0 {
             eprintln!("The first allocation:\n{}", Backtrace::force_capture());
@@ -49,18 +48,18 @@ fn count() {
 static ALLOCATOR: Counting = Counting;
 
 #[allow(unsafe_code, reason = "there is no other way to count allocations")]
-// SAFETY: every call goes to the system's allocator as it came. What happens before it unwinds
-// nowhere, and allocates only while it does not count, which ends the recursion.
+// SAFETY: every call goes to the system's allocator as it came. What happens before the call does not
+// unwind. It allocates only while counting is off, so there is no infinite recursion.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
-        // SAFETY: the caller has promised us what the system's allocator wants to be promised.
+        // SAFETY: the caller upholds the contract, which is that of the system's allocator.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count();
-        // SAFETY: as above; and the pointer came from the system's allocator through us.
+        // SAFETY: as above, and the pointer came from the system's allocator.
         unsafe { System.realloc(pointer, layout, size) }
     }
 
@@ -70,10 +69,10 @@ unsafe impl GlobalAlloc for Counting {
     }
 }
 
-/// Brings the same requests again and again, and takes whatever is answered.
+/// Supplies the same requests in each turn, and discards the responses.
 struct Script<'a> {
     requests: &'a [u8],
-    /// What has not been read in this turn.
+    /// What has not been read yet in this turn.
     rest: &'a [u8],
     written: u64,
 }
@@ -121,8 +120,8 @@ impl Sink for Nowhere {
     }
 }
 
-/// Has a connection answer `REQUESTS` turns of these requests, and returns the bytes of the answers
-/// and the number of allocations, neither with those of the turns that warm it up.
+/// Runs `REQUESTS` turns with these requests on one connection. Returns the number of bytes of the responses and the
+/// number of allocations, without those of the turns that warm it up.
 fn serve(requests: &str) -> (u64, usize) {
     let (image, _) = sample::packed();
     let registry = Registry::new(image);
@@ -143,7 +142,7 @@ fn serve(requests: &str) -> (u64, usize) {
             is_stopping: false,
             left: TURN_COST,
         });
-        assert!(next == Next::Wait, "the connection goes on");
+        assert!(next == Next::Wait, "the connection persists");
         log.flush(clock.rfc3339(), &mut Nowhere);
     };
     for _ in 0..10 {
@@ -159,7 +158,7 @@ fn serve(requests: &str) -> (u64, usize) {
     (script.written, COUNT.get())
 }
 
-/// A request as docker sends it.
+/// Returns a request as docker sends it.
 fn get(path: &str) -> String {
     format!(
         "GET {path} HTTP/1.1\r\nHost: localhost:8080\r\nUser-Agent: docker/28.2.2 go/go1.24.3\r\n\
@@ -168,10 +167,11 @@ fn get(path: &str) -> String {
     )
 }
 
-/// Asserts what one turn with these requests allocates, and that they are answered with that content.
+/// Asserts that a turn with these requests makes at most `limit` allocations, and that the responses have this much
+/// content.
 fn assert_allocates_at_most(limit: usize, requests: &str, content: u64) {
     let (written, allocations) = serve(requests);
-    assert!(written > REQUESTS as u64 * content, "these are not the answers: {written} bytes");
+    assert!(written > REQUESTS as u64 * content, "the responses are too short: {written} bytes");
     assert!(
         allocations <= limit * REQUESTS,
         "{allocations} allocations in {REQUESTS} turns, the first of which is shown above"
@@ -195,7 +195,7 @@ fn a_manifest_allocates_nothing() {
 #[test]
 fn pipelined_requests_allocate_nothing() {
     let index = sample::packed().0.index.descriptor;
-    // As wrk sends them; they fit one read. Those that did not would be kept until the next.
+    // As wrk sends them. They fit one read, so nothing is kept until the next read.
     let requests = "GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".repeat(16);
     assert_allocates_at_most(0, &requests, 16 * index.size);
 }
@@ -207,8 +207,8 @@ fn the_config_and_the_base_allocate_nothing() {
     assert_allocates_at_most(0, &get("/v2/"), 2);
 }
 
-/// A connection that sends the layer keeps what is left of it on the heap, lest every idle one have
-/// room for that. One allocation is nothing next to hundreds of kilobytes; a copy of them would be.
+/// The state of a transfer is on the heap, so that an idle connection needs no space for it. One allocation is
+/// negligible next to hundreds of kilobytes.
 #[test]
 fn the_layer_allocates_the_state_of_its_transfer() {
     let layer = sample::packed().0.platforms[0].layer.blob;

@@ -1,7 +1,7 @@
 //! Real clients pull, run, and pull from what they run.
 //!
-//! Everything here needs tools that may not be there: see `common::has_tool`. All that is pulled is
-//! ours, and everything goes through loopback addresses.
+//! These tests need tools that may be missing; see `common::has_tool`. They pull only this program's image, and use
+//! only loopback addresses.
 
 mod common;
 
@@ -14,7 +14,7 @@ use common::{
     readme_block, run, save, sha256, sibling, skip, this_test, tool,
 };
 
-/// A running container. The name of its image removes it.
+/// A running container. Dropping the name of its image removes it.
 struct Container(String);
 
 impl Container {
@@ -32,7 +32,7 @@ impl Container {
         lossy(&output.stderr).into_owned()
     }
 
-    /// The image that the container serves, under the name that its host has for it.
+    /// Returns the name by which the host pulls the image that the container serves.
     fn served_image(&self) -> ImageName {
         let published = docker(&["port", &self.0, "8080/tcp"]);
         let port = published.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok());
@@ -60,12 +60,12 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
         assert!(container.log().contains(&digest), "it packed itself to the same digest");
         generations.push(container);
     }
-    assert_eq!(images[3].pull(), digest, "what the last one serves");
+    assert_eq!(images[3].pull(), digest, "the last container serves the same image");
     let again = docker(&["pull", &images[3].0]);
     assert!(again.contains("Image is up to date"), "{again}");
 
     for container in &generations {
-        // As the kernel sees it: the numeric user, and no capabilities.
+        // For the kernel, the process has this user and no capabilities.
         let status = format!("/proc/{}/status", container.inspect("{{.State.Pid}}"));
         if let Ok(status) = std::fs::read_to_string(status) {
             for line in
@@ -76,14 +76,14 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
         } else {
             skip("the processes of Docker's containers are not in this /proc");
         }
-        // Docker kills after that second, and the code would be 137.
+        // Docker would kill it after one second, and the exit code would be 137.
         docker(&["stop", "-t", "1", &container.0]);
         assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
     }
 }
 
 #[test]
-fn docker_finds_the_container_healthy_and_runs_it_as_anyone() {
+fn docker_finds_the_container_healthy_and_runs_it_as_any_user() {
     if !has_docker() {
         return;
     }
@@ -100,14 +100,14 @@ fn docker_finds_the_container_healthy_and_runs_it_as_anyone() {
 }
 
 #[test]
-fn docker_push_fails_at_once_and_says_why() {
+fn docker_push_fails_at_once_with_the_reason() {
     if !has_docker() {
         return;
     }
     let server = Server::start();
     let image = ImageName::at(server.address.port());
     image.pull();
-    // Something that is not there yet, or docker would not even try.
+    // Docker pushes only what the registry does not have yet.
     let other = ImageName(format!("{}:other", image.0));
     let container = docker(&["create", &image.0]);
     docker(&["commit", "--change", "LABEL other=1", &container, &other.0]);
@@ -116,17 +116,17 @@ fn docker_push_fails_at_once_and_says_why() {
     assert!(!push.status.success() && said.contains("read-only"), "{said}");
     let log = server.log();
     let writes = log.lines().filter(|line| line.contains("Refusing: P")).count();
-    assert!(writes <= 2, "docker does not try again and again: {log}");
+    assert!(writes <= 2, "docker does not retry forever: {log}");
 }
 
 #[test]
-fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
+fn docker_loads_a_saved_image_and_its_container_saves_the_same_one() {
     if !has_docker() {
         return;
     }
     let folder = Folder::new("saved");
     let [saved, renamed, again] = ["saved.tar", "renamed.tar", "again.tar"].map(|name| folder.path(name));
-    // An image of the archive's own name may be somebody's. This name is as long, so that it fits.
+    // The archive's own name may already be in use. This name has the same length, so it fits.
     let name = format!("q{:08}", std::process::id());
     let with = ["--with", &sibling(&folder)];
     for with in [&[][..], &with] {
@@ -150,16 +150,16 @@ fn docker_loads_what_is_saved_and_what_it_runs_saves_the_same() {
 }
 
 #[test]
-fn what_is_skipped_is_counted_in_one_line_after_the_tests() {
+fn skipped_tests_are_counted_in_one_line_after_the_tests() {
     let mut command = this_test();
-    // Without any tool. This test runs three others, and they need the same one.
+    // Runs three other tests, which need the same tool, without any tools.
     let output = command.arg("skopeo_").env("PATH", "").env_remove("CI").output().expect("it starts");
     assert!(output.status.success(), "{output:?}");
-    let line = "*** SKIPPED in clients a test, or a part of it, 3 times: 3 x `skopeo --version` fails (package skopeo) ***\n";
+    let line = "*** SKIPPED 3 times in clients (a test, or a part of one): 3 x `skopeo --version` fails (package skopeo) ***\n";
     assert_eq!(lossy(&output.stderr), line);
 }
 
-/// skopeo. For a user who is not root, all that it knows and remembers is in one folder.
+/// Returns a command for skopeo. If the user is not root, it keeps its state in this folder.
 fn skopeo_in(folder: &Folder) -> Command {
     let mut command = tool("skopeo");
     command.env("XDG_DATA_HOME", &folder.0).env("XDG_RUNTIME_DIR", &folder.0);
@@ -167,7 +167,7 @@ fn skopeo_in(folder: &Folder) -> Command {
 }
 
 #[test]
-fn skopeo_takes_the_archive_for_one_and_for_the_other() {
+fn skopeo_reads_the_archive_as_an_oci_layout_and_as_a_docker_archive() {
     // Field note: skopeo 1.9 changes the owner of what it unpacks.
     if !has_tool("skopeo", &["--version"]) || !is_root("skopeo reads such an archive as root only") {
         return;
@@ -205,12 +205,12 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
         (format!("oci:{}:latest", folder.path("layout")), format!("dir:{}", folder.path("plain")));
     skopeo(&["copy", "--insecure-policy", "--src-tls-verify=false", &remote, &layout]);
     skopeo(&["copy", "--insecure-policy", "--format", "v2s2", &layout, &plain]);
-    // The way there and back keeps the layer to the byte. Not so the config: the OCI's format has no
-    // health check, so that skopeo writes another one without.
+    // The layer survives the round trip unchanged. The config does not: the OCI format has no health check, so skopeo
+    // drops it.
     let (digest, _) = server.layer();
     let file = folder.0.join("plain").join(digest.strip_prefix("sha256:").expect("sha256"));
     assert_eq!(sha256(&std::fs::read(file).expect("a blob")), digest);
-    // With the digests to be kept, a layout has our index.
+    // If digests must be preserved, the layout has the served index.
     let kept = format!("oci:{}", folder.path("kept"));
     let keep = ["copy", "--insecure-policy", "--src-tls-verify=false", "--all", "--preserve-digests"];
     skopeo(&[&keep[..], &[&remote, &kept]].concat());
@@ -250,20 +250,20 @@ fn has_podman() -> bool {
     has_tool("podman", &["--version"]) && is_root("podman would leave a process behind")
 }
 
-/// Podman with a storage of its own below a folder, whose path has to be short: Podman takes no more than 50
-/// characters for its `--runroot`.
+/// Returns a podman command whose storage is in a folder. The path must be short: podman accepts at most 50 characters
+/// for `--runroot`.
 fn podman_in(folder: &str, mut command: Command) -> Command {
     command.args(["--storage-driver", "vfs", "--root", &format!("{folder}/root")]);
     command.args(["--runroot", &format!("{folder}/run"), "--tmpdir", &format!("{folder}/tmp")]);
     command
 }
 
-/// A block that the README has, made for another registry than the one it speaks of.
+/// Returns a code block of the README with another registry.
 fn readme_file(language: &str, text: &str, registry: &str) -> String {
     readme_block(language, text).replace("node1.example:5000", registry)
 }
 
-/// Writes a file for some host into a `--hosts-dir` of a node's.
+/// Writes a file for a host into a node's `--hosts-dir`.
 fn hosts_file(node: &Node, host: &str, text: &str) {
     let folder = format!("{}/hosts/{host}", node.folder);
     std::fs::create_dir_all(&folder).expect("a new folder");
@@ -271,7 +271,7 @@ fn hosts_file(node: &Node, host: &str, text: &str) {
 }
 
 #[test]
-fn containerd_takes_the_archive_under_names_that_a_kubelet_looks_for() {
+fn containerd_imports_the_archive_under_names_that_a_kubelet_looks_up() {
     let Some(network) = Network::new("import") else { return };
     let node = network.node(1);
     let tagged = node.load();
@@ -287,12 +287,12 @@ fn containerd_takes_the_archive_under_names_that_a_kubelet_looks_for() {
 }
 
 #[test]
-fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
+fn containerd_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
     let Some(network) = Network::new("hosts") else { return };
     let (holder, puller) = (network.node(1), network.node(2));
     let (digest, registry) = (holder.run(&holder.load()), holder.registry());
     let named = readme_file("toml", "/etc/containerd/certs.d/node1.example:5000/hosts.toml", &registry);
-    // A client that has to try HTTPS first is refused at once, and goes on.
+    // A client that must try HTTPS first is refused at once, and then uses HTTP.
     let secure_first = format!("[host.\"https://{registry}\"]\nskip_verify = true\n{named}");
     let mirror = readme_file("toml", "/etc/containerd/certs.d/docker.io/hosts.toml", &registry);
     for (host, text, image, logged) in [
@@ -314,7 +314,7 @@ fn containerd_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_ha
 }
 
 #[test]
-fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
+fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
     let Some(network) = Network::new("docker") else { return };
     if !has_tool("dockerd", &["--version"]) || !has_tool("docker", &["--version"]) {
         return;
@@ -337,12 +337,14 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
         "--pidfile",
         &pid_file,
     ]);
-    // On a network of its own: elsewhere, it would take away the bridge of another one.
+    // It runs in its own network namespace. Otherwise it would remove the bridge of another dockerd.
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
     command.args(["--containerd", &format!("{}/socket", puller.folder), "--host", &socket]);
     let _daemon = Daemon::start(&mut command);
     let docker = |arguments: &[&str]| tool("docker").args(["--host", &socket]).args(arguments).output();
-    eventually("dockerd answers", || docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(()));
+    eventually("dockerd responds", || {
+        docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(())
+    });
     for (image, logged) in [
         (format!("{registry}/quinistry"), "HEAD /v2/quinistry/manifests/latest"),
         ("quinistry".into(), "HEAD /v2/library/quinistry/manifests/latest"),
@@ -352,14 +354,14 @@ fn docker_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
         assert!(said.contains(&format!("Digest: {digest}")), "{said}");
         eventually(logged, || holder.log().contains(logged).then_some(()));
     }
-    // In a daemon of the test's own, the archive can have the name that it has.
+    // The test's own dockerd can load the archive under its own name.
     let output =
         docker(&["load", "--input", &format!("{}/image.tar", holder.folder)]).expect("docker starts");
     assert_eq!(lossy(&output.stdout), "Loaded image: quinistry:latest\n");
 }
 
 #[test]
-fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it() {
+fn podman_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
     let Some(network) = Network::new("podman") else { return };
     if !has_podman() {
         return;
@@ -381,7 +383,7 @@ fn podman_pulls_from_another_machine_and_by_way_of_a_mirror_as_the_readme_has_it
     }
 }
 
-/// A server that carries this program for two processors.
+/// Starts a server that carries this program for two processors.
 fn server_with_sibling(folder: &Folder) -> Server {
     Server::start_with(&["--with", &sibling(folder)])
 }
@@ -395,7 +397,7 @@ fn save_with_sibling(folder: &Folder, archive: &str) -> String {
 }
 
 #[test]
-fn docker_pulls_the_platform_that_it_is_told_to_and_says_when_there_is_none() {
+fn docker_pulls_the_requested_platform_and_reports_a_missing_one() {
     if !has_docker() {
         return;
     }
@@ -410,15 +412,15 @@ fn docker_pulls_the_platform_that_it_is_told_to_and_says_when_there_is_none() {
         let output = pull(architecture);
         assert!(lossy(&output.stdout).contains(&format!("Digest: {digest}")), "{output:?}");
         assert_eq!(docker(&["inspect", "--format", "{{.Architecture}}", &image.0]), architecture);
-        docker(&["rmi", &image.0]); // Or the next one would take its name, and it would stay.
+        docker(&["rmi", &image.0]); // Otherwise the next image would take the name, and this one would remain.
     }
     let blobs = || server.log().matches("/blobs/").count();
     let before = blobs();
     let refused = pull("s390x");
     assert!(lossy(&refused.stderr).contains("no matching manifest"), "{refused:?}");
-    assert_eq!(blobs(), before, "docker knows it before it downloads anything");
+    assert_eq!(blobs(), before, "docker finds out before it downloads a blob");
 
-    // What is pulled serves both platforms again, and people find the program by its name.
+    // The pulled image serves both platforms again, and the program is in PATH.
     assert_eq!(image.pull(), digest);
     let container = Container::run(&image, &["--read-only"]);
     let child = container.served_image();
@@ -429,7 +431,7 @@ fn docker_pulls_the_platform_that_it_is_told_to_and_says_when_there_is_none() {
 }
 
 #[test]
-fn skopeo_inspects_and_copies_every_platform_of_the_registry_and_of_the_archive() {
+fn skopeo_inspects_and_copies_every_platform_of_registry_and_archive() {
     if !has_tool("skopeo", &["--version"]) {
         return;
     }
@@ -450,7 +452,7 @@ fn skopeo_inspects_and_copies_every_platform_of_the_registry_and_of_the_archive(
         let copy = folder.path(&number.to_string());
         let how = ["copy", "--insecure-policy", "--src-tls-verify=false", "--all", "--preserve-digests"];
         skopeo(&[&how[..], &[source, &format!("dir:{copy}")]].concat());
-        // In a folder of this kind every blob is a file, named by its digest. Both layers are there.
+        // In a `dir:` folder, every blob is a file that is named by its digest. Both layers must be there.
         let layers = server.layers();
         assert_eq!(layers.len(), 2);
         for (layer, _) in layers {
@@ -480,7 +482,7 @@ fn podman_pulls_either_platform_under_one_digest() {
 }
 
 #[test]
-fn containerd_takes_an_archive_of_two_platforms_and_another_node_pulls_it() {
+fn containerd_imports_an_archive_of_two_platforms_and_another_node_pulls_it() {
     let Some(network) = Network::new("platforms") else { return };
     let (holder, puller) = (network.node(1), network.node(2));
     let folder = Folder::new("containerd-platforms");

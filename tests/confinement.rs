@@ -1,8 +1,8 @@
-//! What a server that was taken over could still do: each call that the filter allows is tried, and many
-//! that it does not.
+//! What a compromised server could still do: these tests try each system call that the filter allows, and many that it
+//! does not.
 //!
-//! A call is tried in a process of its own, since some of them end it. That process is this test program,
-//! started with a variable that tells it what to try; see [`child`].
+//! Each call is made in a separate process, since some calls end the process. That process is this test program, with a
+//! variable that selects the call; see [`child`].
 
 mod common;
 
@@ -14,12 +14,12 @@ use common::docker::{ImageName, docker, has_docker};
 use common::{Server, eventually, is_root, quinistry, system, this_test, tool};
 use quinistry::confinement::{self, RULES, Verdict};
 
-/// What becomes of a call.
+/// What happens to a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
-    /// The kernel looks at it, and does it or finds its arguments wrong.
+    /// The kernel makes the call, or rejects its arguments.
     Heard,
-    /// The filter lets it fail.
+    /// The filter makes the call fail.
     Refused,
     /// The filter ends the process.
     Ends,
@@ -27,22 +27,22 @@ enum Fate {
 
 use Fate::{Ends, Heard, Refused};
 
-/// An argument that is no descriptor, no address and no id of anything.
+/// An argument that is not a valid descriptor, address or ID.
 const BAD: usize = usize::MAX;
 const ANY: [usize; 6] = [BAD; 6];
 const NONE: [usize; 6] = [0; 6];
 
-/// A call with its arguments, and what becomes of it in a confined process.
+/// A call with its arguments, and what happens to it in a confined process.
 type Attempt = (c_long, [usize; 6], Fate);
 
-/// A call with one argument that matters.
+/// Returns a call with one argument that matters.
 const fn with(call: c_long, index: usize, argument: i32, fate: Fate) -> Attempt {
     let mut arguments = ANY;
     arguments[index] = argument.cast_unsigned() as usize;
     (call, arguments, fate)
 }
 
-/// A call about an option of a socket.
+/// Returns a call about a socket option.
 const fn option(call: c_long, level: i32, name: i32, fate: Fate) -> Attempt {
     let (_, mut arguments, _) = with(call, 1, level, fate);
     arguments[2] = name.cast_unsigned() as usize;
@@ -50,8 +50,7 @@ const fn option(call: c_long, level: i32, name: i32, fate: Fate) -> Attempt {
 }
 
 const ATTEMPTS: &[Attempt] = &[
-    // Answers, but no connection to anywhere. A listener that is shut down for reading is a socket
-    // that MSG_FASTOPEN connects.
+    // Responses, but no outgoing connections. MSG_FASTOPEN could connect a listener that is shut down for reading.
     with(libc::SYS_sendto, 3, libc::MSG_NOSIGNAL | libc::MSG_MORE, Heard),
     with(libc::SYS_sendto, 3, libc::MSG_FASTOPEN, Refused),
     with(libc::SYS_sendto, 3, libc::MSG_OOB | libc::MSG_NOSIGNAL, Refused),
@@ -77,7 +76,7 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_brk, NONE, Heard),
     (libc::SYS_mremap, ANY, Heard),
     (libc::SYS_munmap, ANY, Heard),
-    // What serving takes besides.
+    // The other calls that serving needs.
     #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
     (libc::SYS_epoll_wait, ANY, Heard),
     (libc::SYS_epoll_pwait, ANY, Heard),
@@ -97,7 +96,7 @@ const ATTEMPTS: &[Attempt] = &[
     with(libc::SYS_futex, 1, libc::FUTEX_WAKE, Heard),
     (libc::SYS_restart_syscall, ANY, Heard),
     (libc::SYS_exit_group, NONE, Heard),
-    // Another program, another process, another machine.
+    // Other programs, processes and machines.
     (libc::SYS_execve, ANY, Ends),
     (libc::SYS_execveat, ANY, Ends),
     #[cfg(target_arch = "x86_64")]
@@ -123,7 +122,7 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_open, ANY, Refused),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_creat, ANY, Refused),
-    // Descriptors, and passing them on.
+    // Copying and passing descriptors.
     (libc::SYS_fcntl, ANY, Refused),
     (libc::SYS_dup, ANY, Refused),
     (libc::SYS_pidfd_getfd, ANY, Refused),
@@ -154,20 +153,20 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_rt_sigaction, ANY, Refused),
 ];
 
-/// What a child is to do: a number means the attempt with that index.
+/// What the child must try: the index of an attempt, or a word.
 const VARIABLE: &str = "QUINISTRY_ATTEMPT";
 
-/// Whether the child confines itself first.
+/// If set, the child confines itself first.
 const CONFINED: &str = "QUINISTRY_CONFINED";
 
-/// This does nothing unless it runs in a child. There it ends the process with the error number of the
-/// call that it tries, or 0. A confined thread could not end as the test harness has its threads end.
+/// In a child, exits with the error number of the call that it makes, or 0. Otherwise does nothing. The child must exit
+/// here, because a confined thread cannot end as threads of the test harness do.
 #[test]
 fn child() {
     let Some(wanted) = std::env::var_os(VARIABLE) else { return };
     let wanted = wanted.to_str().expect("text");
     if std::env::var_os(CONFINED).is_some() {
-        confinement::confine().expect("the kernel has such filters");
+        confinement::confine().expect("the kernel supports such filters");
     }
     match wanted {
         "abort" => std::process::abort(),
@@ -175,7 +174,7 @@ fn child() {
         "i386" => system::exit(system::call_as_i386()),
         #[cfg(target_arch = "x86_64")]
         "x32" => system::exit(system::call(libc::SYS_getppid | 0x4000_0000, NONE)),
-        // More than the allocator takes from the heap, then less, then all at once.
+        // More than the allocator takes from the heap, then more for each block, then less.
         "memory" => {
             let mut blocks: Vec<Vec<u8>> = (0..300).map(|size| vec![1; size * size * 10]).collect();
             for block in &mut blocks {
@@ -198,11 +197,11 @@ fn attempt(wanted: &str, is_confined: bool) -> ExitStatus {
     if is_confined {
         command.env(CONFINED, "");
     }
-    command.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("this very program")
+    command.stdout(Stdio::null()).stderr(Stdio::null()).status().expect("this program starts")
 }
 
 #[test]
-fn a_confined_process_can_do_what_serving_takes_and_nothing_else() {
+fn a_confined_process_can_make_the_calls_that_serving_needs_and_no_others() {
     for (index, (call, arguments, fate)) in ATTEMPTS.iter().enumerate() {
         let status = attempt(&index.to_string(), true);
         let found = match (status.code(), status.signal()) {
@@ -212,7 +211,7 @@ fn a_confined_process_can_do_what_serving_takes_and_nothing_else() {
             _ => panic!("call {call}: {status}"),
         };
         assert_eq!(found, *fate, "call {call} with {arguments:x?}: {status}");
-        // It is the filter that refuses.
+        // Without the filter, the call is not refused.
         if *fate == Refused {
             assert_ne!(attempt(&index.to_string(), false).code(), Some(libc::ENOSYS), "call {call}");
         }
@@ -228,13 +227,13 @@ fn every_call_of_the_table_is_tried() {
 }
 
 #[test]
-fn a_confined_process_allocates_as_ever() {
+fn a_confined_process_can_allocate_memory() {
     assert_eq!(attempt("memory", true).code(), Some(0));
 }
 
 #[test]
 fn a_confined_process_that_aborts_ends_by_a_signal() {
-    // The exit codes 134 and 139 of the table in main.rs.
+    // These are the exit codes 134 and 139 in the table in main.rs.
     assert_eq!(attempt("abort", false).signal(), Some(libc::SIGABRT));
     let signal = attempt("abort", true).signal();
     assert!(signal.is_some());
@@ -245,55 +244,55 @@ fn a_confined_process_that_aborts_ends_by_a_signal() {
 
 #[cfg(target_arch = "x86_64")]
 #[test]
-fn calls_in_the_ways_of_other_architectures_are_refused() {
-    // A kernel may lack the first of these ways. The process ends all the same.
+fn calls_through_the_interfaces_of_other_architectures_are_refused() {
+    // A kernel may lack the first of these interfaces. The process ends in either case.
     assert!(matches!(attempt("i386", true).signal(), Some(libc::SIGSYS | libc::SIGSEGV)));
     assert_eq!(attempt("x32", true).code(), Some(libc::ENOSYS));
 }
 
-/// What /proc says of a process: the kind of its filter, and whether it can gain rights.
+/// Returns the kind of a process's filter, and whether it is barred from gaining privileges, from /proc.
 fn confinement_of(status: &str) -> [Option<&str>; 2] {
     ["Seccomp:\t", "NoNewPrivs:\t"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)))
 }
 
-const CONFINED_FOR_GOOD: [Option<&str>; 2] = [Some("2"), Some("1")];
+const FULLY_CONFINED: [Option<&str>; 2] = [Some("2"), Some("1")];
 
 #[test]
 fn a_server_that_serves_is_confined() {
     let server = Server::start();
     server.ask("GET /v2/", &[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
-    assert_eq!(confinement_of(&status), CONFINED_FOR_GOOD);
+    assert_eq!(confinement_of(&status), FULLY_CONFINED);
     assert!(!server.log().contains("Cannot give up"), "{}", server.log());
 }
 
 #[test]
-fn a_server_of_an_ordinary_user_is_confined() {
+fn a_server_that_is_not_run_by_root_is_confined() {
     if !is_root("only root can become another user") {
         return;
     }
     let server = Server::start_as(quinistry().args(["--listen", "127.0.0.1:0"]).uid(65532).gid(65532));
     server.ask("GET /v2/", &[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
-    assert_eq!(confinement_of(&status), CONFINED_FOR_GOOD);
+    assert_eq!(confinement_of(&status), FULLY_CONFINED);
 }
 
-/// Calls that systemd's filter `@system-service` has not allowed in every version, and that a server might
-/// make, if it has no filter of its own yet.
+/// Calls that a server might make before it is confined, and that not every version of systemd's filter
+/// `@system-service` allows.
 const DEADLY_IN_A_SERVICE: [c_long; 2] = [libc::SYS_seccomp, libc::SYS_close_range];
 
 #[test]
-fn a_server_whose_filter_would_end_it_for_seccomp_is_confined_by_prctl() {
+fn a_server_whose_service_manager_forbids_seccomp_is_confined_by_prctl() {
     let mut command = quinistry();
     system::with_deadly(command.args(["--listen", "127.0.0.1:0"]), &DEADLY_IN_A_SERVICE);
     let server = Server::start_as(&mut command);
     assert_eq!(server.ask("GET /v2/", &[]).status, 200);
-    assert_eq!(server.status("Seccomp_filters"), 2, "theirs and ours");
+    assert_eq!(server.status("Seccomp_filters"), 2, "the service manager's and the server's own");
     assert!(!server.log().contains("Cannot give up"), "{}", server.log());
 }
 
 #[test]
-fn a_server_keeps_no_descriptor_that_it_was_started_with() {
+fn a_server_keeps_no_inherited_descriptor() {
     let mut command = quinistry();
     let file = std::fs::File::open("/proc/version").expect("Linux has it");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -311,7 +310,7 @@ fn a_server_keeps_no_descriptor_that_it_was_started_with() {
 }
 
 #[test]
-fn a_server_in_a_container_is_confined_whatever_the_container_may() {
+fn a_server_in_a_container_is_confined_whatever_the_container_allows() {
     if !has_docker() {
         return;
     }
@@ -332,7 +331,7 @@ fn a_server_in_a_container_is_confined_whatever_the_container_may() {
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &id]);
         eventually("it is confined", || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-            (confinement_of(&status) == CONFINED_FOR_GOOD).then_some(())
+            (confinement_of(&status) == FULLY_CONFINED).then_some(())
         });
         docker(&["stop", "-t", "1", &id]);
         assert!(!log().contains("Cannot give up"), "{options:?}: {}", log());

@@ -1,8 +1,8 @@
-//! One connection, over a transport whose every accident is scripted, and with a clock that the test sets.
+//! One connection, over a scripted transport and with a clock that the test sets.
 //!
-//! The rule is simple. However the transport behaves (short reads, short writes, no room, interrupts), the
-//! client must receive what it would have received had all gone well. Only time, a broken transport and
-//! a server that is short of something may end a connection early.
+//! However the transport behaves (short reads, short writes, no room, interrupts), the client must receive what it
+//! would receive over a perfect transport. Only a deadline, a broken transport or a shortage of resources may end a
+//! connection early.
 
 mod common;
 
@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use common::{Answer, find, request, sample};
+use common::{Response, find, request, sample};
 use proptest::prelude::*;
 use quinistry::clock::Clock;
 use quinistry::connection::{
@@ -27,24 +27,24 @@ use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
 use quinistry::run_queue::TURN_COST;
 
-/// What a transport does when it is called next; after the script, it does all it is asked.
+/// What a transport does in one call. After the script, every call transfers all bytes.
 #[derive(Clone, Copy, Debug)]
 enum Act {
-    /// Up to so many bytes pass.
+    /// Transfers at most this many bytes.
     Bytes(usize),
     Block,
     Interrupt,
     Break,
 }
 
-/// Any time will do.
+/// An arbitrary time.
 const SINCE_EPOCH: Duration = Duration::from_secs(784_111_777);
 
 struct Script {
     input: Vec<u8>,
-    /// Whether the client has stopped sending after its input; else a read blocks there.
+    /// Whether the client has stopped sending after its input. If not, a read blocks there.
     ends: bool,
-    /// In order.
+    /// What the next calls do, in order.
     acts: VecDeque<Act>,
     output: Vec<u8>,
     layer: Vec<u8>,
@@ -68,7 +68,7 @@ impl Script {
 
 impl Transport for Script {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        assert!(!buffer.is_empty(), "a read for nothing looks like the end");
+        assert!(!buffer.is_empty(), "a read into an empty buffer looks like the end");
         if self.input.is_empty() {
             return if self.ends { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
         }
@@ -98,7 +98,7 @@ impl Transport for Script {
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        // It never waits, so it is not interrupted either.
+        // This call never blocks, so it is not interrupted either.
         if let Some(Act::Break) = self.acts.front() {
             self.next(0)?;
         }
@@ -111,7 +111,7 @@ impl Transport for Script {
     }
 }
 
-/// A connection with everything it needs.
+/// A connection with everything that it needs.
 struct World {
     registry: Registry,
     blob: String,
@@ -152,7 +152,7 @@ impl World {
         }
     }
 
-    /// A connection whose client asks for the layer.
+    /// Returns a connection whose client has requested the layer.
     fn asked_for_layer() -> Self {
         let mut world = Self::new("");
         world.transport.input = world.layer_request().into_bytes();
@@ -177,18 +177,18 @@ impl World {
         })
     }
 
-    /// Runs turns until it has nothing to do, as a server would.
+    /// Runs turns until the connection has nothing to do, as a server would.
     fn run(&mut self) -> Next {
         for _ in 0..100_000 {
             let calls = self.transport.calls;
             match self.turn() {
-                // A scripted block passes; a real one lasts until more input comes.
+                // A scripted block ends by itself. A real one lasts until more input arrives.
                 Next::Wait if self.transport.calls == calls => return Next::Wait,
                 Next::Close(reason) => return Next::Close(reason),
                 Next::Wait | Next::Again => {}
             }
         }
-        panic!("it never came to rest");
+        panic!("the connection never waits and never closes");
     }
 
     fn receive(&mut self, input: impl AsRef<[u8]>) -> Next {
@@ -200,12 +200,12 @@ impl World {
         self.clock = Clock::at(self.clock.now + time, SINCE_EPOCH);
     }
 
-    /// Lets time pass, up to the deadline and no further.
+    /// Advances the clock to just before the deadline, when nothing may happen yet, and then to the deadline.
     fn wait_for_deadline(&mut self, patience: Duration) -> Next {
         let (deadline, just_before) = (self.connection.deadline(), Duration::from_nanos(1));
         assert_eq!(deadline, self.clock.now + patience, "the deadline");
         self.pass(patience.checked_sub(just_before).expect("a time"));
-        assert_eq!(self.turn(), Next::Wait, "not before its time");
+        assert_eq!(self.turn(), Next::Wait, "nothing happens before the deadline");
         self.pass(just_before);
         self.turn()
     }
@@ -222,23 +222,23 @@ impl World {
         self.connection.stop(&mut self.transport, self.clock.now)
     }
 
-    fn answers(&self) -> Vec<Answer> {
-        answers(&self.transport.output)
+    fn responses(&self) -> Vec<Response> {
+        responses(&self.transport.output)
     }
 }
 
-/// Takes a stream of answers apart, which has to have nothing left over. None is one to HEAD.
-fn answers(mut bytes: &[u8]) -> Vec<Answer> {
-    let mut answers = Vec::new();
+/// Splits bytes into responses, with nothing left over. None of them may be a response to HEAD.
+fn responses(mut bytes: &[u8]) -> Vec<Response> {
+    let mut responses = Vec::new();
     while !bytes.is_empty() {
         let end = find(bytes, b"\r\n\r\n").expect("a complete head") + 4;
-        let mut answer = Answer::from_head(&bytes[..end]);
-        let length = if answer.status == 304 { 0 } else { answer.content_length() };
-        answer.content = bytes[end..end + length].to_vec();
+        let mut response = Response::from_head(&bytes[..end]);
+        let length = if response.status == 304 { 0 } else { response.content_length() };
+        response.content = bytes[end..end + length].to_vec();
         bytes = &bytes[end + length..];
-        answers.push(answer);
+        responses.push(response);
     }
-    answers
+    responses
 }
 
 fn manifest() -> String {
@@ -250,39 +250,39 @@ fn closed(reason: CloseReason) -> Next {
 }
 
 #[test]
-fn requests_are_answered_in_order_and_the_connection_goes_on() {
+fn requests_are_answered_in_order_and_the_connection_persists() {
     let mut world = World::new("");
     let three = request("GET /v2/", &[]) + &world.layer_request() + &manifest();
     assert_eq!(world.receive(three.repeat(40)), Next::Wait);
-    let answers = world.answers();
-    assert_eq!(answers.len(), 120);
-    for three in answers.chunks(3) {
+    let responses = world.responses();
+    assert_eq!(responses.len(), 120);
+    for three in responses.chunks(3) {
         assert_eq!(three[0].content, b"{}");
         assert_eq!(three[1].content, world.transport.layer);
         assert_eq!(three[2].status, 200);
-        assert!(three.iter().all(|answer| answer.field("connection").is_none()));
+        assert!(three.iter().all(|response| response.field("connection").is_none()));
     }
-    assert_eq!(world.connection.held(), 0, "a connection that waits keeps no buffer");
+    assert_eq!(world.connection.held(), 0, "an idle connection keeps no buffer");
 }
 
 #[test]
 fn a_turn_is_bounded_in_requests_and_in_bytes() {
-    // Some 20 of them, but no fewer than the 16 that clients pipeline.
+    // About 20, and more than the 16 that clients pipeline.
     let mut world = World::new(manifest().repeat(60));
     let mut answered = 0;
     for _ in 0..2 {
         assert_eq!(world.turn(), Next::Again);
-        let in_this_turn = world.answers().len() - answered;
+        let in_this_turn = world.responses().len() - answered;
         assert!((17..=24).contains(&in_this_turn), "{in_this_turn}");
         answered += in_this_turn;
     }
     assert_eq!(world.run(), Next::Wait);
-    assert_eq!(world.answers().len(), 60);
+    assert_eq!(world.responses().len(), 60);
 
     let mut world = World::new("");
     world.transport.layer = vec![b'x'; 3 * TURN_COST as usize];
     let (mut image, _) = sample::packed();
-    // A registry that believes the layer to be that large.
+    // The registry takes this for the size of the layer.
     image.platforms[0].layer.blob.size = world.transport.layer.len() as u64;
     world.registry = Registry::new(image);
     world.transport.input = world.layer_request().into_bytes();
@@ -294,7 +294,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
         sent = world.transport.output.len();
     }
     assert_eq!(world.turn(), Next::Wait);
-    assert_eq!(world.answers()[0].content, world.transport.layer);
+    assert_eq!(world.responses()[0].content, world.transport.layer);
 }
 
 #[test]
@@ -303,11 +303,11 @@ fn a_turn_has_fewer_requests_if_they_take_longer() {
     let many = request("GET /v2/", &[&format!("Accept: {}", "a,".repeat(950))]);
     for (request, most) in [(long, 2), (many, 6)] {
         let mut world = World::new(request.repeat(10));
-        // A turn that only reads the beginning of a head may have no answer.
+        // A turn that reads only the beginning of a head may send no response.
         let mut answered = 0;
         while answered < 10 {
             world.turn();
-            let in_this_turn = world.answers().len() - answered;
+            let in_this_turn = world.responses().len() - answered;
             assert!(in_this_turn <= most, "{in_this_turn} of {request:.40}");
             answered += in_this_turn;
         }
@@ -315,7 +315,7 @@ fn a_turn_has_fewer_requests_if_they_take_longer() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_costs_a_bounded_amount_of_memory() {
+fn a_client_that_does_not_read_costs_bounded_memory() {
     let mut world = World::new(manifest().repeat(1000));
     world.transport.acts = vec![Act::Block; 100].into();
     for _ in 0..50 {
@@ -324,23 +324,23 @@ fn a_reader_that_does_not_read_costs_a_bounded_amount_of_memory() {
     }
     assert!(world.transport.input.len() > 20_000, "the rest stays in the socket");
     assert_eq!(world.run(), Next::Wait);
-    assert_eq!(world.answers().len(), 1000);
+    assert_eq!(world.responses().len(), 1000);
 }
 
 #[test]
 fn a_client_never_receives_what_was_meant_for_another() {
     let mut first = World::new(manifest());
     first.transport.acts = [Act::Bytes(usize::MAX), Act::Break].into();
-    assert_eq!(first.turn(), closed(CloseReason::Broken), "it breaks while the answer is written");
+    assert_eq!(first.turn(), closed(CloseReason::Broken), "it breaks while the response is written");
     let mut second = World::new(request("GET /v2/", &[]));
     second.buffers = first.buffers;
     assert_eq!(second.turn(), Next::Wait);
-    assert_eq!(second.answers().len(), 1);
-    assert_eq!(second.answers()[0].content, b"{}");
+    assert_eq!(second.responses().len(), 1);
+    assert_eq!(second.responses()[0].content, b"{}");
 }
 
 #[test]
-fn a_client_that_wants_no_further_answer_is_closed_and_others_go_on() {
+fn a_connection_persists_only_if_the_request_allows_it() {
     for (bytes, connection, next) in [
         ("GET /v2/ HTTP/1.0\r\n\r\n", Some("close"), closed(CloseReason::LastResponse)),
         ("GET /v2/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Some("keep-alive"), Next::Wait),
@@ -353,14 +353,14 @@ fn a_client_that_wants_no_further_answer_is_closed_and_others_go_on() {
     ] {
         let mut world = World::new(bytes);
         assert_eq!(world.run(), next, "{bytes}");
-        let answers = world.answers();
-        assert_eq!((answers.len(), answers[0].status), (1, 200));
-        assert_eq!(answers[0].field("connection"), connection);
+        let responses = world.responses();
+        assert_eq!((responses.len(), responses[0].status), (1, 200));
+        assert_eq!(responses[0].field("connection"), connection);
     }
 }
 
 #[test]
-fn what_follows_the_last_request_is_never_answered() {
+fn nothing_after_the_last_request_is_answered() {
     let smuggled = manifest();
     for bytes in [
         format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n{smuggled}"),
@@ -383,9 +383,9 @@ fn what_follows_the_last_request_is_never_answered() {
         assert!(find(output, b"\r\nConnection: close\r\n").is_some());
         assert!(find(output, b"quinistry").is_none());
         if bytes.contains("HEAD") {
-            assert!(output.ends_with(b"\r\n\r\n"), "an answer to HEAD has no content");
+            assert!(output.ends_with(b"\r\n\r\n"), "a response to HEAD has no content");
         }
-        // The client closes, and so do we.
+        // When the client closes the connection, so does the server.
         world.transport.ends = true;
         assert_eq!(world.turn(), closed(CloseReason::LastResponse));
     }
@@ -396,8 +396,8 @@ fn a_client_that_stops_sending_after_its_requests_is_still_answered() {
     let mut world = World::new(manifest().repeat(3));
     world.transport.ends = true;
     assert_eq!(world.run(), closed(CloseReason::Left));
-    assert_eq!(world.answers().len(), 3);
-    // Half a request and the end is nothing to answer.
+    assert_eq!(world.responses().len(), 3);
+    // An incomplete request gets no response.
     let mut world = World::new(&manifest()[..30]);
     world.transport.ends = true;
     assert_eq!(world.run(), closed(CloseReason::CutShort));
@@ -405,20 +405,20 @@ fn a_client_that_stops_sending_after_its_requests_is_still_answered() {
 }
 
 #[test]
-fn a_head_as_long_as_can_be_is_answered_even_after_an_empty_line() {
+fn a_head_of_maximum_length_is_accepted_even_after_an_empty_line() {
     for (length, status) in [(MAX_HEAD, 200), (MAX_HEAD + 1, 431)] {
         let head = |filler: &str| format!("GET /v2/ HTTP/1.1\r\nHost: x\r\nX: {filler}\r\n\r\n");
         let head = head(&"a".repeat(length - head("").len()));
         for before in ["", "\r\n"] {
             let mut world = World::new(format!("{before}{head}"));
             assert_eq!(world.run(), Next::Wait);
-            assert_eq!(world.answers()[0].status, status, "{length}");
+            assert_eq!(world.responses()[0].status, status, "{length}");
         }
     }
 }
 
 #[test]
-fn a_silent_client_is_closed_without_a_word() {
+fn a_silent_client_is_closed_without_a_response() {
     let mut world = World::new("");
     assert_eq!(world.turn(), Next::Wait);
     assert_eq!(world.wait_for_deadline(HEAD_TIMEOUT), closed(CloseReason::Silent));
@@ -433,36 +433,36 @@ fn a_silent_client_is_closed_without_a_word() {
 }
 
 #[test]
-fn a_load_balancer_can_use_a_connection_again_after_a_minute() {
-    // AWS and nginx keep idle connections for 60 s, and send the next request just before that is over.
+fn a_load_balancer_can_reuse_a_connection_after_a_minute() {
+    // AWS and nginx keep idle connections for 60 s, and may send the next request just before that time ends.
     let mut world = World::new(manifest());
     assert_eq!(world.turn(), Next::Wait);
     world.pass(Duration::from_secs(65));
     assert_eq!(world.turn(), Next::Wait);
     world.receive(manifest());
-    assert_eq!(world.answers().len(), 2);
+    assert_eq!(world.responses().len(), 2);
 }
 
 #[test]
-fn a_head_that_takes_too_long_is_answered_408_however_many_bytes_come() {
+fn a_head_that_takes_too_long_gets_408_however_many_bytes_arrive() {
     let mut world = World::new("");
     assert_eq!(world.receive("GET /v2/ HT"), Next::Wait);
     let deadline = world.connection.deadline();
     for byte in "TP/1.1\r\nX: ".bytes() {
         world.pass(Duration::from_millis(500));
         assert_eq!(world.receive([byte]), Next::Wait);
-        assert_eq!(world.connection.deadline(), deadline, "no byte buys time");
+        assert_eq!(world.connection.deadline(), deadline, "a byte does not extend the deadline");
     }
     world.pass(deadline - world.clock.now);
     assert_eq!(world.turn(), Next::Wait);
-    assert_eq!(world.answers()[0].status, 408);
+    assert_eq!(world.responses()[0].status, 408);
     assert!(world.transport.finished);
 }
 
 #[test]
-fn a_request_that_has_arrived_is_answered_though_its_deadline_has_passed() {
-    // The machine was stopped for an hour. Before that, the client had sent nothing, half a head or a
-    // whole request; in the meantime the rest came.
+fn a_request_that_has_arrived_is_answered_even_after_its_deadline() {
+    // The machine was suspended for an hour. Before that, the client had sent nothing, half a head, a whole request, or
+    // both. The rest arrived during that hour.
     let whole = manifest();
     for before in ["", &whole[..20], &whole, &(whole.clone() + &whole[..20])] {
         let mut world = World::new("");
@@ -470,26 +470,27 @@ fn a_request_that_has_arrived_is_answered_though_its_deadline_has_passed() {
         world.pass(Duration::from_secs(3600));
         let rest = &whole[before.len() % whole.len()..];
         assert_eq!(world.receive(rest), Next::Wait, "{before:?}");
-        let answers = world.answers();
-        assert_eq!(answers.len(), 1 + before.len() / whole.len(), "{before:?}");
-        assert!(answers.iter().all(|answer| answer.status == 200), "{before:?}");
+        let responses = world.responses();
+        assert_eq!(responses.len(), 1 + before.len() / whole.len(), "{before:?}");
+        assert!(responses.iter().all(|response| response.status == 200), "{before:?}");
     }
 }
 
 #[test]
-fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
+fn a_slow_reader_is_served_and_a_stalled_one_is_closed() {
     let mut world = World::asked_for_layer();
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(100)].into();
     world.transport.acts.extend([Act::Block; 1000]);
     assert_eq!(world.turn(), Next::Wait);
-    // The socket takes nothing for hours, but what it holds is being acknowledged.
+    // The socket accepts nothing for hours, but the client acknowledges what the socket holds.
     for left in (0..200).rev() {
         world.transport.unacknowledged = left;
         assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), Next::Wait, "{left}");
     }
     assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
 
-    // A client that takes all there is and gets more has made progress, though more is left than was.
+    // A client that has taken everything and was sent more has made progress, although more is unacknowledged than
+    // before.
     let mut world = World::asked_for_layer();
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
     assert_eq!(world.turn(), Next::Wait);
@@ -504,7 +505,7 @@ fn a_slow_reader_goes_on_and_a_stopped_one_is_closed() {
 }
 
 #[test]
-fn a_slow_reader_keeps_its_connection_until_it_has_the_end_of_its_answer() {
+fn a_slow_reader_is_not_closed_before_its_response_has_arrived() {
     let mut world = World::new(manifest());
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
@@ -521,11 +522,11 @@ fn a_slow_reader_keeps_its_connection_until_it_has_the_end_of_its_answer() {
 }
 
 #[test]
-fn a_reader_can_be_evicted_only_if_it_has_taken_nothing_for_a_while() {
+fn a_reader_can_be_evicted_only_after_it_has_stalled_for_a_while() {
     let mut world = World::asked_for_layer();
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
     assert_eq!(world.turn(), Next::Wait);
-    assert_eq!(world.rank(), None, "it was just sent something");
+    assert_eq!(world.rank(), None, "something was just sent");
     // It reads steadily, but the transport has no room for more yet.
     for left in (0..10).rev() {
         world.transport.unacknowledged = left * 1000;
@@ -555,23 +556,23 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
         world.watch();
         world.connection.rank(now)
     };
-    // Begun at these times: silent, half a head, answered, answered and then half a head.
+    // A silent client, one that sent half a head, one that was answered, and one that then sent half a head.
     let ranks = [
         rank(0, None, "", ""),
         rank(1, None, half, ""),
         rank(2, None, &manifest(), ""),
-        // This one had been idle for longest when its next head began to come.
+        // This one had been idle longest when its next head began to arrive.
         rank(0, Some(3), &manifest(), half),
     ];
     assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{ranks:?}");
 }
 
 #[test]
-fn a_connection_whose_answer_is_on_its_way_is_evicted_after_those_that_wait() {
+fn a_connection_with_a_response_in_flight_is_evicted_after_idle_ones() {
     let mut answered = World::new(manifest());
     answered.transport.unacknowledged = 300;
     assert_eq!(answered.run(), Next::Wait);
-    assert_eq!(answered.rank(), None, "it may be taking its answer");
+    assert_eq!(answered.rank(), None, "the client may be reading its response");
     let mut silent = World::new("");
     silent.pass(2 * STALL_NOTICED);
     answered.pass(2 * STALL_NOTICED);
@@ -581,11 +582,11 @@ fn a_connection_whose_answer_is_on_its_way_is_evicted_after_those_that_wait() {
     let mut newer = World::new("");
     newer.clock = Clock::at(answered.clock.now + STALL_NOTICED, SINCE_EPOCH);
     newer.connection = Connection::new(newer.connection.peer(), newer.clock.now);
-    assert!(answered.rank() < newer.rank(), "it has waited since it had its answer");
+    assert!(answered.rank() < newer.rank(), "it has been idle since its response arrived");
 }
 
 #[test]
-fn a_lingering_connection_can_be_evicted_only_when_its_answer_has_arrived_or_after_a_while() {
+fn a_lingering_connection_can_be_evicted_once_its_response_arrives_or_stalls() {
     let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
@@ -603,7 +604,7 @@ fn a_lingering_connection_can_be_evicted_only_when_its_answer_has_arrived_or_aft
 
 #[test]
 fn a_client_that_may_send_more_after_its_last_response_is_not_reset() {
-    // A tunnel's bytes may be on their way.
+    // The client may already have sent bytes for the tunnel.
     let mut world = World::new("CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(world.run(), Next::Wait);
     assert!(world.transport.finished);
@@ -613,24 +614,24 @@ fn a_client_that_may_send_more_after_its_last_response_is_not_reset() {
         let mut world = World::new(manifest().repeat(count) + last + &"x".repeat(3000));
         assert_eq!(world.run(), Next::Wait, "{count}");
         assert!(world.transport.finished && world.transport.input.is_empty(), "{count}");
-        assert_eq!(world.answers().len(), count + 1);
+        assert_eq!(world.responses().len(), count + 1);
     }
 }
 
 #[test]
-fn a_connection_is_closed_after_its_last_response_when_the_client_has_it() {
+fn a_connection_is_closed_once_its_last_response_has_arrived() {
     let asked = || {
         let mut world = World::new("");
         let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
         world.transport.input = request(&line, &["Connection: close"]).into_bytes();
         world
     };
-    // The client has taken all of it.
+    // The client has acknowledged all of it.
     let mut world = asked();
     assert_eq!(world.turn(), closed(CloseReason::LastResponse));
     assert!(!world.transport.finished);
-    assert_eq!(world.answers()[0].content, world.transport.layer);
-    // A part of it is still on its way. Our end comes behind it, and then the client's.
+    assert_eq!(world.responses()[0].content, world.transport.layer);
+    // A part of it is still in flight. The server's end of the stream follows it, and the client's arrives.
     let mut world = asked();
     world.transport.unacknowledged = 300;
     assert_eq!(world.turn(), Next::Wait);
@@ -640,7 +641,7 @@ fn a_connection_is_closed_after_its_last_response_when_the_client_has_it() {
     assert_eq!(world.run(), Next::Wait);
     world.transport.unacknowledged = 0;
     assert_eq!(world.turn(), closed(CloseReason::LastResponse));
-    // More comes meanwhile: to close now would reset the connection.
+    // More input arrives meanwhile. Closing the connection now would reset it.
     let mut world = asked();
     let no_room = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000), Act::Block];
     world.transport.acts = no_room.into();
@@ -650,7 +651,7 @@ fn a_connection_is_closed_after_its_last_response_when_the_client_has_it() {
 }
 
 #[test]
-fn a_client_that_stops_sending_is_not_closed_before_it_has_its_answers() {
+fn a_client_that_stops_sending_is_not_closed_before_it_has_its_responses() {
     for (input, reason) in [(manifest(), CloseReason::Left), (manifest() + "GET /", CloseReason::CutShort)] {
         for unacknowledged in [0, 300] {
             let mut world = World::new(&input);
@@ -664,19 +665,19 @@ fn a_client_that_stops_sending_is_not_closed_before_it_has_its_answers() {
                 assert!(world.transport.finished);
                 assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
             }
-            assert_eq!(world.answers().len(), 1);
+            assert_eq!(world.responses().len(), 1);
         }
     }
 }
 
 #[test]
-fn lingering_ends_soon_after_the_client_has_its_answer_however_much_it_sends() {
+fn lingering_ends_soon_after_the_response_arrives_whatever_the_client_sends() {
     let malformed = "GET / HTTP/1.1\r\nHost : x\r\n\r\n";
-    // Silence ends it.
+    // The client sends nothing.
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
     assert_eq!(world.wait_for_deadline(LINGER_TIMEOUT), closed(CloseReason::DidNotClose));
-    // A client that does not have its answer yet has as much time as any reader, whether or not it sends.
+    // A client that does not have its response yet has as much time as any reader, whether or not it sends.
     let mut world = World::new(malformed);
     world.transport.unacknowledged = 300;
     assert_eq!(world.run(), Next::Wait);
@@ -691,7 +692,7 @@ fn lingering_ends_soon_after_the_client_has_its_answer_however_much_it_sends() {
     assert_eq!(world.run(), Next::Wait);
     world.watch();
     assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
-    // What the client sends does not prolong it.
+    // Input does not extend the deadline.
     let mut world = World::new(malformed);
     assert_eq!(world.run(), Next::Wait);
     let end = world.connection.deadline();
@@ -705,14 +706,14 @@ fn lingering_ends_soon_after_the_client_has_its_answer_however_much_it_sends() {
 }
 
 #[test]
-fn an_upload_is_discarded_in_turns_so_that_the_client_comes_to_read_its_answer() {
+fn an_upload_is_discarded_in_turns() {
     let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
     assert_eq!(world.run(), Next::Wait);
     assert!(world.transport.finished);
     world.transport.input = vec![b'x'; 3 * TURN_COST as usize];
     for left in [2, 1] {
         assert_eq!(world.turn(), Next::Again);
-        // The last read of a turn may go beyond it.
+        // The last read of a turn may exceed its limit.
         let unread = world.transport.input.len();
         assert!(unread.abs_diff(left * TURN_COST as usize) < 2 * MAX_HEAD, "{unread}");
     }
@@ -720,13 +721,13 @@ fn an_upload_is_discarded_in_turns_so_that_the_client_comes_to_read_its_answer()
 }
 
 #[test]
-fn a_server_that_stops_closes_a_client_that_waits_and_finishes_what_it_began() {
+fn stopping_closes_idle_connections_and_finishes_responses_in_flight() {
     for input in [String::new(), manifest(), manifest() + "GET /"] {
         let mut world = World::new(&input);
         world.turn();
         assert_eq!(world.stop(), closed(CloseReason::Stopping), "{input}");
     }
-    // An answer that the client has not taken yet: our end is closed, but not before it is sent.
+    // The client has not acknowledged its response yet. The server finishes its side of the stream, and waits.
     let mut world = World::new(manifest());
     world.turn();
     world.transport.unacknowledged = 500;
@@ -736,11 +737,11 @@ fn a_server_that_stops_closes_a_client_that_waits_and_finishes_what_it_began() {
     world.transport.unacknowledged = 0;
     world.transport.ends = true;
     assert_eq!(world.turn(), closed(CloseReason::LastResponse));
-    // A client that is still uploading has time to read its last answer.
+    // A client that is still uploading has time to read its last response.
     let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
     world.turn();
     assert_eq!(world.stop(), Next::Wait);
-    // A download is completed, and is then the last.
+    // A download is completed, and no further request is answered.
     let mut world = World::asked_for_layer();
     world.transport.input.extend_from_slice(manifest().as_bytes());
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(5000), Act::Block].into();
@@ -749,13 +750,13 @@ fn a_server_that_stops_closes_a_client_that_waits_and_finishes_what_it_began() {
     assert_eq!(world.stop(), Next::Wait);
     assert_eq!(world.run(), Next::Wait);
     assert!(world.transport.finished);
-    let answers = world.answers();
-    assert_eq!((answers.len(), &answers[0].content), (1, &world.transport.layer));
+    let responses = world.responses();
+    assert_eq!((responses.len(), &responses[0].content), (1, &world.transport.layer));
 }
 
 #[test]
-fn a_transport_that_takes_nothing_without_blocking_breaks_the_connection() {
-    // While the head is sent, and while the layer is.
+fn a_transport_that_accepts_no_byte_without_blocking_breaks_the_connection() {
+    // First while the head is sent, then while the layer is sent.
     for acts in [
         vec![Act::Bytes(1000), Act::Bytes(0), Act::Bytes(0)],
         vec![Act::Bytes(1000), Act::Bytes(1000), Act::Bytes(10_000), Act::Bytes(0)],
@@ -767,14 +768,14 @@ fn a_transport_that_takes_nothing_without_blocking_breaks_the_connection() {
 }
 
 #[test]
-fn a_connection_that_is_gone_when_it_is_to_linger_is_closed() {
+fn a_connection_that_breaks_before_it_lingers_is_closed() {
     let mut world = World::new("GET / HTTP/1.1\r\nHost : x\r\n\r\n");
     world.transport.acts = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Break].into();
     assert_eq!(world.turn(), closed(CloseReason::Broken));
     assert!(world.transport.acts.is_empty());
 }
 
-/// Requests of every kind that leaves the connection open.
+/// Returns a request of every kind that keeps the connection open.
 fn requests(blob: &str) -> Vec<String> {
     vec![
         manifest(),
@@ -788,7 +789,7 @@ fn requests(blob: &str) -> Vec<String> {
     ]
 }
 
-/// Requests after which it closes.
+/// What follows the other requests: nothing, or input after which no request is answered.
 const LAST: [&str; 5] = [
     "",
     "GET /v2/ HTTP/1.0\r\n\r\n",
@@ -810,7 +811,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_accident_of_the_transport_changes_what_arrives(
+    fn no_behaviour_of_the_transport_changes_what_arrives(
         kinds in proptest::collection::vec(0_usize..8, 1..20),
         last in 0_usize..LAST.len(),
         acts in proptest::collection::vec(act(), 0..300),
@@ -828,7 +829,7 @@ proptest! {
         prop_assert_eq!(&disturbed.transport.output, &undisturbed.transport.output);
         prop_assert_eq!(next != Next::Wait, ends || last == 1);
         let expected = kinds.len() + usize::from(last > 0);
-        prop_assert_eq!(undisturbed.answers().len(), expected);
+        prop_assert_eq!(undisturbed.responses().len(), expected);
         prop_assert!(disturbed.connection.held() <= 4 * MAX_HEAD);
     }
 
@@ -847,7 +848,7 @@ proptest! {
         let next = world.run();
         if next == Next::Wait {
             let is_break = |act: &Act| matches!(act, Act::Break);
-            prop_assert!(world.transport.acts.iter().any(is_break), "it has been broken, and goes on");
+            prop_assert!(world.transport.acts.iter().any(is_break), "the connection continues after the break");
         } else {
             prop_assert_eq!(next, closed(CloseReason::Broken));
             let performed = planned - world.transport.acts.len();

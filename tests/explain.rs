@@ -1,4 +1,4 @@
-//! What `--explain` says: the right text for each request, and one for every answer that is logged.
+//! `--explain`: each request has the right text, and every response that is logged has one.
 
 mod common;
 
@@ -25,11 +25,11 @@ struct World {
     manifest: String,
     config: String,
     layer: String,
-    /// A part of what refers to the image.
+    /// A part of an artifact that refers to the image.
     bill: String,
 }
 
-/// What an answer is about, and how it is explained.
+/// The kind and status of a response, and its explanation.
 type Explained = (RequestKind, Status, Option<[String; 2]>);
 
 impl World {
@@ -44,7 +44,7 @@ impl World {
         Self { registry: Registry::new(image), index, manifest, config, layer, bill }
     }
 
-    /// A target with the digests in the places of their names.
+    /// Returns the target with each name replaced by its digest.
     fn target(&self, target: &str) -> String {
         [
             ("INDEX", &self.index),
@@ -57,12 +57,12 @@ impl World {
         .fold(target.to_owned(), |target, (name, digest)| target.replace(name, digest))
     }
 
-    /// Explains the answer to bytes that are a request, or none. `None` if they are not a whole one.
+    /// Explains the response to a request, or to malformed bytes. Returns `None` for an incomplete request.
     fn explain(&self, bytes: &[u8]) -> Option<Explained> {
         self.explain_with("", bytes)
     }
 
-    /// Does the same where there are rules of `--fault`.
+    /// Does the same with rules of `--fault`.
     fn explain_with(&self, rules: &str, bytes: &[u8]) -> Option<Explained> {
         let mut faults = Faults::default();
         faults.add(rules).expect("rules");
@@ -86,7 +86,7 @@ impl World {
     }
 
     fn ask(&self, line: &str, fields: &[&str]) -> Explained {
-        self.explain(request(&self.target(line), fields).as_bytes()).expect("a whole request")
+        self.explain(request(&self.target(line), fields).as_bytes()).expect("a complete request")
     }
 }
 
@@ -195,7 +195,7 @@ fn each_request_is_explained_by_its_own_text() {
 }
 
 #[test]
-fn bytes_that_are_no_request_are_explained_too() {
+fn malformed_requests_are_explained_too() {
     let world = World::new();
     for (bytes, beginning) in [
         (&b"\x16\x03\x01\x02\x00\x01"[..], "tries HTTPS first"),
@@ -208,7 +208,7 @@ fn bytes_that_are_no_request_are_explained_too() {
     }
 }
 
-/// All requests that this test can think of, as bytes.
+/// Returns many different requests, as bytes.
 fn many_requests(world: &World) -> Vec<Vec<u8>> {
     let mut all = vec![
         b"\x16\x03\x01".to_vec(),
@@ -267,19 +267,20 @@ fn many_requests(world: &World) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn every_answer_that_is_logged_has_a_text_and_every_text_has_an_answer() {
+fn every_logged_response_has_a_text_and_every_text_is_used() {
     let world = World::new();
     let mut texts = BTreeSet::new();
     let (mut statuses, mut endpoints) = (Vec::new(), Vec::new());
     for bytes in many_requests(&world) {
-        let (endpoint, status, explanation) = world.explain(&bytes).expect("a whole request, or a refusal");
+        let (endpoint, status, explanation) =
+            world.explain(&bytes).expect("a complete request, or a refusal");
         texts.extend(explanation.map(|[_, text]| text));
         statuses.push(status);
         endpoints.push(endpoint);
     }
     for (rules, line) in faults() {
         let bytes = request(&world.target(line), &["Range: bytes=0-99"]).into_bytes();
-        let (endpoint, status, explanation) = world.explain_with(&rules, &bytes).expect("a whole request");
+        let (endpoint, status, explanation) = world.explain_with(&rules, &bytes).expect("a complete request");
         texts.extend(explanation.map(|[_, text]| text));
         statuses.push(status);
         endpoints.push(endpoint);
@@ -288,20 +289,20 @@ fn every_answer_that_is_logged_has_a_text_and_every_text_has_an_answer() {
     let explanation = explain(None, timeout.kind, timeout.response.status, None);
     texts.extend(explanation.map(|[_, text]| text.to_owned()));
     statuses.push(timeout.response.status);
-    assert!(Status::ALL.iter().all(|status| statuses.contains(status)), "a status is missing here");
+    assert!(Status::ALL.iter().all(|status| statuses.contains(status)), "a status does not occur");
     assert!(
         RequestKind::ALL.iter().all(|endpoint| endpoints.contains(endpoint)),
-        "an endpoint is missing here"
+        "a kind of request does not occur"
     );
 
     let source = include_str!("../src/explain.rs");
-    assert_eq!(texts.len(), source.matches(": &str = \"").count(), "a text is never given: {texts:#?}");
+    assert_eq!(texts.len(), source.matches(": &str = \"").count(), "a text is never used: {texts:#?}");
     for text in texts {
         assert_is_readable(&text);
     }
 }
 
-/// A rule for each fault, and a request that gets it.
+/// Returns a rule for each fault, and a request to which it applies.
 fn faults() -> impl Iterator<Item = (String, &'static str)> {
     let faults = Fault::ALL.iter().filter(|fault| **fault != Fault::Slow);
     let layer = faults.map(|fault| (format!("layer={}", fault.name()), "GET /v2/quinistry/blobs/LAYER"));
@@ -333,10 +334,10 @@ fn each_fault_is_explained_by_what_a_good_client_does() {
         "fetches the token",
     ]) {
         let bytes = request(&world.target(line), &["Range: bytes=0-99"]).into_bytes();
-        let (.., explanation) = world.explain_with(&rules, &bytes).expect("a whole request");
+        let (.., explanation) = world.explain_with(&rules, &bytes).expect("a complete request");
         let [_, text] = explanation.expect("an explanation");
         assert!(text.starts_with(beginning), "{rules}: {text}");
-        assert!(world.explain(&bytes).expect("whole").2 != Some(["The client".into(), text]), "{rules}");
+        assert!(world.explain(&bytes).expect("complete").2 != Some(["The client".into(), text]), "{rules}");
     }
 }
 
@@ -357,7 +358,7 @@ fn assert_is_readable(text: &str) {
 }
 
 #[test]
-fn a_client_is_called_by_its_own_name_unless_that_is_strange() {
+fn a_client_is_called_by_its_name_unless_the_name_is_unusual() {
     let world = World::new();
     for (user_agent, name) in [
         ("docker/28.2.2 go/go1.24.3 os/linux", "docker"),
@@ -377,7 +378,7 @@ fn a_client_is_called_by_its_own_name_unless_that_is_strange() {
     }
 }
 
-/// What the server has logged of requests, once it has logged one more.
+/// Sends one more request, and returns the log lines of all requests before it.
 fn requests_logged(server: &Server) -> Vec<String> {
     server.ask("GET /end", &[]);
     let log = server.wait_for_log("GET /end ");
@@ -386,7 +387,7 @@ fn requests_logged(server: &Server) -> Vec<String> {
 }
 
 #[test]
-fn what_a_client_sends_cannot_pass_for_an_explanation() {
+fn client_input_cannot_pass_for_an_explanation() {
     let server = Server::start_with(&["--explain"]);
     let ask = |line: &str, fields: &[&str]| server.ask(line, fields).status;
     assert_eq!(ask("GET /%0a%20%20%20%20docker%20asks", &["User-Agent: x\ty (\"z\")"]), 404);
@@ -413,8 +414,8 @@ fn what_a_client_sends_cannot_pass_for_an_explanation() {
     }
 }
 
-/// A line of the log without what is another each time (the time, the digest, the length and the port),
-/// and as short as on a terminal.
+/// Returns a log line without what varies between runs (the time, digest, length and port), and with the user agent
+/// shortened as on a terminal.
 fn comparable(line: &str) -> String {
     let Some((_, line)) = line.split_once("Z ").filter(|_| line.starts_with("20")) else {
         return line.to_owned();
@@ -430,7 +431,7 @@ fn comparable(line: &str) -> String {
     format!("{request} \"{}\"", user_agent.split(' ').next().expect("a word, or nothing"))
 }
 
-/// Asks what was asked in this line of a log. The digest that it names may be another here.
+/// Sends the request of a log line again. Its digest is replaced by this server's.
 fn ask_again(server: &Server, line: &str) {
     let line = comparable(line);
     let (label, request) = line.split_once(": ").expect("a label");
@@ -439,7 +440,7 @@ fn ask_again(server: &Server, line: &str) {
     if method == "-" {
         let mut client = server.connect();
         client.send(b"\x16\x03\x01\x02\x00\x01");
-        assert_eq!(client.answer_to("").status, 400);
+        assert_eq!(client.response_to("").status, 400);
         return;
     }
     let what = label.rsplit(' ').next().expect("a word");
@@ -452,7 +453,7 @@ fn ask_again(server: &Server, line: &str) {
 }
 
 #[test]
-fn the_readme_has_what_the_log_says_of_a_pull_and_without_the_option_there_are_lines_alone() {
+fn the_readme_has_the_log_of_a_pull_which_explains_only_with_the_option() {
     let recorded = readme_block("text", "docker asks by HEAD").lines();
     let recorded: Vec<&str> = recorded.take_while(|line| !line.starts_with("time ")).collect();
     let requests = || recorded.iter().copied().filter(|line| !line.starts_with(' '));

@@ -1,4 +1,4 @@
-//! `--fault`: which responses are wrong, how they are wrong, and that all others are right.
+//! `--fault`: which responses are made wrong, in which way, and that all others are right.
 
 mod common;
 
@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read};
 use std::time::{Duration, Instant};
 
 use common::docker::{ImageName, has_docker};
-use common::{Answer, Client, Server, find, lossy, quinistry, request, sample, sha256, tool};
+use common::{Client, Response, Server, find, lossy, quinistry, request, sample, sha256, tool};
 use quinistry::clock::Clock;
 use quinistry::fault::{FLIPPED, Faults, HELP, PLACES};
 use quinistry::http::request::{FieldStorage, parse};
@@ -33,7 +33,7 @@ impl World {
         Self { registry: Registry::new(image), faults, layer, index }
     }
 
-    /// Returns the response, to be compared, and its fault.
+    /// Returns the response as text, for comparison, and its fault.
     fn ask(&mut self, line: &str, fields: &[&str]) -> (String, Option<Applied>) {
         let line = line.replace("LAYER", &self.layer).replace("INDEX", &self.index);
         let bytes = request(&line, fields);
@@ -48,7 +48,7 @@ impl World {
 }
 
 #[test]
-fn each_fault_comes_when_its_rule_says_and_makes_another_response() {
+fn each_fault_occurs_when_its_rule_applies_and_changes_the_response() {
     let (line, range) = ("GET /v2/quinistry/blobs/LAYER", ["Range: bytes=0-99"]);
     let (right, _) = World::new("").ask(line, &range);
     for &fault in Fault::ALL.iter().filter(|fault| **fault != Fault::Slow) {
@@ -75,7 +75,7 @@ fn each_fault_comes_when_its_rule_says_and_makes_another_response() {
 }
 
 #[test]
-fn a_response_passes_the_rules_in_their_order() {
+fn rules_apply_in_order() {
     let rules = "layer=503@first:1 tags=404 layer=cut@first:2 any=reset@every:2";
     let mut world = World::new(rules);
     let mut ask = |line: &str| world.ask(line, &[]).1.map(|applied| applied.fault);
@@ -104,7 +104,7 @@ fn a_response_passes_the_rules_in_their_order() {
 }
 
 #[test]
-fn a_rule_counts_only_what_it_could_make_wrong() {
+fn a_rule_counts_only_responses_that_it_can_change() {
     let layer = "GET /v2/quinistry/blobs/LAYER";
     for (fault, line, field) in [
         // There is no content to cut.
@@ -119,7 +119,7 @@ fn a_rule_counts_only_what_it_could_make_wrong() {
         ("no-range", layer, ""),
         ("redirect", "GET /v2/quinistry/blobs/LAYER?redirected", ""),
         ("auth", layer, "Authorization: bearer x"),
-        // What is refused anyway, and what shows how the server is.
+        // Responses that are errors already, and responses about the server itself.
         ("503", "GET /v2/quinistry/manifests/other", ""),
         ("503", "POST /v2/quinistry/blobs/uploads/", "Content-Length: 0"),
         ("503", "OPTIONS /v2/", ""),
@@ -132,18 +132,18 @@ fn a_rule_counts_only_what_it_could_make_wrong() {
         let fields: Vec<&str> = [field].into_iter().filter(|field| !field.is_empty()).collect();
         let right = World::new("").ask(line, &fields);
         let seen = world.ask(line, &fields);
-        // The metrics and the page have a time.
+        // The metrics and the page depend on the time.
         assert_eq!(seen.1, None, "{fault}: {line}");
         if !["GET /", "GET /metrics"].contains(&line) {
             assert_eq!(seen, right, "{fault}: {line}");
         }
         let partial = ["Range: bytes=0-99"];
-        assert!(world.ask(layer, &partial).1.is_some(), "{fault} is still to come after {line}");
+        assert!(world.ask(layer, &partial).1.is_some(), "{line} does not use up {fault}");
     }
 }
 
 #[test]
-fn each_place_is_what_it_says() {
+fn each_place_matches_its_endpoints() {
     let docker = |name| format!("Accept: application/vnd.docker.distribution.{name}+json");
     let oci = "Accept: application/vnd.oci.image.manifest.v1+json".to_owned();
     let tag = "GET /v2/quinistry/manifests/latest";
@@ -167,7 +167,7 @@ fn each_place_is_what_it_says() {
 }
 
 #[test]
-fn the_help_has_every_name_and_nothing_else_that_looks_like_one() {
+fn the_help_lists_every_name() {
     let words: Vec<&str> = HELP.split([' ', ':', ',', ';', '\n']).collect();
     let names = PLACES.iter().map(|(name, _)| *name).chain(Fault::ALL.iter().map(|fault| fault.name()));
     for name in names.chain(["first", "every", "always"]) {
@@ -180,12 +180,12 @@ fn the_help_has_every_name_and_nothing_else_that_looks_like_one() {
 enum End {
     Fin,
     Reset,
-    /// It did not.
+    /// It did not end.
     Silence,
 }
 
-/// Sends a request on a connection of its own, and returns all that comes.
-fn transfer(server: &Server, line: &str, fields: &[&str]) -> (Answer, End) {
+/// Sends a request on a new connection, and returns everything that arrives.
+fn transfer(server: &Server, line: &str, fields: &[&str]) -> (Response, End) {
     let mut client = server.connect();
     client.send_request(line, fields);
     let (mut bytes, mut piece) = (Vec::new(), vec![0; 64 * 1024]);
@@ -200,9 +200,9 @@ fn transfer(server: &Server, line: &str, fields: &[&str]) -> (Answer, End) {
         }
     };
     let head = find(&bytes, b"\r\n\r\n").expect("a head") + 4;
-    let mut answer = Answer::from_head(&bytes[..head]);
-    answer.content = bytes.split_off(head);
-    (answer, end)
+    let mut response = Response::from_head(&bytes[..head]);
+    response.content = bytes.split_off(head);
+    (response, end)
 }
 
 const LISTEN: [&str; 2] = ["--listen", "127.0.0.1:0"];
@@ -213,7 +213,7 @@ fn serve(rules: &str) -> Server {
     Server::start_with(&arguments)
 }
 
-/// The digest that the server's banner has for the layer.
+/// Returns a request line for the layer, and its digest from the server's banner.
 fn layer(server: &Server) -> (String, String) {
     let log = server.log();
     let line = log.lines().find(|line| line.starts_with("  layer ")).expect("the layer's line");
@@ -221,14 +221,14 @@ fn layer(server: &Server) -> (String, String) {
     (format!("GET /v2/quinistry/blobs/{digest}"), digest)
 }
 
-/// Asserts that a layer arrives as it should.
+/// Asserts that the layer arrives intact.
 fn assert_is_right(server: &Server) {
     let (line, digest) = layer(server);
     assert_eq!(sha256(&server.ask(&line, &[]).content), digest);
 }
 
 #[test]
-fn a_status_has_the_code_and_fields_of_registries_and_the_connection_goes_on() {
+fn a_status_has_the_code_and_fields_of_a_registry_and_keeps_the_connection() {
     for (fault, status, base, index, blob) in [
         ("401", 401, "UNAUTHORIZED", "UNAUTHORIZED", "UNAUTHORIZED"),
         ("403", 403, "DENIED", "DENIED", "DENIED"),
@@ -247,47 +247,47 @@ fn a_status_has_the_code_and_fields_of_registries_and_the_connection_goes_on() {
         let lines = [("GET /v2/", base), ("GET /v2/quinistry/manifests/latest", index), (&*blob_line, blob)];
         for (line, code) in lines {
             client.send_request(line, &[]);
-            let answer = client.answer_to(line);
-            assert_eq!(answer.status, status, "{fault}: {line}");
+            let response = client.response_to(line);
+            assert_eq!(response.status, status, "{fault}: {line}");
             if code.is_empty() {
-                assert_eq!(answer.field("content-type"), Some("text/html"));
-                assert!(lossy(&answer.content).starts_with("<html>"));
+                assert_eq!(response.field("content-type"), Some("text/html"));
+                assert!(lossy(&response.content).starts_with("<html>"));
             } else {
-                assert_eq!(answer.error_code(), code, "{fault}: {line}");
+                assert_eq!(response.error_code(), code, "{fault}: {line}");
             }
             let seconds = if fault.contains(':') { Some("7") } else { None };
-            assert_eq!(answer.field("retry-after"), seconds, "{fault}");
+            assert_eq!(response.field("retry-after"), seconds, "{fault}");
             // RFC 9110 section 15.5.2: a 401 has a challenge.
-            assert_eq!(answer.field("www-authenticate").is_some(), status == 401);
-            assert_eq!(answer.field("docker-distribution-api-version"), Some("registry/2.0"));
+            assert_eq!(response.field("www-authenticate").is_some(), status == 401);
+            assert_eq!(response.field("docker-distribution-api-version"), Some("registry/2.0"));
         }
         client.send_request("HEAD /v2/", &[]);
-        let as_head = client.answer_to("HEAD /v2/");
+        let as_head = client.response_to("HEAD /v2/");
         assert!(as_head.status == status && as_head.content_length() > 0, "{as_head:?}");
         client.send_request(&blob_line, &[]);
-        assert_eq!(sha256(&client.answer_to(&blob_line).content), digest, "after {fault}");
+        assert_eq!(sha256(&client.response_to(&blob_line).content), digest, "after {fault}");
     }
 }
 
 #[test]
-fn half_of_the_content_comes_and_then_the_end_or_nothing_or_a_reset() {
+fn half_of_the_content_arrives_before_the_end_a_stall_or_a_reset() {
     let right = Server::start();
     for (fault, end) in [("cut", End::Fin), ("stall", End::Silence), ("reset", End::Reset)] {
         let server = serve(&format!("any={fault}@every:2"));
         for line in [&*layer(&server).0, "GET /v2/quinistry/manifests/latest"] {
-            // docker asks in this way, and a stall must be none the less.
+            // docker sends this field, and a stall must not close the connection even then.
             for fields in [&[][..], &["Connection: close"]] {
                 let whole = right.ask(line, &[]);
                 server.ask(line, &[]);
-                let (answer, seen) = transfer(&server, line, fields);
+                let (response, seen) = transfer(&server, line, fields);
                 assert_eq!(seen, end, "{fault}: {line}");
-                assert_eq!((answer.status, answer.content_length()), (200, whole.content.len()));
+                assert_eq!((response.status, response.content_length()), (200, whole.content.len()));
                 let half = whole.content.len() / 2;
-                assert!(whole.content.starts_with(&answer.content), "{fault}: {line}");
+                assert!(whole.content.starts_with(&response.content), "{fault}: {line}");
                 if end == End::Reset {
-                    assert!(answer.content.len() <= half, "{}", answer.content.len());
+                    assert!(response.content.len() <= half, "{}", response.content.len());
                 } else {
-                    assert_eq!(answer.content.len(), half, "{fault}: {line}");
+                    assert_eq!(response.content.len(), half, "{fault}: {line}");
                 }
             }
         }
@@ -296,7 +296,7 @@ fn half_of_the_content_comes_and_then_the_end_or_nothing_or_a_reset() {
 }
 
 #[test]
-fn a_flipped_layer_can_be_unpacked_and_its_digest_alone_is_wrong() {
+fn a_flipped_layer_can_be_unpacked_and_only_its_digest_is_wrong() {
     let server = serve("any=flip@first:3");
     let (line, digest) = layer(&server);
     let flipped = server.ask(&line, &[]).content;
@@ -337,9 +337,9 @@ fn a_field_is_wrong_or_missing_and_the_content_is_right() {
         assert_eq!(end == End::Fin, value.is_none(), "{fault}");
         assert_eq!(wrong.fields.remove("connection").is_some(), value.is_none(), "{fault}");
         assert_eq!((wrong.fields.remove(name), as_head.field(name)), (value.clone(), value.as_deref()));
-        for answer in [&mut wrong, &mut right] {
-            answer.fields.remove(name);
-            answer.fields.remove("date");
+        for response in [&mut wrong, &mut right] {
+            response.fields.remove(name);
+            response.fields.remove("date");
         }
         assert!(wrong == right, "{fault}");
     }
@@ -357,32 +357,32 @@ fn a_range_is_ignored() {
 }
 
 #[test]
-fn a_redirection_leads_to_what_is_right() {
+fn a_redirect_leads_to_the_right_content() {
     let server = serve("any=redirect");
     let (line, digest) = layer(&server);
     for (query, redirected) in [("", "?redirected"), ("?ns=docker.io", "?ns=docker.io&redirected")] {
         let line = line.clone() + query;
-        let answer = server.ask(&line, &[]);
+        let response = server.ask(&line, &[]);
         let location = format!("/v2/quinistry/blobs/{digest}{redirected}");
-        assert_eq!((answer.status, answer.field("location")), (307, Some(&*location)));
+        assert_eq!((response.status, response.field("location")), (307, Some(&*location)));
         assert_eq!(sha256(&server.ask(&format!("GET {location}"), &[]).content), digest);
     }
 }
 
 #[test]
-fn a_token_opens_the_registry_and_anyone_gets_it() {
+fn a_token_grants_access_and_anyone_can_get_one() {
     let server = serve("any=auth");
     let (line, digest) = layer(&server);
-    let answer = server.ask("GET /v2/", &[]);
-    assert_eq!((answer.status, &*answer.error_code()), (401, "UNAUTHORIZED"));
+    let response = server.ask("GET /v2/", &[]);
+    assert_eq!((response.status, &*response.error_code()), (401, "UNAUTHORIZED"));
     let challenge = "Bearer realm=\"http://localhost:8080/token\",service=\"quinistry\",\
                      scope=\"repository:quinistry:pull\"";
-    assert_eq!(answer.field("www-authenticate"), Some(challenge));
+    assert_eq!(response.field("www-authenticate"), Some(challenge));
     let post = server.ask("POST /token", &["Content-Length: 0"]);
     assert_eq!(post.status, 405, "so that a client tries GET");
-    let answer = server.ask("GET /token?service=quinistry&scope=repository:quinistry:pull", &[]);
-    assert_eq!(answer.status, 200);
-    let token = answer.json()["token"].as_str().expect("a token").to_owned();
+    let response = server.ask("GET /token?service=quinistry&scope=repository:quinistry:pull", &[]);
+    assert_eq!(response.status, 200);
+    let token = response.json()["token"].as_str().expect("a token").to_owned();
     let field = format!("Authorization: Bearer {token}");
     assert_eq!(sha256(&server.ask(&line, &[&field]).content), digest);
     assert_eq!(server.ask(&line, &["Authorization: Basic eDp5"]).status, 401);
@@ -393,17 +393,21 @@ fn a_token_opens_the_registry_and_anyone_gets_it() {
 }
 
 #[test]
-fn a_slow_server_sends_no_faster_than_it_should() {
+fn a_slow_response_does_not_exceed_its_rate() {
     let server = serve("any=slow:100k");
     let (line, _) = layer(&server);
     let began = Instant::now();
     let part = server.ask(&line, &["Range: bytes=0-204799"]).content;
     assert_eq!(part.len(), 200 * 1024);
-    assert!(began.elapsed() > Duration::from_secs(1), "{:?} for two seconds' worth", began.elapsed());
+    assert!(
+        began.elapsed() > Duration::from_secs(1),
+        "{:?} for two seconds' worth of content",
+        began.elapsed()
+    );
 }
 
 #[test]
-fn the_server_says_which_rules_it_has_and_which_responses_are_wrong() {
+fn rules_and_wrong_responses_are_shown_logged_and_counted() {
     let server = serve("layer=cut@first:1 tags=503:2");
     let (line, _) = layer(&server);
     let banner = server.log();
@@ -436,7 +440,7 @@ fn the_server_says_which_rules_it_has_and_which_responses_are_wrong() {
 }
 
 #[test]
-fn a_reset_has_a_reason_of_its_own() {
+fn a_reset_has_its_own_close_reason() {
     let server = serve("index=reset");
     let (_, end) = transfer(&server, "GET /v2/quinistry/manifests/latest", &[]);
     assert_eq!(end, End::Reset);
@@ -447,7 +451,7 @@ fn a_reset_has_a_reason_of_its_own() {
 /// Runs the program, which must not serve, and returns the first line that it prints to standard error.
 fn refused(arguments: &[&str], variable: &str) -> String {
     let mut command = quinistry();
-    // If it served, it would do so forever. It cannot at this address, which is for documents (RFC 5737).
+    // A server would run forever. It cannot listen on this address, which is reserved for documentation (RFC 5737).
     command.args(arguments).envs([("QUINISTRY_FAULT", variable), ("QUINISTRY_LISTEN", "192.0.2.1:1")]);
     let output = command.output().expect("it starts");
     let said = lossy(&output.stderr).into_owned();
@@ -457,7 +461,7 @@ fn refused(arguments: &[&str], variable: &str) -> String {
 }
 
 #[test]
-fn a_wrong_rule_is_refused_with_the_part_that_is_wrong() {
+fn an_invalid_rule_is_refused_and_its_invalid_part_named() {
     for (rule, reason) in [
         ("cut", "WHERE cannot be \"cut\""),
         ("=cut", "WHERE cannot be \"\""),
@@ -495,12 +499,12 @@ fn a_wrong_rule_is_refused_with_the_part_that_is_wrong() {
 }
 
 #[test]
-fn only_a_server_has_rules_and_its_image_has_none() {
+fn rules_affect_only_the_server_and_not_its_image() {
     for command in [&["save"][..], &["digest"], &["k8s", "child"], &["healthcheck"], &["sbom"]] {
         let arguments = [command, &["--fault", "layer=cut"]].concat();
         assert_eq!(refused(&arguments, ""), "quinistry: this command does not use --fault");
     }
-    // The variable is for servers alone, even if it is wrong.
+    // Other commands ignore the variable, even if it is invalid.
     let digest = |variable| {
         let output = quinistry().arg("digest").env("QUINISTRY_FAULT", variable).output().expect("it starts");
         assert!(output.status.success(), "{}", lossy(&output.stderr));
@@ -519,7 +523,7 @@ fn only_a_server_has_rules_and_its_image_has_none() {
 }
 
 #[test]
-fn docker_tries_again_what_fails_once_and_refuses_what_has_another_digest() {
+fn docker_retries_what_fails_once_and_refuses_a_wrong_digest() {
     if !has_docker() {
         return;
     }
@@ -545,16 +549,15 @@ fn docker_tries_again_what_fails_once_and_refuses_what_has_another_digest() {
     }
 }
 
-/// A client asks again on the same connection.
 #[test]
-fn a_connection_goes_on_after_a_fault_that_does_not_end_it() {
+fn a_connection_persists_after_a_fault_that_does_not_end_it() {
     let server = serve("layer=flip@first:1 layer=wrong-type@first:1");
     let (line, digest) = layer(&server);
     let mut client: Client = server.connect();
     let mut digests = Vec::new();
     for _ in 0..3 {
         client.send_request(&line, &[]);
-        digests.push(sha256(&client.answer_to(&line).content) == digest);
+        digests.push(sha256(&client.response_to(&line).content) == digest);
     }
     assert_eq!(digests, [false, true, true]);
 }

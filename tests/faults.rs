@@ -1,21 +1,21 @@
-//! What becomes of the server when the system fails it: each call that it makes fails in turn, with each
-//! error that the call is known to fail with.
+//! How the server handles failures of the system: each system call that it makes fails in turn, with each error that
+//! the call is documented to have.
 //!
 //! Documents: strace(1), and section 2 of the manual pages for the errors of each call.
 //!
-//! strace lets a call fail instead of being made. A first run without faults counts which calls the server
-//! makes, at its start and then while it serves. Then the first, the second, the third and the last of each
-//! kind fails, each in a run of its own, and in one more run every third. A client asks for everything
-//! meanwhile, goes on after a connection that was cut, and compares every byte. So a call or an error that is
-//! missing in the table below is found, and so is a fault that
+//! strace injects the error instead of making the call. A first run without faults records which calls the server
+//! makes, at start and while it serves. Then the first, second, third and last call of each kind fails, each in a
+//! separate run, and in another run every third call from the second on. Meanwhile a client requests everything,
+//! resumes after a connection was cut, and compares every byte. This finds a call that is missing in the table below,
+//! and a fault that
 //!
 //! * ends the start without a message;
-//! * costs more requests than it hits, or a client a byte;
-//! * has the server try forever;
-//! * keeps it from ending at SIGTERM.
+//! * cuts more connections than it hits, or changes a byte that a client receives;
+//! * makes the server retry forever;
+//! * keeps the server from ending at SIGTERM.
 //!
-//! Deliberately absent: `brk`. It reports failure by its result, which strace cannot make up. The memory
-//! that it would give is limited instead.
+//! Deliberately absent: `brk`. It reports a failure by its result, which strace cannot inject. Its memory is limited
+//! instead.
 
 mod common;
 
@@ -30,16 +30,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{
-    Answer, Background, Client, Folder, PATIENCE, Server, eventually, find, has_tool, is_root, quinistry_at,
-    report, request, sha256, system, tool,
+    Background, Client, Folder, PATIENCE, Response, Server, eventually, find, has_tool, is_root,
+    quinistry_at, report, request, sha256, system, tool,
 };
 use quinistry::budget::Budget;
 use quinistry::server::needed_memory;
 
-/// The errors that each call fails with, as the manual pages have them. Errors of an argument that can
-/// only be a mistake of the program's are among them: a filter of system calls may give any.
+/// The errors of each call, from the manual pages. They include errors that only a mistake in the program's arguments
+/// can cause, because a filter of system calls may return any error.
 const ERRORS: &[(&str, &str)] = &[
-    // The C library's own, before it calls `main`.
+    // Made by the C library before it calls `main`.
     ("arch_prctl", "EFAULT EINVAL ENODEV EPERM"),
     ("getrandom", "EAGAIN EFAULT EINTR EINVAL ENOSYS"),
     ("mprotect", "EACCES EINVAL ENOMEM"),
@@ -75,14 +75,14 @@ const ERRORS: &[(&str, &str)] = &[
     ("bind", "EACCES EADDRINUSE EADDRNOTAVAIL EBADF EFAULT EINVAL ENOMEM ENOTSOCK"),
     ("listen", "EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP"),
     ("getsockname", "EBADF EFAULT EINVAL ENOBUFS ENOTSOCK"),
-    // accept(2) has those of the network from ENETDOWN on.
+    // accept(2) lists the network's errors, from ENETDOWN on.
     (
         "accept4",
         "EAGAIN EBADF ECONNABORTED EFAULT EINTR EINVAL EMFILE ENFILE ENOBUFS ENOMEM ENOTSOCK EOPNOTSUPP EPERM \
          EPROTO ENOSR ESOCKTNOSUPPORT EPROTONOSUPPORT ETIMEDOUT ENETDOWN ENOPROTOOPT EHOSTDOWN ENONET \
          EHOSTUNREACH ENETUNREACH",
     ),
-    // Clients. tcp(7) and ip(7) have the errors that a network adds.
+    // Clients. tcp(7) and ip(7) list the errors of the network.
     (
         "recvfrom",
         "EAGAIN EBADF ECONNREFUSED ECONNRESET EFAULT EHOSTUNREACH EINTR EINVAL ENETUNREACH ENOMEM ENOTCONN \
@@ -98,7 +98,7 @@ const ERRORS: &[(&str, &str)] = &[
     // The loop.
     ("epoll_create1", "EINVAL EMFILE ENFILE ENOMEM"),
     ("epoll_ctl", "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM"),
-    // Its other errors are those of wrong arguments, after which the server could only spin.
+    // The other errors mean wrong arguments. The server could only retry forever.
     ("epoll_wait", "EINTR"),
     ("poll", "EFAULT EINTR EINVAL ENOMEM"),
     // Memory, limits and rights.
@@ -110,42 +110,41 @@ const ERRORS: &[(&str, &str)] = &[
     ("seccomp", "EACCES EBUSY EFAULT EINVAL ENOMEM ENOSYS EOPNOTSUPP ESRCH"),
 ];
 
-/// Calls that cannot fail, or not by strace.
+/// Calls that cannot fail, or whose failure strace cannot inject.
 const WITHOUT_FAULT: [&str; 5] = ["brk", "execve", "exit_group", "getpid", "restart_syscall"];
 
-/// How many servers are tried at the same time.
+/// How many servers run at the same time.
 const WORKERS: usize = 4;
 
-/// More lines than any of these servers has in its trace, unless it tries something forever.
+/// The maximum number of lines in a trace. A server that exceeds it retries something forever.
 const MAX_LINES: usize = 1000;
 
-/// And that many for each client of a crowd.
+/// The number of additional lines for each client of a crowd.
 const LINES_OF_CLIENT: usize = 20;
 
-/// How often a client begins anew before it stops.
+/// How often a client reconnects before it gives up.
 const MAX_CUTS: usize = 100;
 
-/// How long a client waits before each request. So the server comes to rest in between, and writes its log.
+/// How long a client waits before each request, so that the server becomes idle and writes its log.
 const BREATH: Duration = Duration::from_millis(3);
 
-/// For how long a client waits for a server to which the kernel has lied.
+/// How long a client waits for a server that cannot know that there is something to do.
 const LIED_TO: Duration = Duration::from_millis(300);
 
-/// How many clients stay connected where the calls are to fail that such a crowd brings about: the table of
-/// clients then grows beyond what comes from the heap, and grows again.
+/// How many clients stay connected to provoke the calls in `OF_CROWD`: the table of clients outgrows the heap, and then
+/// grows again.
 const CROWD: usize = 2200;
 const OF_CROWD: [&str; 3] = ["mmap", "mremap", "munmap"];
 
-/// The calls without which a C library ends with a message of its own and exit code 127.
+/// The calls whose failure makes the C library end the process with its own message and exit code 127.
 const OF_C_LIBRARY: [&str; 2] = ["arch_prctl", "mprotect"];
 
-/// The program without what only a debugger reads, three quarters of it. Its start, of which most is packing
-/// itself, takes the less time.
+/// Writes a copy of the program without its debug information, which is three quarters of it, and returns its path. The
+/// copy packs itself, and so starts, faster.
 fn lean(folder: &Folder) -> String {
     const CLASS_64_LITTLE_ENDIAN: [u8; 2] = [2, 1];
     let mut executable = fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
-    // elf(5): where the program headers are, how large and how many; and in each, a segment's offset and
-    // size in the file.
+    // elf(5): the offset, size and number of the program headers, and in each, the offset and size of a segment.
     if executable[4..6] == CLASS_64_LITTLE_ENDIAN {
         let number = |at: usize, size: usize| {
             executable[at..at + size].iter().rev().fold(0, |number, byte| number << 8 | usize::from(*byte))
@@ -155,7 +154,7 @@ fn lean(folder: &Folder) -> String {
         let end =
             segments.map(|at| number(at + 8, 8) + number(at + 32, 8)).max().expect("there are segments");
         executable.truncate(end);
-        // Now there are no sections.
+        // The sections are gone, so the header must not refer to them.
         executable[40..48].fill(0);
         executable[60..64].fill(0);
     }
@@ -165,26 +164,26 @@ fn lean(folder: &Folder) -> String {
     path
 }
 
-/// Whether strace may trace here.
+/// Returns whether strace works here.
 fn can_trace() -> bool {
     has_tool("strace", &["-o", "/dev/null", env!("CARGO_BIN_EXE_quinistry"), "version"])
 }
 
-/// Whether strace may attach itself to a process that it has not started.
+/// Returns whether strace can attach to a process that it has not started.
 fn can_attach() -> bool {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
     scope.map_or(true, |scope| scope.trim() == "0")
-        || is_root("only root's strace may attach itself to a process here")
+        || is_root("only root may attach strace to a process here")
 }
 
-/// A call, the error that it fails with, and which of its calls fail, as strace's `when` has it.
+/// A call, its error, and which of the calls fail, in the syntax of strace's `when`.
 struct Fault {
     call: &'static str,
     error: &'static str,
     when: String,
 }
 
-/// As strace wants it.
+/// Writes the fault as an argument of strace's `-e`.
 impl Display for Fault {
     fn fmt(&self, formatter: &mut Formatter<'_>) -> fmt::Result {
         write!(formatter, "inject={}:error={}:when={}", self.call, self.error, self.when)
@@ -192,20 +191,20 @@ impl Display for Fault {
 }
 
 impl Fault {
-    /// Whether the kernel would tell a lie. A server to which an event is reported once must believe that there
-    /// is nothing to do until the next; so the client may wait forever, and does not.
+    /// Returns whether the error is a false statement about readiness. The server is told of each event once, and must
+    /// believe EAGAIN until the next event. So the response may never come.
     fn is_lie(&self) -> bool {
         self.error == "EAGAIN" && self.call != "read" && self.call != "write"
     }
 }
 
-/// What a client asks for, and what it has to get.
+/// What a client requests, and the content that it must receive.
 struct Page {
     path: String,
     content: Vec<u8>,
 }
 
-/// A program, and what clients ask of it.
+/// A program, and what clients request from it.
 struct Site {
     folder: Folder,
     program: String,
@@ -213,7 +212,7 @@ struct Site {
 }
 
 impl Site {
-    /// Learns it from a server without faults.
+    /// Records the contents from a server without faults.
     fn learn() -> Self {
         let folder = Folder::new("faults");
         let program = lean(&folder);
@@ -230,7 +229,7 @@ impl Site {
         Self { pages: pages.collect(), folder, program }
     }
 
-    /// Asks for everything, and begins anew when a connection is cut; returns how often one was.
+    /// Requests everything, and reconnects when a connection is cut. Returns the number of cuts.
     fn visit(
         &self,
         address: SocketAddr,
@@ -255,7 +254,7 @@ impl Site {
 }
 
 impl Page {
-    /// Asks for what is not `known` of the content, and adds to that what comes.
+    /// Requests the content from byte `known` on, and adds the number of bytes that arrive to `known`.
     fn ask(
         &self,
         address: SocketAddr,
@@ -278,10 +277,10 @@ impl Page {
             }
             bytes.extend_from_slice(read(stream, &mut buffer)?);
         };
-        let answer = Answer::from_head(&bytes[..end]);
+        let response = Response::from_head(&bytes[..end]);
         let mut rest = &self.content[*known..];
-        if (answer.status, answer.content_length()) != (status, rest.len()) {
-            return Err(wrong(format!("{} from {known}: {answer:?}", self.path)));
+        if (response.status, response.content_length()) != (status, rest.len()) {
+            return Err(wrong(format!("{} from {known}: {response:?}", self.path)));
         }
         let mut piece = &bytes[end..];
         loop {
@@ -298,8 +297,8 @@ impl Page {
     }
 }
 
-/// Whether an error is none that a fault may bring about: a wrong byte, or no answer at all, unless the client
-/// has little patience because there may be none.
+/// Returns whether a fault must not cause this error: a wrong byte, or a missing response if the client has waited for
+/// the full time.
 fn is_wrong(error: &io::Error, patience: Duration) -> bool {
     match error.kind() {
         ErrorKind::InvalidData => true,
@@ -312,7 +311,7 @@ fn wrong(text: String) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, text)
 }
 
-/// Reads some bytes; the end is an error.
+/// Reads some bytes. The end of the stream is an error.
 fn read<'b>(stream: &mut TcpStream, buffer: &'b mut [u8]) -> io::Result<&'b [u8]> {
     match stream.read(buffer)? {
         0 => Err(ErrorKind::UnexpectedEof.into()),
@@ -320,8 +319,8 @@ fn read<'b>(stream: &mut TcpStream, buffer: &'b mut [u8]) -> io::Result<&'b [u8]
     }
 }
 
-/// Sends content that the server does not want, and more of it than the server discards, after the answer
-/// has come; waits for the end of the connection.
+/// Sends a request with content, which the server refuses. Then sends more content than the server discards, and waits
+/// for the end of the connection.
 fn upload(address: SocketAddr, patience: Duration) -> io::Result<()> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(patience))?;
@@ -331,20 +330,20 @@ fn upload(address: SocketAddr, patience: Duration) -> io::Result<()> {
             .as_bytes(),
     )?;
     let mut buffer = vec![0; 4096];
-    let answer = read(&mut stream, &mut buffer)?;
-    if !answer.starts_with(b"HTTP/1.1 405 ") {
-        return Err(wrong(String::from_utf8_lossy(answer).into_owned()));
+    let response = read(&mut stream, &mut buffer)?;
+    if !response.starts_with(b"HTTP/1.1 405 ") {
+        return Err(wrong(String::from_utf8_lossy(response).into_owned()));
     }
     stream.write_all(&content)?;
     while stream.read(&mut buffer)? > 0 {}
     Ok(())
 }
 
-/// A trace: the lines of strace, each with a call.
+/// The output of strace, with a call in each line.
 struct Trace(String);
 
 impl Trace {
-    /// Reads it once the process has ended.
+    /// Reads the trace once the process has ended.
     fn read(path: &str) -> Self {
         let read = || fs::read_to_string(path).ok().filter(|text| text.ends_with("+++\n"));
         let text = eventually("strace writes its last line", read);
@@ -352,12 +351,12 @@ impl Trace {
         Self(text)
     }
 
-    /// Whether the fault was met.
+    /// Returns whether the fault was injected.
     fn is_hit(&self) -> bool {
         self.0.contains("(INJECTED)")
     }
 
-    /// Checks that there were no more cuts than faults, and that nothing was tried forever.
+    /// Checks that there were at most as many cuts as faults, and that nothing was retried forever.
     fn check(&self, cuts: usize, max_lines: usize) -> Result<(), String> {
         let (faults, lines) = (self.0.matches("(INJECTED)").count(), self.0.lines().count());
         if cuts > faults || lines > max_lines {
@@ -366,13 +365,13 @@ impl Trace {
         Ok(())
     }
 
-    /// The calls, in lines. The other lines are of signals and of the end.
+    /// Returns the lines with calls. The others are about signals and the end of the process.
     fn calls(&self) -> Vec<&str> {
         self.0.lines().filter(|line| !line.starts_with(['-', '+'])).collect()
     }
 }
 
-/// All faults that calls like these can meet.
+/// Returns all faults for these calls.
 fn faults(lines: &[&str]) -> Vec<Fault> {
     let mut calls: Vec<(&str, Vec<&str>)> = Vec::new();
     for line in lines {
@@ -386,7 +385,7 @@ fn faults(lines: &[&str]) -> Vec<Fault> {
     let mut faults = Vec::new();
     for (call, lines) in &calls {
         let Some((call, errors)) = ERRORS.iter().find(|(known, _)| known == call) else {
-            panic!("the table knows no errors of {call}: {lines:?}");
+            panic!("the table has no errors for {call}: {lines:?}");
         };
         let last = lines.len();
         let single =
@@ -403,14 +402,14 @@ fn faults(lines: &[&str]) -> Vec<Fault> {
     faults
 }
 
-/// Whether a call is one by which a debug build of std makes sure that what it closes is open. What ships
+/// Returns whether this is a call with which a debug build of std checks that a descriptor is open. A release build
 /// does not make it.
 fn is_check(line: &str) -> bool {
     let is_standard = ["fcntl(0,", "fcntl(1,", "fcntl(2,"].iter().any(|start| line.starts_with(start));
     line.contains("F_GETFD") && !is_standard
 }
 
-/// What became of the faults.
+/// The outcome of the faults.
 #[derive(Default)]
 struct Tally {
     tried: usize,
@@ -419,16 +418,16 @@ struct Tally {
 }
 
 impl Tally {
-    /// Reports how many there were, and fails if there was a problem.
-    fn tell(self, when: &str) {
+    /// Reports the number of faults, and panics if there was a problem.
+    fn report(self, when: &str) {
         let Self { tried, survived, problems } = self;
-        report(format!("{tried} faults {when}, of which {survived} were survived"));
+        report(format!("{tried} faults {when}, {survived} of them survived"));
         assert!(problems.is_empty(), "{} problems:\n{}", problems.len(), problems.join("\n"));
     }
 }
 
-/// Tries all faults, some at a time, each with a number. `attempt` returns whether the server survived; nothing
-/// if the fault was not met.
+/// Tries all faults, several at a time, each with a number. `attempt` returns whether the server survived, or `None`
+/// if the fault was not injected.
 fn try_all(
     faults: &[Fault],
     attempt: impl Fn(&Fault, usize) -> Result<Option<bool>, String> + Sync,
@@ -438,7 +437,7 @@ fn try_all(
         while let Some((number, fault)) =
             Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|number| Some((number, faults.get(number)?)))
         {
-            // The first number is that of the run without faults.
+            // Number 0 is the run without faults.
             let outcome = attempt(fault, number + 1);
             let mut tally = tally.lock().expect("no panic while held");
             match outcome {
@@ -459,23 +458,22 @@ fn try_all(
     tally.into_inner().expect("no panic while held")
 }
 
-/// What a server did.
+/// How a run of a server ended.
 enum Run {
-    /// It served, though the client was cut off so many times, and ended with 0.
+    /// It served, with this number of cuts, and then exited with 0.
     Served { cuts: usize },
-    /// It ended before it had served, with this exit code.
+    /// It ended before it had served everything, with this exit code.
     Ended(Option<i32>),
 }
 
-/// An address that only the server with that number in this process has. Nothing but luck keeps a port free
-/// that the system has chosen, and here are many clients that it chooses ports for. But none of theirs is of
-/// these addresses.
+/// Returns an address that only the server with this number in this process uses. A free port chosen by the system
+/// could be taken by one of the many clients before the server listens. Clients do not use these addresses.
 fn address(number: usize) -> SocketAddr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     ([127, 64 | high & 63, middle, low], 10_000 + number as u16).into()
 }
 
-/// Waits until a server listens, or ends. Returns whether it listens.
+/// Waits until a server listens or ends. Returns whether it listens.
 fn listens(server: &mut Background, address: SocketAddr) -> bool {
     eventually("it listens, or ends", || match server.0.try_wait().expect("our own child") {
         None => TcpStream::connect(address).is_ok().then_some(true),
@@ -483,13 +481,13 @@ fn listens(server: &mut Background, address: SocketAddr) -> bool {
     })
 }
 
-/// Starts a server under strace, with a fault or without. Has a client ask for everything, and then the
-/// server end, unless it ends before. Returns that, the trace, and what is on standard error.
+/// Starts a server under strace, with or without a fault, and requests everything. Then stops the server, unless it has
+/// ended already. Returns how the run ended, the trace, and standard error.
 fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trace, String), String> {
     let address = address(number);
     let [trace, stderr] = ["trace", "stderr"].map(|name| site.folder.path(&format!("{number}-{name}")));
     let mut command = tool("strace");
-    // With -D, the process that is started becomes the server, and strace watches it from aside.
+    // With -D, the process that is started becomes the server, and strace is a separate process.
     command.args(["-D", "-q", "-o", &trace]).args(injection(fault));
     command.arg(&site.program).args(["--listen", &address.to_string()]);
     command.stderr(File::create(&stderr).expect("room for it"));
@@ -508,18 +506,18 @@ fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trac
     Ok((run, Trace::read(&trace), fs::read_to_string(&stderr).expect("text")))
 }
 
-/// Starts a server, and strace with a fault or without when it serves. Has a client ask for everything, one
-/// upload, and another ask for everything; then the server end.
+/// Starts a server, and attaches strace, with or without a fault, once the server serves. Requests everything, uploads,
+/// requests everything again, and stops the server.
 fn serve(site: &Site, number: usize, fault: Option<&Fault>, crowd: usize) -> Result<Trace, String> {
     let mut server = Server::start_as(quinistry_at(&site.program).args(["--listen", "127.0.0.1:0"]));
-    // It listens before it serves, and from its answer on it serves.
+    // The server listens before it serves. Its first response shows that it serves.
     let first = server.connect_idle();
     std::thread::sleep(BREATH);
     let path = site.folder.path(&format!("{number}-trace"));
     let mut command = tool("strace");
     command.args(["-q", "-p", &server.pid().to_string(), "-o", &path]).args(injection(fault));
     let mut strace = Background::start(&mut command);
-    eventually("strace watches", || {
+    eventually("strace is attached", || {
         assert!(strace.0.try_wait().expect("our own child").is_none(), "strace has ended");
         (server.status("TracerPid") != 0).then_some(())
     });
@@ -544,13 +542,13 @@ fn serve(site: &Site, number: usize, fault: Option<&Fault>, crowd: usize) -> Res
     Ok(trace)
 }
 
-/// What tells strace of a fault.
+/// Returns the arguments that make strace inject a fault.
 fn injection(fault: Option<&Fault>) -> Vec<String> {
     fault.map_or(Vec::new(), |fault| vec!["-e".into(), fault.to_string()])
 }
 
 fn check_end(status: ExitStatus) -> Result<(), String> {
-    if status.success() { Ok(()) } else { Err(format!("in the end, {status}")) }
+    if status.success() { Ok(()) } else { Err(format!("the server did not stop cleanly: {status}")) }
 }
 
 #[test]
@@ -568,7 +566,7 @@ fn a_fault_at_start_is_survived_or_explained() {
         let survived = match run {
             Run::Served { cuts } => trace.check(cuts, MAX_LINES).map(|()| true)?,
             Run::Ended(Some(1)) if explanation(&stderr).is_some() => false,
-            // There was an explanation, which could not be written.
+            // There was an explanation, but it could not be written.
             Run::Ended(Some(1)) if fault.call == "write" && trace.0.contains("write(2, \"quinistry: ") => {
                 false
             }
@@ -577,10 +575,10 @@ fn a_fault_at_start_is_survived_or_explained() {
         };
         Ok(trace.is_hit().then_some(survived))
     });
-    tally.tell("at start");
+    tally.report("at start");
 }
 
-/// The last words of a server that could not start.
+/// Returns the error message of a server that could not start.
 fn explanation(stderr: &str) -> Option<&str> {
     stderr.lines().last()?.strip_prefix("quinistry: ").filter(|text| text.contains(' '))
 }
@@ -601,16 +599,17 @@ fn a_fault_while_serving_costs_at_most_the_request_that_it_hits() {
         let trace = serve(&site, number, Some(fault), if is_of_crowd(fault.call) { crowd } else { 0 })?;
         Ok(trace.is_hit().then_some(true))
     });
-    tally.tell("while serving");
+    tally.report("while serving");
 }
 
 #[test]
-fn a_server_that_starts_with_little_memory_has_enough_for_a_crowd() {
+fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
     let site = Site::learn();
     for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
-        // The faults of the other tests have the lower numbers.
+        // The other tests use the lower numbers.
         let (address, stderr) = (address(5000 + number), site.folder.path("stderr"));
-        // As much as it asks for, and ever more, until that and what it has by then are allowed.
+        // First the memory that the server reserves, and then ever more, until there is also room for what it already
+        // uses.
         let memory = needed_memory(&Budget::of(u64::MAX, usize::MAX));
         let sizes = (0..).map(|step| (memory + step * 128 * 1024) as u64);
         let mut refused = 0;
@@ -629,7 +628,7 @@ fn a_server_that_starts_with_little_memory_has_enough_for_a_crowd() {
             refused += 1;
             None
         });
-        let mut server = started.next().expect("there is an end to it");
+        let mut server = started.next().expect("it starts with enough memory");
         drop(started);
         assert!(refused > 0);
         let crowd = crowd(&server, address);
@@ -640,15 +639,15 @@ fn a_server_that_starts_with_little_memory_has_enough_for_a_crowd() {
     }
 }
 
-/// Has the server keep as much as it may of half heads and of answers that are not read.
+/// Makes the server hold as many incomplete heads and unread responses as it may.
 fn crowd(server: &Background, address: SocketAddr) -> Vec<Client> {
     let limit = quinistry::system::raise_descriptor_limit().saturating_sub(500);
     let mut half_heads: Vec<_> = (0..6000.min(limit)).map(|_| Client::connect(address)).collect();
     for client in &mut half_heads {
         client.send_request("GET /v2/", &[]);
-        client.answer_to("GET /v2/");
+        client.response_to("GET /v2/");
     }
-    // They all act at once, from the point of view of the server.
+    // For the server, everything arrives at once.
     server.signal(libc::SIGSTOP);
     for (index, client) in half_heads.iter_mut().enumerate() {
         client.send(format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(index * 37 % 15_000)));

@@ -1,7 +1,7 @@
-//! What must not stop the server, one fault at a time, with an honest client that is served meanwhile.
+//! Faults that must not stop the server, one at a time, while an honest client is served.
 //!
-//! Everything happens over real sockets, with real signals and real limits of the system. Where a
-//! deadline is long, `tests/connection.rs` holds it with a clock that the test sets.
+//! These tests use real sockets, signals and resource limits. Long deadlines are tested in `tests/connection.rs`, with
+//! a clock that the test sets.
 
 mod common;
 
@@ -12,7 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::{
-    Answer, Background, Client, Folder, OnTerminal, Server, Terminal, eventually, free_port, is_root,
+    Background, Client, Folder, OnTerminal, Response, Server, Terminal, eventually, free_port, is_root,
     quinistry, request, sha256, system,
 };
 
@@ -20,9 +20,9 @@ use quinistry::run_queue::{REQUEST_COST, TURN_COST};
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
-/// What an honest client gets, learned before there is any trouble.
+/// What an honest client must receive, requested before the fault.
 struct Honest {
-    manifest: Answer,
+    manifest: Response,
     layer_line: String,
     layer: Vec<u8>,
 }
@@ -36,14 +36,14 @@ impl Honest {
         Self { manifest: server.ask(MANIFEST, &[]), layer_line, layer }
     }
 
-    /// A new connection gets the same bytes as ever.
+    /// Asserts that a new connection receives the same bytes as before.
     fn is_served(&self, server: &Server) {
         let mut client = server.connect();
         client.send_request(MANIFEST, &[]);
-        let manifest = client.answer_to(MANIFEST);
+        let manifest = client.response_to(MANIFEST);
         assert_eq!((manifest.status, &manifest.content), (200, &self.manifest.content));
         client.send_request(&self.layer_line, &[]);
-        assert!(client.answer_to(&self.layer_line).content == self.layer, "the layer's bytes");
+        assert!(client.response_to(&self.layer_line).content == self.layer, "the layer's bytes");
     }
 }
 
@@ -54,13 +54,13 @@ fn with_limit(descriptors: usize) -> Server {
 }
 
 #[test]
-fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() {
+fn every_malformed_request_gets_one_response_and_a_clean_close() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let long = "a".repeat(9000);
     let after = "GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n";
     for (bytes, status) in [
-        // A TLS ClientHello, of which no more will come before there is an answer.
+        // The start of a TLS ClientHello. The client then waits for a response.
         (&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], 400),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00", 400),
         (b"\x00\x01\x02", 400),
@@ -98,11 +98,11 @@ fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() 
     ] {
         let mut client = server.connect();
         client.send(bytes);
-        let answer = client.answer_to("GET");
-        assert_eq!(answer.status, status, "{}", common::lossy(bytes));
-        answer.error_code();
-        assert_eq!(answer.field("connection"), Some("close"));
-        // What comes now is discarded, and the end is an orderly one: a reset would make this fail.
+        let response = client.response_to("GET");
+        assert_eq!(response.status, status, "{}", common::lossy(bytes));
+        response.error_code();
+        assert_eq!(response.field("connection"), Some("close"));
+        // The server discards this and closes the connection cleanly. A reset would make this fail.
         client.send(after);
         client.expect_end();
         honest.is_served(&server);
@@ -110,7 +110,7 @@ fn every_malformed_request_is_answered_once_and_the_connection_closed_cleanly() 
 }
 
 #[test]
-fn bytes_within_content_are_never_answered() {
+fn request_content_is_never_taken_for_a_request() {
     let server = Server::start();
     let smuggled = request("GET /v2/_catalog", &[]);
     for head in [
@@ -123,13 +123,13 @@ fn bytes_within_content_are_never_answered() {
         let mut client = server.connect();
         client.send(head.clone() + &smuggled);
         client.finish();
-        client.answer_to(&head);
+        client.response_to(&head);
         client.expect_end();
     }
 }
 
 #[test]
-fn silent_and_slow_clients_run_out_of_time() {
+fn silent_and_slow_clients_are_closed_at_their_deadline() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let silent = server.connect();
@@ -138,17 +138,17 @@ fn silent_and_slow_clients_run_out_of_time() {
     let mut idle = server.connect_idle();
     honest.is_served(&server);
     // The silent client gets no response; the slow one gets a 408.
-    assert_eq!(slow.answer_to("GET").status, 408);
+    assert_eq!(slow.response_to("GET").status, 408);
     slow.expect_end();
     silent.expect_end();
     server.wait_for_log("it has never said anything");
-    // A client that has been answered before may take longer for its next request.
+    // A client that has already been answered may take longer to send its next request.
     idle.send_request(MANIFEST, &[]);
-    assert_eq!(idle.answer_to(MANIFEST).content, honest.manifest.content);
+    assert_eq!(idle.response_to(MANIFEST).content, honest.manifest.content);
 }
 
 #[test]
-fn thousands_of_idle_connections_cost_little_memory_and_no_time() {
+fn thousands_of_idle_connections_cost_little_memory_and_no_cpu_time() {
     let limit = quinistry::system::raise_descriptor_limit();
     let count = 10_000.min(limit.saturating_sub(200));
     let server = Server::start();
@@ -158,11 +158,11 @@ fn thousands_of_idle_connections_cost_little_memory_and_no_time() {
     let added = server.status("VmRSS").saturating_sub(before);
     assert!(added * 10 <= count as u64 * 6, "{added} KiB for {count} connections");
     honest.is_served(&server);
-    // When what was begun is done.
-    eventually("a server that nobody asks does nothing", || {
+    // Once the server has finished what it had begun.
+    eventually("a server without requests is idle", || {
         let ticks = server.cpu_ticks();
         std::thread::sleep(Duration::from_secs(2));
-        // A tick is 10 ms, and deadlines may be checked once in the while.
+        // A tick is 10 ms. The deadlines may be checked once in that time.
         (server.cpu_ticks() <= ticks + 1).then_some(())
     });
     drop(clients);
@@ -170,13 +170,13 @@ fn thousands_of_idle_connections_cost_little_memory_and_no_time() {
 }
 
 #[test]
-fn thousands_of_clients_that_say_nothing_do_not_keep_out_one_that_does() {
+fn thousands_of_silent_clients_do_not_keep_out_an_honest_one() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
     let mut crowd: Vec<Client> = Vec::new();
     for round in 0..2000 {
         let mut client = server.connect();
-        // Some say nothing, some begin, some have been served before.
+        // Some send nothing, some begin a request, and some have been served before.
         match round % 3 {
             0 => {}
             1 => drop(client.stream.write_all(b"GET /v2/ HTTP/1.1\r\n")),
@@ -188,24 +188,24 @@ fn thousands_of_clients_that_say_nothing_do_not_keep_out_one_that_does() {
             assert!(server.open_descriptors() <= 64);
         }
     }
-    // Of those who had begun, the newest may go on; the oldest had to go without a word (later, it would
-    // be told that its time is over).
+    // Of the clients that have begun a request, the newest may continue. The oldest was evicted without a response.
+    // At its deadline, it would have received a 408.
     let newest = &mut crowd[1999];
     newest.send("Host: x\r\n\r\n");
-    assert_eq!(newest.answer_to("GET /v2/").status, 200);
+    assert_eq!(newest.response_to("GET /v2/").status, 200);
     assert!(crowd[1].is_closed());
-    // As for those who say nothing: their end comes in any case.
+    // The silent clients are closed, too, by eviction or at their deadline.
     assert!(crowd[0].is_closed());
     drop(crowd);
     eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
 }
 
 #[test]
-fn a_client_whose_request_has_come_is_not_evicted_though_it_has_been_idle_for_longest() {
-    // 24 places, all of them taken.
+fn a_client_whose_request_has_arrived_is_not_evicted_even_if_idle_longest() {
+    // There is room for 24 connections, and it is used up.
     let server = with_limit(40);
     let mut idle: Vec<Client> = (0..24).map(|_| server.connect_idle()).collect();
-    // Until the server has checked that they have their responses.
+    // Wait until the server has checked that their responses have arrived.
     std::thread::sleep(Duration::from_millis(600));
     server.signal(libc::SIGSTOP);
     idle[0].send_request("GET /v2/", &[]);
@@ -215,19 +215,19 @@ fn a_client_whose_request_has_come_is_not_evicted_though_it_has_been_idle_for_lo
     }
     server.signal(libc::SIGCONT);
     for client in newcomers.iter_mut().chain([&mut idle[0]]) {
-        assert_eq!(client.answer_to("GET /v2/").status, 200);
+        assert_eq!(client.response_to("GET /v2/").status, 200);
     }
     server.wait_for_log("a newcomer needs its place");
 }
 
 #[test]
-fn readers_that_stall_do_not_keep_out_one_that_reads() {
+fn stalled_readers_do_not_keep_out_an_honest_one() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
     let stalled: Vec<Client> = (0..64)
         .map(|_| {
             let mut client = server.connect();
-            // More than the sockets take: each is an answer that waits for its reader.
+            // More than the sockets hold, so that a response waits for its reader.
             let lines = request(&honest.layer_line, &[]).repeat(30);
             let _ = client.stream.write_all(lines.as_bytes());
             client
@@ -240,7 +240,7 @@ fn readers_that_stall_do_not_keep_out_one_that_reads() {
 }
 
 #[test]
-fn a_server_without_descriptors_waits_and_goes_on_when_there_are_some() {
+fn a_server_without_descriptors_waits_until_some_are_free() {
     let server = Server::start();
     let own = server.open_descriptors();
     let is_open = |descriptor: &usize| {
@@ -252,18 +252,18 @@ fn a_server_without_descriptors_waits_and_goes_on_when_there_are_some() {
     let mut before = server.connect_idle();
     let hard_limit = quinistry::system::raise_descriptor_limit();
     server.limit_descriptors(free + 1);
-    // The oldest idle connection is closed for the newcomer: even now one can be served.
+    // The oldest idle connection is evicted for the newcomer, so one client can still be served.
     let mut newcomer = server.connect();
     newcomer.send_request(MANIFEST, &[]);
-    assert_eq!(newcomer.answer_to(MANIFEST).content, honest.manifest.content);
+    assert_eq!(newcomer.response_to(MANIFEST).content, honest.manifest.content);
     assert!(before.is_closed());
-    // While nobody else comes, it keeps that place.
+    // Without another newcomer, it keeps its connection.
     std::thread::sleep(Duration::from_millis(300));
     newcomer.send_request(MANIFEST, &[]);
-    assert_eq!(newcomer.answer_to(MANIFEST).content, honest.manifest.content);
+    assert_eq!(newcomer.response_to(MANIFEST).content, honest.manifest.content);
     drop(newcomer);
 
-    // With no place at all, it waits.
+    // Without room for any connection, the server waits.
     eventually("no connection is open", || (server.open_descriptors() == own).then_some(()));
     server.limit_descriptors(3);
     let mut waiting = server.connect();
@@ -271,15 +271,15 @@ fn a_server_without_descriptors_waits_and_goes_on_when_there_are_some() {
     server.wait_for_log("Cannot accept connections");
     let ticks = server.cpu_ticks();
     std::thread::sleep(Duration::from_secs(1));
-    assert!(server.cpu_ticks() - ticks < 20, "it spins");
-    assert_eq!(server.log().matches("Cannot accept connections").count(), 1, "it is said once");
+    assert!(server.cpu_ticks() - ticks < 20, "the server spins");
+    assert_eq!(server.log().matches("Cannot accept connections").count(), 1, "it is logged once");
     server.limit_descriptors(hard_limit);
-    assert_eq!(waiting.answer_to(MANIFEST).content, honest.manifest.content);
+    assert_eq!(waiting.response_to(MANIFEST).content, honest.manifest.content);
     honest.is_served(&server);
 }
 
 #[test]
-fn readers_that_stall_do_not_hold_up_readers_that_read() {
+fn stalled_readers_do_not_delay_fast_ones() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let before = server.status("VmRSS");
@@ -291,7 +291,7 @@ fn readers_that_stall_do_not_hold_up_readers_that_read() {
             client
         })
         .collect();
-    // The readers take what comes, as fast as it comes, until they are told to stop.
+    // These clients read as fast as they can, until they are stopped.
     let readers: Vec<_> = (0..200)
         .map(|_| {
             let mut client = server.connect();
@@ -318,7 +318,7 @@ fn readers_that_stall_do_not_hold_up_readers_that_read() {
 }
 
 #[test]
-fn readers_that_stall_cost_the_kernel_a_bounded_amount_of_memory() {
+fn stalled_readers_cost_the_kernel_a_bounded_amount_of_memory() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let lines = request(&honest.layer_line, &["Connection: close"]);
@@ -331,7 +331,7 @@ fn readers_that_stall_cost_the_kernel_a_bounded_amount_of_memory() {
         })
         .collect();
     honest.is_served(&server);
-    // What the other end has not acknowledged, in hexadecimal, as proc(5) describes it.
+    // proc(5): the number of bytes that the peer has not acknowledged, in hexadecimal.
     let port = format!(":{:04X}", server.address.port());
     let queues = || -> Vec<u64> {
         let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
@@ -340,22 +340,22 @@ fn readers_that_stall_cost_the_kernel_a_bounded_amount_of_memory() {
         let unsent = ours.map(|columns| columns[4].split_once(':').expect("two queues").0.to_owned());
         unsent.map(|queue| u64::from_str_radix(&queue, 16).expect("a number")).collect()
     };
-    let full = eventually("the layer waits for all of them", || {
+    let full = eventually("every reader has a part of the layer queued", || {
         let queues: Vec<_> = queues().into_iter().filter(|&queue| queue > 0).collect();
         (queues.len() == stalled.len()).then_some(queues)
     });
-    std::thread::sleep(Duration::from_millis(300)); // If there were room for more, it would be used.
+    std::thread::sleep(Duration::from_millis(300)); // If there were room for more, the server would use it.
     let most = queues().into_iter().max().expect("there are some");
-    // 128 KiB, and one packet of loopback.
-    assert!(most <= 192 * 1024, "{most} bytes of one reader, {full:?} a while ago");
+    // 128 KiB, and one loopback packet.
+    assert!(most <= 192 * 1024, "{most} bytes for one reader; all queues a moment ago: {full:?}");
 }
 
 #[test]
-fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
+fn a_light_client_is_not_delayed_by_many_heavy_ones() {
     const CROWD: usize = 300;
     const REQUESTS: usize = 300;
     const PER_TURN: usize = (TURN_COST / REQUEST_COST) as usize;
-    // Its log says in which order it answered. A file loses no line.
+    // The log has the order of the responses. A log in a file loses no line.
     let folder = Folder::new("order");
     let log = File::create(folder.path("log")).expect("room for it");
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -365,7 +365,7 @@ fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     let connect = || {
         let mut client = Client::connect(address);
         client.send_request(MANIFEST, &[]);
-        assert_eq!(client.answer_to(MANIFEST).status, 200);
+        assert_eq!(client.response_to(MANIFEST).status, 200);
         client
     };
     let mut visitor = connect();
@@ -378,31 +378,33 @@ fn a_client_that_asks_little_is_not_held_up_by_many_that_ask_much() {
     server.signal(libc::SIGCONT);
     let lines = || std::fs::read_to_string(folder.path("log")).expect("it is there");
     let answered = |log: &str| log.matches("HEAD /x").count();
-    eventually("each of the crowd has had a turn", || (answered(&lines()) >= CROWD * PER_TURN).then_some(()));
+    eventually("each client of the crowd has had a turn", || {
+        (answered(&lines()) >= CROWD * PER_TURN).then_some(())
+    });
     let mut visits = Vec::new();
     while answered(&lines()) < CROWD * REQUESTS / 2 {
-        // The visitor asks at a moment at which the crowd is being answered.
+        // The visitor sends its request while the crowd is being answered.
         server.signal(libc::SIGSTOP);
         let size = std::fs::metadata(folder.path("log")).expect("it is there").len();
         visitor.send_request("GET /v2/", &[]);
         server.signal(libc::SIGCONT);
-        assert_eq!(visitor.answer_to("GET /v2/").status, 200);
+        assert_eq!(visitor.response_to("GET /v2/").status, 200);
         visits.push(eventually("the visit is in the log", || {
             let log = lines();
             let (at, _) = log.match_indices("GET /v2/ 200").nth(visits.len())?;
             Some(answered(log.get(size as usize..at).unwrap_or_default()))
         }));
     }
-    // With one queue, each of the crowd would have a turn before each visit. What the crowd has cost is forgotten while
-    // the server is stopped, so a visit that took this busy machine long may wait for the crowd.
+    // With one queue, each client of the crowd would have a turn before each visit. The cost of a client is forgotten
+    // over time, also while the server is stopped. So on a busy machine, some visits may wait for the crowd.
     visits.sort_unstable();
     let waited = visits[visits.len() / 4];
-    assert!(waited < CROWD * PER_TURN / 2, "{waited} requests of the crowd came first: {visits:?}");
+    assert!(waited < CROWD * PER_TURN / 2, "{waited} requests of the crowd were answered first: {visits:?}");
 }
 
 #[test]
-fn readers_that_read_steadily_are_served_to_the_end_though_others_wait() {
-    // 24 places, and 40 readers that take their time.
+fn steady_readers_receive_everything_even_if_others_wait() {
+    // Room for 24 connections, and 40 slow readers.
     let server = with_limit(40);
     let honest = Honest::learn(&server);
     let size = honest.layer.len().min(600_000);
@@ -411,7 +413,7 @@ fn readers_that_read_steadily_are_served_to_the_end_though_others_wait() {
         .map(|_| {
             let (line, range, mut client) = (honest.layer_line.clone(), range.clone(), server.connect());
             std::thread::spawn(move || {
-                // Else the kernel would take all of it at once.
+                // Otherwise the kernel would buffer all of it at once.
                 system::limit_receive_buffer(&client.stream, 16 * 1024);
                 client.send_request(&line, &[&range]);
                 let (mut count, mut bytes) = (0, [0; 12 * 1024]);
@@ -431,7 +433,7 @@ fn readers_that_read_steadily_are_served_to_the_end_though_others_wait() {
 }
 
 #[test]
-fn requests_that_arrived_while_the_server_was_stopped_are_answered_however_late_it_is() {
+fn requests_that_arrive_while_the_server_is_stopped_miss_no_deadline() {
     let server = Server::start();
     let mut clients: Vec<Client> = (0..100).map(|_| server.connect_idle()).collect();
     let request = request(MANIFEST, &[]);
@@ -439,7 +441,7 @@ fn requests_that_arrived_while_the_server_was_stopped_are_answered_however_late_
     for client in &mut clients {
         client.send(half);
     }
-    std::thread::sleep(Duration::from_millis(300)); // Until it has read what has come.
+    std::thread::sleep(Duration::from_millis(300)); // Wait until the server has read what has arrived.
     server.freeze();
     for client in &mut clients {
         client.send(rest);
@@ -447,7 +449,7 @@ fn requests_that_arrived_while_the_server_was_stopped_are_answered_however_late_
     std::thread::sleep(quinistry::connection::HEAD_TIMEOUT);
     server.thaw();
     for client in &mut clients {
-        assert_eq!(client.answer_to(MANIFEST).status, 200);
+        assert_eq!(client.response_to(MANIFEST).status, 200);
     }
 }
 
@@ -457,13 +459,13 @@ fn urgent_data_is_input_like_any_other() {
     let request = request(MANIFEST, &[]);
     for cut in [0, 1, 20, request.len() - 1] {
         for mut client in [server.connect(), server.connect_idle()] {
-            // All of it is there when the server looks.
+            // Everything arrives before the server reads.
             server.freeze();
             client.send(&request[..cut]);
             system::send_urgent(&client.stream, &request.as_bytes()[cut..=cut]);
             client.send(&request[cut + 1..]);
             server.thaw();
-            assert_eq!(client.answer_to(MANIFEST).status, 200, "cut at {cut}");
+            assert_eq!(client.response_to(MANIFEST).status, 200, "cut at {cut}");
         }
     }
 }
@@ -481,14 +483,14 @@ fn a_server_that_can_accept_no_client_refuses_to_start() {
 }
 
 #[test]
-fn half_heads_do_not_fill_the_memory() {
+fn incomplete_heads_do_not_fill_the_memory() {
     let limit = quinistry::system::raise_descriptor_limit();
     let server = Server::start();
     let honest = Honest::learn(&server);
     let half = format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(15_000));
     let mut crowd: Vec<Client> = (0..3000.min(limit - 200)).map(|_| server.connect_idle()).collect();
     let before = server.status("VmRSS");
-    // They all act at once, from the point of view of the server.
+    // For the server, everything arrives at once.
     server.freeze();
     for client in &mut crowd {
         client.send(&half);
@@ -496,11 +498,11 @@ fn half_heads_do_not_fill_the_memory() {
     server.thaw();
     honest.is_served(&server);
     let added = server.status("VmHWM").saturating_sub(before);
-    assert!(added < 12 * 1024, "{added} KiB at most for {} half heads", crowd.len());
+    assert!(added < 12 * 1024, "{added} KiB at the peak for {} incomplete heads", crowd.len());
 }
 
 #[test]
-fn answers_that_are_not_read_do_not_fill_the_memory() {
+fn unread_responses_do_not_fill_the_memory() {
     let limit = quinistry::system::raise_descriptor_limit();
     let server = Server::start();
     let honest = Honest::learn(&server);
@@ -516,11 +518,11 @@ fn answers_that_are_not_read_do_not_fill_the_memory() {
         .collect();
     honest.is_served(&server);
     let added = server.status("VmRSS").saturating_sub(before);
-    assert!(added < 16 * 1024, "{added} KiB for {} that do not read", crowd.len());
+    assert!(added < 16 * 1024, "{added} KiB for {} clients that do not read", crowd.len());
 }
 
 #[test]
-fn a_terminal_that_stands_still_does_not_stop_the_server_and_later_shows_what_was_lost() {
+fn a_held_terminal_does_not_stop_the_server_and_later_shows_the_loss() {
     const REQUESTS: usize = 3000;
     for kind in [Terminal::Own, Terminal::Controlling, Terminal::Foreign] {
         if kind != Terminal::Own && !is_root("only root can run a server on another user's terminal") {
@@ -531,7 +533,7 @@ fn a_terminal_that_stands_still_does_not_stop_the_server_and_later_shows_what_wa
             server.read_until("docker pull localhost");
             let mut client = Client::connect(server.address);
             client.send_request(MANIFEST, &[]);
-            client.answer_to(MANIFEST);
+            client.response_to(MANIFEST);
             server.read_until(MANIFEST);
             if is_held {
                 server.hold();
@@ -539,7 +541,7 @@ fn a_terminal_that_stands_still_does_not_stop_the_server_and_later_shows_what_wa
             // More than the terminal and the log hold.
             for _ in 0..REQUESTS {
                 client.send_request(MANIFEST, &[]);
-                assert_eq!(client.answer_to(MANIFEST).status, 200, "{kind:?}");
+                assert_eq!(client.response_to(MANIFEST).status, 200, "{kind:?}");
             }
             server.release();
             let shown = server.read_until("Dropped ");
@@ -553,7 +555,7 @@ fn a_terminal_that_stands_still_does_not_stop_the_server_and_later_shows_what_wa
 }
 
 #[test]
-fn a_server_that_starts_on_a_terminal_that_stands_still_serves() {
+fn a_server_that_starts_on_a_held_terminal_serves() {
     let (mut person, program) = system::terminal();
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     system::hold(&mut person, &program);
@@ -561,17 +563,17 @@ fn a_server_that_starts_on_a_terminal_that_stands_still_serves() {
     eventually("it listens", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request(MANIFEST, &[]);
-    assert_eq!(client.answer_to(MANIFEST).status, 200);
+    assert_eq!(client.response_to(MANIFEST).status, 200);
 }
 
 #[test]
-fn a_log_that_is_read_has_every_line_however_many_come_at_once() {
-    // More than the server keeps, if less than it keeps and a pipe besides.
+fn a_log_that_is_read_loses_no_line_of_a_burst() {
+    // More lines than the server buffers, but fewer than the server and a pipe buffer together.
     const REQUESTS: usize = 26;
     let server = Server::start();
-    // All of it waits at the door when the server comes to.
+    // Everything is in the backlog when the server continues.
     server.freeze();
-    let requests = request("GET /v2/", &["User-Agent: at the door"]).repeat(REQUESTS);
+    let requests = request("GET /v2/", &["User-Agent: in the backlog"]).repeat(REQUESTS);
     let clients: Vec<Client> = (0..64)
         .map(|_| {
             let mut client = server.connect();
@@ -581,7 +583,7 @@ fn a_log_that_is_read_has_every_line_however_many_come_at_once() {
         .collect();
     server.thaw();
     eventually("every request is in the log", || {
-        (server.log().matches("at the door").count() == 64 * REQUESTS).then_some(())
+        (server.log().matches("in the backlog").count() == 64 * REQUESTS).then_some(())
     });
     drop(clients);
     server.signal(libc::SIGTERM);
@@ -589,8 +591,8 @@ fn a_log_that_is_read_has_every_line_however_many_come_at_once() {
 }
 
 #[test]
-fn a_log_that_is_not_read_does_not_stop_the_server_and_later_says_what_it_lost() {
-    // Not the common server, whose log is read.
+fn an_unread_log_does_not_stop_the_server_and_later_reports_the_loss() {
+    // `Server` would read the log.
     let port = free_port();
     let mut server = quinistry();
     server.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
@@ -601,9 +603,9 @@ fn a_log_that_is_not_read_does_not_stop_the_server_and_later_says_what_it_lost()
     let mut client = Client::connect(address);
     for _ in 0..6000 {
         client.send_request(MANIFEST, &["User-Agent: somebody who has a long name for himself"]);
-        assert_eq!(client.answer_to(MANIFEST).status, 200);
+        assert_eq!(client.response_to(MANIFEST).status, 200);
     }
-    // Now somebody reads, and the log reports the loss.
+    // Once the log is read, it reports the loss.
     let mut stderr = server.0.stderr.take().expect("it is piped");
     let mut log = String::new();
     let mut bytes = [0; 4096];
@@ -621,8 +623,7 @@ fn a_log_that_is_not_read_does_not_stop_the_server_and_later_says_what_it_lost()
 
 #[test]
 fn a_hundred_downloads_in_flight_complete_after_the_signal() {
-    // Little enough for a busy machine to send it before the server's patience ends, and more than the sockets
-    // take at once.
+    // Small enough for a busy machine to send it in the grace period, and more than the sockets hold.
     const SIZE: usize = 500_000;
     let mut server = Server::start();
     let honest = Honest::learn(&server);
@@ -646,7 +647,7 @@ fn a_hundred_downloads_in_flight_complete_after_the_signal() {
         for mut download in downloads {
             let line = &honest.layer_line;
             scope.spawn(move || {
-                assert!(download.answer_to(line).content == expected);
+                assert!(download.response_to(line).content == expected);
                 download.expect_end();
             });
         }
@@ -655,20 +656,22 @@ fn a_hundred_downloads_in_flight_complete_after_the_signal() {
 }
 
 #[test]
-fn a_server_that_stops_does_not_wait_for_a_stalled_reader_for_ever() {
+fn a_stopping_server_does_not_wait_forever_for_a_stalled_reader() {
     let mut server = Server::start();
     let honest = Honest::learn(&server);
     let mut stalled = server.connect();
     for _ in 0..100 {
         stalled.send_request(&honest.layer_line, &[]);
     }
-    eventually("it has begun", || (server.log().matches(&*honest.layer_line).count() >= 2).then_some(()));
+    eventually("the transfer has begun", || {
+        (server.log().matches(&*honest.layer_line).count() >= 2).then_some(())
+    });
     server.signal(libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
-fn a_server_that_was_killed_does_not_keep_the_next_from_its_port() {
+fn a_killed_server_leaves_its_port_free() {
     let mut server = Server::start();
     let honest = Honest::learn(&server);
     let mut download = server.connect();

@@ -1,4 +1,4 @@
-//! Holds the image, as the programs that unpack and run it see it.
+//! The image, from the perspective of the programs that unpack and run it.
 
 mod common;
 
@@ -17,7 +17,7 @@ fn json(bytes: &[u8]) -> Value {
     serde_json::from_slice(bytes).expect("JSON")
 }
 
-/// What a gzip member holds.
+/// Decompresses a gzip member.
 fn unpacked(member: &[u8]) -> Vec<u8> {
     let mut content = Vec::new();
     flate2::read::GzDecoder::new(member).read_to_end(&mut content).expect("a gzip member");
@@ -25,7 +25,7 @@ fn unpacked(member: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn the_config_says_all_that_a_runtime_wants_to_know() {
+fn the_config_has_everything_that_a_runtime_needs() {
     let (image, layer) = sample::packed();
     let config = json(&image.platforms[0].config.content);
     assert_eq!(config["architecture"], "amd64");
@@ -58,7 +58,7 @@ fn the_config_says_all_that_a_runtime_wants_to_know() {
 }
 
 #[test]
-fn the_configs_of_two_platforms_differ_in_the_architecture_and_the_file_that_runs() {
+fn configs_of_two_platforms_differ_only_in_architecture_and_executable() {
     let (contents, image) = sample::image(&[AMD64, ARM64]);
     let [mut amd64, mut arm64] =
         [&image.platforms[0], &image.platforms[1]].map(|platform| json(&platform.config.content));
@@ -158,7 +158,7 @@ fn every_document_has_the_digest_and_the_size_of_its_content() {
 #[test]
 fn an_arm_executable_gets_its_variant() {
     let mut executable = sample::executable(40);
-    executable[4] = 1; // 32 bits wide, with its table of program headers in another place.
+    executable[4] = 1; // A 32-bit file, whose table of program headers is at another offset.
     executable[28] = 64;
     executable[42] = 56;
     executable[44] = 1;
@@ -174,7 +174,7 @@ fn an_arm_executable_gets_its_variant() {
 }
 
 #[test]
-fn the_image_is_the_same_on_whichever_platform_it_is_packed() {
+fn the_image_does_not_depend_on_the_platform_that_packs_it() {
     let (contents, image) = sample::image(&[AMD64, ARM64]);
     let (other_contents, other) = sample::image(&[ARM64, AMD64]);
     assert_eq!((image.own, other.own), (0, 1));
@@ -184,7 +184,7 @@ fn the_image_is_the_same_on_whichever_platform_it_is_packed() {
 }
 
 #[test]
-fn a_layer_is_the_same_whatever_it_travels_with() {
+fn a_layer_does_not_depend_on_the_other_layers() {
     let (_, alone) = sample::image(&[ARM64]);
     let (_, with_another) = sample::image(&[AMD64, ARM64]);
     assert_eq!(alone.platforms[0].layer.blob.digest, with_another.platforms[1].layer.blob.digest);
@@ -208,7 +208,7 @@ fn a_file_that_cannot_be_in_an_image_is_refused() {
         (&b"#!/bin/sh\n"[..], 10, "not an executable for Linux".to_owned()),
         (&executable, size - 1, format!("no longer has the {} bytes", size - 1)),
         (&executable, size + 1, format!("no longer has the {} bytes", size + 1)),
-        // A size has eleven octal digits in tar.
+        // In tar, a size has eleven octal digits.
         (&executable, 1 << 33, "8589934592 bytes, more than".to_owned()),
     ] {
         let packed = Executable::check(bytes, size).and_then(|executable| executable.pack(Vec::new()));
@@ -217,8 +217,8 @@ fn a_file_that_cannot_be_in_an_image_is_refused() {
     }
 }
 
-/// The files of a tar archive, none of which is there twice. Each is below a directory that comes before it. The
-/// names of blobs have to be their digests.
+/// Returns the files of a tar archive. Checks that no file occurs twice, that each is in a directory that precedes
+/// it, and that blobs are named by their digests.
 fn files(archive: &[u8]) -> HashMap<String, Vec<u8>> {
     let (mut files, mut directories) = (HashMap::new(), vec![String::new()]);
     for entry in tar::Archive::new(archive).entries().expect("a tar archive") {
@@ -242,7 +242,7 @@ fn files(archive: &[u8]) -> HashMap<String, Vec<u8>> {
 }
 
 #[test]
-fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
+fn an_archive_is_both_an_oci_layout_and_a_docker_archive() {
     let (contents, image) = sample::image(&[ARM64, AMD64]);
     let mut archive = Vec::new();
     let layers = contents.iter().map(|content| &content[..]);
@@ -255,7 +255,7 @@ fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
         assert_eq!(blob(descriptor.digest.as_str()), content);
     }
 
-    // The OCI's way: one entry leads to the index, and has containerd's name for it and the tag.
+    // The OCI layout: one entry refers to the index, and has the tag and the name for containerd.
     let oci_index = "application/vnd.oci.image.index.v1+json";
     let entry = json!({
         "mediaType": oci_index,
@@ -269,7 +269,7 @@ fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
     let index = json!({ "schemaVersion": 2, "mediaType": oci_index, "manifests": [entry] });
     assert_eq!(json(&files["index.json"]), index);
 
-    // Docker's way, which leads to the platform of the process that writes.
+    // Docker's archive, which has the platform of the process that writes it.
     let images = json(&files["manifest.json"]);
     assert_eq!(images.as_array().map(Vec::len), Some(1));
     assert_eq!(images[0]["RepoTags"], json!(["quinistry:latest"]));
@@ -281,7 +281,7 @@ fn an_archive_is_a_layout_and_a_docker_archive_at_once() {
 }
 
 #[test]
-fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_of_root() {
+fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_owned_by_root() {
     let (_, layer) = sample::packed();
     for name in ["tar", "bsdtar"] {
         if !has_tool(name, &["--version"]) || !has_tool("gzip", &["--version"]) {
@@ -314,7 +314,7 @@ fn a_program_that_is_not_linked_statically_does_not_compile() {
     let errors = |feature: &str| {
         let main = concat!(env!("CARGO_MANIFEST_DIR"), "/src/main.rs");
         let mut rustc = tool("rustc");
-        // Without the library there are errors in any case.
+        // Without the library, there are errors in any case.
         rustc.args(["--edition=2024", "--emit=metadata=/dev/null", "-C", feature, main]);
         lossy(&rustc.output().expect("rustc starts").stderr).into_owned()
     };
@@ -335,7 +335,7 @@ fn a_build_date_that_rfc_3339_cannot_write_does_not_compile() {
     let build = |date: &str| {
         let clock = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock.rs");
         let mut rustc = tool("rustc");
-        // The compiler renames what it has written. That would replace a device such as /dev/null.
+        // The compiler renames its output, which would replace a device such as /dev/null.
         let metadata = format!("--emit=metadata={}", folder.path("metadata"));
         rustc.args(["--edition=2024", "--crate-type=lib", &metadata, clock]);
         let output = rustc.env("SOURCE_DATE_EPOCH", date).output().expect("rustc starts");

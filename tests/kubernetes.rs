@@ -1,8 +1,7 @@
-//! Holds the manifests in `k8s/`: Kubernetes takes them, parent and child agree, and pinning works.
+//! The manifests in `k8s/`: Kubernetes accepts them, parent and child agree, and pinning works.
 //!
-//! `data/daemonset-apps-v1.json` is the strict schema (every property that is not known is an error)
-//! of Kubernetes 1.32, made from its `OpenAPI` document (Apache-2.0) by `openapi2jsonschema`, without
-//! the descriptions.
+//! `data/daemonset-apps-v1.json` is the strict schema of Kubernetes 1.32, in which an unknown property is an error. It
+//! was generated from the `OpenAPI` document (Apache-2.0) by `openapi2jsonschema`. The descriptions were removed.
 
 mod common;
 
@@ -16,8 +15,8 @@ fn parse(manifest: &str) -> Value {
     serde_norway::from_str(manifest).expect("the manifest is YAML")
 }
 
-/// What a strict validator says against a manifest: nothing, if it is good.
-fn faults(manifest: &Value) -> Vec<String> {
+/// Returns the errors that a strict validator finds in a manifest.
+fn errors(manifest: &Value) -> Vec<String> {
     let schema = serde_json::from_str(include_str!("data/daemonset-apps-v1.json")).expect("JSON");
     let draft = Some(jsonschema_valid::schemas::Draft::Draft7);
     let config = jsonschema_valid::Config::from_schema(&schema, draft).expect("a schema");
@@ -31,11 +30,11 @@ fn faults(manifest: &Value) -> Vec<String> {
 fn the_manifests_are_valid_as_they_are_and_pinned() {
     let (_, image) = sample::image(&[AMD64, ARM64]);
     for manifest in [PARENT, CHILD] {
-        assert_eq!(faults(&parse(manifest)), [""; 0]);
-        assert_eq!(faults(&parse(&pin(manifest, &image))), [""; 0]);
-        // The validator is strict: a typing error does not get past it.
+        assert_eq!(errors(&parse(manifest)), [""; 0]);
+        assert_eq!(errors(&parse(&pin(manifest, &image))), [""; 0]);
+        // The validator is strict enough to find a typing error.
         for (name, wrong) in [("hostPort", "hostport"), ("8080", "eighty"), ("maxUnavailable", "maxSurges")] {
-            assert_ne!(faults(&parse(&manifest.replacen(name, wrong, 1))), [""; 0], "{wrong}");
+            assert_ne!(errors(&parse(&manifest.replacen(name, wrong, 1))), [""; 0], "{wrong}");
         }
     }
 }
@@ -67,22 +66,22 @@ fn pinning_changes_no_line_that_only_looks_like_an_image_or_an_architecture() {
 }
 
 #[test]
-fn the_command_prints_them_pinned_to_its_own_program() {
-    let answer = |arguments: &[&str]| {
+fn the_command_prints_manifests_that_are_pinned_to_its_own_image() {
+    let result = |arguments: &[&str]| {
         let output = quinistry().args(arguments).output().expect("it starts");
         (output.status.code(), lossy(&output.stdout).into_owned())
     };
-    let (_, digest) = answer(&["digest"]);
+    let (_, digest) = result(&["digest"]);
     let digest = digest.trim().strip_prefix("quinistry").expect("@ and the digest");
     for (name, manifest) in [("parent", PARENT), ("child", CHILD)] {
-        let (code, printed) = answer(&["k8s", name]);
+        let (code, printed) = result(&["k8s", name]);
         assert_eq!(code, Some(0));
         assert_eq!(parse(&printed)["metadata"]["name"], parse(manifest)["metadata"]["name"]);
         let image = parse(&printed)["spec"]["template"]["spec"]["containers"][0]["image"].to_string();
         assert!(image.contains(digest), "{image}");
     }
     for wrong in [&["k8s"][..], &["k8s", "other"], &["save", "k8s", "child"]] {
-        assert_eq!(answer(wrong), (Some(2), String::new()), "{wrong:?}");
+        assert_eq!(result(wrong), (Some(2), String::new()), "{wrong:?}");
     }
 }
 
@@ -108,7 +107,7 @@ fn parent_and_child_differ_where_they_must_and_nowhere_else() {
 }
 
 #[test]
-fn a_pod_may_do_nothing_that_it_need_not() {
+fn a_pod_has_no_unnecessary_privileges() {
     for manifest in [PARENT, CHILD].map(parse) {
         let pod = &manifest["spec"]["template"]["spec"];
         let container = &pod["containers"][0];
@@ -134,7 +133,7 @@ fn a_pod_may_do_nothing_that_it_need_not() {
             );
         }
     }
-    // Each is asked for its image where it is to come from.
+    // The parent uses the image on its node, and the child always pulls its image.
     let policies = [PARENT, CHILD].map(|manifest| {
         parse(manifest)["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"].clone()
     });
@@ -142,7 +141,7 @@ fn a_pod_may_do_nothing_that_it_need_not() {
 }
 
 #[test]
-fn a_selector_chooses_its_own_pods_and_grace_outlasts_the_servers() {
+fn a_selector_matches_its_own_pods_and_their_grace_period_is_long_enough() {
     for manifest in [PARENT, CHILD].map(parse) {
         let template = &manifest["spec"]["template"];
         let wanted = manifest["spec"]["selector"]["matchLabels"].as_object().expect("labels");
@@ -154,8 +153,7 @@ fn a_selector_chooses_its_own_pods_and_grace_outlasts_the_servers() {
     }
 }
 
-/// kubectl reads a manifest into the types that it was built with, which have no room for what it does
-/// not know, changes it, and writes it back.
+/// kubectl reads a manifest into its own types, which drop what it does not know, changes it, and writes it back.
 #[test]
 fn kubectl_reads_the_manifests_and_loses_nothing() {
     if !has_tool("kubectl", &["version", "--client"]) {
@@ -177,17 +175,17 @@ fn kubectl_reads_the_manifests_and_loses_nothing() {
 }
 
 #[test]
-fn on_the_hosts_network_it_listens_where_it_is_looked_for() {
+fn on_the_hosts_network_the_server_listens_on_its_host_port() {
     if !has_tool("kubectl", &["version", "--client"]) || !has_tool("bash", &["--version"]) {
         return;
     }
     let command = readme_block("sh", "kubectl patch");
     let patched = parse(&run(&mut bash(command, &Folder::new("patch"))));
-    assert_eq!(faults(&patched), [""; 0]);
+    assert_eq!(errors(&patched), [""; 0]);
     let pod = &patched["spec"]["template"]["spec"];
     let port = &pod["containers"][0]["ports"][0];
     assert_eq!(pod["hostNetwork"], true);
-    // On the host's network, Kubernetes takes no other host port.
+    // On the host's network, Kubernetes requires both ports to be the same.
     assert_eq!(port["containerPort"], port["hostPort"]);
     assert_eq!(pod["containers"][0]["env"][0]["value"], format!("[::]:{}", port["hostPort"]));
 }

@@ -1,4 +1,4 @@
-//! The table of files in `src/lib.rs`: it is complete, and every arrow in it points down.
+//! The table of files in `src/lib.rs`: it is complete, and each file uses only files further down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,8 +7,8 @@ const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src");
 
 type Uses = BTreeMap<String, BTreeSet<String>>;
 
-/// The modules of the drawing in their order, and what each uses.
-fn drawn() -> (Vec<String>, Uses) {
+/// Returns the modules in the order of the table, and what each uses.
+fn table() -> (Vec<String>, Uses) {
     let (mut order, mut uses): (Vec<String>, Uses) = (Vec::new(), Uses::new());
     let lines = include_str!("../src/lib.rs").lines().skip_while(|line| !line.contains("what it does"));
     for line in lines.skip(2).take_while(|line| !line.contains("```")) {
@@ -23,14 +23,14 @@ fn drawn() -> (Vec<String>, Uses) {
     (order, uses)
 }
 
-/// The module that a path of `use` leads to, such as `http/request` for `http::request::parse`.
+/// Returns the module of a path in a `use` line, such as `http/request` for `http::request::parse`.
 fn module(path: &str, modules: &[String]) -> String {
     let names: Vec<&str> = path.split("::").collect();
     let longest = (1..=names.len()).rev().map(|count| names[..count].join("/"));
     longest.into_iter().find(|name| modules.contains(name)).unwrap_or_else(|| panic!("no file for {path}"))
 }
 
-/// What the `use` lines of a file import from this crate, one path each. `a::{b, c::d}` is two of them.
+/// Returns the paths that the `use` lines of a file import from this crate. `a::{b, c::d}` is two paths.
 fn imports(text: &str) -> Vec<String> {
     let code = text.split("#[cfg(test)]").next().expect("the code comes before its tests");
     let statements = code.split(';').filter_map(|statement| {
@@ -51,14 +51,14 @@ fn imports(text: &str) -> Vec<String> {
     paths
 }
 
-/// The modules that a file declares and so may use by their names.
+/// Returns the modules that a file declares and uses by their names.
 fn submodules(file: &str, text: &str) -> Vec<String> {
     let names = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
     let used = names.filter(|name| text.contains(&format!("{name}::")));
     used.map(|name| format!("{file}::{name}")).collect()
 }
 
-/// All source files below a folder, as the drawing names them.
+/// Returns all source files below a folder, as named in the table.
 fn files(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a folder") {
@@ -74,10 +74,10 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_drawing_has_every_file_and_every_arrow_and_all_point_down() {
-    let (order, drawn) = drawn();
+fn the_table_has_every_file_and_each_uses_only_files_further_down() {
+    let (order, table) = table();
     let mut expected: BTreeSet<String> = files(Path::new(SOURCE)).into_iter().collect();
-    // These two only list the others.
+    // These two only declare modules.
     assert!(expected.remove("lib") && expected.remove("http"));
     assert_eq!(order.iter().cloned().collect::<BTreeSet<_>>(), expected);
 
@@ -85,12 +85,12 @@ fn the_drawing_has_every_file_and_every_arrow_and_all_point_down() {
         let text = std::fs::read_to_string(format!("{SOURCE}/{file}.rs")).expect("it was just found");
         let paths = imports(&text).into_iter().chain(submodules(file, &text));
         let used: BTreeSet<_> = paths.map(|path| module(&path, &order)).collect();
-        assert_eq!(drawn[file], used, "what {file}.rs uses");
-        let level = |name: &String| order.iter().position(|other| other == name).expect("it is drawn");
+        assert_eq!(table[file], used, "what {file}.rs uses");
+        let level = |name: &String| order.iter().position(|other| other == name).expect("it is in the table");
         for other in &used {
             assert!(level(other) > level(file), "{file}.rs uses {other}.rs, which is above it");
         }
-        // A path that is written out would be an arrow that no `use` line shows.
+        // A path outside of a `use` line would be a use that the table misses.
         let hidden = text.lines().find(|line| {
             let code = line.split("//").next().expect("a line has a beginning");
             code.contains("crate::") && !code.starts_with("use ") && !code.contains("$crate")

@@ -1,4 +1,4 @@
-//! What clients can make the server's process and the kernel keep, and which clients are closed when it is too much.
+//! How much memory clients can make the server and the kernel use, and which clients are closed when it is too much.
 
 mod common;
 
@@ -10,11 +10,11 @@ use common::{Client, Server, eventually, is_root, quinistry, request, system};
 const MIB: u64 = 1024 * 1024;
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
-/// A server's socket, as proc(5) describes it in `/proc/net/tcp`.
+/// A socket of the server, from `/proc/net/tcp`, which proc(5) documents.
 struct Row {
-    /// What the other end has not acknowledged, in bytes.
+    /// The number of bytes that the peer has not acknowledged.
     queue: u64,
-    /// Whether the process still has the socket.
+    /// Whether a process still has the socket open.
     is_owned: bool,
 }
 
@@ -30,7 +30,7 @@ fn sockets(server: &Server) -> Vec<Row> {
     .collect()
 }
 
-/// Clients that ask for the layer and never read it.
+/// Connects clients that request the layer and never read it.
 fn stalled(server: &Server, layer_line: &str, count: usize) -> Vec<Client> {
     let ask = |_| {
         let mut client = server.connect();
@@ -38,7 +38,7 @@ fn stalled(server: &Server, layer_line: &str, count: usize) -> Vec<Client> {
         client
     };
     let clients: Vec<Client> = (0..count).map(ask).collect();
-    eventually("the layer waits for all of them", || {
+    eventually("every client has a part of the layer queued", || {
         (sockets(server).iter().filter(|row| row.queue > 0).count() >= count).then_some(())
     });
     clients
@@ -53,9 +53,9 @@ fn with_places(count: usize) -> Server {
 struct Group(String);
 
 impl Group {
-    /// A group of that name with a limit of memory of 64 MiB. `None` if this process cannot make one.
+    /// Creates a group with this name and a memory limit of 64 MiB. Returns `None` if that is not possible.
     fn new(name: &str) -> Option<Self> {
-        if !is_root("only root can make a control group") {
+        if !is_root("only root can create a control group") {
             return None;
         }
         let name = format!("quinistry-{name}-{}", std::process::id());
@@ -67,7 +67,7 @@ impl Group {
             Some(group)
         });
         if group.is_none() {
-            common::skip("no control group can be made here");
+            common::skip("control groups cannot be created here");
         }
         group
     }
@@ -82,7 +82,7 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // The server has ended, and the kernel may still be about to note it.
+        // The server has ended, but the kernel may not have removed it from the group yet.
         eventually("the group can be removed", || {
             std::fs::remove_dir(&self.0).map_or_else(
                 |error| (error.kind() == std::io::ErrorKind::NotFound).then_some(()),
@@ -93,24 +93,24 @@ impl Drop for Group {
 }
 
 #[test]
-fn what_sockets_queue_is_bounded_by_the_memory_of_the_control_group() {
+fn the_bytes_queued_by_sockets_are_bounded_by_the_memory_of_the_control_group() {
     let Some(group) = Group::new("bounded") else { return };
     let server = group.start();
     let (digest, size) = server.layer();
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
     let stalled = stalled(&server, &layer_line, 1000);
     let queued: u64 = sockets(&server).iter().map(|row| row.queue).sum();
-    // 4 MiB, and 8 KiB for each.
+    // 4 MiB, and 8 KiB for each reader.
     assert!(queued <= 13 * MIB, "{queued} bytes for {} readers", stalled.len());
 
-    // Readers that read get all of it, though there is so little for each.
+    // Clients that read receive the whole layer, although each can have so little queued.
     let reading: Vec<_> = (0..50)
         .map(|_| {
             let mut client = server.connect();
             let line = layer_line.clone();
             std::thread::spawn(move || {
                 client.send_request(&line, &[]);
-                assert_eq!(client.answer_to(&line).content.len(), size);
+                assert_eq!(client.response_to(&line).content.len(), size);
             })
         })
         .collect();
@@ -121,14 +121,14 @@ fn what_sockets_queue_is_bounded_by_the_memory_of_the_control_group() {
 }
 
 #[test]
-fn a_reader_that_waits_for_memory_when_the_server_stops_has_its_response() {
+fn a_reader_that_waits_for_memory_when_the_server_stops_is_served() {
     let Some(group) = Group::new("stopped") else { return };
     let mut server = group.start();
     let (digest, _) = server.layer();
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
     let stalled = stalled(&server, &layer_line, 200);
     let mut reader = server.connect();
-    // Else the kernel would take all of it at once.
+    // Otherwise the kernel would buffer all of it at once.
     system::limit_receive_buffer(&reader.stream, 8 * 1024);
     reader.send_request(&layer_line, &["Range: bytes=0-399999"]);
     eventually("its response has begun", || {
@@ -136,7 +136,7 @@ fn a_reader_that_waits_for_memory_when_the_server_stops_has_its_response() {
     });
     server.signal(libc::SIGTERM);
     server.wait_for_log("Stopping");
-    assert_eq!(reader.answer_to(&layer_line).content.len(), 400_000);
+    assert_eq!(reader.response_to(&layer_line).content.len(), 400_000);
     drop(stalled);
     assert_eq!(server.wait().code(), Some(0));
 }
@@ -146,7 +146,7 @@ fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
     let server = with_places(64);
     let (digest, _) = server.layer();
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
-    // Some stop reading, and some also stop sending.
+    // None of them reads, and half of them also stop sending.
     let clients: Vec<Client> = (0..200)
         .map(|number| {
             let mut client = server.connect();
@@ -157,49 +157,49 @@ fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
             client
         })
         .collect();
-    // They are closed for those that come behind them.
-    eventually("the last has its answer", || {
+    // They are evicted for those that follow.
+    eventually("the last request is answered", || {
         let accepted = server.log().matches(&*layer_line).count();
         (accepted >= clients.len()).then_some(())
     });
     let orphans: Vec<u64> =
         sockets(&server).iter().filter(|row| !row.is_owned).map(|row| row.queue).collect();
-    // Those that wait to be accepted are nobody's, too, but have nothing queued.
+    // Sockets that wait to be accepted have no owner either, but nothing queued.
     let queued: u64 = orphans.iter().filter(|&&queue| queue > 1).sum();
     assert_eq!(queued, 0, "{orphans:?}");
 }
 
 #[test]
-fn newcomers_do_not_wait_for_readers_that_stall_however_many_there_are() {
+fn newcomers_do_not_wait_for_any_number_of_stalled_readers() {
     const PLACES: usize = 1000;
     let server = with_places(PLACES);
     let (digest, _) = server.layer();
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
-    let pauses = |answer: &common::Answer| {
-        let text = common::lossy(&answer.content).into_owned();
+    let pauses = |response: &common::Response| {
+        let text = common::lossy(&response.content).into_owned();
         let line = text.lines().find(|line| line.starts_with("quinistry_accept_pauses_total "));
         let (_, count) = line.and_then(|line| line.split_once(' ')).expect("the metric");
         count.parse::<usize>().expect("a number")
     };
     let before = pauses(&server.ask("GET /metrics", &[]));
     let stalled = stalled(&server, &layer_line, PLACES);
-    std::thread::sleep(Duration::from_secs(2)); // Until they count as stalled.
+    std::thread::sleep(Duration::from_secs(2)); // Wait until they count as stalled.
     let newcomers: Vec<Client> = (0..PLACES / 2)
         .map(|_| {
             let mut client = server.connect();
             client.send_request(MANIFEST, &[]);
-            assert_eq!(client.answer_to(MANIFEST).status, 200);
+            assert_eq!(client.response_to(MANIFEST).status, 200);
             client
         })
         .collect();
-    // The last of the readers may have had to wait until a connection before was closed.
+    // The last readers may have had to wait until an earlier connection was closed.
     let waited = pauses(&server.ask("GET /metrics", &[])) - before;
     assert!(waited <= 2, "newcomers waited {waited} times");
     drop((stalled, newcomers));
 }
 
 #[test]
-fn an_honest_half_head_stays_while_answers_that_nobody_reads_fill_the_memory() {
+fn an_honest_incomplete_head_is_kept_while_unread_responses_fill_the_memory() {
     let server = Server::start();
     let request = request(MANIFEST, &[]);
     let (half, rest) = request.split_at(30);
@@ -217,10 +217,10 @@ fn an_honest_half_head_stays_while_answers_that_nobody_reads_fill_the_memory() {
         client.stream.set_write_timeout(Some(Duration::from_millis(1))).expect("a valid time");
         let _ = client.stream.write_all(many.as_bytes());
         crowd.push(client);
-        assert!(crowd.len() < 5000, "the memory is never full");
+        assert!(crowd.len() < 5000, "the budget is never full");
     }
     for client in &mut honest {
         client.send(rest);
-        assert_eq!(client.answer_to(MANIFEST).status, 200);
+        assert_eq!(client.response_to(MANIFEST).status, 200);
     }
 }

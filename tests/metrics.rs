@@ -1,4 +1,4 @@
-//! What the server counts, as a monitoring system reads it.
+//! The metrics, as a monitoring system reads them.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::process::Stdio;
 use common::{Background, Client, Folder, Server, eventually, free_port, has_tool, quinistry, request, tool};
 use quinistry::image::VERSION;
 
-/// The value of one sample, such as `quinistry_connections_open`; 0 if it is not there.
+/// Returns the value of a sample, such as `quinistry_connections_open`, or 0 if it is missing.
 fn value(text: &str, sample: &str) -> u64 {
     let mut values = text.lines().filter_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     let value = values.next().map_or(0, |value| value.parse().expect("a whole number"));
@@ -18,14 +18,14 @@ fn value(text: &str, sample: &str) -> u64 {
 
 fn metrics(client: &mut Client) -> String {
     client.send_request("GET /metrics", &[]);
-    let answer = client.answer_to("GET /metrics");
-    assert_eq!(answer.status, 200);
-    assert_eq!(answer.field("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
-    String::from_utf8(answer.content).expect("ASCII")
+    let response = client.response_to("GET /metrics");
+    assert_eq!(response.status, 200);
+    assert_eq!(response.field("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    String::from_utf8(response.content).expect("ASCII")
 }
 
 #[test]
-fn answers_are_counted_by_endpoint_and_status() {
+fn responses_are_counted_by_endpoint_and_status() {
     let server = Server::start();
     let mut client = server.connect();
     let (layer, size) = server.layer();
@@ -43,7 +43,7 @@ fn answers_are_counted_by_endpoint_and_status() {
         ("POST /v2/quinistry/blobs/uploads/", vec!["Content-Length: 0"]),
     ] {
         client.send_request(line, &fields);
-        client.answer_to(line);
+        client.response_to(line);
     }
     let after = metrics(&mut client);
     let grown = |sample: &str| value(&after, sample) - value(&before, sample);
@@ -63,7 +63,7 @@ fn answers_are_counted_by_endpoint_and_status() {
         assert_eq!(grown(&sample), count, "{sample}");
     }
     let content = grown("quinistry_content_bytes_total") as usize;
-    assert!((size + 10..size + 10_000).contains(&content), "a layer, ten bytes of it, and small answers");
+    assert!((size + 10..size + 10_000).contains(&content), "a layer, ten bytes of it, and small responses");
 }
 
 #[test]
@@ -79,9 +79,9 @@ fn connections_are_counted_by_how_they_ended() {
     cut_short.finish();
     let mut last = server.connect();
     last.send_request("GET /v2/", &["Connection: close"]);
-    last.answer_to("GET /v2/");
+    last.response_to("GET /v2/");
     last.expect_end();
-    let after = eventually("all are closed but two", || {
+    let after = eventually("all but two are closed", || {
         let text = metrics(&mut watcher);
         (value(&text, "quinistry_connections_open") == 2).then_some(text)
     });
@@ -95,7 +95,7 @@ fn connections_are_counted_by_how_they_ended() {
 }
 
 #[test]
-fn the_server_tells_its_version_its_image_and_its_memory() {
+fn the_metrics_have_the_version_the_image_and_the_memory() {
     let server = Server::start();
     let text = metrics(&mut server.connect());
     let build =
@@ -113,7 +113,7 @@ fn the_server_tells_its_version_its_image_and_its_memory() {
 }
 
 #[test]
-fn no_client_makes_a_label() {
+fn client_input_does_not_become_a_label() {
     let server = Server::start();
     let mut client = server.connect();
     let names = |text: &str| {
@@ -121,7 +121,7 @@ fn no_client_makes_a_label() {
         names.map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
     };
     client.send_request("GET /nowhere", &[]);
-    client.answer_to("GET /nowhere");
+    client.response_to("GET /nowhere");
     metrics(&mut client);
     let before = names(&metrics(&mut client));
     for target in ["/a", "/b\"} 1", "/metrics/x", "/%0aquinistry_x%201"] {
@@ -140,8 +140,8 @@ fn pauses_of_accepting_are_counted() {
     waiting.send_request("GET /metrics", &[]);
     server.wait_for_log("Cannot accept connections");
     server.limit_descriptors(hard_limit);
-    let answer = waiting.answer_to("GET /metrics");
-    assert!(value(&common::lossy(&answer.content), "quinistry_accept_pauses_total") > 0);
+    let response = waiting.response_to("GET /metrics");
+    assert!(value(&common::lossy(&response.content), "quinistry_accept_pauses_total") > 0);
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn lines_that_the_log_dropped_are_counted() {
     let mut client = Client::connect(address);
     eventually("a line is dropped", || {
         client.send_request("GET /v2/", &[]);
-        client.answer_to("GET /v2/");
+        client.response_to("GET /v2/");
         (value(&metrics(&mut client), "quinistry_log_lines_dropped_total") > 0).then_some(())
     });
 }
@@ -167,13 +167,13 @@ fn scrapes_are_not_logged() {
     let mut client = server.connect();
     metrics(&mut client);
     client.send_request("GET /v2/", &[]);
-    client.answer_to("GET /v2/");
+    client.response_to("GET /v2/");
     let log = server.wait_for_log("GET /v2/");
     assert!(!log.contains("/metrics"), "{log}");
 }
 
 #[test]
-fn promtool_has_nothing_to_say() {
+fn promtool_reports_no_problem() {
     if !has_tool("promtool", &["--version"]) {
         return;
     }
@@ -222,9 +222,9 @@ fn prometheus_scrapes_it() {
     let count = eventually("two scrapes", || {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.write_all(request(query, &["Connection: close"]).as_bytes()).ok()?;
-        let mut answer = String::new();
-        std::io::Read::read_to_string(&mut stream, &mut answer).ok()?;
-        let (_, content) = answer.split_once("\r\n\r\n")?;
+        let mut response = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut response).ok()?;
+        let (_, content) = response.split_once("\r\n\r\n")?;
         let json: serde_json::Value = serde_json::from_str(content).ok()?;
         let sample = &json["data"]["result"][0];
         let count: u64 = sample["value"][1].as_str()?.parse().ok()?;

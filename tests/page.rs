@@ -1,5 +1,5 @@
-//! Holds the page for people: who gets it, what it shows and links to, what it lets nobody do, and how a browser
-//! shows it.
+//! The page for browsers: which clients get it, what it shows and links to, how it resists injection, and how a browser
+//! renders it.
 
 mod common;
 
@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 
-use common::{Answer, Folder, Server, has_tool, lossy, request, sha256, sibling, tool};
+use common::{Folder, Response, Server, has_tool, lossy, request, sha256, sibling, tool};
 use sha2::{Digest, Sha256};
 
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
@@ -15,17 +15,17 @@ const CSS: &str = include_str!("../src/page.css");
 
 /// Asks for the page as a browser does.
 fn page(server: &Server) -> String {
-    let answer = server.ask("GET /", &[BROWSER]);
-    assert_eq!(answer.field("content-type"), Some("text/html; charset=utf-8"));
-    String::from_utf8(answer.content).expect("UTF-8")
+    let response = server.ask("GET /", &[BROWSER]);
+    assert_eq!(response.field("content-type"), Some("text/html; charset=utf-8"));
+    String::from_utf8(response.content).expect("UTF-8")
 }
 
-/// The texts between `before` and `after`.
+/// Returns all texts between `before` and `after`.
 fn between<'a>(text: &'a str, before: &'a str, after: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(before).skip(1).filter_map(move |rest| rest.split(after).next())
 }
 
-/// The text of some HTML as a browser shows it, with what the page needs.
+/// Returns the text of HTML as a browser shows it, for the markup that the page uses.
 fn shown(html: &str) -> String {
     let mut text = html.split('<').next().unwrap_or_default().to_owned();
     text.extend(html.split('<').skip(1).filter_map(|tag| tag.split('>').nth(1)));
@@ -47,10 +47,10 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         ("accept: TEXT/HTML", true),
         ("Accept: text/html;level=1;q=0.3, text/plain;Q=0.25", true),
         ("Accept: text/html, text/plain;q=0", true),
-        // No such weight: it counts as if it were not there.
+        // An invalid weight is ignored.
         ("Accept: text/html;q=05, text/plain;q=0.9", true),
         ("Accept: text/html;q=0.5000, text/plain;q=0.9", true),
-        // curl and wget, none at all, lynx, Docker, containerd.
+        // curl and wget, no Accept, lynx, Docker, containerd.
         ("Accept: */*", false),
         ("X: y", false),
         ("Accept: text/html, text/plain, text/sgml, text/css, application/xhtml+xml, */*;q=0.01", false),
@@ -64,30 +64,30 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         ("Accept: text/html;q=0.3, text/plain;q=0.31", false),
         ("Accept:", false),
     ] {
-        let answer = server.ask("GET /", &[accept]);
+        let response = server.ask("GET /", &[accept]);
         let (media_type, start) = if is_page {
             ("text/html; charset=utf-8", "<!DOCTYPE html>\n")
         } else {
             ("text/plain; charset=utf-8", "This is a Docker registry quine")
         };
-        assert_eq!((answer.status, answer.field("content-type")), (200, Some(media_type)), "{accept}");
-        assert!(lossy(&answer.content).starts_with(start), "{accept}");
-        // A cache has to keep the two apart.
-        assert_eq!(answer.field("vary"), Some("Accept"), "{accept}");
+        assert_eq!((response.status, response.field("content-type")), (200, Some(media_type)), "{accept}");
+        assert!(lossy(&response.content).starts_with(start), "{accept}");
+        // A cache must distinguish the two.
+        assert_eq!(response.field("vary"), Some("Accept"), "{accept}");
     }
 }
 
-/// The fields of an answer that do not change from one moment to the next.
-fn lasting(answer: &Answer) -> Vec<Option<&str>> {
+/// Returns fields of a response that do not depend on the time.
+fn lasting(response: &Response) -> Vec<Option<&str>> {
     let names = ["content-type", "vary", "cache-control", "content-security-policy", "referrer-policy"];
-    names.into_iter().map(|name| answer.field(name)).collect()
+    names.into_iter().map(|name| response.field(name)).collect()
 }
 
 #[test]
-fn the_page_may_do_nothing_but_apply_its_own_style() {
+fn the_policy_allows_nothing_but_the_style_of_the_page() {
     let server = Server::start();
-    let answer = server.ask("GET /", &[BROWSER]);
-    let page = lossy(&answer.content);
+    let response = server.ask("GET /", &[BROWSER]);
+    let page = lossy(&response.content);
     let styles: Vec<_> = between(&page, "<style>", "</style>").collect();
     assert_eq!(styles, [CSS]);
     let policy = format!(
@@ -95,17 +95,17 @@ fn the_page_may_do_nothing_but_apply_its_own_style() {
          frame-ancestors 'none'",
         base64(&Sha256::digest(CSS))
     );
-    assert_eq!(answer.field("content-security-policy"), Some(&*policy));
-    assert_eq!(answer.field("x-content-type-options"), Some("nosniff"));
-    assert_eq!(answer.field("referrer-policy"), Some("no-referrer"));
-    assert_eq!(answer.field("cache-control"), Some("no-store"));
+    assert_eq!(response.field("content-security-policy"), Some(&*policy));
+    assert_eq!(response.field("x-content-type-options"), Some("nosniff"));
+    assert_eq!(response.field("referrer-policy"), Some("no-referrer"));
+    assert_eq!(response.field("cache-control"), Some("no-store"));
     for word in ["<script", "javascript:", " style=", " src=", "@import", "http-equiv"] {
         assert!(!page.contains(word), "{word}");
     }
     assert_eq!(page.matches("url(").count(), page.matches("url(#").count());
     let head = server.ask("HEAD /", &[BROWSER]);
-    assert_eq!((head.status, lasting(&head)), (answer.status, lasting(&answer)));
-    assert_eq!(head.field("content-length"), None, "no page is made to know its length");
+    assert_eq!((head.status, lasting(&head)), (response.status, lasting(&response)));
+    assert_eq!(head.field("content-length"), None, "the page is not generated only for its length");
 }
 
 /// RFC 4648 section 4.
@@ -134,13 +134,13 @@ fn every_link_leads_to_what_it_names() {
             if let Some(anchor) = link.strip_prefix('#') {
                 assert_eq!(ids.iter().filter(|id| **id == anchor).count(), 1, "{anchor}");
             } else if link.starts_with('/') {
-                let answer = server.ask(&format!("GET {link}"), &[BROWSER]);
-                assert_eq!(answer.status, 200, "{link}");
+                let response = server.ask(&format!("GET {link}"), &[BROWSER]);
+                assert_eq!(response.status, 200, "{link}");
                 if let Some((path, digest)) = link.rsplit_once('/')
                     && (path.ends_with("manifests") || path.ends_with("blobs"))
                     && digest != "latest"
                 {
-                    assert_eq!(digest, sha256(&answer.content), "{link}");
+                    assert_eq!(digest, sha256(&response.content), "{link}");
                     digests += 1;
                 }
             } else {
@@ -148,7 +148,7 @@ fn every_link_leads_to_what_it_names() {
                 assert!(others.iter().any(|other| link.starts_with(other)), "{link}");
             }
         }
-        // The index; for each platform a manifest, a config and a layer.
+        // The index, and for each platform a manifest, a config and a layer.
         let platforms = server.layers().len();
         assert_eq!(digests, 1 + 3 * platforms);
         // Every digest in a document is such a link.
@@ -158,13 +158,13 @@ fn every_link_leads_to_what_it_names() {
     }
 }
 
-/// What the page says of a part, by the names on the page.
+/// Returns what the page shows about a part, by the terms on the page.
 fn facts(part: &str) -> BTreeMap<String, String> {
     let terms = between(part, "<dt>", "</dt>").map(str::to_owned);
     terms.zip(between(part, "<dd>", "</dd>").map(shown)).collect()
 }
 
-/// Bytes as the page shows them.
+/// Formats bytes as the page does.
 fn dump(bytes: &[u8]) -> String {
     let hex: Vec<_> = bytes[..16].iter().map(|byte| format!("{byte:02x}")).collect();
     let ascii = bytes[..16].iter().map(|&byte| match byte {
@@ -179,11 +179,11 @@ fn dump(bytes: &[u8]) -> String {
 fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
     let server = Server::start();
     let page = page(&server);
-    let picture = between(&page, "<svg viewBox", "</svg>").next().expect("there is a picture");
+    let picture = between(&page, "<svg viewBox", "</svg>").next().expect("the page has a picture");
     let mut inside = BTreeMap::new();
     let mut count = 0;
     for part in page.split(" class=\"part\" id=\"").skip(1) {
-        let digest = part.split('"').next().expect("its end");
+        let digest = part.split('"').next().expect("the end of the ID");
         let facts = facts(part);
         let content = match between(part, "href=\"/", "\"").next() {
             Some(path) if facts["Served"].starts_with("GET ") => {
@@ -223,11 +223,11 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
 fn the_squares_of_the_picture_are_to_scale() {
     let server = Server::start();
     let page = page(&server);
-    let picture = between(&page, "<svg viewBox", "</svg>").next().expect("there is a picture");
+    let picture = between(&page, "<svg viewBox", "</svg>").next().expect("the page has a picture");
     let mut scales = Vec::new();
     for part in between(picture, "<a href", "</a>") {
         let size = between(part, "text-anchor=\"end\">", " bytes").next().expect("a size").replace(',', "");
-        let square = between(part, "<rect class=\"", "/>").nth(1).expect("behind what is clicked");
+        let square = between(part, "<rect class=\"", "/>").nth(1).expect("the first is the area to click");
         let number = |name| between(square, name, "\"").next().and_then(|number| number.parse::<f64>().ok());
         let (width, height) = (number(" width=\""), number(" height=\""));
         assert_eq!(width, height);
@@ -243,12 +243,12 @@ fn the_squares_of_the_picture_are_to_scale() {
 }
 
 #[test]
-fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
+fn client_input_gets_into_no_command_and_no_page() {
     let server = Server::start();
     let ask = |target: &str, host: &str, accept: &str| {
         let mut client = server.connect();
         client.send(format!("GET {target} HTTP/1.1\r\nHost: {host}\r\n{accept}\r\n\r\n"));
-        client.answer_to("GET")
+        client.response_to("GET")
     };
     for accept in [BROWSER, "Accept: */*"] {
         for (host, is_shown) in [
@@ -256,7 +256,7 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
             ("192.0.2.1:5000", true),
             ("localhost", true),
             ("registry-1.example", true),
-            // Docker 20.10 refuses them, and a command would take the first for an option.
+            // Docker 20.10 refuses these names, and a command would take the first one for an option.
             ("-v.example", false),
             ("registry-.example", false),
             ("registry..example", false),
@@ -264,7 +264,7 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
             ("[2001:db8::1]:5000", false),
             // Docker would look for `intranet/quinistry` in Docker Hub.
             ("intranet", false),
-            // Names that RFC 3986 allows, and a shell or a browser would not take for names.
+            // Names that RFC 3986 allows, but that mean something else in a shell or a browser.
             ("$(reboot)", false),
             ("a;reboot:80", false),
             ("a&reboot&lt", false),
@@ -275,26 +275,26 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
             ("a,b=c+d", false),
             ("localhost:", false),
         ] {
-            let answer = ask("/", host, accept);
-            let text = lossy(&answer.content);
-            assert_eq!(answer.status, 200, "{host}");
+            let response = ask("/", host, accept);
+            let text = lossy(&response.content);
+            assert_eq!(response.status, 200, "{host}");
             assert_eq!(text.contains(&format!("docker pull {host}/quinistry\n")), is_shown, "{host}");
             assert_eq!(text.contains("docker pull localhost:8080/quinistry\n"), !is_shown, "{host}");
             assert!(is_shown || host == "localhost:" || !text.contains(host), "{host}");
         }
-        // In the target the host is another, and so is what follows it.
-        let answer = ask("http://$(reboot)/?%3Cscript%3Ealert(1)", "localhost", accept);
-        assert_eq!(answer.status, 200);
+        // The target has another host and a query.
+        let response = ask("http://$(reboot)/?%3Cscript%3Ealert(1)", "localhost", accept);
+        assert_eq!(response.status, 200);
         for word in ["reboot", "alert", "%3Cscript"] {
-            assert!(!lossy(&answer.content).contains(word), "{word}");
+            assert!(!lossy(&response.content).contains(word), "{word}");
         }
-        // A command names one machine, and in one way.
-        let answer = ask("/", "127.0.0.1:5000", accept);
-        assert!(lossy(&answer.content).contains("docker pull 127.0.0.1:5010/quinistry\n"));
+        // All commands have the same host, in the same form.
+        let response = ask("/", "127.0.0.1:5000", accept);
+        assert!(lossy(&response.content).contains("docker pull 127.0.0.1:5010/quinistry\n"));
         for host in ["<script>", "a\"b", "a b", "a`b`", "a\\b", "a|b"] {
             assert_eq!(ask("/", host, accept).status, 400, "{host}");
         }
-        // What is not there is reported in JSON, to browsers as to others.
+        // An error is JSON for browsers, too.
         for target in ["/'onload='alert(1)", "/%3Cscript%3E", "/v2/&lt;img/manifests/x"] {
             assert_eq!(ask(target, "localhost", accept).field("content-type"), Some("application/json"));
         }
@@ -302,7 +302,7 @@ fn what_a_visitor_sends_gets_into_no_command_and_into_no_page() {
 }
 
 #[test]
-fn the_figures_are_those_of_the_moment() {
+fn the_figures_are_up_to_date() {
     let server = Server::start();
     let figures =
         || facts(between(&page(&server), "<dl class=\"figures\">", "</dl>").next().expect("a list"));
@@ -314,7 +314,7 @@ fn the_figures_are_those_of_the_moment() {
     let (digest, size) = server.layer();
     let line = format!("GET /v2/quinistry/blobs/{digest}");
     client.send(request(&line, &[]));
-    client.answer_to(&line);
+    client.response_to(&line);
     let after = figures();
     assert_eq!(after["Layers asked for"], "1");
     // The page, the base, the manifest and the layer.
@@ -324,7 +324,7 @@ fn the_figures_are_those_of_the_moment() {
     assert!(number(&after["Open connections"]) >= 2);
 }
 
-/// The colours of both schemes: light, then dark.
+/// Returns the colours of both schemes: light, then dark.
 fn colours() -> [BTreeMap<&'static str, [f64; 3]>; 2] {
     let mut roots = between(CSS, ":root {", "}");
     [(); 2].map(|()| {
@@ -351,7 +351,7 @@ fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
 }
 
 #[test]
-fn every_text_and_every_shape_stands_out_in_both_schemes() {
+fn every_text_and_shape_has_enough_contrast_in_both_schemes() {
     for colours in colours() {
         for (front, least) in [
             ("ink", 4.5),
@@ -371,7 +371,7 @@ fn every_text_and_every_shape_stands_out_in_both_schemes() {
 }
 
 #[test]
-fn a_checker_finds_no_error_in_the_page() {
+fn tidy_finds_no_error_in_the_page() {
     if !has_tool("tidy", &["--version"]) {
         return;
     }
@@ -382,19 +382,19 @@ fn a_checker_finds_no_error_in_the_page() {
         std::fs::write(&path, page).expect("room for it");
         let output = tool("tidy").args(["-quiet", "-errors", &path]).output().expect("it starts");
         let said = lossy(&output.stderr);
-        // It knows SVG, but takes a link in it for one that HTML had in former times.
+        // tidy takes a link in SVG for an obsolete HTML element.
         let is_wrong = |line: &&str| !line.contains("<a> proprietary attribute");
         assert_eq!(said.lines().find(is_wrong), None, "{said}");
     }
 }
 
-/// Runs Chromium without a window. Returns its standard output, and what it logs.
+/// Runs Chromium without a window. Returns its standard output and its log.
 fn chromium(folder: &Folder, scheme: &str, size: (u32, u32), arguments: &[&str]) -> (String, String) {
     let mut command = tool("chromium");
     let profile = format!("--user-data-dir={}", folder.path("profile"));
     let scheme = format!("--blink-settings=preferredColorScheme={}", u8::from(scheme == "light"));
     let window = format!("--window-size={},{}", size.0, size.1);
-    // Its sandbox is not for root, and the page is our own.
+    // The sandbox does not work for root, and the page is trusted.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-breakpad", "--hide-scrollbars"]);
     command.args(["--enable-logging=stderr", &profile, &scheme, &window]).args(arguments);
     let output = command.env("TMPDIR", &folder.0).env("HOME", &folder.0).output().expect("it starts");
@@ -408,7 +408,7 @@ const SCHEMES: [&str; 2] = ["light", "dark"];
 const WIDTHS: [u32; 2] = [390, 1280];
 
 #[test]
-fn a_browser_shows_the_page_and_complains_of_nothing() {
+fn a_browser_shows_the_page_and_logs_no_error() {
     if !has_tool("chromium", &["--version"]) {
         return;
     }
@@ -422,7 +422,7 @@ fn a_browser_shows_the_page_and_complains_of_nothing() {
             let (_, log) = chromium(&folder, scheme, (width, 900), &[&screenshot, &url]);
             assert!(!log.contains("CONSOLE"), "{log}");
             let picture = std::fs::read(&path).expect("a screenshot");
-            // PNG: the width, at a fixed place.
+            // A PNG file has its width at a fixed offset.
             assert_eq!(picture[16..20], width.to_be_bytes());
             assert!(!pictures.contains(&picture), "two screenshots are the same");
             pictures.push(picture);
@@ -431,8 +431,8 @@ fn a_browser_shows_the_page_and_complains_of_nothing() {
     assert!(server.log().contains("Serving welcome"));
 }
 
-/// Asks a registry from a page of another origin. Returns for each request its status, the digest and the link that the
-/// page can read, and how much content, or what it can do instead.
+/// A page of another origin that sends requests to a registry. Its title becomes, for each request, the status, the
+/// digest and link that the page can read, and the length of the content, or else the name of the error.
 const READ: &str = r#"<!DOCTYPE html><title></title><script>
 const ask = (method, path, fields = {}) => {
   const request = new XMLHttpRequest();
@@ -466,7 +466,7 @@ fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let other = format!("http://{}/", listener.local_addr().expect("it is bound"));
     let html = READ.replace("REGISTRY", &format!("http://{}", server.address));
-    // It serves the page until the test ends.
+    // This thread serves the page until the test ends.
     std::thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
             let _ = stream.read(&mut [0; 4096]);
@@ -477,8 +477,8 @@ fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
     let result = between(&html, "<title>", "</title>").next().expect("a title");
     let accept = "Accept: application/vnd.oci.image.index.v1+json";
     let digest = |field| {
-        let answer = server.ask("HEAD /v2/quinistry/manifests/latest", &[field]);
-        answer.field("docker-content-digest").expect("a digest").to_owned()
+        let response = server.ask("HEAD /v2/quinistry/manifests/latest", &[field]);
+        response.field("docker-content-digest").expect("a digest").to_owned()
     };
     let link = server.ask("GET /v2/quinistry/tags/list?n=1", &[]);
     let expected = [
@@ -488,7 +488,7 @@ fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
         format!("200 - {} {}", link.field("link").expect("a link"), link.content.len()),
         "404".to_owned(),
         "405".to_owned(),
-        // These are refused by the browser: a method or a field that is not allowed, and what is not under /v2.
+        // The browser refuses these: a method and a field that are not allowed, and paths that are not under /v2.
         ["NetworkError"; 5].join("|"),
     ];
     assert_eq!(
@@ -498,9 +498,9 @@ fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
     );
 }
 
-/// Measures the page where scripts may run: in a copy of it, which no policy comes with. Returns the scheme, the width
-/// of the window and of the page, the lowest contrast of a text, how many links can have the focus, how many there
-/// are, and what is wrong.
+/// A script that measures a copy of the page, which has no policy against scripts. The title becomes the scheme, the
+/// widths of the window and of the page, the lowest contrast of a text, the number of links that can have the focus,
+/// the number of all links, and a list of problems.
 const MEASURE: &str = r"<script>
 const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
 const luminance = colour => {
@@ -527,9 +527,9 @@ const links = [...document.querySelectorAll('a, summary')].filter(e => e.checkVi
 const focused = links.filter(e => (e.focus(), document.activeElement === e)).length;
 const names = [...document.querySelectorAll('svg a')].map(e => e.getAttribute('aria-label'));
 if (names.some(name => !name)) wrong.push('a link without a name');
-// On a small desktop the map stays in sight while one reads what is beside it.
+// On a small desktop, the map must stay visible beside the text.
 const map = document.querySelector('figure');
-if (innerWidth > 1024 && (getComputedStyle(map).position !== 'sticky' || map.offsetHeight > 752)) wrong.push('the map is lost');
+if (innerWidth > 1024 && (getComputedStyle(map).position !== 'sticky' || map.offsetHeight > 752)) wrong.push('the map does not stay visible');
 const levels = [...document.querySelectorAll('h1, h2, h3')].map(e => +e.localName[1]);
 if (levels.some((level, i) => level > (levels[i - 1] || 0) + 1)) wrong.push('a level of headings is left out');
 const scheme = matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light';
@@ -538,17 +538,17 @@ parent.document.title = result.join('|');
 </script>";
 
 #[test]
-fn the_page_fits_a_phone_and_a_desktop_and_every_text_can_be_read() {
+fn the_page_fits_a_phone_and_a_desktop_and_is_readable() {
     if !has_tool("chromium", &["--version"]) {
         return;
     }
     let folder = Folder::new("measure");
     for arguments in [&[][..], &["--with", &sibling(&folder)]] {
-        // What is folded is measured, too.
+        // The folded parts are measured, too.
         let page = page(&Server::start_with(arguments)).replace("<details", "<details open") + MEASURE;
         let page = page.replace('&', "&amp;").replace('"', "&quot;");
         for width in WIDTHS {
-            // A window is at least 500 pixels wide, and a frame as wide as the page sets it.
+            // A window is at least 500 pixels wide. A frame can be narrower.
             let html = format!(
                 "<!DOCTYPE html><meta name=\"color-scheme\" content=\"light dark\">\
                  <iframe width=\"{width}\" height=\"800\" frameborder=\"0\" srcdoc=\"{page}\"></iframe>"

@@ -1,9 +1,9 @@
-//! Draws the two pictures of the README, and holds the files to what they show.
+//! Draws the two pictures in the README, and checks that the files are up to date.
 //!
-//! A picture is an SVG without a script and without a font of its own. It is shown as an image on pages that
-//! may be light or dark, so it brings its own background, and colours for both.
+//! A picture is an SVG without scripts and fonts. It is shown as an image on pages that may be light or dark, so it
+//! has its own background, and colours for both.
 //!
-//! `QUINISTRY_DRAW=1 cargo test --test pictures` writes the files anew.
+//! `QUINISTRY_DRAW=1 cargo test --test pictures` writes the files again.
 
 mod common;
 
@@ -22,7 +22,7 @@ const STYLE: &str = "<style>\
     .tar{fill:#c3a56b}.inside{fill:#0d1117}}\
     </style>\n";
 
-/// An SVG as it grows.
+/// An SVG under construction.
 struct Picture(String);
 
 impl Picture {
@@ -39,13 +39,13 @@ impl Picture {
         self.0.push('\n');
     }
 
-    /// `more` has further attributes.
+    /// Adds a text. `more` has further attributes.
     fn text(&mut self, (x, y): (f64, f64), class: &str, more: &str, text: &str) {
         let text = text.replace('<', "&lt;");
         self.put(&format!("<text x=\"{x}\" y=\"{y}\" class=\"{class}\"{more}>{text}</text>"));
     }
 
-    /// An arrow along these points.
+    /// Adds an arrow along these points.
     fn arrow(&mut self, class: &str, more: &str, points: &[(f64, f64)]) {
         let mut path = String::new();
         for (index, (x, y)) in points.iter().enumerate() {
@@ -60,19 +60,19 @@ impl Picture {
         ));
     }
 
-    /// Compares the picture with its file, or writes the file if that is wanted.
+    /// Compares the picture with its file. If `QUINISTRY_DRAW` is set, writes the file first.
     fn compare(mut self, name: &str) {
         self.put("</svg>");
         let path = format!("{}/tests/pictures/{name}", env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("QUINISTRY_DRAW").is_some() {
             std::fs::write(&path, &self.0).expect("our own file");
         }
-        let file = std::fs::read_to_string(&path).expect("it is in the repository");
-        assert!(file == self.0, "{path} shows something else; QUINISTRY_DRAW=1 writes it anew:\n{}", self.0);
+        let file = std::fs::read_to_string(&path).expect("the file is in the repository");
+        assert!(file == self.0, "{path} is out of date; QUINISTRY_DRAW=1 writes it again:\n{}", self.0);
     }
 }
 
-/// What a client wants to know, what it asks, and what it gets; with names in the place of digests.
+/// For each step, what the client wants to know, its request, and what it receives. Names stand for digests.
 const PULL: [[&str; 3]; 6] = [
     ["Is this a registry?", "GET /v2/", "yes, and it asks for no password"],
     ["What does the tag stand for today?", "HEAD /v2/quinistry/manifests/latest", "sha256:<index>"],
@@ -82,7 +82,7 @@ const PULL: [[&str; 3]; 6] = [
     ["What are its files?", "GET /v2/quinistry/blobs/sha256:<layer>", "a compressed tar, with the program"],
 ];
 
-/// The digests that the names stand for.
+/// Returns the digest for each name.
 fn digests(server: &Server) -> [(&'static str, String); 4] {
     let digest = |value: &Value| value["digest"].as_str().expect("a digest").to_owned();
     let index = server.ask("GET /v2/quinistry/manifests/latest", &[]).json();
@@ -97,7 +97,7 @@ fn digests(server: &Server) -> [(&'static str, String); 4] {
 }
 
 #[test]
-fn the_picture_of_a_pull_shows_what_is_asked_and_answered() {
+fn the_picture_of_a_pull_shows_the_requests_and_their_responses() {
     let server = Server::start();
     let digests = digests(&server);
     let (left, right, top, height) = (90.0, 670.0, 56.0, 66.0);
@@ -109,31 +109,31 @@ fn the_picture_of_a_pull_shows_what_is_asked_and_answered() {
     }
     for ([question, request, got], number) in PULL.into_iter().zip(1_u8..) {
         let line = digests.iter().fold(request.to_owned(), |line, (name, digest)| line.replace(name, digest));
-        let answer = server.ask(&line, &[]);
-        assert_eq!(answer.status, 200, "{line}");
+        let response = server.ask(&line, &[]);
+        assert_eq!(response.status, 200, "{line}");
         if got.starts_with("sha256:") {
-            assert_eq!(answer.field("Docker-Content-Digest"), Some(&*digests[0].1));
+            assert_eq!(response.field("Docker-Content-Digest"), Some(&*digests[0].1));
         }
         let y = top + height * f64::from(number - 1);
         picture.text((left + 14.0, y + 12.0), "weak", "", &format!("{number}. {question}"));
         picture.text((left + 14.0, y + 28.0), "strong code", " font-size=\"12\"", request);
         picture.arrow("ask", "", &[(left, y + 34.0), (right, y + 34.0)]);
-        let got = format!("{}: {got}", answer.status);
+        let got = format!("{}: {got}", response.status);
         picture.text((right - 14.0, y + 48.0), "strong", " text-anchor=\"end\"", &got);
         picture.arrow("answer", " stroke-dasharray=\"4 3\"", &[(right, y + 54.0), (left, y + 54.0)]);
     }
     picture.compare("pull.svg");
 }
 
-/// The number in the README's table of the build, such as `layer`, in bytes.
+/// Returns a number of bytes from the README's table of the build, such as that of `layer`.
 fn built(what: &str) -> u32 {
     let row = README.lines().find_map(|line| line.strip_prefix(&format!("| {what} | ")));
     let number = row.and_then(|row| row.split(' ').next()).expect("the README has it");
     number.replace(',', "").parse().expect("a number")
 }
 
-/// The size of a tar that holds one file of this size and the folder that the file is in: a block of 512 bytes as head
-/// of each, the file in whole blocks, and two blocks at the end.
+/// Returns the size of a tar archive with one file of this size and its folder: a header of one block (512 bytes) for
+/// each, the file in whole blocks, and two blocks at the end.
 fn archived(file: u32) -> u32 {
     (file.div_ceil(512) + 4) * 512
 }
@@ -156,7 +156,7 @@ fn the_picture_of_an_image_is_to_scale() {
         let line = log.lines().find(|line| line.trim_start().starts_with(what)).expect("it is logged");
         line.split_whitespace().nth(2).and_then(|size| size.parse().ok()).expect("a size")
     });
-    // To a tenth of a kilobyte, documents have one size, however the program was built.
+    // Rounded to a tenth of a kilobyte, the documents have the same size in every build.
     let [index, manifest, config] = steps.map(|size: f64| (size / 100.0).round() / 10.0);
     let binary = built("binary, static glibc, x86-64");
     let [layer, tar, binary] =
@@ -178,7 +178,7 @@ fn the_picture_of_an_image_is_to_scale() {
         picture.put(&format!(
             "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\"/>"
         ));
-        // What is large enough has its name inside, and what is small has it below.
+        // A large square has its name inside, and a small one below.
         let is_large = side > 100.0;
         let (class, y) = if is_large { ("inside", y + side / 2.0) } else { ("strong", y + side + 18.0) };
         for (text, line) in [name, &format!("{kilobytes} kB")].into_iter().zip(0_u8..) {
@@ -190,7 +190,7 @@ fn the_picture_of_an_image_is_to_scale() {
     picture.compare("image.svg");
 }
 
-/// Draws the arrows between the parts of an image. The largest have these sides.
+/// Draws the arrows between the parts of an image. The arguments are the sides of the largest squares.
 fn draw_arrows(picture: &mut Picture, layer: f64, tar: f64, binary: f64) {
     let (layer, tar, bottom) = (32.0 + layer, 262.0 + tar, 136.0 + binary);
     for (class, more, points, at, text) in [

@@ -1,7 +1,7 @@
-//! Holds what a server does that carries this program for another processor, too.
+//! A server that also carries this program for another processor.
 //!
-//! A copy of our own executable that says that it is for another processor stands for one that is: it
-//! is packed and served like one. It is never run.
+//! The other program is a copy of the executable under test, with another processor in its header. It is packed and
+//! served, but never run.
 
 mod common;
 
@@ -15,18 +15,18 @@ fn output(arguments: &[&str]) -> Output {
     quinistry().args(arguments).output().expect("it starts")
 }
 
-/// What is printed on standard output; the command has to succeed.
+/// Runs a command, which must succeed, and returns its standard output.
 fn printed(arguments: &[&str]) -> String {
     run(quinistry().args(arguments))
 }
 
 #[test]
-fn every_command_carries_what_it_is_told_to() {
+fn every_command_includes_the_given_executable() {
     let folder = Folder::new("commands");
     let other = sibling(&folder);
     let server = Server::start_with(&["--with", &other]);
     let digest = server.manifest_digest();
-    // As the image's entrypoint has it, and as people write it.
+    // As in the image's entrypoint, and as users write it.
     for arguments in [["--with", &*other, "digest"], ["digest", "--with", &*other]] {
         assert_eq!(printed(&arguments), format!("quinistry@{digest}\n"));
     }
@@ -54,7 +54,7 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
     std::fs::write(&script, "#!/bin/sh\n").expect("room for it");
     let dynamic = folder.path("dynamic");
     std::fs::write(&dynamic, with_interpreter(&other)).expect("room for it");
-    // If the server tried to listen first, it would complain about this.
+    // If the server listened first, it would report this port as in use.
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
     for (files, refused, reason) in [
@@ -79,7 +79,7 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
     assert_eq!(output(&["--with"]).status.code(), Some(2));
 }
 
-/// A copy of an executable whose first program header asks for a loader (`PT_INTERP`, 3). Program
+/// Returns a copy of an executable whose first program header requests an interpreter (`PT_INTERP`, 3). The program
 /// headers follow the file header, which has 64 or 52 bytes.
 fn with_interpreter(executable: &str) -> Vec<u8> {
     let mut bytes = std::fs::read(executable).expect("it is there");

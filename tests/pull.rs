@@ -1,4 +1,4 @@
-//! Tells how an image is pulled, with plain sockets: what `docker pull localhost:8080/quinistry` does.
+//! How an image is pulled, shown with plain sockets: what `docker pull localhost:8080/quinistry` does.
 
 mod common;
 
@@ -13,25 +13,25 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 #[test]
-fn a_pull_step_by_step_and_then_the_child_is_asked_for_the_same() {
+fn a_pull_step_by_step_yields_a_program_that_serves_the_same_image() {
     let parent = Server::start();
     let pulled = pull(&parent);
 
-    // What was pulled is the program that served it,
+    // The pulled image has the program that served it.
     let program = pulled.config["config"]["Entrypoint"][0].as_str().expect("a path");
     let executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("our own binary");
     assert!(pulled.files[program] == executable);
 
-    // and it runs, and serves itself: the same image, to the byte.
+    // The program runs, and serves the same image, byte for byte.
     let child = start(&pulled, &Folder::new("pulled"));
     assert!(pull(&child) == pulled);
 
-    // What refers to the image is the same, too.
+    // The artifact that refers to the image is the same, too.
     assert_eq!(bill_of_materials(&child), bill_of_materials(&parent));
 }
 
 #[test]
-fn three_generations_that_carry_another_processors_program_have_one_digest() {
+fn three_generations_with_a_program_for_another_processor_have_one_digest() {
     let folder = Folder::new("carried");
     let mut server = Server::start_with(&["--with", &sibling(&folder)]);
     let pulled = pull(&server);
@@ -43,8 +43,8 @@ fn three_generations_that_carry_another_processors_program_have_one_digest() {
     }
 }
 
-/// Does what a runtime does with an image: unpacks the files, and runs the command that the config has.
-/// (A runtime would make the folder the root of what the program sees.)
+/// Does what a runtime does with an image: unpacks the files, and runs the command in the config. (A runtime would also
+/// make the folder the root directory of the program.)
 fn start(pulled: &Pulled, root: &Folder) -> Server {
     for (path, file) in &pulled.files {
         let path = root.path(path.trim_start_matches('/'));
@@ -61,7 +61,7 @@ fn start(pulled: &Pulled, root: &Folder) -> Server {
     Server::start_as(quinistry_at(program).args(words).args(["--listen", "127.0.0.1:0"]))
 }
 
-/// What a pull brings.
+/// The result of a pull.
 #[derive(PartialEq)]
 struct Pulled {
     /// The digest of the index, by which people know the image.
@@ -77,36 +77,36 @@ fn pull(server: &Server) -> Pulled {
     let mut client = server.connect();
     let mut ask = |line: &str, fields: &[&str]| {
         client.send_request(line, fields);
-        client.answer_to(line)
+        client.response_to(line)
     };
 
-    // 1. Is this a registry, and does it want to know who we are? A 401 would ask that.
+    // 1. Is this a registry, and does it require authentication? It would then respond with a 401.
     let base = ask("GET /v2/", &[]);
     assert_eq!(base.status, 200);
     assert_eq!(base.field("Docker-Distribution-Api-Version"), Some("registry/2.0"));
 
-    // 2. What does the tag stand for today? We say what we can read, and prefer an index. A HEAD is
-    //    enough: the answer is a digest, and that is a name that never changes its meaning.
+    // 2. What does the tag stand for today? Accept lists the types that we can read, an index first. HEAD is enough: we
+    //    need only the digest, and what a digest stands for never changes.
     let accept = format!("Accept: {INDEX}, {MANIFEST}");
     let resolved = ask("HEAD /v2/quinistry/manifests/latest", &[&accept]);
     let digest = resolved.field("Docker-Content-Digest").expect("what the tag stands for").to_owned();
 
-    // 3. The index, by that digest. Its bytes have to have the digest, whoever sent them.
+    // 3. The index, by that digest. We compare the digest, so we need not trust whoever sent the bytes.
     let index = ask(&format!("GET /v2/quinistry/manifests/{digest}"), &[&accept]);
     assert_eq!(sha256(&index.content), digest);
     assert_eq!(index.field("Content-Type"), Some(INDEX));
     assert_eq!(index.content_length(), resolved.content_length());
 
-    // 4. The index lists a manifest for each platform, and we look for ours. If it were not there, we
-    //    would give up now, before anything large is on its way.
+    // 4. The index lists a manifest for each platform, and we look for ours. If it were missing, we would give up
+    //    before downloading anything large.
     let index = index.json();
     let entries = index["manifests"].as_array().expect("a list");
     let is_ours = |entry: &&Value| entry["platform"]["architecture"] == goarch();
-    let entry = entries.iter().find(is_ours).expect("the server's own platform is there");
+    let entry = entries.iter().find(is_ours).expect("the index has the server's own platform");
     assert_eq!(entry["platform"]["os"], "linux");
 
-    // 5. The manifest. From here on a digest in one document leads to the next, so that all of it is
-    //    what the first digest stands for.
+    // 5. The manifest. From here on, each document has the digests of the next ones. So the first digest
+    //    identifies all of the content.
     let manifest_digest = entry["digest"].as_str().expect("a digest");
     let manifest = ask(&format!("GET /v2/quinistry/manifests/{manifest_digest}"), &[&accept]);
     assert_eq!(sha256(&manifest.content), manifest_digest);
@@ -120,7 +120,7 @@ fn pull(server: &Server) -> Pulled {
     let config = config.json();
     assert_eq!(config["architecture"], goarch());
 
-    // 7. Every layer. Here each holds the program for one processor, and most often there is one.
+    // 7. Every layer. In this image, each layer has the program for one processor, and usually there is only one.
     let layers = manifest["layers"].as_array().expect("a list");
     let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("a list");
     assert_eq!(layers.len(), diff_ids.len());
@@ -136,7 +136,7 @@ fn pull(server: &Server) -> Pulled {
         flate2::read::GzDecoder::new(&content[..]).read_to_end(&mut archive).expect("a gzip member");
         assert_eq!(*diff_id, sha256(&archive));
 
-        // 9. And in the tar is what runs.
+        // 9. The tar contains the program.
         for entry in tar::Archive::new(&archive[..]).entries().expect("a tar archive") {
             let mut entry = entry.expect("a header");
             if entry.header().entry_type().is_file() {
@@ -150,18 +150,18 @@ fn pull(server: &Server) -> Pulled {
     Pulled { digest, config, files }
 }
 
-/// Follows the digests from the image to what it is made of: what refers to it, the manifest of that, and the
-/// document. Returns all three.
+/// Follows the digests from the image to its bill of materials. Returns the list of referrers, the manifest of the
+/// artifact and the document.
 fn bill_of_materials(server: &Server) -> [Vec<u8>; 3] {
     let ask = |path: &str, digest: &str| {
-        let answer = server.ask(&format!("GET /v2/quinistry/{path}/{digest}"), &[]);
-        assert_eq!(answer.status, 200, "{path}/{digest}");
-        answer
+        let response = server.ask(&format!("GET /v2/quinistry/{path}/{digest}"), &[]);
+        assert_eq!(response.status, 200, "{path}/{digest}");
+        response
     };
     let digest = |value: &Value| value["digest"].as_str().expect("a digest").to_owned();
     let referrers = ask("referrers", &server.manifest_digest());
     let manifest = ask("manifests", &digest(&referrers.json()["manifests"][0]));
     let document = ask("blobs", &digest(&manifest.json()["layers"][0]));
     assert_eq!(document.json()["bomFormat"], "CycloneDX");
-    [referrers, manifest, document].map(|answer| answer.content)
+    [referrers, manifest, document].map(|response| response.content)
 }

@@ -1,4 +1,5 @@
-//! The README: its commands work as printed, but for ports, its links lead somewhere, and its limits are the program's.
+//! The README: its commands work as printed (except for the ports), its links lead to something, and its limits are
+//! those of the program.
 
 mod common;
 
@@ -17,14 +18,14 @@ use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::run_queue::{REQUEST_COST, TURN_COST};
 use quinistry::server::{GRACE, RESERVED_DESCRIPTORS};
 
-/// All blocks that have this word, as one script.
+/// Returns all code blocks that contain this word, as one script.
 fn script(word: &str) -> String {
     readme_blocks("sh")
         .filter(|block| block.contains(word))
         .fold("set -eux\n".to_owned(), |script, block| script + block)
 }
 
-/// Runs a script in a folder of its own. It must succeed.
+/// Runs a script, which must succeed, in its own folder. Returns its standard output.
 fn run_script(script: &str) -> String {
     let folder = Folder::new("readme");
     let output = bash(script, &folder).current_dir(&folder.0).output().expect("bash starts");
@@ -33,13 +34,13 @@ fn run_script(script: &str) -> String {
     stdout.into_owned()
 }
 
-/// A script for a server on that port. What is on port 8080 may be somebody's.
+/// Returns a script for a server on this port. Port 8080 may be in use.
 fn on_port(port: u16, script: &str) -> String {
     script.replace("localhost:8080", &format!("localhost:{port}"))
 }
 
 #[test]
-fn the_commands_work_as_printed_but_for_the_ports() {
+fn the_commands_work_as_printed_except_for_the_ports() {
     if !["bash", "curl", "grep", "gzip", "head", "rm", "sha256sum", "tail", "tar"]
         .iter()
         .all(|tool| has_tool(tool, &["--version"]))
@@ -54,17 +55,17 @@ fn the_commands_work_as_printed_but_for_the_ports() {
         assert!(said.contains(text), "{text:?} in {said}");
     }
     assert!(said.contains(&server.manifest_digest()));
-    // Each document is on lines of its own.
+    // Each document ends on its own line.
     assert_eq!(said.matches("\n}\n").count(), 4, "{said}");
 }
 
-/// What Docker prints at the end of each pull.
+/// Returns the lines that Docker prints at the end of each pull.
 fn pulls(output: &str) -> Vec<&str> {
     output.lines().filter(|line| line.starts_with("Digest: ") || line.starts_with("Status: ")).collect()
 }
 
 #[test]
-fn the_commands_for_docker_work_as_printed_but_for_the_ports() {
+fn the_commands_for_docker_work_as_printed_except_for_the_ports() {
     if !has_tool("bash", &["--version"]) || !has_docker() {
         return;
     }
@@ -79,7 +80,7 @@ fn the_commands_for_docker_work_as_printed_but_for_the_ports() {
     let mut expected = on_port(port, transcript).replace(printed, &server.manifest_digest());
     script = on_port(port, &script);
     let mut images = vec![ImageName::at(port)];
-    // Nor does a container get a port or a name that may be somebody's.
+    // The ports and image names of the containers may be in use, too.
     while let Some((before, after)) = script.split_once("-p 80") {
         let (published, rest) = after.split_once(':').expect("two ports");
         let (old, new) = (format!("localhost:80{published}"), free_port());
@@ -93,7 +94,7 @@ fn the_commands_for_docker_work_as_printed_but_for_the_ports() {
 }
 
 #[test]
-fn every_rule_of_a_fault_is_one() {
+fn every_rule_of_a_fault_is_valid() {
     let options = README.split("--fault ").skip(1).filter_map(|rest| rest.split([' ', '`']).next());
     let variables = README.split("QUINISTRY_FAULT='").skip(1).filter_map(|rest| rest.split('\'').next());
     let rules: Vec<_> = options.filter(|rule| rule.contains('=')).chain(variables).collect();
@@ -105,8 +106,8 @@ fn every_rule_of_a_fault_is_one() {
 
 #[test]
 fn every_block_of_commands_is_run_somewhere() {
-    // By the tests above or those of the Kubernetes manifests; or else by hand (the first), by `tests/targets.sh`, which
-    // has the same commands in other words (those of rustup), or by the gate.
+    // Some are run by the tests above or those of the Kubernetes manifests. Of the others, the first is run by hand,
+    // those of rustup by `tests/targets.sh` in another form, and the rest by the gate.
     let elsewhere = ["curl", "docker ", "kubectl patch"];
     let others: Vec<_> =
         readme_blocks("sh").filter(|block| !elsewhere.iter().any(|word| block.contains(word))).collect();
@@ -172,7 +173,7 @@ fn the_oldest_compiler_that_the_readme_names_compiles_the_program() {
     assert!(README.contains(&format!("Rust {oldest} or later")));
     let cargo = |arguments: &[&str]| {
         let mut command = tool("cargo");
-        // What rustup does not have, it would fetch.
+        // rustup would download a missing toolchain.
         command.env("RUSTUP_AUTO_INSTALL", "0").arg(format!("+{oldest}")).args(arguments);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).output().is_ok_and(|output| output.status.success())
     };
@@ -186,13 +187,13 @@ fn the_oldest_compiler_that_the_readme_names_compiles_the_program() {
     assert!(cargo(&["check", "--locked", "--quiet", "--target-dir", &folder.path("target")]));
 }
 
-/// The anchor that GitHub makes of a heading.
+/// Returns the anchor that GitHub generates for a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase().replace(' ', "-");
     kept.chars().filter(|character| character.is_alphanumeric() || "-_".contains(*character)).collect()
 }
 
-/// The anchors of the headings in a text, in their order.
+/// Returns the anchors of the headings in a text, in order.
 fn anchors(text: &str) -> Vec<String> {
     let outside = text.split("```").step_by(2).flat_map(str::lines);
     outside
@@ -201,7 +202,7 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_link_leads_somewhere_and_the_contents_are_complete() {
+fn every_link_leads_to_something_and_the_contents_are_complete() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read =
         |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
@@ -215,7 +216,7 @@ fn every_link_leads_somewhere_and_the_contents_are_complete() {
         ".github/SECURITY.md",
     ] {
         let path = root.join(name);
-        // A package from crates.io has no folders that begin with a point.
+        // A package from crates.io has no folders whose names begin with a dot.
         if name.starts_with('.') && !path.exists() {
             continue;
         }

@@ -1,14 +1,14 @@
-//! Holds the registry protocol, answer by answer: what real clients ask, and what they need to hear.
+//! The registry protocol, response by response: what real clients request, and what they need to receive.
 //!
-//! An answer is a pure function of the request, so nothing here opens a socket. Every answer, of
-//! whatever test, is also held to what is true of all of them; see [`World::ask`].
+//! A response is a pure function of the request, so these tests open no socket. In every test, [`World::ask`] also
+//! checks what must be true of all responses.
 //!
-//! What is served here is an image for two platforms, by a process that runs on the second of them.
+//! The registry serves an image for two platforms, and runs on the second of them.
 
 mod common;
 
 use common::sample::{self, AMD64, ARM64};
-use common::{Answer, request, sha256};
+use common::{Response, request, sha256};
 use quinistry::clock::Clock;
 use quinistry::http::request::{self, FieldStorage};
 use quinistry::http::response::{Content, Persistence};
@@ -27,9 +27,9 @@ const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 /// A registry, and what it serves.
 struct World {
     registry: Registry,
-    /// What the layers are, in the order of the image.
+    /// The contents of the layers, in the order of the image.
     contents: Vec<Vec<u8>>,
-    /// The digests of the indexes and manifests, each with its type; the index first.
+    /// The digests of the indexes and manifests, each with its media type. The OCI index is first.
     manifests: Vec<(String, &'static str)>,
     /// The digests of the configs.
     configs: Vec<String>,
@@ -55,43 +55,43 @@ impl World {
         Self { registry: Registry::new(image), contents, manifests, configs, blob, layer }
     }
 
-    /// The digest of the image.
+    /// Returns the digest of the OCI index.
     fn index(&self) -> &str {
         &self.manifests[0].0
     }
 
-    /// The index and the manifests. Docker's forms of them are not among these: nothing refers to them.
+    /// Returns the OCI index and the OCI manifests. Docker's forms of them have no referrers.
     fn subjects(&self) -> impl Iterator<Item = &(String, &'static str)> {
         self.manifests.iter().filter(|(_, media_type)| [OCI_INDEX, OCI].contains(media_type))
     }
 
-    /// Asks in HTTP/1.1. Holds the answer to what is true of every answer, and of HEAD.
-    fn ask(&self, line: &str, fields: &[&str]) -> Answer {
-        let answer = self.ask_once(line, fields);
+    /// Returns the response to a request. Checks what must be true of every response, and that HEAD agrees with GET.
+    fn ask(&self, line: &str, fields: &[&str]) -> Response {
+        let response = self.ask_once(line, fields);
         if let Some(target) = line.strip_prefix("GET ") {
             let mut as_head = self.ask_once(&format!("HEAD {target}"), fields);
             assert!(as_head.content.is_empty(), "HEAD has no content: {line}");
             if !fields.iter().any(|field| field.starts_with("Range")) {
-                as_head.content.clone_from(&answer.content);
-                if target == "/" && answer.status == 200 {
-                    // RFC 9110 section 9.3.2 lets HEAD omit what only the content shows, so that nothing makes the page.
+                as_head.content.clone_from(&response.content);
+                if target == "/" && response.status == 200 {
+                    // RFC 9110 section 9.3.2 lets HEAD omit fields that require generating the content.
                     let length =
-                        answer.field("content-length").expect("the length of the content").to_owned();
+                        response.field("content-length").expect("the length of the content").to_owned();
                     assert_eq!(as_head.field("content-length"), None);
                     as_head.fields.insert("content-length".into(), length);
                 }
-                assert_eq!(as_head, answer, "HEAD has the status and fields of GET: {line}");
+                assert_eq!(as_head, response, "HEAD has the status and fields of GET: {line}");
             }
         }
-        answer
+        response
     }
 
-    fn ask_once(&self, line: &str, fields: &[&str]) -> Answer {
-        self.answer(line, request(line, fields).as_bytes())
+    fn ask_once(&self, line: &str, fields: &[&str]) -> Response {
+        self.response(line, request(line, fields).as_bytes())
     }
 
-    /// Answers a request with this line, whose fields may have any bytes.
-    fn answer(&self, line: &str, bytes: &[u8]) -> Answer {
+    /// Returns the response to a request, whose field values may contain any bytes.
+    fn response(&self, line: &str, bytes: &[u8]) -> Response {
         let mut lines = FieldStorage::default();
         let parsed = request::parse(bytes, 0, &mut lines).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
@@ -99,79 +99,79 @@ impl World {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
-        let response = self.registry.respond(&request, &vitals).response;
+        let served = self.registry.respond(&request, &vitals).response;
         let mut head = Vec::new();
-        response.write_head(DATE, Persistence::Implied, &mut head);
-        let mut answer = Answer::from_head(&head);
-        answer.content = match &response.content {
+        served.write_head(DATE, Persistence::Implied, &mut head);
+        let mut response = Response::from_head(&head);
+        response.content = match &served.content {
             Content::Bytes(bytes) => bytes.to_vec(),
             Content::File(part) => {
                 self.contents[part.file][part.range.start as usize..part.range.end as usize].to_vec()
             }
         };
 
-        assert_eq!(answer.status, response.status.code());
-        assert_eq!(answer.field("date"), Some(DATE));
-        assert_eq!(answer.field("docker-distribution-api-version"), Some("registry/2.0"));
-        assert_eq!(answer.field("transfer-encoding").or(answer.field("content-encoding")), None);
-        // A page of another origin can read what is under /v2, errors included, and nothing else.
+        assert_eq!(response.status, served.status.code());
+        assert_eq!(response.field("date"), Some(DATE));
+        assert_eq!(response.field("docker-distribution-api-version"), Some("registry/2.0"));
+        assert_eq!(response.field("transfer-encoding").or(response.field("content-encoding")), None);
+        // A page of another origin can read responses under /v2, including errors, and no others.
         let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
         let shared = |value| if is_under_v2 { Some(value) } else { None };
-        assert_eq!(answer.field("access-control-allow-origin"), shared("*"), "{line}");
+        assert_eq!(response.field("access-control-allow-origin"), shared("*"), "{line}");
         let exposed = shared("Docker-Content-Digest, Link, OCI-Filters-Applied");
-        assert_eq!(answer.field("access-control-expose-headers"), exposed, "{line}");
-        if line.starts_with("HEAD ") || [204, 304].contains(&answer.status) {
-            assert!(answer.content.is_empty());
+        assert_eq!(response.field("access-control-expose-headers"), exposed, "{line}");
+        if line.starts_with("HEAD ") || [204, 304].contains(&response.status) {
+            assert!(response.content.is_empty());
         } else {
-            assert_eq!(answer.content_length(), answer.content.len(), "{line}");
+            assert_eq!(response.content_length(), response.content.len(), "{line}");
         }
-        if answer.status >= 400 {
-            assert_eq!(answer.field("cache-control"), Some("no-store"), "{line}");
-            assert!(line.starts_with("HEAD ") || !answer.error_code().is_empty());
+        if response.status >= 400 {
+            assert_eq!(response.field("cache-control"), Some("no-store"), "{line}");
+            assert!(line.starts_with("HEAD ") || !response.error_code().is_empty());
         }
-        answer
+        response
     }
 
-    /// Asks for a page that is there, and whose content has to match its digest.
-    fn content(&self, line: &str, fields: &[&str]) -> Answer {
-        let answer = self.ask(line, fields);
-        assert_eq!(answer.status, 200, "{line} {fields:?}");
-        let digest = answer.field("docker-content-digest").expect("the digest of content");
-        assert_eq!(digest, sha256(&answer.content), "{line}");
-        assert_eq!(answer.field("etag"), Some(&*format!("\"{digest}\"")));
-        assert_eq!(answer.field("accept-ranges"), Some("bytes"));
-        answer
+    /// Returns the response to a request for content, which must exist and match its digest.
+    fn content(&self, line: &str, fields: &[&str]) -> Response {
+        let response = self.ask(line, fields);
+        assert_eq!(response.status, 200, "{line} {fields:?}");
+        let digest = response.field("docker-content-digest").expect("the digest of content");
+        assert_eq!(digest, sha256(&response.content), "{line}");
+        assert_eq!(response.field("etag"), Some(&*format!("\"{digest}\"")));
+        assert_eq!(response.field("accept-ranges"), Some("bytes"));
+        response
     }
 }
 
-/// Asserts a row of statuses and, for errors, codes.
+/// Asserts the status and the error code of the response to each request.
 fn assert_errors(world: &World, cases: &[(&str, u16, &str)]) {
     for &(line, status, code) in cases {
-        let answer = world.ask(line, &[]);
-        assert_eq!((answer.status, &*answer.error_code()), (status, code), "{line}");
+        let response = world.ask(line, &[]);
+        assert_eq!((response.status, &*response.error_code()), (status, code), "{line}");
     }
 }
 
 #[test]
-fn the_base_says_that_this_is_a_registry() {
+fn the_base_shows_that_this_is_a_registry() {
     let world = World::new();
     for line in ["GET /v2/", "GET /v2", "GET /v2/?ns=docker.io", "GET http://localhost:8080/v2/"] {
-        let answer = world.ask(line, &[]);
-        assert_eq!((answer.status, &*answer.content), (200, &b"{}"[..]), "{line}");
-        assert_eq!(answer.field("content-type"), Some("application/json"));
+        let response = world.ask(line, &[]);
+        assert_eq!((response.status, &*response.content), (200, &b"{}"[..]), "{line}");
+        assert_eq!(response.field("content-type"), Some("application/json"));
     }
 }
 
 #[test]
-fn the_root_tells_people_how_to_pull_from_where_they_are() {
-    let answer = World::new().ask("GET /", &[]);
-    assert_eq!(answer.status, 200);
-    assert!(answer.field("content-type").expect("a type").starts_with("text/plain"));
-    assert!(common::lossy(&answer.content).contains("docker pull localhost:8080/quinistry\n"));
+fn the_root_shows_commands_that_pull_from_the_requested_host() {
+    let response = World::new().ask("GET /", &[]);
+    assert_eq!(response.status, 200);
+    assert!(response.field("content-type").expect("a type").starts_with("text/plain"));
+    assert!(common::lossy(&response.content).contains("docker pull localhost:8080/quinistry\n"));
 }
 
 #[test]
-fn the_commands_that_it_tells_have_the_child_listen_on_another_port() {
+fn the_commands_publish_the_child_on_another_port() {
     for (host, port) in [
         ("localhost:8080", 8090),
         ("localhost:8090", 8100),
@@ -190,20 +190,20 @@ fn the_commands_that_it_tells_have_the_child_listen_on_another_port() {
 }
 
 #[test]
-fn a_probe_is_answered_with_ok() {
+fn a_health_probe_gets_ok() {
     let world = World::new();
     for line in ["GET /healthz", "GET /healthz?verbose"] {
-        let answer = world.ask(line, &[]);
-        assert_eq!((answer.status, &*answer.content), (200, &b"ok\n"[..]), "{line}");
-        assert_eq!(answer.field("content-type"), Some("text/plain"), "{line}");
+        let response = world.ask(line, &[]);
+        assert_eq!((response.status, &*response.content), (200, &b"ok\n"[..]), "{line}");
+        assert_eq!(response.field("content-type"), Some("text/plain"), "{line}");
     }
     for target in ["/healthz/", "/livez", "/v2/healthz"] {
         assert_eq!(world.ask(&format!("GET {target}"), &[]).status, 404, "{target}");
     }
 }
 
-/// The table "Which manifest?" of the registry's documentation: what Accept has, and what a tag then
-/// stands for. The last line is for an Accept with none of these, and for none at all.
+/// Returns the rows of the table "Which manifest?" in the documentation of the registry: a type in Accept, and what a
+/// tag then stands for. The last row is for an Accept with none of these types, and for a request without Accept.
 fn documented_choices() -> Vec<(&'static str, &'static str)> {
     let source = include_str!("../src/registry.rs");
     let rows = source.lines().filter_map(|line| line.strip_prefix("//! | ")).skip(1);
@@ -214,7 +214,7 @@ fn documented_choices() -> Vec<(&'static str, &'static str)> {
     .collect()
 }
 
-/// The media type of something that the table names.
+/// Returns the media type of what the table names.
 fn media_type(stands_for: &str) -> &'static str {
     match stands_for {
         "the index" => OCI_INDEX,
@@ -226,34 +226,34 @@ fn media_type(stands_for: &str) -> &'static str {
 }
 
 #[test]
-fn a_tag_stands_for_what_the_documentations_table_says() {
+fn a_tag_stands_for_what_the_documented_table_lists() {
     let world = World::new();
     let mut choices = documented_choices();
     assert_eq!(choices.len(), 7);
     let (_, otherwise) = choices.pop().expect("the last line");
-    // Any set of the types, in any order and however it is written: the first line of the table counts.
+    // For any set of the types, in any order and spelling, the first row of the table that matches decides.
     for set in 0..1_usize << choices.len() {
         let chosen: Vec<_> = (0..choices.len()).filter(|bit| set >> bit & 1 == 1).collect();
         let expected = media_type(chosen.first().map_or(otherwise, |line| choices[*line].1));
         let types: Vec<_> = chosen.iter().rev().map(|line| choices[*line].0).collect();
-        // containerd sends one list; Docker 28, skopeo and others a line for each.
+        // containerd sends one list. Docker 28, skopeo and others send a line for each type.
         let joined = format!("Accept: text/html, {}", types.join(" , "));
         let each: Vec<_> =
             types.iter().map(|name| format!("accept: {};q=0.5", name.to_uppercase())).collect();
         let each: Vec<_> = each.iter().map(String::as_str).collect();
         for fields in [&[&*joined][..], &each] {
             for tag in ["latest", VERSION] {
-                let answer = world.content(&format!("GET /v2/quinistry/manifests/{tag}"), fields);
-                assert_eq!(answer.field("content-type"), Some(expected), "{fields:?}");
-                assert_eq!(answer.json()["mediaType"], expected);
-                assert_eq!(answer.field("vary"), Some("Accept"));
+                let response = world.content(&format!("GET /v2/quinistry/manifests/{tag}"), fields);
+                assert_eq!(response.field("content-type"), Some(expected), "{fields:?}");
+                assert_eq!(response.json()["mediaType"], expected);
+                assert_eq!(response.field("vary"), Some("Accept"));
             }
         }
     }
 }
 
 #[test]
-fn a_type_that_the_client_refuses_does_not_count() {
+fn a_type_that_the_client_refuses_is_ignored() {
     let world = World::new();
     for (accept, expected) in [
         (format!("{DOCKER}, {OCI_INDEX};q=0, */* ; q=0.000"), DOCKER),
@@ -264,13 +264,13 @@ fn a_type_that_the_client_refuses_does_not_count() {
         (format!("application/*, {OCI_INDEX};q=0"), DOCKER_LIST),
         (format!("application/*;q=0, */*, {DOCKER}"), DOCKER),
     ] {
-        let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
-        assert_eq!(answer.field("content-type"), Some(expected), "{accept}");
+        let response = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
+        assert_eq!(response.field("content-type"), Some(expected), "{accept}");
     }
 }
 
 #[test]
-fn a_client_of_manifests_alone_gets_that_of_the_servers_own_platform() {
+fn a_client_that_accepts_no_index_gets_the_manifest_for_the_servers_platform() {
     for machines in [[AMD64, ARM64], [ARM64, AMD64]] {
         let (contents, image) = sample::image(&machines);
         let own = &image.platforms[image.own];
@@ -278,24 +278,25 @@ fn a_client_of_manifests_alone_gets_that_of_the_servers_own_platform() {
         let digests = [&own.manifest, &own.docker_manifest].map(|document| document.descriptor.digest);
         let world = World { registry: Registry::new(image), contents, ..World::new() };
         for (accept, digest) in [OCI, DOCKER].into_iter().zip(digests) {
-            let answer = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
-            assert_eq!(answer.field("docker-content-digest"), Some(digest.as_str()));
+            let response =
+                world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
+            assert_eq!(response.field("docker-content-digest"), Some(digest.as_str()));
         }
     }
 }
 
 #[test]
-fn a_digest_stands_for_its_own_bytes_whatever_is_accepted() {
+fn a_digest_stands_for_the_same_bytes_whatever_the_client_accepts() {
     let world = World::new();
     assert_eq!(world.manifests.len(), 2 + 2 * 2);
     for (digest, media_type) in &world.manifests {
         for accept in ["*/*", DOCKER_LIST, OCI_INDEX, DOCKER, OCI, "text/html"] {
             for written in [digest.clone(), digest.replace(':', "%3A"), digest.replace(':', "%3a")] {
                 let line = format!("GET /v2/quinistry/manifests/{written}");
-                let answer = world.content(&line, &[&format!("Accept: {accept}")]);
-                assert_eq!(answer.field("docker-content-digest"), Some(&**digest));
-                assert_eq!(answer.field("content-type"), Some(*media_type));
-                assert_eq!(answer.json()["mediaType"], *media_type);
+                let response = world.content(&line, &[&format!("Accept: {accept}")]);
+                assert_eq!(response.field("docker-content-digest"), Some(&**digest));
+                assert_eq!(response.field("content-type"), Some(*media_type));
+                assert_eq!(response.json()["mediaType"], *media_type);
             }
         }
     }
@@ -308,10 +309,10 @@ fn an_index_leads_to_its_manifests_and_they_to_the_blobs() {
     let world = World::new();
     let by_digest = |path: &str, descriptor: &Value, fields: &[&str]| {
         let digest = descriptor["digest"].as_str().expect("a digest");
-        let answer = world.content(&format!("GET /v2/quinistry/{path}/{digest}"), fields);
-        assert_eq!(answer.field("docker-content-digest"), Some(digest));
-        assert_eq!(descriptor["size"], answer.content.len());
-        answer
+        let response = world.content(&format!("GET /v2/quinistry/{path}/{digest}"), fields);
+        assert_eq!(response.field("docker-content-digest"), Some(digest));
+        assert_eq!(descriptor["size"], response.content.len());
+        response
     };
     for (index_type, manifest_type) in [(OCI_INDEX, OCI), (DOCKER_LIST, DOCKER)] {
         let index =
@@ -359,7 +360,7 @@ fn any_namespace_and_any_unknown_query_lead_to_the_same_image() {
 }
 
 #[test]
-fn there_is_one_way_to_every_path() {
+fn every_path_has_one_spelling() {
     let world = World::new();
     for line in [
         "GET //",
@@ -394,7 +395,7 @@ fn there_is_one_way_to_every_path() {
 }
 
 #[test]
-fn what_is_unknown_or_malformed_has_the_specifications_code() {
+fn unknown_and_malformed_references_get_the_specified_error_codes() {
     let world = World::new();
     let hex = "0".repeat(64);
     let cases = [
@@ -428,7 +429,7 @@ fn what_is_unknown_or_malformed_has_the_specifications_code() {
 }
 
 #[test]
-fn a_part_of_the_content_is_206_and_the_right_bytes() {
+fn a_range_gets_206_and_the_right_bytes() {
     let world = World::new();
     let whole = world.layer.clone();
     let (size, last) = (whole.len(), whole.len() - 1);
@@ -448,20 +449,20 @@ fn a_part_of_the_content_is_206_and_the_right_bytes() {
             fields.extend(if_range);
             let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
             let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
-            let answer = world.ask(&line, &fields);
-            assert_eq!(answer.status, 206, "{range}");
+            let response = world.ask(&line, &fields);
+            assert_eq!(response.status, 206, "{range}");
             let content_range = format!("bytes {}-{}/{size}", part.start, part.end - 1);
-            assert_eq!(answer.field("content-range"), Some(&*content_range));
-            assert_eq!(answer.content, whole[part.clone()], "{range}");
-            assert_eq!(answer.field("content-type"), Some("application/octet-stream"));
-            assert_eq!(answer.field("docker-content-digest"), Some(&*world.blob));
-            assert_eq!(answer.field("etag"), Some(&*format!("\"{}\"", world.blob)));
+            assert_eq!(response.field("content-range"), Some(&*content_range));
+            assert_eq!(response.content, whole[part.clone()], "{range}");
+            assert_eq!(response.field("content-type"), Some("application/octet-stream"));
+            assert_eq!(response.field("docker-content-digest"), Some(&*world.blob));
+            assert_eq!(response.field("etag"), Some(&*format!("\"{}\"", world.blob)));
         }
     }
 }
 
 #[test]
-fn a_range_that_cannot_be_had_is_416_with_the_size() {
+fn an_unsatisfiable_range_gets_416_and_the_size() {
     let world = World::new();
     let size = world.layer.len();
     for range in [
@@ -473,15 +474,15 @@ fn a_range_that_cannot_be_had_is_416_with_the_size() {
         "bytes=1180591620717411303424-".into(),
         "bytes=18446744073709551615-18446744073709551615".into(),
     ] {
-        let answer =
+        let response =
             world.ask(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[&format!("Range: {range}")]);
-        assert_eq!(answer.status, 416, "{range}");
-        assert_eq!(answer.field("content-range"), Some(&*format!("bytes */{size}")));
+        assert_eq!(response.status, 416, "{range}");
+        assert_eq!(response.field("content-range"), Some(&*format!("bytes */{size}")));
     }
 }
 
 #[test]
-fn a_range_that_does_not_count_is_200_and_whole() {
+fn a_range_that_is_ignored_gets_200_and_the_whole_content() {
     let world = World::new();
     let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
     for fields in [
@@ -503,7 +504,7 @@ fn a_range_that_does_not_count_is_200_and_whole() {
     ] {
         assert_eq!(world.content(&line, fields).content, world.layer, "{fields:?}");
     }
-    // Range has a meaning with GET alone.
+    // Range is defined only for GET.
     let head = world.ask(&line.replace("GET", "HEAD"), &["Range: bytes=0-1"]);
     assert_eq!((head.status, head.content_length()), (200, world.layer.len()));
 }
@@ -518,7 +519,7 @@ fn manifests_have_ranges_too() {
 }
 
 #[test]
-fn a_client_that_has_the_content_is_told_so() {
+fn a_client_that_has_the_content_gets_304() {
     let world = World::new();
     for (path, digest) in [
         ("manifests/latest".to_owned(), world.index()),
@@ -535,26 +536,26 @@ fn a_client_that_has_the_content_is_told_so() {
             {
                 let tag = format!("If-None-Match: {tag}");
                 let fields = [&[&*tag], more].concat();
-                let answer = world.ask(&line, &fields);
-                assert_eq!(answer.status, 304, "{fields:?}");
-                assert!(answer.content.is_empty());
-                assert_eq!(answer.field("etag"), Some(&*format!("\"{digest}\"")));
+                let response = world.ask(&line, &fields);
+                assert_eq!(response.status, 304, "{fields:?}");
+                assert!(response.content.is_empty());
+                assert_eq!(response.field("etag"), Some(&*format!("\"{digest}\"")));
                 for field in ["content-length", "content-type", "docker-content-digest", "accept-ranges"] {
-                    assert_eq!(answer.field(field), None, "RFC 9110 section 15.4.5");
+                    assert_eq!(response.field(field), None, "RFC 9110 section 15.4.5");
                 }
                 let whole = world.ask(&line, &[]);
                 for field in ["vary", "cache-control"] {
-                    assert_eq!(answer.field(field), whole.field(field), "RFC 9110 section 15.4.5");
+                    assert_eq!(response.field(field), whole.field(field), "RFC 9110 section 15.4.5");
                 }
             }
         }
         for field in [
             "If-None-Match: \"sha256:0\"",
-            // What is between the quotes is one tag.
+            // The text between the quotes is one tag.
             "If-None-Match: \"a,*,b\"",
             &format!("If-None-Match: \"a, \"{digest}\", b\""),
             &format!("If-None-Match: w/\"{digest}\""),
-            // A star is no member of a list.
+            // `*` is not a member of a list.
             "If-None-Match: *, *",
             &format!("If-Match: \"a,b\" , W/\"x\",,\"{digest}\""),
             "If-None-Match: ",
@@ -569,20 +570,20 @@ fn a_client_that_has_the_content_is_told_so() {
             assert_eq!(world.ask(&line, &[&format!("If-Match: {other}")]).status, 412, "{other}");
         }
     }
-    // One byte beyond ASCII hides no other tag.
+    // A byte beyond ASCII does not hide another tag.
     let line = "GET /v2/quinistry/manifests/latest";
     let tags = [b"\"\xe9\", \"", world.index().as_bytes(), b"\""].concat();
     for (field, status) in [("If-None-Match", 304), ("If-Match", 200)] {
         let head = format!("{line} HTTP/1.1\r\nHost: x\r\n{field}: ");
-        let answer = world.answer(line, &[head.as_bytes(), &tags, b"\r\n\r\n"].concat());
-        assert_eq!(answer.status, status, "{field}");
+        let response = world.response(line, &[head.as_bytes(), &tags, b"\r\n\r\n"].concat());
+        assert_eq!(response.status, status, "{field}");
     }
-    // Where the answer would not be a success, the condition has nothing to say.
+    // A condition is evaluated only if the response would be a success without it.
     assert_eq!(world.ask("GET /v2/quinistry/manifests/nonesuch", &["If-None-Match: *"]).status, 404);
 }
 
 #[test]
-fn every_resource_meets_conditions_and_names_its_cacheability() {
+fn every_resource_evaluates_conditions_and_has_cache_control() {
     let world = World::new();
     let (immutable, no_cache, no_store) = ("max-age=31536000, immutable", "no-cache", "no-store");
     let [index, blob, config] = [world.index(), &world.blob, &world.configs[0]];
@@ -618,11 +619,11 @@ fn every_resource_meets_conditions_and_names_its_cacheability() {
             ("If-Match: \"x\"", 412),
             ("Range: bytes=0-1", if has_tag { 206 } else { 200 }),
         ] {
-            let answer = world.ask(&line, &[field]);
-            assert_eq!(answer.status, status, "{line} {field}");
+            let response = world.ask(&line, &[field]);
+            assert_eq!(response.status, status, "{line} {field}");
             let expected = if status == 412 { no_store } else { cache };
-            assert_eq!(answer.field("cache-control"), Some(expected), "{line} {field}");
-            assert_eq!(answer.field("etag").is_some(), has_tag && status != 412, "{line} {field}");
+            assert_eq!(response.field("cache-control"), Some(expected), "{line} {field}");
+            assert_eq!(response.field("etag").is_some(), has_tag && status != 412, "{line} {field}");
         }
         // RFC 9110 section 13.2.2: If-Match comes first, and a range last.
         let both = ["If-Match: \"x\"", "If-None-Match: *", "Range: bytes=-0"];
@@ -646,19 +647,19 @@ fn tags_are_listed_in_order_and_page_by_page() {
         ("?last=latest", &[], None),
         ("?last=zzz&n=1", &[], None),
     ] {
-        let answer = world.ask(&format!("GET /v2/x/quinistry/tags/list{query}"), &[]);
-        assert_eq!(answer.status, 200, "{query}");
-        assert_eq!(answer.field("content-type"), Some("application/json"));
-        assert_eq!(answer.json(), serde_json::json!({ "name": "x/quinistry", "tags": tags }), "{query}");
-        assert_eq!(answer.field("link"), next.as_deref(), "{query}");
+        let response = world.ask(&format!("GET /v2/x/quinistry/tags/list{query}"), &[]);
+        assert_eq!(response.status, 200, "{query}");
+        assert_eq!(response.field("content-type"), Some("application/json"));
+        assert_eq!(response.json(), serde_json::json!({ "name": "x/quinistry", "tags": tags }), "{query}");
+        assert_eq!(response.field("link"), next.as_deref(), "{query}");
     }
     for query in ["n=abc", "n=-1", "n=", "n=1.5", "n=%31x", "n"] {
-        let answer = world.ask(&format!("GET /v2/quinistry/tags/list?{query}"), &[]);
-        assert_eq!((answer.status, &*answer.error_code()), (400, "PAGINATION_NUMBER_INVALID"), "{query}");
+        let response = world.ask(&format!("GET /v2/quinistry/tags/list?{query}"), &[]);
+        assert_eq!((response.status, &*response.error_code()), (400, "PAGINATION_NUMBER_INVALID"), "{query}");
     }
 }
 
-/// A descriptor of some content.
+/// Returns a descriptor of the content.
 fn described(media_type: &str, content: &[u8]) -> Value {
     serde_json::json!({ "mediaType": media_type, "digest": sha256(content), "size": content.len() })
 }
@@ -705,7 +706,7 @@ fn referrers_are_filtered_by_their_type() {
     for (subject, _) in world.subjects() {
         let line = format!("GET /v2/quinistry/referrers/{subject}");
         let all = world.ask(&line, &[]);
-        // As clients encode it, and as people write it.
+        // As clients encode it, and as users write it.
         for wanted in ["application%2Fvnd.cyclonedx%2Bjson", CYCLONE_DX] {
             let filtered = world.ask(&format!("{line}?artifactType={wanted}"), &[]);
             assert_eq!((filtered.status, &filtered.content), (200, &all.content));
@@ -721,7 +722,7 @@ fn referrers_are_filtered_by_their_type() {
 }
 
 #[test]
-fn the_tag_for_a_digests_referrers_stands_for_the_same_index() {
+fn the_referrers_tag_of_a_digest_stands_for_the_same_index() {
     let world = World::new();
     for (subject, _) in world.subjects() {
         let referrers = world.content(&format!("GET /v2/quinistry/referrers/{subject}"), &[]);
@@ -749,7 +750,7 @@ fn the_tag_for_a_digests_referrers_stands_for_the_same_index() {
 }
 
 #[test]
-fn nothing_refers_to_anything_else_and_that_is_an_index() {
+fn anything_else_has_an_empty_index_of_referrers() {
     let world = World::new();
     let sha512 = format!("sha512:{}", "0".repeat(128));
     let other = format!("other:{}", &world.index()[7..]);
@@ -758,19 +759,19 @@ fn nothing_refers_to_anything_else_and_that_is_an_index() {
     let docker_list = &*world.manifests[1].0;
     for digest in [docker_list, &world.blob, &world.configs[0], artifact, &sha512, &other] {
         let line = format!("GET /v2/quinistry/referrers/{digest}");
-        let answer = world.ask(&line, &[]);
-        assert_no_referrers(&answer);
-        assert_eq!(answer.field("oci-filters-applied"), None);
+        let response = world.ask(&line, &[]);
+        assert_no_referrers(&response);
+        assert_eq!(response.field("oci-filters-applied"), None);
         let filtered = world.ask(&format!("{line}?artifactType={CYCLONE_DX}"), &[]);
         assert_no_referrers(&filtered);
         assert_eq!(filtered.field("oci-filters-applied"), Some("artifactType"));
     }
 }
 
-fn assert_no_referrers(answer: &Answer) {
-    assert_eq!((answer.status, answer.field("content-type")), (200, Some(OCI_INDEX)));
+fn assert_no_referrers(response: &Response) {
+    assert_eq!((response.status, response.field("content-type")), (200, Some(OCI_INDEX)));
     let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
-    assert_eq!(answer.json(), empty);
+    assert_eq!(response.json(), empty);
 }
 
 #[test]
@@ -808,10 +809,10 @@ fn every_write_is_refused_with_a_reason() {
             &["Expect: 100-continue", "Content-Length: 9"],
             &[],
         ] {
-            let answer = world.ask(line, field);
-            assert_eq!((answer.status, &*answer.error_code()), (405, "DENIED"), "{line}");
-            assert_eq!(answer.field("allow"), Some("GET, HEAD, OPTIONS"));
-            assert!(common::lossy(&answer.content).contains("read-only"));
+            let response = world.ask(line, field);
+            assert_eq!((response.status, &*response.error_code()), (405, "DENIED"), "{line}");
+            assert_eq!(response.field("allow"), Some("GET, HEAD, OPTIONS"));
+            assert!(common::lossy(&response.content).contains("read-only"));
         }
     }
     for line in ["get /v2/", "BREW /v2/", "PROPFIND /"] {
@@ -820,19 +821,19 @@ fn every_write_is_refused_with_a_reason() {
 }
 
 #[test]
-fn content_changes_nothing_for_a_request_that_needs_none() {
+fn request_content_does_not_change_the_response() {
     let world = World::new();
     for line in ["GET /", "GET /v2/", "GET /v2/quinistry/manifests/latest", "OPTIONS /", "GET /nonesuch"] {
-        let answer = world.ask(line, &[]);
-        // HAProxy, Envoy and nginx send a GET of HTTP/2 that ends with an empty DATA frame like that.
+        let response = world.ask(line, &[]);
+        // HAProxy, Envoy and nginx translate an HTTP/2 GET that ends with an empty DATA frame to the first of these.
         for field in ["Transfer-Encoding: chunked", "Content-Length: 5"] {
-            assert_eq!(world.ask(line, &[field]), answer, "{line} {field}");
+            assert_eq!(world.ask(line, &[field]), response, "{line} {field}");
         }
     }
 }
 
 #[test]
-fn options_are_the_methods_and_under_v2_what_a_browser_asks_for() {
+fn options_lists_the_methods_and_under_v2_what_a_preflight_asks_for() {
     let world = World::new();
     for (target, is_under_v2) in [
         ("*", false),
@@ -847,18 +848,22 @@ fn options_are_the_methods_and_under_v2_what_a_browser_asks_for() {
         ("/v2/nonesuch/blobs/x", true),
     ] {
         for fields in [&[][..], &["Origin: http://ui.example", "Access-Control-Request-Method: GET"]] {
-            let answer = world.ask(&format!("OPTIONS {target}"), fields);
-            assert_eq!((answer.status, answer.field("allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
+            let response = world.ask(&format!("OPTIONS {target}"), fields);
+            assert_eq!(
+                (response.status, response.field("allow")),
+                (204, Some("GET, HEAD, OPTIONS")),
+                "{target}"
+            );
             // RFC 9110 section 8.6: MUST NOT.
-            assert_eq!(answer.field("content-length").or(answer.field("content-type")), None, "{target}");
+            assert_eq!(response.field("content-length").or(response.field("content-type")), None, "{target}");
             for (name, value) in [
                 ("methods", "GET, HEAD, OPTIONS"),
                 ("headers", "Accept, Authorization, Cache-Control, If-None-Match, Range"),
             ] {
                 let value = if is_under_v2 { Some(value) } else { None };
-                assert_eq!(answer.field(&format!("access-control-allow-{name}")), value, "{target}");
+                assert_eq!(response.field(&format!("access-control-allow-{name}")), value, "{target}");
             }
-            assert_eq!(answer.field("access-control-max-age").is_some(), is_under_v2, "{target}");
+            assert_eq!(response.field("access-control-max-age").is_some(), is_under_v2, "{target}");
         }
     }
     let get = world.ask("GET /v2/", &["Origin: http://ui.example"]);

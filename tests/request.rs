@@ -1,14 +1,14 @@
-//! The request parser, against everything that limits and grammar say.
+//! The request parser: its grammar and its limits.
 //!
-//! Every case is parsed whole, byte by byte, and with other bytes after it, and the outcome has to be
-//! the same: where a packet ends must not matter to anyone.
+//! Every case is parsed whole, byte by byte, and with other bytes after it. The outcome must be the same, because a
+//! packet can end anywhere.
 
 use quinistry::http::request::{
     FieldStorage, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, Method, Rejection, Request, parse,
 };
 use quinistry::http::response::Persistence;
 
-/// What came of parsing, in a form that outlives the bytes.
+/// The outcome of parsing, in a form that outlives the bytes.
 type Outcome = Result<String, Rejection>;
 
 fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<Outcome> {
@@ -19,7 +19,7 @@ fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<O
     }
 }
 
-/// Parses in one go; holds all other ways to the same outcome.
+/// Parses bytes at once, and asserts that all other ways have the same outcome.
 fn outcome(bytes: &[u8]) -> Option<Outcome> {
     let whole = describe(parse(bytes, 0, &mut FieldStorage::default()));
     let mut seen = 0;
@@ -52,20 +52,20 @@ fn accepted(bytes: &[u8]) -> Request<'_> {
         String::from_utf8_lossy(bytes),
         outcome(bytes)
     );
-    // A test may leak what a server may not.
+    // A test may leak memory.
     let lines = Box::leak(Box::new(FieldStorage::default()));
     let (request, length) = parse(bytes, 0, lines).expect("no fault").expect("complete");
     assert_eq!(length, bytes.len());
     request
 }
 
-/// A request with these lines before its end, and a Host.
+/// Returns a request with a Host field and these field lines.
 fn with_lines(lines: &str) -> String {
     format!("GET / HTTP/1.1\r\nHost: x\r\n{lines}\r\n")
 }
 
 #[test]
-fn a_request_is_taken_apart() {
+fn a_request_is_parsed_into_its_parts() {
     let bytes = b"GET /v2/quinistry/blobs/sha256%3Aab?n=1&m=%20 HTTP/1.1\r\nhost: localhost:8080\r\nAccept: a\r\nX:\r\nACCEPT:\t b \r\n\r\n";
     let request = accepted(bytes);
     assert_eq!((request.method, request.method_name), (Method::Get, "GET"));
@@ -78,7 +78,7 @@ fn a_request_is_taken_apart() {
 }
 
 #[test]
-fn what_is_not_complete_is_not_yet_a_request() {
+fn an_incomplete_request_is_neither_accepted_nor_refused() {
     let whole = b"\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n";
     for end in 0..whole.len() {
         assert_eq!(outcome(&whole[..end]), None, "cut at {end}");
@@ -88,7 +88,7 @@ fn what_is_not_complete_is_not_yet_a_request() {
 
 #[test]
 fn another_protocol_is_refused_at_its_first_byte() {
-    // A TLS ClientHello, SSH, SOCKS, nothing at all.
+    // TLS, NUL, SOCKS, and bytes that begin no method.
     for bytes in [
         &b"\x16"[..],
         b"\x16\x03\x01\x02\x00\x01",
@@ -159,8 +159,8 @@ fn the_request_line_has_one_grammar() {
 }
 
 #[test]
-fn a_request_line_is_judged_when_it_ends() {
-    // The client of HTTP/0.9 has nothing more to say.
+fn a_request_line_is_checked_as_soon_as_it_ends() {
+    // A client of HTTP/0.9 sends nothing more.
     for line in ["GET /v2/\r\n", "GET / HTTP/1.10\r\n", "SSH-2.0-OpenSSH_9\r\n"] {
         assert_eq!(status(line), 400, "{line:?}");
     }
@@ -168,7 +168,7 @@ fn a_request_line_is_judged_when_it_ends() {
 }
 
 #[test]
-fn versions_are_1_x_or_refused() {
+fn only_versions_1_x_are_accepted() {
     for version in ["2.0", "9.9", "3.0"] {
         assert_eq!(status(format!("GET / HTTP/{version}\r\nHost: x\r\n\r\n")), 505, "{version}");
     }
@@ -180,7 +180,7 @@ fn versions_are_1_x_or_refused() {
 }
 
 #[test]
-fn absolute_targets_are_as_good_and_their_authority_wins() {
+fn absolute_targets_are_accepted_and_their_authority_has_precedence() {
     for (target, path, query) in [
         ("http://example.com/v2/", "/v2/", None),
         ("HTTP://example.com", "/", None),
@@ -195,7 +195,7 @@ fn absolute_targets_are_as_good_and_their_authority_wins() {
 }
 
 #[test]
-fn there_is_one_valid_host() {
+fn there_must_be_one_valid_host() {
     for hosts in [
         "",
         "Host: a\r\nHost: a\r\n",
@@ -214,7 +214,7 @@ fn there_is_one_valid_host() {
         "Host: %\r\n",
         "Host: a%4\r\n",
         "Host: a%zz:80\r\n",
-        // No address of IPv6.
+        // Not an IPv6 address.
         "Host: [zz]\r\n",
         "Host: [1]\r\n",
         "Host: [:::]\r\n",
@@ -257,7 +257,7 @@ fn field_lines_have_one_grammar() {
     ] {
         assert_eq!(status(with_lines(line)), 400, "{line:?}");
     }
-    // Bytes beyond ASCII may stand in a value (RFC 9110 section 5.5, obs-text).
+    // RFC 9110 section 5.5: a value may have bytes beyond ASCII (obs-text).
     accepted(&[b"GET / HTTP/1.1\r\nHost: x\r\nX: ", &[0xe9][..], b"\r\n\r\n"].concat());
 }
 
@@ -271,7 +271,7 @@ fn a_line_that_ends_in_lf_alone_is_refused_when_it_ends() {
 }
 
 #[test]
-fn framing_is_clear_or_refused() {
+fn ambiguous_framing_is_refused() {
     for (lines, expected) in [
         ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", 400),
         ("Transfer-Encoding: chunked\r\nContent-Length: 0\r\n", 400),
@@ -307,14 +307,14 @@ fn framing_is_clear_or_refused() {
     ] {
         let bytes = with_lines(lines);
         let request = accepted(bytes.as_bytes());
-        // After content the next request cannot be found, so there is none.
+        // The content is not parsed, so no request can follow it.
         assert_eq!(request.has_body, has_body, "{lines:?}");
         assert_eq!(request.persistence == Persistence::Close, has_body, "{lines:?}");
     }
 }
 
 #[test]
-fn connections_persist_as_their_version_has_it() {
+fn connections_persist_as_their_version_specifies() {
     for (version, lines, persistence) in [
         ("1.1", "", Persistence::Implied),
         ("1.1", "Connection: close\r\n", Persistence::Close),
@@ -350,14 +350,14 @@ fn limits_are_exact() {
     assert_eq!(status(head(MAX_HEAD + 1)), 431);
     assert_eq!(status(&head(MAX_HEAD + 100)[..MAX_HEAD]), 431);
 
-    // The number of field lines; Host is one.
+    // The number of field lines, including Host.
     accepted(with_lines(&"X: y\r\n".repeat(MAX_FIELDS - 1)).as_bytes());
     assert_eq!(status(with_lines(&"X: y\r\n".repeat(MAX_FIELDS))), 431);
 }
 
 #[test]
-fn the_first_fault_decides() {
-    // Length, then grammar and version, then fields, Host, framing, target.
+fn the_first_error_decides_the_status() {
+    // In order: length, grammar and version, fields, Host, framing, target.
     for (bytes, expected) in [
         (format!("GET /{} HTTP/9.9\r\n\r\n", "a".repeat(MAX_REQUEST_LINE)), 414),
         ("GET * HTTP/2.0\r\nHost : x\r\n\r\n".into(), 505),
@@ -369,7 +369,7 @@ fn the_first_fault_decides() {
 }
 
 #[test]
-fn methods_are_told_apart_by_case_and_never_refused_here() {
+fn methods_are_case_sensitive_and_never_refused_by_the_parser() {
     for (name, method) in [
         ("HEAD", Method::Head),
         ("POST", Method::Other),
@@ -383,7 +383,7 @@ fn methods_are_told_apart_by_case_and_never_refused_here() {
 }
 
 #[test]
-fn each_method_has_its_forms_of_target() {
+fn each_method_accepts_only_its_forms_of_target() {
     const METHODS: [&str; 9] =
         ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "BREW"];
     for (target, methods) in [
@@ -420,7 +420,7 @@ fn each_method_has_its_forms_of_target() {
 }
 
 #[test]
-fn a_member_that_is_not_utf_8_hides_no_other() {
+fn a_list_member_that_is_not_utf_8_does_not_hide_others() {
     let with_line = |line: &[u8]| [b"GET / HTTP/1.1\r\nHost: x\r\n", line, b"\r\n\r\n"].concat();
     let close = with_line(b"Connection: \xe9, close");
     assert_eq!(accepted(&close).persistence, Persistence::Close);
@@ -439,9 +439,9 @@ fn the_most_specific_media_range_decides() {
         ("a/*;q=0.2, */*;q=0.1, a/b;q=0.3", [300, 200, 100]),
         ("a/*;q=0, */*", [0, 0, 1000]),
         ("a/b;q=0.25;x=y, a/b;x=y;Q=0.75", [750, 0, 0]),
-        // What is no weight counts as if it were not there.
+        // An invalid weight is ignored.
         ("a/b;q=1.5, a/c;q=0.1234, d/e;q=0.12a", [1000, 1000, 1000]),
-        // These are no media ranges.
+        // These are not media ranges.
         ("*, a*, a/, /*, */b, a/b*", [0, 0, 0]),
     ] {
         let bytes = with_lines(&format!("Accept: {accept}\r\n"));
@@ -450,7 +450,7 @@ fn the_most_specific_media_range_decides() {
 }
 
 #[test]
-fn needless_encoding_is_undone_and_needed_encoding_stays() {
+fn unnecessary_percent_encoding_is_decoded_and_the_rest_is_kept() {
     for (encoded, decoded) in [
         ("/v2/%71uinistry", "/v2/quinistry"),
         ("/%7Euser%2D%5F%2e", "/~user-_."),

@@ -1,4 +1,4 @@
-//! The bill of materials: its files are what Cargo says, and each form of it is what its readers expect.
+//! The bill of materials: its files match Cargo's list, and each form of it is what its readers expect.
 //!
 //! The files are generated. This command writes them again:
 //!
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quinistry");
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/image");
 
-/// Rust's names for the targets whose executables can be in an image, one of each processor.
+/// Rust's targets whose executables can be in an image, one for each processor.
 const TARGETS: [&str; 8] = [
     "aarch64-unknown-linux-musl",
     "armv7-unknown-linux-musleabihf",
@@ -42,13 +42,13 @@ struct Crate {
 }
 
 impl Crate {
-    /// The package URL, by which advisories name a crate (purl-spec, type "cargo").
+    /// Returns the package URL, by which advisories identify a crate (purl-spec, type "cargo").
     fn purl(&self) -> String {
         format!("pkg:cargo/{}@{}", self.name, self.version)
     }
 }
 
-/// Returns every crate that ships on some target, as `cargo tree` lists them: quinistry, then the others in order.
+/// Returns every crate that ships on any target, from `cargo tree`: quinistry, then the others in order.
 fn crates() -> Vec<Crate> {
     let mut crates = BTreeMap::<String, Crate>::new();
     for target in TARGETS {
@@ -59,7 +59,7 @@ fn crates() -> Vec<Crate> {
         for line in tree.lines() {
             let (depth, described) = line.split_once(' ').expect("a depth");
             let (package, license) = described.split_once('|').expect("a license");
-            // After the version of a crate that is not from crates.io comes where it is.
+            // If a crate is not from crates.io, its source follows the version.
             let mut words = package.split(' ');
             let (name, version) = (words.next().expect("a name"), words.next().expect("a version"));
             path.truncate(depth.parse().expect("a number"));
@@ -77,7 +77,7 @@ fn crates() -> Vec<Crate> {
     std::iter::once(own).chain(crates.into_values()).collect()
 }
 
-/// Writes the crates as a `CycloneDX` document: a line for each crate, and one for what it uses.
+/// Returns the crates as a `CycloneDX` document: a line for each crate, and a line for its dependencies.
 fn document(crates: &[Crate]) -> String {
     let component = |kind: &str, it: &Crate| {
         let (purl, Crate { name, version, license, .. }) = (it.purl(), it);
@@ -102,7 +102,7 @@ fn document(crates: &[Crate]) -> String {
     )
 }
 
-/// Returns the crates as `cargo auditable` lists them. A package names those that it uses by their places.
+/// Returns the crates in the format of `cargo auditable`. A package has the indices of its dependencies.
 fn auditable(crates: &[Crate]) -> Value {
     let packages = crates.iter().enumerate().map(|(place, it)| {
         let mut package = json!({ "name": it.name, "version": it.version });
@@ -119,23 +119,23 @@ fn auditable(crates: &[Crate]) -> Value {
     json!({ "packages": packages.collect::<Vec<_>>() })
 }
 
-/// Returns a list as `cargo auditable` writes it: in a zlib stream. It is stored, because the layer is compressed.
+/// Returns a list in a zlib stream, as `cargo auditable` does. It is not compressed, because the layer is.
 fn zlib(list: &Value) -> Vec<u8> {
     let mut stream = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
     stream.write_all(list.to_string().as_bytes()).expect("a Vec takes everything");
     stream.finish().expect("a Vec takes everything")
 }
 
-/// Returns the list in a zlib stream.
+/// Returns the list that a zlib stream contains.
 fn unzipped(stream: &[u8]) -> Value {
     let mut stream = flate2::bufread::ZlibDecoder::new(stream);
     let list = serde_json::from_reader(&mut stream).expect("JSON, and a checksum that matches");
-    assert_eq!(stream.into_inner(), b"", "nothing is behind it");
+    assert_eq!(stream.into_inner(), b"", "nothing follows it");
     list
 }
 
 #[test]
-fn the_files_are_what_cargo_tree_says() {
+fn the_files_match_cargo_tree() {
     if !has_tool("cargo", &["--version"]) {
         return;
     }
@@ -153,7 +153,7 @@ fn the_files_are_what_cargo_tree_says() {
 }
 
 #[test]
-fn the_executable_has_the_list_for_scanners_of_files() {
+fn the_executable_contains_the_list_for_scanners() {
     let executable = std::fs::read(PROGRAM).expect("the executable");
     assert!(find(&executable, &SECTION).is_some());
     if has_tool("rust-audit-info", &[PROGRAM]) {
@@ -163,7 +163,7 @@ fn the_executable_has_the_list_for_scanners_of_files() {
 }
 
 #[test]
-fn both_forms_name_the_same_crates_and_this_version_first() {
+fn both_forms_list_the_same_crates_and_begin_with_this_version() {
     let document: Value = serde_json::from_slice(DOCUMENT).expect("JSON");
     let list = unzipped(&SECTION);
     let named = |it: &Value| format!("{} {}", it["name"], it["version"]);
@@ -187,7 +187,7 @@ for path in sys.argv[1:]:
         return;
     }
     let document = run(quinistry().arg("sbom"));
-    // The validator is strict: a typing error does not get past it.
+    // The validator is strict enough to find a typing error.
     let errors =
         [("purl", "prul"), ("library", "librari"), ("specVersion", "version"), ("dependsOn", "dependson")];
     let wrong = errors.map(|(right, wrong)| document.replacen(right, wrong, 1));
@@ -202,7 +202,7 @@ for path in sys.argv[1:]:
 }
 
 #[test]
-fn the_command_prints_the_document_wherever_and_whenever_it_runs() {
+fn the_command_always_prints_the_same_document() {
     let folder = Folder::new("elsewhere");
     let copy = folder.path("other-name");
     std::fs::copy(PROGRAM, &copy).expect("room for it");
@@ -213,7 +213,7 @@ fn the_command_prints_the_document_wherever_and_whenever_it_runs() {
 }
 
 #[test]
-fn skopeo_copies_the_artifact_by_its_digest_and_by_the_tag_for_referrers() {
+fn skopeo_copies_the_artifact_by_its_digest_and_by_the_referrers_tag() {
     if !has_tool("skopeo", &["--version"]) {
         return;
     }

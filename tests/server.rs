@@ -70,7 +70,7 @@ fn the_digest_is_that_of_the_image_that_is_served() {
     assert_eq!((code, stdout), (Some(0), format!("quinistry@{}\n", server.manifest_digest())));
 }
 
-/// Every way to print something.
+/// Every command that prints something.
 const PRINTING: [&[&str]; 6] =
     [&["save"], &["digest"], &["k8s", "child"], &["sbom"], &["--help"], &["--version"]];
 
@@ -91,7 +91,7 @@ fn output_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn output_that_nothing_reads_ends_it_as_a_closed_pipe_does() {
+fn output_to_a_closed_pipe_ends_the_program_as_sigpipe_does() {
     for arguments in PRINTING {
         let mut command = quinistry();
         let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -116,7 +116,7 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn a_port_that_only_root_may_have_is_named() {
+fn a_port_that_only_root_may_use_is_named() {
     const PORT: u16 = 81;
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first.is_ok_and(|first| first.trim().parse::<u16>().is_ok_and(|first| first <= PORT)) {
@@ -137,7 +137,7 @@ fn a_port_that_only_root_may_have_is_named() {
 }
 
 #[test]
-fn an_ipv6_loopback_is_shown_as_docker_takes_it() {
+fn a_loopback_address_is_shown_in_a_form_that_docker_accepts() {
     if TcpListener::bind("[::1]:0").is_err() {
         return skip("this machine has no IPv6");
     }
@@ -147,14 +147,14 @@ fn an_ipv6_loopback_is_shown_as_docker_takes_it() {
     let log = server.wait_for_log("docker run");
     assert!(log.contains(&format!("docker pull localhost:{port}/quinistry\n")), "{log}");
 
-    // `localhost` does not lead to this one.
+    // `localhost` does not resolve to this address.
     let server = Server::start_as(quinistry().args(["--listen", "127.0.0.2:0"]));
     let log = server.wait_for_log("docker run");
     assert!(log.contains(&format!("docker pull {}/quinistry\n", server.address)), "{log}");
 }
 
 #[test]
-fn a_server_that_is_process_1_says_that_its_port_is_the_one_inside() {
+fn process_1_logs_that_its_port_is_the_one_inside_of_the_container() {
     const INSIDE: &str = "This port is inside of the container";
     if !is_root("only root can make a server process 1") || !has_tool("unshare", &["--version"]) {
         return;
@@ -168,7 +168,7 @@ fn a_server_that_is_process_1_says_that_its_port_is_the_one_inside() {
 }
 
 #[test]
-fn a_server_that_stops_says_for_how_many_it_waits_and_how_to_end_it() {
+fn stopping_logs_how_many_connections_remain_and_how_to_end_at_once() {
     for count in 0..3 {
         let server = Server::start();
         let clients: Vec<_> = (0..count).map(|_| server.connect_idle()).collect();
@@ -192,7 +192,7 @@ fn the_address_comes_from_the_option_or_else_the_variable() {
 }
 
 #[test]
-fn a_wildcard_takes_both_families() {
+fn a_wildcard_address_accepts_both_families() {
     if TcpListener::bind("[::1]:0").is_err() {
         return skip("this machine has no IPv6");
     }
@@ -201,14 +201,14 @@ fn a_wildcard_takes_both_families() {
         let address = format!("{host}:{}", server.address.port()).parse().expect("an address");
         let mut client = Client::connect(address);
         client.send_request("GET /v2/", &[]);
-        assert_eq!(client.answer_to("GET /v2/").status, 200);
+        assert_eq!(client.response_to("GET /v2/").status, 200);
     }
-    // An IPv4 peer is shown as one.
+    // An IPv4 peer is logged with its IPv4 address.
     assert!(server.wait_for_log(" [::1]:").contains(" 127.0.0.1:"));
 }
 
 #[test]
-fn the_start_says_what_is_served_and_how_to_get_it() {
+fn the_banner_shows_what_is_served_and_how_to_pull_it() {
     let server = Server::start();
     let port = server.address.port();
     let child = port + 10;
@@ -228,7 +228,7 @@ fn the_start_says_what_is_served_and_how_to_get_it() {
 }
 
 #[test]
-fn every_answer_is_a_line_of_the_log() {
+fn every_response_is_logged_in_one_line() {
     let server = Server::start();
     server.ask("GET /v2/quinistry/manifests/latest", &["User-Agent: tester/1 \"q\""]);
     server.ask("DELETE /v2/quinistry/manifests/latest", &[]);
@@ -242,9 +242,9 @@ fn every_answer_is_a_line_of_the_log() {
 }
 
 #[test]
-fn nobody_at_the_other_end_of_the_log_does_not_matter() {
-    // `head` reads the start and goes: from then on, writing to stderr is a broken pipe. And where
-    // stderr is closed, no socket may get its number: a client would read the log.
+fn a_log_without_a_reader_does_not_stop_the_server() {
+    // `head` exits after the first line, and stderr is a broken pipe from then on. If stderr is closed, no socket may
+    // get its number, or a client would receive the log.
     if !has_tool("bash", &["--version"]) || !has_tool("head", &["--version"]) {
         return;
     }
@@ -263,14 +263,14 @@ fn is_served_with(redirection: &str) {
     for _ in 0..100 {
         let mut client = Client::connect(address);
         client.send_request("GET /v2/", &[]);
-        assert_eq!(client.answer_to("GET /v2/").status, 200);
+        assert_eq!(client.response_to("GET /v2/").status, 200);
     }
     child.signal(libc::SIGTERM);
     assert_eq!(child.0.wait().expect("our child").code(), Some(0));
 }
 
 #[test]
-fn requests_may_come_in_any_pieces() {
+fn requests_may_arrive_in_any_pieces() {
     let server = Server::start();
     let line = "GET /v2/quinistry/manifests/latest";
     let whole = server.ask(line, &[]).content;
@@ -280,22 +280,22 @@ fn requests_may_come_in_any_pieces() {
     for byte in bytes.bytes() {
         client.send([byte]);
     }
-    assert_eq!(client.answer_to(line).content, whole);
+    assert_eq!(client.response_to(line).content, whole);
 
-    // By the hundred in one write, cut anywhere, and finished after the last.
+    // Many requests, cut anywhere. The client stops sending after the last one.
     let many = bytes.repeat(300);
     for piece in many.as_bytes().chunks(1021) {
         client.send(piece);
     }
     client.finish();
     for _ in 0..300 {
-        assert_eq!(client.answer_to(line).content, whole);
+        assert_eq!(client.response_to(line).content, whole);
     }
     client.expect_end();
 }
 
 #[test]
-fn head_leaves_the_connection_in_step() {
+fn a_response_to_head_keeps_the_connection_in_sync() {
     let server = Server::start();
     let mut client = server.connect();
     for line in [
@@ -305,118 +305,118 @@ fn head_leaves_the_connection_in_step() {
         "GET /v2/quinistry/manifests/latest",
     ] {
         client.send_request(line, &[]);
-        let answer = client.answer_to(line);
-        assert_eq!(answer.content.is_empty(), line.starts_with("HEAD"), "{line}");
+        let response = client.response_to(line);
+        assert_eq!(response.content.is_empty(), line.starts_with("HEAD"), "{line}");
     }
 }
 
 #[test]
-fn ten_ranges_and_a_reader_that_stalls() {
+fn ten_ranges_make_up_the_layer_while_another_reader_stalls() {
     const LAYERS: usize = 3;
     let server = Server::start();
     let (digest, size) = server.layer();
     let line = &format!("GET /v2/quinistry/blobs/{digest}");
     let mut stalled = server.connect();
-    // So that it holds up the server's sending as soon as it stalls.
+    // With a small buffer, the server cannot send more as soon as the client stalls.
     system::limit_receive_buffer(&stalled.stream, 16 * 1024);
     for _ in 0..LAYERS {
         stalled.send_request(line, &[]);
     }
-    // Each reads all the time, so that none is taken for one that stalls, however slow the machine is.
+    // Each client has its own thread that reads, so none stalls, however slow the machine is.
     let layer: Vec<u8> = std::thread::scope(|scope| {
         let read = |part| {
             let mut client = server.connect();
             let (start, end) = (part * size / 10, (part + 1) * size / 10 - 1);
             client.send_request(line, &[&format!("Range: bytes={start}-{end}")]);
             scope.spawn(move || {
-                let answer = client.answer_to(line);
-                assert_eq!(answer.status, 206);
-                answer.content
+                let response = client.response_to(line);
+                assert_eq!(response.status, 206);
+                response.content
             })
         };
         let parts: Vec<_> = (0..10).map(read).collect();
         parts.into_iter().flat_map(|part| part.join().expect("a part")).collect()
     });
     assert_eq!(sha256(&layer), digest);
-    // The one that stalled gets everything, once it reads.
+    // The stalled client gets everything once it reads.
     for _ in 0..LAYERS {
-        assert_eq!(sha256(&stalled.answer_to(line).content), digest);
+        assert_eq!(sha256(&stalled.response_to(line).content), digest);
     }
 }
 
 #[test]
-fn a_write_with_content_is_refused_before_the_content_is_read_and_the_client_hears_it() {
+fn a_write_is_refused_before_its_content_is_read_and_the_client_is_told() {
     let server = Server::start();
     let line = "PUT /v2/quinistry/blobs/uploads/1";
     // The client waits for a 100, and gets the final status instead.
     let mut client = server.connect();
     client.send_request(line, &["Content-Length: 1000000", "Expect: 100-continue"]);
-    assert_eq!(client.answer_to(line).status, 405);
+    assert_eq!(client.response_to(line).status, 405);
     client.expect_end();
-    // The client sends all it has before it listens.
+    // The client sends all of its content before it reads.
     for field in ["Content-Length: 200000", "Transfer-Encoding: chunked"] {
         let mut client = server.connect();
         client.send_request(line, &[field]);
         client.send(vec![b'x'; 200_000]);
-        let answer = client.answer_to(line);
-        assert_eq!((answer.status, answer.field("connection")), (405, Some("close")));
+        let response = client.response_to(line);
+        assert_eq!((response.status, response.field("connection")), (405, Some("close")));
         client.expect_end();
     }
 }
 
 #[test]
-fn both_signals_end_it_with_success_and_free_the_port() {
+fn both_signals_end_the_server_with_success_and_free_the_port() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let mut server = Server::start();
         let (idle, own) = (server.connect_idle(), server.open_descriptors());
-        // Another that says nothing, and that the kernel hands over in the end.
+        // Another client sends nothing. The kernel hands it over after a second.
         let silent = server.connect();
-        eventually("the silent one is there", || (server.open_descriptors() > own).then_some(()));
+        eventually("the silent client is accepted", || (server.open_descriptors() > own).then_some(()));
         server.signal(signal);
         assert_eq!(server.wait().code(), Some(0), "{signal}");
         idle.expect_end();
         silent.expect_end();
-        // Connections of the past do not keep the port.
+        // Earlier connections do not block the port.
         let again = Server::start_as(quinistry().args(["--listen", &server.address.to_string()]));
         assert_eq!(again.ask("GET /v2/", &[]).status, 200);
     }
 }
 
 #[test]
-fn a_second_signal_ends_the_server_at_once_and_is_its_exit_code() {
+fn a_second_signal_ends_the_server_at_once_and_sets_its_exit_code() {
     let mut server = Server::start();
     let (digest, _) = server.layer();
     let line = format!("GET /v2/quinistry/blobs/{digest}");
-    // More than fits the sockets' buffers, so that it is in flight.
+    // More than the sockets' buffers hold, so that it stays in flight.
     let mut slow = server.connect();
     for _ in 0..100 {
         slow.send_request(&line, &[]);
     }
-    slow.answer_to(&line);
+    slow.response_to(&line);
     server.signal(libc::SIGTERM);
     server.wait_for_log("Stopping");
-    // The answer that was begun comes whole, and says nothing of those that never will.
-    let answer = slow.answer_to(&line);
-    assert_eq!(sha256(&answer.content), digest);
+    // The response that has begun arrives completely. The requests after it get no response.
+    let response = slow.response_to(&line);
+    assert_eq!(sha256(&response.content), digest);
     server.signal(libc::SIGINT);
     assert_eq!(server.wait().code(), Some(130));
 }
 
 #[test]
-fn a_signal_counts_from_the_first_moment_on() {
+fn a_signal_ends_a_server_that_is_still_packing() {
     let mut child = Background::start(quinistry().args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()));
     let mut stderr = child.0.stderr.take().expect("it is piped");
     // It is still packing.
     let mut bytes = [0; 10];
-    stderr.read_exact(&mut bytes).expect("its first words");
+    stderr.read_exact(&mut bytes).expect("the start of the log");
     child.signal(libc::SIGTERM);
-    std::io::copy(&mut stderr, &mut std::io::sink()).expect("its other words");
+    std::io::copy(&mut stderr, &mut std::io::sink()).expect("the rest of the log");
     assert_eq!(child.0.wait().expect("our child").code(), Some(0));
 }
 
 #[test]
 fn a_signal_ends_the_packing_of_a_large_file() {
-    const SIZE: u64 = 8 * 1024 * 1024 * 1024 - 1; // The most that tar holds. Packing it takes a minute or more.
+    const SIZE: u64 = 8 * 1024 * 1024 * 1024 - 1; // The maximum for tar. Packing it takes a minute or more.
     let folder = Folder::new("large");
     let large = sibling(&folder);
     OpenOptions::new()
@@ -428,7 +428,7 @@ fn a_signal_ends_the_packing_of_a_large_file() {
     command.args(["--with", &large, "--listen", "127.0.0.1:0"]).stderr(Stdio::piped());
     let mut child = Background::start(&mut command);
     let mut stderr = child.0.stderr.take().expect("it is piped");
-    stderr.read_exact(&mut [0; 10]).expect("its first words");
+    stderr.read_exact(&mut [0; 10]).expect("the start of the log");
     child.signal(libc::SIGTERM);
     let mut said = String::new();
     stderr.read_to_string(&mut said).expect("text");
@@ -437,7 +437,7 @@ fn a_signal_ends_the_packing_of_a_large_file() {
 }
 
 #[test]
-fn what_is_no_file_is_not_waited_for() {
+fn a_named_pipe_is_refused_without_waiting_for_it() {
     let folder = Folder::new("fifo");
     let pipe = folder.path("pipe");
     system::make_fifo(&pipe);
@@ -454,11 +454,11 @@ fn what_is_no_file_is_not_waited_for() {
 }
 
 #[test]
-fn a_crowd_at_the_door_when_it_stops_is_answered() {
+fn a_crowd_in_the_backlog_is_answered_when_the_server_stops() {
     let mut server = Server::start();
     let line = "GET /v2/quinistry/manifests/latest";
     server.freeze();
-    // More than are accepted at a time.
+    // More than the server accepts at a time.
     let clients: Vec<_> = (0..700)
         .map(|_| {
             let mut client = server.connect();
@@ -469,13 +469,13 @@ fn a_crowd_at_the_door_when_it_stops_is_answered() {
     server.signal(libc::SIGTERM);
     server.thaw();
     for mut client in clients {
-        assert_eq!(client.answer_to(line).status, 200);
+        assert_eq!(client.response_to(line).status, 200);
     }
     assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
-fn a_client_that_says_nothing_is_not_accepted_at_once() {
+fn a_client_that_sends_nothing_is_not_accepted_at_once() {
     let server = Server::start();
     let accepted = || {
         let text = server.ask("GET /metrics", &[]).content;
@@ -483,7 +483,8 @@ fn a_client_that_says_nothing_is_not_accepted_at_once() {
         let line = text.lines().find(|line| line.starts_with("quinistry_connections_accepted_total "));
         line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).expect("a number")
     };
-    // The kernel hands it over after a second, and in a try that takes less the server does not know of it.
+    // The kernel hands it over after a second. An attempt that takes less time finds that the server does not know of
+    // it.
     eventually("a silent client stays with the kernel", || {
         let before = accepted();
         let silent = server.connect();
@@ -494,8 +495,8 @@ fn a_client_that_says_nothing_is_not_accepted_at_once() {
 }
 
 #[test]
-fn who_is_at_the_door_when_it_stops_is_answered() {
-    // However few places there are.
+fn a_client_in_the_backlog_is_answered_when_a_small_server_stops() {
+    // With so few descriptors, there is room for few connections.
     let mut server =
         Server::start_as(system::with_descriptors(&mut quinistry(), 40).args(["--listen", "127.0.0.1:0"]));
     let line = "GET /v2/quinistry/manifests/latest";
@@ -505,30 +506,30 @@ fn who_is_at_the_door_when_it_stops_is_answered() {
     client.send_request(line, &[]);
     server.signal(libc::SIGTERM);
     server.thaw();
-    assert_eq!(client.answer_to(line).content, manifest);
+    assert_eq!(client.response_to(line).content, manifest);
     client.expect_end();
     assert_eq!(server.wait().code(), Some(0));
 }
 
 #[test]
-fn a_request_that_came_before_the_signal_is_answered_though_the_server_had_not_been_told_of_it() {
+fn a_request_that_arrived_before_the_signal_is_answered_without_an_event() {
     for _ in 0..10 {
         let mut server = Server::start();
         let line = "GET /v2/quinistry/manifests/latest";
         let mut client = server.connect_idle();
-        // The stop interrupts its wait for events, so that the signals are all it learns of.
+        // SIGSTOP interrupts the wait for events, so the server learns only of the signals.
         server.freeze();
         client.send_request(line, &[]);
         server.signal(libc::SIGTERM);
         server.thaw();
-        assert_eq!(client.answer_to(line).status, 200);
+        assert_eq!(client.response_to(line).status, 200);
         client.expect_end();
         assert_eq!(server.wait().code(), Some(0));
     }
 }
 
 #[test]
-fn the_health_check_tells_well_from_unwell() {
+fn the_health_check_succeeds_only_if_the_server_is_healthy() {
     let server = Server::start();
     let check = |address: &str| output(quinistry().args(["healthcheck", "--listen", address]));
     let (code, stdout, stderr) = check(&server.address.to_string());
@@ -536,11 +537,11 @@ fn the_health_check_tells_well_from_unwell() {
     let (code, ..) =
         output(quinistry().arg("healthcheck").env("QUINISTRY_LISTEN", server.address.to_string()));
     assert_eq!(code, Some(0));
-    // A wildcard is asked on loopback.
+    // A wildcard address is checked on loopback.
     let wildcard = Server::start_as(quinistry().args(["--listen", "0.0.0.0:0"]));
     assert_eq!(check(&wildcard.address.to_string()).0, Some(0));
 
-    // Somebody who accepts and says nothing, or something else, or nobody.
+    // A server that accepts and sends nothing, no server, and one that sends another status.
     let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let mute_address = mute.local_addr().expect("an address");
     let (code, _, stderr) = check(&mute_address.to_string());
@@ -552,22 +553,22 @@ fn the_health_check_tells_well_from_unwell() {
     assert!(stderr.contains("set QUINISTRY_LISTEN to it"), "{stderr}");
     let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = other.local_addr().expect("an address");
-    let answering = std::thread::spawn(move || {
+    let responding = std::thread::spawn(move || {
         let (mut stream, _) = other.accept().expect("the check connects");
         stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").expect("it reads");
         std::thread::sleep(Duration::from_millis(100));
     });
     assert_eq!(check(&address.to_string()).0, Some(1));
-    answering.join().expect("it answered");
+    responding.join().expect("it has sent the response");
 }
 
 #[test]
-fn the_health_check_ends_though_the_answer_drips() {
+fn the_health_check_times_out_during_a_slow_response() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("an address").to_string();
     let dripping = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("the check connects");
-        // The right answer, in twelve seconds. The check ends before, and it becomes an error.
+        // The right response, but it takes twelve seconds. The check ends before that, and then a write fails.
         for byte in b"HTTP/1.1 200 " {
             if stream.write_all(&[*byte]).is_err() {
                 return;
@@ -582,7 +583,7 @@ fn the_health_check_ends_though_the_answer_drips() {
 }
 
 #[test]
-fn a_server_that_is_only_asked_for_its_health_logs_nothing() {
+fn health_checks_are_not_logged() {
     let server = Server::start();
     for _ in 0..3 {
         let check = output(quinistry().args(["healthcheck", "--listen", &server.address.to_string()]));
@@ -594,22 +595,22 @@ fn a_server_that_is_only_asked_for_its_health_logs_nothing() {
         for target in ["/", "*"] {
             let mut client = server.connect();
             client.send(format!("OPTIONS {target} HTTP/1.0\r\n\r\n"));
-            assert_eq!(client.answer_to("OPTIONS").status, 204);
+            assert_eq!(client.response_to("OPTIONS").status, 204);
             client.expect_end();
         }
     }
-    // A probe that is refused is a line, and so is what a browser asks for a page.
+    // A refused probe is logged, and so is a browser's preflight request.
     assert_eq!(server.ask("OPTIONS /v2/", &["Origin: http://ui.example"]).status, 204);
     server.ask("POST /healthz", &[]);
     let log = server.wait_for_log("POST /healthz 405");
     assert!(log.contains("Serving options: OPTIONS /v2/ 204 0 "), "{log}");
-    // They are the only ones behind the words of the start.
+    // These are the only lines after the banner.
     let lines = log.rsplit_once("\n\n").map(|(_, lines)| lines.lines().count());
     assert_eq!(lines, Some(2), "{log}");
 }
 
 #[test]
-fn a_quiet_server_says_nothing_but_errors_and_its_end() {
+fn a_quiet_server_logs_only_errors_and_its_end() {
     let (mut command, port) = (quinistry(), free_port());
     command.args(["serve", "--quiet", "--listen", &format!("localhost:{port}")]);
     let mut child = Background::start(command.stderr(Stdio::piped()));
@@ -617,8 +618,8 @@ fn a_quiet_server_says_nothing_but_errors_and_its_end() {
     eventually("it listens", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request("GET /v2/", &[]);
-    assert_eq!(client.answer_to("GET /v2/").status, 200);
-    // While it runs, another one finds the port in use.
+    assert_eq!(client.response_to("GET /v2/").status, 200);
+    // Meanwhile, another server finds the port in use.
     let (code, _, stderr) = output(&mut command);
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
     child.signal(libc::SIGTERM);
@@ -632,14 +633,14 @@ fn a_quiet_server_says_nothing_but_errors_and_its_end() {
 }
 
 #[test]
-fn the_ways_to_say_every_address_and_localhost_are_understood() {
+fn short_forms_of_listen_addresses_are_accepted() {
     for (prefix, host) in [("", "127.0.0.2"), (":", "127.0.0.2"), ("localhost:", "127.0.0.1")] {
         let port = free_port();
         let server = Server::start_as(quinistry().args(["--listen", &format!("{prefix}{port}")]));
         assert_eq!(server.address.port(), port);
         let mut client = Client::connect(format!("{host}:{port}").parse().expect("an address"));
         client.send_request("GET /v2/", &[]);
-        assert_eq!(client.answer_to("GET /v2/").status, 200);
+        assert_eq!(client.response_to("GET /v2/").status, 200);
         assert_eq!(TcpStream::connect(("127.0.0.2", port)).is_ok(), host == "127.0.0.2");
         let check = output(quinistry().args(["healthcheck", "--listen", &format!("{prefix}{port}")]));
         assert_eq!(check.0, Some(0));
@@ -647,7 +648,7 @@ fn the_ways_to_say_every_address_and_localhost_are_understood() {
 }
 
 #[test]
-fn a_limit_on_file_size_below_the_layers_is_said_at_the_start() {
+fn a_file_size_limit_below_the_size_of_the_layer_is_reported_at_start() {
     let mut command = quinistry();
     command.args(["--listen", "127.0.0.1:0"]);
     let (code, _, stderr) = output(system::with_file_size(&mut command, 64 * 1024));
@@ -657,7 +658,7 @@ fn a_limit_on_file_size_below_the_layers_is_said_at_the_start() {
 }
 
 #[test]
-fn a_log_that_has_grown_to_the_limit_on_file_size_drops_and_counts_lines() {
+fn a_log_at_the_file_size_limit_drops_and_counts_lines() {
     const LIMIT: u64 = 64 * 1024 * 1024; // More than the layer needs, however the program was built.
     const ROOM: u64 = 8 * 1024;
     const LINE: &str = "GET /v2/";
@@ -674,7 +675,7 @@ fn a_log_that_has_grown_to_the_limit_on_file_size_drops_and_counts_lines() {
     for _ in 0..200 {
         let mut client = Client::connect(address);
         client.send_request(LINE, &[]);
-        assert_eq!(client.answer_to(LINE).status, 200);
+        assert_eq!(client.response_to(LINE).status, 200);
     }
     eventually("the log is full", || (log.metadata().ok()?.len() == LIMIT).then_some(()));
     let written = fs::read(&path).expect("it is there");
@@ -682,42 +683,42 @@ fn a_log_that_has_grown_to_the_limit_on_file_size_drops_and_counts_lines() {
     eventually("all lines are written or dropped", || {
         let mut client = Client::connect(address);
         client.send_request("GET /metrics", &[]);
-        let metrics = client.answer_to("GET /metrics").content;
+        let metrics = client.response_to("GET /metrics").content;
         let dropped = lossy(&metrics)
             .lines()
             .find_map(|line| line.strip_prefix("quinistry_log_lines_dropped_total ")?.parse::<usize>().ok());
         (lines + dropped? >= 200).then_some(())
     });
 
-    // With room again, the log goes on, and says how much is missing.
+    // Once there is room again, the log continues, and reports how many lines are missing.
     log.set_len(0).expect("our file");
     let mut client = Client::connect(address);
-    let log = eventually("the count is told", || {
+    let log = eventually("the count is logged", || {
         client.send_request(LINE, &[]);
-        assert_eq!(client.answer_to(LINE).status, 200);
+        assert_eq!(client.response_to(LINE).status, 200);
         fs::read_to_string(&path).ok().filter(|log| log.contains("Dropped"))
     });
     let count = log.split("Dropped ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<usize>().ok());
     let dropped = count.expect("a number");
-    // The last line that was written may be cut, and is then in both.
+    // The last line that was written may be incomplete, and is then counted twice.
     assert!((200..=201).contains(&(lines + dropped)), "{lines} lines and {dropped} dropped of 200");
 }
 
 #[test]
-fn a_client_that_tries_https_first_is_told_and_logged_as_what_it_is() {
+fn a_client_that_tries_https_first_is_told_and_logged() {
     let server = Server::start();
     let mut client = server.connect();
     client.send([0x16, 3, 1, 2, 0]); // A TLS record of the handshake.
-    let answer = client.answer_to("");
-    assert_eq!(answer.status, 400);
-    assert!(lossy(&answer.content).contains("this port speaks plain HTTP, not TLS"));
+    let response = client.response_to("");
+    assert_eq!(response.status, 400);
+    assert!(lossy(&response.content).contains("this port speaks plain HTTP, not TLS"));
     client.expect_end();
     let log = server.wait_for_log("Client tried HTTPS first");
     assert!(!log.contains("Refusing"), "{log}");
 }
 
 #[test]
-fn a_terminal_shows_the_product_of_the_user_agent_and_no_more() {
+fn a_terminal_shows_only_the_product_of_the_user_agent() {
     for kind in [Terminal::Own, Terminal::Controlling, Terminal::Foreign] {
         if kind != Terminal::Own && !is_root("only root can run a server on another user's terminal") {
             return;
@@ -725,12 +726,12 @@ fn a_terminal_shows_the_product_of_the_user_agent_and_no_more() {
         let mut server = OnTerminal::start(kind);
         let mut client = Client::connect(server.address);
         client.send_request("GET /v2/", &["User-Agent: docker/28.2.2 go/go1.23.9 os/linux"]);
-        client.answer_to("GET /v2/");
+        client.response_to("GET /v2/");
         let shown = server.read_until("GET /v2/");
         assert!(shown.starts_with(concat!("quinistry ", env!("CARGO_PKG_VERSION"), ": packing")), "{shown}");
         let line = shown.lines().find(|line| line.contains("GET /v2/")).expect("just seen");
         assert!(line.ends_with("\"docker/28.2.2\""), "{kind:?}: {line}");
-        // A non-blocking terminal is the server's alone.
+        // Only the server's own descriptor of the terminal may be non-blocking, so it opens the terminal again.
         let opened_anew = fs::read_dir(format!("/proc/{}/fd", server.server.0.id())).expect("it runs");
         let paths = opened_anew.flatten().filter(|entry| entry.file_name() != "2");
         let paths = paths.filter_map(|entry| fs::read_link(entry.path()).ok());

@@ -1,12 +1,12 @@
-//! Ten minutes of full load from good and bad clients at once, on request:
+//! Ten minutes of full load from good and bad clients at once. This test runs only on request:
 //!
 //! ```text
 //!     cargo test --release --test soak -- --ignored --nocapture
 //! ```
 //!
-//! `QUINISTRY_SOAK_SECONDS` makes it longer or shorter. The good clients check every byte; the bad do
-//! what `hostile.rs` does a fault at a time, all at once and in no order. Memory must be flat, and
-//! every descriptor must come back.
+//! `QUINISTRY_SOAK_SECONDS` changes the duration. The good clients check every byte. The bad clients do what
+//! `hostile.rs` does one fault at a time, but all at once and in random order. Memory must not grow, and every
+//! descriptor must be released.
 
 mod common;
 
@@ -21,7 +21,7 @@ use common::{Client, Server, eventually, request, sha256};
 const GOOD: usize = 4;
 const BAD: usize = 8;
 
-/// What the server may grow by, in KiB, after it has once been through everything.
+/// How much the server's memory may grow after the warm-up, in KiB.
 const ALLOWED_GROWTH: u64 = 512;
 
 struct World {
@@ -35,12 +35,12 @@ struct World {
 
 #[test]
 #[ignore = "it takes ten minutes"]
-fn memory_is_flat_and_descriptors_come_back() {
+fn memory_does_not_grow_and_descriptors_are_released() {
     let seconds =
         std::env::var("QUINISTRY_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
     let server = Server::start();
     let (digest, _) = server.layer();
-    thread::sleep(Duration::from_secs(1)); // Until that connection is closed.
+    thread::sleep(Duration::from_secs(1)); // Wait until that connection is closed.
     let descriptors = server.open_descriptors();
     let world = Arc::new(World {
         address: server.address,
@@ -68,10 +68,10 @@ fn memory_is_flat_and_descriptors_come_back() {
         let (resident, elapsed) = (server.status("VmRSS"), start.elapsed().as_secs());
         let (good, bad) = (world.good.load(Ordering::Relaxed), world.bad.load(Ordering::Relaxed));
         println!(
-            "{elapsed} s: {resident} KiB, {} descriptors, {good} good answers, {bad} faults",
+            "{elapsed} s: {resident} KiB, {} descriptors, {good} good responses, {bad} faults",
             server.open_descriptors()
         );
-        // The first fifth is for every buffer to reach the size that it has to have.
+        // The first fifth is the warm-up, in which every buffer reaches its final size.
         if elapsed <= seconds / 5 {
             settled = settled.max(resident);
         }
@@ -79,42 +79,42 @@ fn memory_is_flat_and_descriptors_come_back() {
     }
     world.is_over.store(true, Ordering::Relaxed);
     for client in clients {
-        client.join().expect("no good client was let down");
+        client.join().expect("no good client failed");
     }
-    eventually("every descriptor comes back", || (server.open_descriptors() == descriptors).then_some(()));
+    eventually("every descriptor is released", || (server.open_descriptors() == descriptors).then_some(()));
 }
 
-/// A connection with ten requests, all of which have to be answered to the byte.
+/// Sends ten requests on one connection, and checks the responses.
 fn be_good(world: &World) {
     let mut client = Client::connect(world.address);
     for _ in 0..5 {
         client.send_request("GET /v2/quinistry/manifests/latest", &[]);
-        assert_eq!(client.answer_to("GET").status, 200);
+        assert_eq!(client.response_to("GET").status, 200);
         client.send_request(&world.layer_line, &[]);
-        assert_eq!(sha256(&client.answer_to("GET").content), world.digest);
+        assert_eq!(sha256(&client.response_to("GET").content), world.digest);
         world.good.fetch_add(2, Ordering::Relaxed);
     }
 }
 
-/// One fault. The server may answer it as it likes, as long as honest clients are served.
+/// Commits one fault. The server may respond in any way, as long as good clients are served.
 fn be_bad(world: &World, seed: &mut u64) {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     let random = (*seed >> 33) as usize;
     let mut client = Client::connect(world.address);
     let layer = request(&world.layer_line, &[]);
-    let mut say = |bytes: &[u8]| drop(client.stream.write_all(bytes));
+    let mut write = |bytes: &[u8]| drop(client.stream.write_all(bytes));
     match random % 9 {
         0 => {}
-        1 => say(&layer.as_bytes()[..random % layer.len()]),
-        2 => say(&[0x16, 3, 1, 2, 0]),
-        3 => say(&vec![b'x'; random % 40_000]),
-        4 => say(layer.repeat(20).as_bytes()),
-        5 => say(request("PUT /v2/x", &["Content-Length: 100000"]).repeat(50).as_bytes()),
-        6 => say(b"GET / HTTP/1.1\n\n"),
-        7 => say(request("GET /v2/", &[]).repeat(random % 500).as_bytes()),
-        _ => layer.bytes().take(random % 100).for_each(|byte| say(&[byte])),
+        1 => write(&layer.as_bytes()[..random % layer.len()]),
+        2 => write(&[0x16, 3, 1, 2, 0]),
+        3 => write(&vec![b'x'; random % 40_000]),
+        4 => write(layer.repeat(20).as_bytes()),
+        5 => write(request("PUT /v2/x", &["Content-Length: 100000"]).repeat(50).as_bytes()),
+        6 => write(b"GET / HTTP/1.1\n\n"),
+        7 => write(request("GET /v2/", &[]).repeat(random % 500).as_bytes()),
+        _ => layer.bytes().take(random % 100).for_each(|byte| write(&[byte])),
     }
-    // Read a little, or nothing, and go: what is unread makes it a reset.
+    // Reads a little or nothing, and closes the connection. Unread data makes that a reset.
     if random.is_multiple_of(2) {
         let _ = client.stream.set_read_timeout(Some(Duration::from_millis(5)));
         let _ = client.stream.read(&mut [0; 1000]);

@@ -1,7 +1,7 @@
-//! How the image spreads when every node that has it serves it: simulated for many nodes, and done by
-//! real ones, each with a network and a containerd of its own.
+//! How the image spreads if every node that has it serves it: a simulation for many nodes, and tests with a few real
+//! nodes, each with its own network and containerd.
 //!
-//! `cargo test --test spread -- --nocapture` prints the table that the README has.
+//! `cargo test --test spread -- --nocapture` prints the table in the README.
 
 mod common;
 
@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use common::node::{Network, Node};
 use common::{README, eventually};
 
-/// Random enough, and the same every time (`SplitMix64`).
+/// A reproducible pseudorandom number generator (`SplitMix64`).
 struct Random(u64);
 
 impl Random {
@@ -22,15 +22,15 @@ impl Random {
     }
 }
 
-/// What it took to reach all nodes.
+/// The cost of reaching all nodes.
 struct Spread {
     rounds: usize,
     /// How often the busiest node sent the image.
     most_sent: usize,
 }
 
-/// Lets the image spread from one node to all. In each round every node that lacks it asks a random one
-/// that has it; who has been asked `uploads` times in that round turns the others away.
+/// Simulates the spread from one node to all. In each round, every node that lacks the image asks a random node that
+/// has it. Each node serves at most `uploads` others in a round, and refuses the rest.
 fn spread(nodes: usize, uploads: usize) -> Spread {
     let mut random = Random(nodes as u64);
     let mut sent = vec![0; nodes];
@@ -69,14 +69,14 @@ fn rounds_grow_with_the_logarithm_of_the_nodes() {
             let megabytes = f64::from(u32::try_from(most_sent).expect("not so many")) * MEGABYTES;
             let alone = (nodes - 1).div_ceil(uploads);
             write!(table, " {alone} | {rounds} | {megabytes:.1} MB |").expect(ROOM);
-            // Nothing is faster than to have every holder busy all the time; chance costs little more.
+            // The optimum is that every holder is always busy. Random choice costs at most three rounds more.
             let fewest = (0..20).find(|rounds| (1 + uploads).pow(*rounds) >= nodes).expect("few") as usize;
             assert!((fewest..=fewest + 3).contains(&rounds), "{nodes} nodes, {uploads} uploads: {rounds}");
         }
         table.push('\n');
     }
     println!("{table}");
-    assert!(README.contains(&table), "the README has another table than\n{table}");
+    assert!(README.contains(&table), "the README's table is not\n{table}");
 }
 
 #[test]
@@ -91,21 +91,21 @@ fn five_generations_on_five_nodes_have_one_digest() {
         assert_eq!(node.run(&image), digest, "generation {number}");
         chain.push(node);
     }
-    eventually("each has sent it to the next", || {
+    eventually("each node has sent the layer to the next one", || {
         let sent: Vec<_> = chain.iter().map(Node::sent).collect();
         (sent == [1, 1, 1, 1, 0]).then_some(())
     });
 }
 
 #[test]
-fn eight_nodes_have_it_after_three_rounds() {
+fn eight_nodes_have_the_image_after_three_rounds() {
     let Some(network) = Network::new("fan") else { return };
     let mut random = Random(8);
     let first = network.node(1);
     let digest = first.run(&first.load());
     let mut holders = vec![first];
     for round in 1..=3 {
-        // As many as there are that have it, each asking another of them.
+        // As many new nodes as there are holders. Each pulls from a different holder.
         let newcomers: Vec<_> =
             (1..=holders.len()).map(|number| network.node(holders.len() + number)).collect();
         let mut asked: Vec<_> = holders.iter().collect();
@@ -119,7 +119,7 @@ fn eight_nodes_have_it_after_three_rounds() {
         holders.extend(newcomers);
         assert_eq!(holders.len(), 1 << round);
     }
-    eventually("each was sent it once", || {
+    eventually("each node was sent the layer once", || {
         (holders.iter().map(Node::sent).sum::<usize>() == 7).then_some(())
     });
 }

@@ -1,4 +1,4 @@
-//! The system calls that the server makes, as strace sees them: what it opens, and what a request costs.
+//! The system calls of the server, as strace shows them: which files it opens, and what a request costs.
 
 mod common;
 
@@ -6,9 +6,8 @@ use std::process::Stdio;
 
 use common::{Background, Client, Folder, eventually, free_port, has_tool, tool};
 
-/// Starts the server under strace, which follows the given calls; serves what `ask` asks, and returns the
-/// lines that strace has written since the server listened, and before. `ask` gets a client, and what
-/// returns the lines so far.
+/// Starts the server under strace, which traces the given calls, and runs `ask`. Returns the lines of strace until the
+/// first response, and those after it. `ask` gets a client, and a function that returns the lines so far.
 fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Option<(String, String)> {
     if !has_tool("strace", &["--version"]) {
         return None;
@@ -16,7 +15,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
     let folder = Folder::new("strace");
     let (path, port) = (folder.path("trace"), free_port());
     let mut command = tool("strace");
-    // With -D, the process that is started becomes the server, and strace watches it from aside.
+    // With -D, the process that is started becomes the server, and strace is a separate process.
     command.args(["-D", "-q", "-e", &format!("trace={calls}"), "-o", &path]);
     command.arg(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", &format!("127.0.0.1:{port}")]);
     let mut server = Background::start(command.stderr(Stdio::null()));
@@ -24,7 +23,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
     eventually("it listens", || std::net::TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request("GET /v2/", &[]);
-    client.answer_to("GET /v2/");
+    client.response_to("GET /v2/");
     let lines = || std::fs::read_to_string(&path).expect("strace writes it");
     let at_start = lines();
     ask(&mut client, &lines);
@@ -65,13 +64,13 @@ fn a_request_on_a_persistent_connection_costs_one_recv_and_one_send() {
     let ask = |client: &mut Client, _: &dyn Fn() -> String| {
         for _ in 0..REQUESTS {
             client.send_request(LINE, &[]);
-            assert_eq!(client.answer_to(LINE).status, 200);
+            assert_eq!(client.response_to(LINE).status, 200);
         }
     };
     let network = "recvfrom,recvmsg,sendto,sendmsg,read,readv,write,writev,ioctl,setsockopt";
     let Some((_, after)) = traced(network, ask) else { return };
     let count = |call: &str| after.lines().filter(|line| line.starts_with(call)).count();
-    // The read that finds the client gone is one more; writes are the log's.
+    // There is one more read, which finds the end of the input. Calls of write are the log's.
     assert_eq!(count("recvfrom(") - 1, REQUESTS, "{after}");
     assert_eq!(count("sendto("), REQUESTS, "{after}");
     for call in ["recvmsg(", "sendmsg(", "readv(", "writev(", "setsockopt("] {

@@ -1,29 +1,29 @@
 #!/usr/bin/env bash
-# Builds this tree for other processors, and checks that each program is a quine there, too.
+# Builds this tree for other processors, and checks that each program is a quine.
 #
 #     tests/targets.sh [FOLDER [STEP...]]
 #
 # It needs a Debian machine, root, curl and debootstrap; the step `docker` and the last part of `siblings` need
-# Docker. FOLDER (by default /var/tmp/quinistry-targets) keeps what is slow to make. Delete it to begin anew. The
-# steps, all of them if none is named:
+# Docker. FOLDER (by default /var/tmp/quinistry-targets) keeps what is slow to build. Delete it to start over. The
+# steps are as follows. By default, all are run.
 #
-#     chroot    make a Debian sid in FOLDER with Rust, C compilers and C libraries; done once
+#     chroot    install a Debian sid in FOLDER with Rust, C compilers and C libraries (done once)
 #     build     build the program for each target
-#     quine     run each program, have it packed by its child and so on: four generations, one digest
+#     quine     run each program, pull and run its image, and so on: four generations have one digest
 #     suite     run the test suite of the program for x86-64 with musl
-#     siblings  pack the program for amd64 with that for arm64, and the reverse: one digest
-#     docker    have Docker run the image for arm64
+#     siblings  pack the program for amd64 with that for arm64, and vice versa: both have one digest
+#     docker    run the image for arm64 with Docker
 #     table     print sizes, start-up times and memory
 #
-# The commands that build are the README's. They need what rustup brings for a target, which Debian has for glibc but
-# not for musl: there the standard library is built from source, and the C library beside it is Debian's. Programs for
-# other processors run by QEMU's user mode emulation.
+# The build commands are those of the README. They need a standard library for each target. rustup has all of them, but
+# Debian has only those for glibc. So those for musl are built from source, with Debian's musl. Programs for other
+# processors run in QEMU's user mode emulation.
 #
-# Deliberately absent: other hosts than x86-64; speed, of which an emulator tells nothing.
+# Deliberately absent: hosts other than x86-64, and speed, which an emulator does not show.
 set -euo pipefail
 export LC_ALL=C
 
-# A name for people, Rust's name of the target, and what cargo is told besides.
+# A name, Rust's name of the target, and additional arguments for cargo.
 BUILDS=(
     'x86_64 gnu|x86_64-unknown-linux-gnu|'
     'x86_64 musl|x86_64-unknown-linux-musl|'
@@ -39,7 +39,7 @@ BUILDS=(
 )
 STEPS=(chroot build quine suite siblings docker table)
 
-# How Debian's tools for the processor of a target begin their names.
+# Prints the prefix of Debian's tools for a target.
 tuple() {
     case $1 in
         x86_64-*) echo x86_64-linux-gnu ;;
@@ -58,7 +58,7 @@ fail() {
 
 # --- The chroot
 
-# Runs a command in the chroot, with an environment of its own but for what leads out of this machine.
+# Runs a command in the chroot with a clean environment, except for the proxy settings.
 in_chroot() {
     local variables=(PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LC_ALL=C.UTF-8 DEBIAN_FRONTEND=noninteractive
         SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt CARGO_TARGET_DIR=/build
@@ -69,20 +69,20 @@ in_chroot() {
     for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
         if [ -n "${!name:-}" ]; then variables+=("$name=${!name}"); fi
     done
-    # Descriptor 9 is the lock, see main. A test of descriptors would notice it.
+    # Descriptor 9 is the lock, see main. A test would find it as an inherited descriptor.
     chroot "$root" env --ignore-environment --chdir=/src "${variables[@]}" "$@" 9>&-
 }
 
-# The machine's own mirror, as apt knows it.
+# Prints the mirror that this machine's apt uses.
 mirror() {
     # shellcheck disable=SC2016 # These are apt's variables.
     apt-get indextargets --format '$(REPO_URI) $(ORIGIN) $(LABEL)' 'Created-By: Packages' |
         awk '$2 == "Debian" && $3 == "Debian" { print $1; exit }'
 }
 
-# Gives the chroot what this machine needs to reach its mirror. Installing certificates overwrites the bundle, so
-# this is done before and after.
-give_settings() {
+# Copies the settings with which this machine reaches its mirror to the chroot. Installing certificates overwrites the
+# bundle, so this is done before and after.
+copy_settings() {
     cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
     apt-config dump | grep -E '^Acquire::(Check-|https?::|Retries|ForceIPv)' \
         >"$root/etc/apt/apt.conf.d/90machine" || true
@@ -91,14 +91,14 @@ give_settings() {
     if [ -f "$bundle" ]; then cp --dereference "$bundle" "$root/etc/ssl/certs/ca-certificates.crt"; fi
 }
 
-# The mounts are in a namespace of this script's (see the end), and so end with it.
+# The mounts are in the script's own namespace (see the end), and so end with the script.
 mount_folders() {
     mkdir -p "$root/src" "$root/build"
     mount --bind /proc "$root/proc"
     mount --rbind /dev "$root/dev"
     mount --bind "$tree" "$root/src"
     mount -o remount,bind,ro "$root/src"
-    # What was built last may be of another tree, and of a later time than the files of this one.
+    # The last build may be of another tree, and newer than the files of this tree.
     rm -rf "$root/build/"{,*/}{release,debug}/.fingerprint/quinistry-*
 }
 
@@ -109,7 +109,7 @@ make_chroot() {
     rm -rf --one-file-system "$root"
     debootstrap --variant=minbase sid "$root" "$from" >"$folder/debootstrap.log" ||
         fail "see $folder/debootstrap.log"
-    give_settings
+    copy_settings
     mount_folders
     local foreign
     for foreign in arm64 armhf riscv64; do in_chroot dpkg --add-architecture "$foreign"; done
@@ -117,9 +117,9 @@ make_chroot() {
     in_chroot apt-get install -qq -y --no-install-recommends rustc cargo rust-src lld musl-tools ca-certificates \
         gcc-{aarch64-linux-gnu,arm-linux-gnueabihf,riscv64-linux-gnu} libc6-dev-{arm64,armhf,riscv64}-cross \
         qemu-user procps curl iproute2 >"$folder/install.log"
-    give_settings
+    copy_settings
     add_foreign_packages
-    # rustup has it under this name.
+    # This is its name in rustup.
     ln -s ld.lld "$root/usr/bin/rust-lld"
     local target
     for target in x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
@@ -130,7 +130,7 @@ make_chroot() {
     touch "$root/complete"
 }
 
-# Unpacks packages of other architectures, which cannot be installed beside our own.
+# Unpacks packages of other architectures, which cannot be installed beside the native ones.
 add_foreign_packages() {
     local llvm architecture
     llvm=$(in_chroot rustc --version --verbose | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
@@ -146,8 +146,8 @@ add_foreign_packages() {
     in_chroot sh -c 'ln -s /opt/foreign/usr/lib/rustlib/[ar]*-gnu* /usr/lib/rustlib/'
 }
 
-# Makes the folder in which rustc looks for what it links a static program for musl with. LLVM's libunwind is built
-# for glibc and its checked functions, of which it needs two.
+# Creates the folder in which rustc looks for the libraries of a static program for musl. LLVM's libunwind is built for
+# glibc, and needs two of its checked functions.
 add_c_library() {
     local target=$1 tuple libraries=/opt/foreign/usr/lib
     tuple=$(tuple "$target")
@@ -168,8 +168,8 @@ END
         ar rs libunwind.a checked.o"
 }
 
-# Builds the standard library for a target and puts it where rustc looks for one. As in Rust's own build, everything
-# can unwind but the crate `panic_abort`, which must not.
+# Builds the standard library for a target, and copies it to where rustc looks for it. As in Rust's own build,
+# everything can unwind except the crate `panic_abort`, which must not.
 add_standard_library() {
     local target=$1
     mkdir -p "$root/opt/library/src"
@@ -190,7 +190,7 @@ END
 
 # --- Programs
 
-# Where the program of a build is, and by what it runs.
+# Print the path of the program of a build, and the emulator that runs it.
 program() { echo "$folder/programs/${1// /-}"; }
 emulator() {
     case $1 in
@@ -200,7 +200,7 @@ emulator() {
     esac
 }
 
-# Calls a function with each build: its name, its target, and what else cargo is told.
+# Calls a function for each build, with its name, its target and the additional arguments for cargo.
 for_each_build() {
     local build name target arguments
     for build in "${BUILDS[@]}"; do
@@ -213,14 +213,14 @@ for_each_build() {
 build() {
     local name=$1 target=$2 unstable=''
     echo "$name"
-    # Only a nightly toolchain knows -Z; this is how others are told to.
+    # Without this, only a nightly toolchain accepts -Z.
     if [[ $* == *-Z* ]]; then unstable=RUSTC_BOOTSTRAP=1; fi
     in_chroot ${unstable:+env "$unstable"} cargo build --quiet --release --locked --target "${@:2}"
     cp "$root/build/$target/release/quinistry" "$(program "$name")"
 }
 
-# Starts a program on a free port, and sets `server`, `port` and `start_ms`: from its start to the line that says
-# that it listens.
+# Starts a program on a free port. Sets `server`, `port` and `start_ms`, the time from the start until it logs that it
+# listens.
 start_server() {
     local began=${EPOCHREALTIME/./} line log said=''
     exec {log}< <(exec "$@" --listen 127.0.0.1:0 2>&1 9>&-)
@@ -243,15 +243,15 @@ stop_server() {
     server=
 }
 
-# The digest of what the tag stands for, at the server on a port.
+# Prints the digest that the tag stands for at the server on a port.
 digest_at() {
     curl --silent --show-error --fail --head --retry 30 --retry-delay 1 --retry-all-errors \
         "http://127.0.0.1:$1/v2/quinistry/manifests/latest" |
         sed -n 's/^docker-content-digest: \(.*\)\r$/\1/Ip'
 }
 
-# Pulls the image of a server's own platform into a folder: the first digest in a manifest is the config's, and
-# the others are the layers'.
+# Pulls the image for a server's own platform into a folder. The first digest in a manifest is that of the config, and
+# the others are those of the layers.
 pull() {
     local url=http://127.0.0.1:$1/v2/quinistry into=$2 manifest layer
     manifest=$(curl --silent --fail --header 'Accept: application/vnd.docker.distribution.manifest.v2+json' \
@@ -285,17 +285,17 @@ run_suite() {
     in_chroot cargo test --quiet --no-fail-fast --locked --target x86_64-unknown-linux-musl
 }
 
-# Has a program, which the arguments start, carry another one. Sets `digest`, which has to be the same whether it is
-# printed, saved or served.
+# Runs a program so that it includes another one. The first argument is the other program, and the rest is the command.
+# Sets `digest`, which must be the same in what is printed, saved and served.
 carry() {
     local other=$1 index
     shift
     digest=$("$@" digest --with "$other")
     digest=${digest#*@}
     index=$("$@" save --with "$other" | tar --extract --to-stdout index.json)
-    [[ $index == *"$digest"* ]] || fail "$* prints $digest and saves another one"
+    [[ $index == *"$digest"* ]] || fail "$* prints $digest but saves another digest"
     start_server "$@" --with "$other"
-    [ "$(digest_at "$port")" = "$digest" ] || fail "$* prints $digest and serves another one"
+    [ "$(digest_at "$port")" = "$digest" ] || fail "$* prints $digest but serves another digest"
     stop_server
 }
 
@@ -308,7 +308,7 @@ check_siblings() {
     ours=$digest
     carry "$amd64" "$emulator" "$arm64"
     [ "$ours" = "$digest" ] || fail "amd64 with arm64 is $ours, arm64 with amd64 is $digest"
-    echo "amd64 with arm64, and the reverse: $digest"
+    echo "amd64 with arm64, and vice versa: $digest"
     run_in_docker "$amd64" --with "$arm64"
 }
 
@@ -316,12 +316,12 @@ check_siblings() {
 
 FORMAT=/proc/sys/fs/binfmt_misc/quinistry-aarch64
 
-# Has the kernel run programs for arm64 by the emulator, also in containers, which do not see its file: hence flag F,
-# which opens it now.
+# Makes the kernel run programs for arm64 with the emulator. Containers do not have the emulator's file, so flag F
+# opens it now.
 register_emulator() {
     [ -e "${FORMAT%/*}/register" ] || mount -t binfmt_misc binfmt_misc "${FORMAT%/*}"
     unregister_emulator
-    # The start of an ELF file, 64 bits, little-endian, executable, EM_AARCH64; and which bits of it count.
+    # The start of a 64-bit little-endian ELF executable for EM_AARCH64, and a mask of the bits that must match.
     local magic='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
     local mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
     echo ":${FORMAT##*/}:M::$magic:$mask:$(emulator aarch64-):F" >"${FORMAT%/*}/register"
@@ -331,8 +331,8 @@ unregister_emulator() {
     if [ -e "$FORMAT" ]; then echo -1 >"$FORMAT"; fi
 }
 
-# Has Docker pull the image for arm64 from the server that these arguments start, and run it. Then asks the container
-# for the same digest, and has Docker pull from it.
+# Starts a server with the given command, and makes Docker pull and run its image for arm64. The container must serve
+# the same digest, and Docker pulls from it.
 run_in_docker() {
     local digest image
     register_emulator
@@ -361,7 +361,7 @@ check_docker() {
 
 # --- The table
 
-# A row of the table. The time is the median of eleven starts. What an emulator takes says nothing of the program.
+# Prints a row of the table. The time is the median of eleven starts. It is omitted for an emulator.
 measure() {
     local name=$1 program layer times=() memory=- time=-
     program=$(program "$name")
@@ -406,7 +406,7 @@ clean_up() {
 run_step() {
     step "$1"
     case $1 in
-        chroot) ;; # Made before the first step, whichever that is.
+        chroot) ;; # main creates it before any step.
         build) for_each_build build ;;
         quine) for_each_build check_quine ;;
         suite) run_suite ;;
@@ -432,7 +432,7 @@ main() {
     trap clean_up EXIT
     trap 'exit 130' INT TERM
     if [ -e "$root/complete" ]; then
-        give_settings
+        copy_settings
         mount_folders
     else
         step 'the chroot'
@@ -440,11 +440,11 @@ main() {
     fi
     local name
     for name in "${STEPS[@]}"; do run_step "$name"; done
-    step 'all is well'
+    step 'everything passed'
 }
 
 [ "$(id --user)" = 0 ] || fail 'only root can make a chroot'
-for tool in debootstrap curl; do command -v "$tool" >/dev/null || fail "it needs $tool"; done
-# In a mount namespace of its own, so that no mount is left behind however this ends.
+for tool in debootstrap curl; do command -v "$tool" >/dev/null || fail "$tool is missing"; done
+# The script runs in its own mount namespace, so that no mount remains however it ends.
 if [ -z "${QUINISTRY_TARGETS:-}" ]; then QUINISTRY_TARGETS=1 exec unshare --mount -- bash "$0" "$@"; fi
 main "$@"

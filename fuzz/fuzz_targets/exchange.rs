@@ -1,8 +1,8 @@
-//! Sends any bytes, in any pieces, to a whole connection. The client must receive what it would receive if
-//! they came at once, and the connection must keep no more than it may.
+//! Sends any bytes, in any pieces, to a whole connection. The client must receive what it would receive if they
+//! arrived at once, and the connection must not buffer more than its limit.
 //!
-//! The lower half of the first byte of the input says how many bytes follow that describe the pieces, and the upper half
-//! which rules of `--fault` there are; the rest is what the client sends.
+//! The lower half of the first byte of the input is the number of bytes that follow and describe the pieces. The upper
+//! half selects the rules of `--fault`. The rest is what the client sends.
 #![no_main]
 
 mod served;
@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::connection::{Buffers, Connection, Next, Transport, Context};
+use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
 use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
@@ -20,7 +20,7 @@ use quinistry::metrics::Metrics;
 use quinistry::run_queue::TURN_COST;
 use served::{CLOCK, SERVED};
 
-/// The rules, of which half of a byte chooses.
+/// The rules, which half of a byte selects.
 const RULES: [&str; 16] = [
     "",
     "any=cut@every:2",
@@ -40,7 +40,7 @@ const RULES: [&str; 16] = [
     "blob=stall manifest=flip base=cut tags=wrong-type referrers=reset",
 ];
 
-/// A transport that moves at most `pieces[i]` squared bytes in its i-th call, round and round; 0 blocks.
+/// A transport that transfers at most `pieces[i]` squared bytes in its i-th call, cyclically. 0 blocks.
 struct Pieces<'a> {
     input: &'a [u8],
     pieces: &'a [u8],
@@ -48,8 +48,8 @@ struct Pieces<'a> {
     output: Output,
 }
 
-/// What a client received. To copy and compare the parts of the layer would take most of the time, so the
-/// output has where they are in it and where they begin and end.
+/// What a client received. Copying and comparing parts of the layer would take most of the time, so the output has only
+/// their positions and ranges.
 #[derive(Default, PartialEq)]
 struct Output {
     bytes: Vec<u8>,
@@ -74,7 +74,7 @@ impl Pieces<'_> {
             if self.pieces.is_empty() { u8::MAX } else { self.pieces[self.calls % self.pieces.len()] };
         self.calls += 1;
         match piece {
-            // Not forever: a transport that only blocks would prove nothing.
+            // Only in every second call, or the connection would never continue.
             0 if self.calls % 2 == 0 => Err(ErrorKind::WouldBlock.into()),
             u8::MAX => Ok(wanted),
             piece => Ok(wanted.min(usize::from(piece).pow(2).max(1))),
@@ -118,10 +118,10 @@ impl Transport for Pieces<'_> {
     }
 }
 
-/// Everything the client receives until the connection closes.
+/// Returns everything that the client receives until the connection is closed.
 fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> Output {
     let mut faults = Faults::default();
-    faults.add(rules).expect("these are rules");
+    faults.add(rules).expect("the rules are valid");
     faults.layers = 2;
     let mut transport = Pieces { input, pieces, calls: 0, output: Output::default() };
     let (mut log, mut metrics) = (Log::new(true).explained(true), Metrics::new(&CLOCK, None));
@@ -149,8 +149,8 @@ fuzz_target!(|bytes: &[u8]| {
     let Some((&count, rest)) = bytes.split_first() else { return };
     let (pieces, input) = rest.split_at(rest.len().min(usize::from(count % 16)));
     let (input, rules) = (SERVED.with_digests(input), RULES[usize::from(count / 16)]);
-    // One connection after the other has the buffers, as in the server: nothing may be left in them.
+    // Both connections use the same buffers, as in the server. The first must leave nothing in them.
     let mut buffers = Buffers::default();
     let in_pieces = receive(&input, pieces, rules, &mut buffers);
-    assert!(in_pieces == receive(&input, &[], rules, &mut buffers), "the pieces make a difference");
+    assert!(in_pieces == receive(&input, &[], rules, &mut buffers), "the pieces change the output");
 });

@@ -1,13 +1,12 @@
-//! Checks any bytes as if they were an executable, and packs some of those that are accepted. That must
-//! never panic. Other programs' readers must find the same bytes in the layer, and every digest must be
-//! right.
+//! Checks any bytes as an executable, and packs some of those that are accepted. That must never panic. Independent
+//! readers must find the same bytes in the layer, and every digest must be right.
 //!
-//! The first byte of the input, squared, is how many bytes of the file are read at a time. 254 and 255 have
-//! the file announced with one byte too many and one too few. The rest of the input is the file.
+//! The first byte of the input, squared, is the number of bytes that are read at a time. If it is 254 or 255, the
+//! announced size is one byte too large or too small. The rest of the input is the file.
 //!
-//! Packing takes far longer than checking. So one input of 64 is packed: an input whose bytes have a sum
-//! that is a multiple of 64. If one byte decided, the fuzzer would copy that byte from input to input, and
-//! soon most inputs would be packed.
+//! Packing takes far longer than checking, so one input in 64 is packed: an input whose sum of bytes is a multiple of
+//! 64. If a single byte decided, the fuzzer would copy that byte to other inputs, and soon most inputs would be
+//! packed.
 #![no_main]
 
 use std::io::{self, Read};
@@ -32,7 +31,7 @@ impl Read for Pieces<'_> {
     }
 }
 
-/// Undoes the compression with zlib, which shares no code with what we compress with.
+/// Decompresses a layer with zlib, which shares no code with the compressor under test.
 fn decompress(layer: &[u8]) -> Vec<u8> {
     let (mut decoder, mut archive) = (GzDecoder::new(layer), Vec::new());
     decoder.read_to_end(&mut archive).expect("a gzip member whose length and CRC are right");
@@ -40,7 +39,7 @@ fn decompress(layer: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// Takes the one file, which comes behind its directory, out of an archive.
+/// Extracts the only file, which follows its directory, from an archive.
 fn extract(archive: &[u8], architecture: &str) -> Vec<u8> {
     assert_eq!(archive.len() % 512, 0, "an archive has whole blocks");
     let (mut archive, mut file) = (Archive::new(archive), Vec::new());
@@ -51,11 +50,11 @@ fn extract(archive: &[u8], architecture: &str) -> Vec<u8> {
     assert_eq!(&*entry.path_bytes(), path(architecture).as_bytes());
     assert_eq!(entry.header().mode().ok(), Some(0o755));
     entry.read_to_end(&mut file).expect("the content is complete");
-    assert!(entries.next().is_none(), "there are two entries");
+    assert!(entries.next().is_none(), "there are only two entries");
     file
 }
 
-/// Checks that a document has its digest and size, and names these others.
+/// Checks the digest and size of a document, and that it contains these digests.
 fn check(document: &Document, named: &[&Digest]) {
     let Document { descriptor, content } = document;
     assert!(descriptor.digest == Digest::of(content) && descriptor.size == content.len() as u64);
@@ -86,7 +85,7 @@ fuzz_target!(|bytes: &[u8]| {
     for (summary, bytes) in [(layer.blob, &content[..]), (layer.tar, &archive), (layer.executable, file)] {
         assert!(summary.digest == Digest::of(bytes) && summary.size == bytes.len() as u64);
         let count = bytes.len().min(START);
-        assert!(summary.start[..count] == bytes[..count], "the first bytes are others");
+        assert!(summary.start[..count] == bytes[..count], "the first bytes are wrong");
     }
     let (_, image) = Image::assemble(vec![((), layer)]);
     let (platform, blob) = (&image.platforms[0], &image.platforms[0].layer.blob.digest);

@@ -1,5 +1,5 @@
-//! Sends any request to the registry. A 200's content must have the digest that it says, every answer must
-//! have the length that it says, and nothing that a client sends may become a line of the head.
+//! Sends any request to the registry. The content of a 200 must have the announced digest, every response must have the
+//! announced length, and nothing that a client sends may become a line of the head.
 #![no_main]
 
 mod served;
@@ -11,7 +11,7 @@ use quinistry::image::digest::Digest;
 use quinistry::metrics::{Metrics, Vitals};
 use served::{CLOCK, SERVED};
 
-/// The fields that an answer may have.
+/// The names of the fields that a response may have.
 const NAMES: [&str; 22] = [
     "Date",
     "Docker-Distribution-Api-Version",
@@ -66,7 +66,7 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(Digest::of(content).as_str(), digest);
         }
     }
-    assert!(fields.iter().all(|(name, _)| NAMES.contains(name)), "a field of the client's making: {head}");
+    assert!(fields.iter().all(|(name, _)| NAMES.contains(name)), "an unknown field: {head}");
     let count = fields.len();
     fields.sort_unstable();
     fields.dedup_by_key(|field| field.0);

@@ -1,7 +1,7 @@
-//! Sends any bytes to the request parser. It must never panic, and where the bytes are cut must change
-//! nothing: a connection parses what it has, and parses again when more has come.
+//! Sends any bytes to the request parser. It must never panic. The outcome must not depend on where the bytes are
+//! cut: a connection parses what has arrived, and parses again when more has arrived.
 //!
-//! The first byte of the input says where the cut is; the rest is what the client sends.
+//! The first byte of the input is the position of the cut. The rest is what the client sends.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +9,7 @@ use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&cut, bytes)) = input.split_first() else { return };
-    // The cut can be anywhere in up to 256 bytes, and is as far along in a longer input.
+    // The cut can be at any byte of an input of up to 256 bytes. In a longer input, its position is in proportion.
     let (start, _) = bytes.split_at(bytes.len() * usize::from(cut) / 256);
     let (mut whole_storage, mut start_storage, mut rest_storage) = Default::default();
     let whole = parse(bytes, 0, &mut whole_storage);

@@ -1,5 +1,5 @@
-//! Holds the image that the fuzz targets serve: it is for two platforms.
-#![allow(dead_code, reason = "no target needs all of it")]
+//! The image that the fuzz targets serve, which is for two platforms.
+#![allow(dead_code, reason = "no target uses all of it")]
 
 #[path = "../../tests/common/sample.rs"]
 mod sample;
@@ -45,7 +45,7 @@ impl Served {
         &self.layers[part.file][part.range.start as usize..part.range.end as usize]
     }
 
-    /// Puts digests where the input has names for them: a fuzzer would never guess one.
+    /// Replaces names in the input by digests, which a fuzzer would never guess.
     pub fn with_digests(&self, bytes: &[u8]) -> Vec<u8> {
         let (mut filled, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
         while let Some(at) = rest.iter().position(|&byte| byte == b'@') {

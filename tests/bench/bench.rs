@@ -2,28 +2,28 @@
 //!
 //! ```text
 //!     bench.rs       what is measured, in order, and the report
-//!     scenario.rs    what is asked of the servers, and what is to come out of it
-//!     load.rs        our own client: rates, latencies, and every answer checked
+//!     scenario.rs    what is requested from the servers, and the targets
+//!     load.rs        our own client, which checks every response: rates and latencies
 //!     compare.rs     nginx, quinistry and the limit side by side
 //!     confinement.rs the server confined and not, side by side
-//!     limit.rs       the limit: a server that makes the system calls and nothing else
-//!     process.rs     starting servers on a core of their own, reading what they cost
+//!     limit.rs       the limit: a server that only makes the system calls
+//!     process.rs     starts servers on their own core, and reads what they cost
 //!     chart.rs       the comparison as a picture
 //! ```
 //!
-//! Everything happens on the loopback interface: the server on one core, one client on another. So
-//! the figures say what the program costs, not what a network would make of it. What is not
-//! installed (wrk, nginx, strace, taskset) is said to be missing, and the rest is measured.
+//! Everything runs on the loopback interface, the server on one core and a client on another. So the figures show the
+//! cost of the program, without that of a network. A tool that is not installed (wrk, nginx, strace, taskset) is
+//! reported as missing, and the rest is measured.
 //!
-//! Deliberately absent: a verdict. A missed target is marked and fails nothing, for a machine with
-//! other work to do misses any.
+//! Deliberately absent: a verdict. A missed target is marked, but is not an error, because a busy machine misses any
+//! target.
 #![allow(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "figures are for people; none has more than a few digits that matter"
 )]
-#![allow(clippy::disallowed_methods, reason = "what is not installed is said to be missing, see above")]
+#![allow(clippy::disallowed_methods, reason = "what is not installed is reported as missing, see above")]
 
 mod chart;
 mod compare;
@@ -44,14 +44,13 @@ use compare::Comparison;
 use process::{Outcome, Server, find, median};
 use scenario::{SCENARIOS, Subject, start_quinistry};
 
-/// What the command line asks for.
+/// The options of the command line.
 #[derive(Default)]
 struct Options {
     is_quick: bool,
     json: Option<PathBuf>,
     svg: Option<PathBuf>,
-    /// Whether cargo wants figures. Under `cargo test --benches` it only wants to know that this
-    /// runs.
+    /// Whether cargo wants figures. `cargo test --benches` only wants to know that the benchmark runs.
     is_bench: bool,
 }
 
@@ -90,7 +89,8 @@ impl Options {
         Ok(options)
     }
 
-    /// How long the load client, and wrk, have for one measurement; and how many rounds wrk makes.
+    /// Returns how long the load client and wrk measure, in milliseconds and as a duration, and the number of wrk's
+    /// rounds.
     fn times(&self) -> (u64, Duration, usize) {
         if self.is_quick {
             (250, Duration::from_millis(400), 1)
@@ -106,9 +106,9 @@ fn bench(options: &Options) -> Outcome<()> {
         return Ok(());
     }
     if !process::can_pin() {
-        println!("Server and client share cores: there is no taskset, or but one core.");
+        println!("Server and client share cores: there is no taskset, or only one core.");
     }
-    // For the many connections that this process holds, and for those that its children will.
+    // For the many connections of this process and its children.
     let _ = system::raise_descriptor_limit();
     let (milliseconds, slice, rounds) = options.times();
     let mut report = Map::new();
@@ -120,7 +120,7 @@ fn bench(options: &Options) -> Outcome<()> {
     report.insert("crowd".into(), crowd(&subject, &server, milliseconds)?);
     report.insert("system_calls_per_request".into(), system_calls(&subject, &server)?);
     report.insert("confinement".into(), price_of_confinement(&subject, options.is_quick)?);
-    println!("\nPeak resident memory after all that: {} KiB.", server.status("VmHWM")?);
+    println!("\nPeak resident memory after all of these: {} KiB.", server.status("VmHWM")?);
     report.insert("peak_after_load_kib".into(), server.status("VmHWM")?.into());
     if find("wrk").is_none() {
         println!("\nSkipped the comparison: wrk is not installed.");
@@ -138,14 +138,14 @@ fn bench(options: &Options) -> Outcome<()> {
     Ok(())
 }
 
-/// How soon a start is answered, and how much memory the server has then and with a thousand
-/// connections that say nothing.
+/// Measures the time from the start to the first response, and the server's memory then and with a thousand idle
+/// connections.
 fn start(times: usize) -> Outcome<Value> {
     const CONNECTIONS: u64 = 1000;
     let path = "/v2/quinistry/manifests/latest";
     let mut seconds = Vec::new();
     for _ in 0..times {
-        // Not pinned, for taskset takes its time, too.
+        // The server is not pinned, because taskset would add its own time.
         let address = process::free_address()?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_quinistry"));
         command.args(["--listen", &address.to_string()]);
@@ -162,8 +162,8 @@ fn start(times: usize) -> Outcome<Value> {
     let added = (server.status("VmRSS")? - idle) * 1024 / CONNECTIONS;
     drop(connections?);
     let milliseconds = median(seconds) * 1e3;
-    println!("Start to first answer: {milliseconds:.1} ms (median of {times}).");
-    println!("Resident memory: {peak} KiB at the most, {idle} KiB idle.");
+    println!("Start to first response: {milliseconds:.1} ms (median of {times}).");
+    println!("Resident memory: {peak} KiB at most, {idle} KiB idle.");
     println!("Each of {CONNECTIONS} idle connections adds {added} bytes.");
     Ok(json!({
         "milliseconds": milliseconds,
@@ -173,7 +173,7 @@ fn start(times: usize) -> Outcome<Value> {
     }))
 }
 
-/// Rates and latencies of all scenarios, by our own client.
+/// Measures rates and latencies of all scenarios with our own client.
 fn scenarios(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<Value> {
     println!(
         "\n{:<28} {:>14} {:>9} {:>9} {:>9} {:>9} {:>12}",
@@ -199,7 +199,7 @@ fn scenarios(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<V
     Ok(all.into())
 }
 
-/// What a request costs among thousands of busy connections, against the cost among 32.
+/// Measures the cost of a request with thousands of busy connections, relative to that with 32.
 fn crowd(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<Value> {
     let connections = 5000.min(system::raise_descriptor_limit().saturating_sub(100));
     let cost = |connections: usize| -> Outcome<f64> {
@@ -208,15 +208,15 @@ fn crowd(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<Value
         let found = load::drive(&plan)?;
         Ok(found["cpu_microseconds_per_request"].as_f64().ok_or("no CPU time")?)
     };
-    // The two are measured in turn, as the machine may change its mind in between.
+    // The two are measured in turn, because the speed of the machine may change.
     let ratios: Outcome<Vec<_>> = (0..3).map(|_| Ok(cost(connections)? / cost(32)?)).collect();
     let ratio = median(ratios?);
     println!("\nCPU per request at {connections} connections against 32: {ratio:.2}.");
     Ok(json!({ "connections": connections, "cpu_against_32": ratio }))
 }
 
-/// Counts the server's system calls per request, if strace can be had: for the manifest, on
-/// connections that persist and on others, for the layer, and for the layer when all ask at once.
+/// Counts the server's system calls per request, if strace is installed: for the manifest on persistent and on other
+/// connections, for the layer, and for the layer if all clients connect at once.
 fn system_calls(subject: &Subject, server: &Server) -> Outcome<Value> {
     let Some(strace) = find("strace") else {
         println!("\nSkipped the count of system calls: strace is not installed.");
@@ -234,15 +234,15 @@ fn system_calls(subject: &Subject, server: &Server) -> Outcome<Value> {
     Ok(report.into())
 }
 
-/// The server is slower under strace, and so finds more to do whenever it wakes: of what it does
-/// once per turn of its loop, there is less than there would be.
+/// Counts the system calls of one scenario. The server is slower under strace, so it finds more to do whenever it
+/// wakes. Calls that it makes once per turn of its loop are therefore underestimated.
 fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(String, f64)>> {
     let mut command = Command::new(strace);
     command.args(["-f", "-c", "-p", &server.pid().to_string()]).stderr(Stdio::piped());
     let mut child = command.spawn()?;
     while server.status("TracerPid")? == 0 {
         if child.try_wait()?.is_some() {
-            println!("\nstrace may not trace here.");
+            println!("\nstrace is not permitted to trace here.");
             return Ok(Vec::new());
         }
         std::thread::sleep(Duration::from_millis(5));
@@ -261,7 +261,7 @@ fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(Str
     Ok(rows.into_iter().filter(|(name, calls)| name != "total" && *calls >= 0.001).collect())
 }
 
-/// What the filter of system calls costs.
+/// Measures the cost of the system call filter.
 fn price_of_confinement(subject: &Subject, is_quick: bool) -> Outcome<Value> {
     let (pairs, slice) = if is_quick { (2, 100) } else { (40, 500) };
     println!("\nConfined against not (medians of {pairs} pairs of {slice} ms; target: within 3 %):");
@@ -276,7 +276,7 @@ fn price_of_confinement(subject: &Subject, is_quick: bool) -> Outcome<Value> {
     Ok(report.into())
 }
 
-/// The table of the comparison. What misses its target has a mark.
+/// Prints the table of the comparison. A figure that misses its target is marked.
 fn comparison(
     subject: &Subject,
     server: &Server,

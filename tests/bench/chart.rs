@@ -1,7 +1,6 @@
-//! Turns ratios into a bar chart: a small SVG with no script and no font of its own.
+//! Draws ratios as a bar chart: a small SVG without scripts and fonts.
 //!
-//! It is shown as an image on pages that may be light or dark, and is not told which. So its colours are
-//! ones that can be read on both.
+//! It is shown as an image on pages that may be light or dark. Its colours are readable on both.
 
 use std::fmt::Write;
 
@@ -13,12 +12,12 @@ const ROW: f64 = 36.0;
 const TOP: f64 = 28.0;
 const BAR: f64 = 13.0;
 
-/// A longer bar is cut off here, with a mark: the ratios that matter are those near 1.
+/// The maximum length of a bar. A longer one is cut off and marked, because only ratios near 1 matter.
 const LONGEST: f64 = 2.0;
 
 /// Draws the rates of quinistry against nginx's and the limit's.
 pub fn draw(comparisons: &[Comparison]) -> String {
-    // To the right of the longest bar is room for the figures, which no line may cross.
+    // The figures need space to the right of the longest bar.
     let scale = (WIDTH - LABELS - 50.0) / LONGEST;
     let height = TOP + ROW * comparisons.len() as f64 + 24.0;
     let mut svg = format!(
@@ -45,7 +44,7 @@ pub fn draw(comparisons: &[Comparison]) -> String {
             let Some(ratio) = ratio else { continue };
             let (y, width) = (top + BAR * bar as f64, ratio.min(LONGEST) * scale);
             let text_y = y + 10.5;
-            // Two strokes through the bar, in the colour of neither page.
+            // Two strokes through the bar, in a colour that is visible on both backgrounds.
             let (cut_x, cut_y) = (LABELS + width - 14.0, y + BAR);
             let cut = if ratio > LONGEST {
                 format!(

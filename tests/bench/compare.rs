@@ -1,17 +1,16 @@
 //! quinistry, nginx and the limit side by side, under the same load.
 //!
-//! Machines have moods, so rounds are interleaved: one slice of time for each server in turn, again
-//! and again, and what is reported is the median of the ratios within a round. One server at a time
-//! is under load; all run on the same core, wrk on another, and all serve the same bytes.
+//! The speed of a machine changes over time, so rounds are interleaved: in each round, each server has one slice of
+//! time. The report has the median of the ratios within a round. Only one server at a time is under load. All servers
+//! run on the same core, and wrk on another, and all serve the same bytes.
 //!
-//! nginx is set up for speed: one process, open files cached, no log (quinistry keeps its own on),
-//! `sendfile` and `tcp_nopush` for the layer. For the manifest it reads the file instead: that makes
-//! one packet of head and content, where `tcp_nopush` makes one, too, but lets pipelined answers wait
-//! 40 ms for an acknowledgement. Its heads are as long as quinistry's. What else it could be told to do,
-//! such as `deferred`, it does as it does by default.
+//! nginx is configured for speed: one process, cached open files, no log (quinistry's log stays on), and `sendfile`
+//! and `tcp_nopush` for the layer. For the manifest, it reads the file instead, which sends head and content in one
+//! packet. `tcp_nopush` would do so, too, but would delay pipelined responses by 40 ms until an acknowledgement. Its
+//! heads are as long as quinistry's. Other options, such as `deferred`, have their defaults.
 //!
-//! The load is wrk's. Where wrk is likely to be slower than the servers, so that rates would be its
-//! own, what our client makes of them is shown as well.
+//! wrk generates the load. Where wrk is likely to be slower than the servers, the report also has the figures of our
+//! own client.
 //!
 //! Documents: the nginx manual, modules core and `ngx_http_core_module`; wrk's SCRIPTING.
 
@@ -25,28 +24,27 @@ use crate::process::{self, CLIENT_CORE, Outcome, SERVER_CORE, Server, median};
 use crate::scenario::{Asked, SCENARIOS, Scenario, Subject};
 use crate::{limit, load};
 
-/// The length of a head of nginx's own, with a field for padding that is empty.
+/// The length of nginx's head with an empty field for padding.
 const NGINX_HEAD: usize = 292;
 
-/// What quinistry's figures are next to the others', in one scenario.
+/// quinistry's figures relative to those of the other servers, in one scenario.
 pub struct Comparison {
     pub scenario: &'static Scenario,
     pub client: Client,
-    /// In the scenario's unit.
+    /// quinistry's rate, in the scenario's unit.
     pub rate: f64,
     pub nginx: Option<f64>,
     pub limit: f64,
-    /// CPU time per request, or byte, against nginx, and against the limit.
+    /// CPU time per request or byte, relative to nginx and to the limit.
     pub cpu: Option<f64>,
     pub cpu_limit: f64,
-    /// CPU time of server and client together per request, or byte, against nginx's with that client.
+    /// CPU time of server and client together per request or byte, relative to nginx and the same client.
     pub both: Option<f64>,
-    /// The share of its core that quinistry used. Where that is not all, the client was the slower
-    /// one, and rates say what the client can do.
+    /// The share of its core that quinistry used. If that is less than 1, the client was slower, and limited the rate.
     pub busy: f64,
 }
 
-/// Whose load it is.
+/// The client that generates the load.
 #[derive(Clone, Copy)]
 pub enum Client {
     Wrk,
@@ -81,29 +79,29 @@ impl Comparison {
     }
 }
 
-/// What came of a slice of load on one server.
+/// The outcome of one slice of load on one server.
 struct Sample {
     rate: f64,
     /// CPU seconds of the server per unit of work.
     cost: f64,
-    /// The same of server and client together, if the client tells its own.
+    /// The same for server and client together, if the client reports its own time.
     both: Option<f64>,
 }
 
-/// Compares in all scenarios that have targets, and reports each when it is done.
+/// Compares the servers in all scenarios that have targets, and reports each scenario when it is done.
 pub fn compare(
     subject: &Subject,
     quinistry: &Server,
     rounds: usize,
     slice: Duration,
-    mut tell: impl FnMut(&Comparison),
+    mut report: impl FnMut(&Comparison),
 ) -> Outcome<Vec<Comparison>> {
     let nginx = process::find("nginx").map(|nginx| start_nginx(&nginx, subject)).transpose()?;
     let directory = &subject.directory;
     let limit = |name: &str, head: &[u8], content: &[u8], layer: Option<&Path>, is_closing| {
-        let answer = directory.join(name);
-        process::write(&answer, [head, content].concat())?;
-        limit::start(&answer, layer, is_closing)
+        let response = directory.join(name);
+        process::write(&response, [head, content].concat())?;
+        limit::start(&response, layer, is_closing)
     };
     let [manifest, layer] = &subject.heads;
     let file = directory.join(&subject.layer_path[1..]);
@@ -127,7 +125,7 @@ pub fn compare(
     });
     for (scenario, client) in compared {
         let limit = &limits[2 * usize::from(scenario.is_bulk()) + usize::from(scenario.is_closing)];
-        // One connection may be twice as fast as the next, so there have to be many of them.
+        // One connection may be twice as fast as the next, so many must be measured.
         let parts = if scenario.connections == 1 { 4 } else { 1 };
         let slice = slice / parts as u32;
         let wrk = Wrk::new(scenario, subject)?;
@@ -136,7 +134,7 @@ pub fn compare(
             Client::Own => own_load(scenario, &subject.plan(scenario, server, slice.as_millis() as u64)),
         };
         let mut samples = Vec::new();
-        // A herd is long, and the same every time.
+        // A herd takes long and varies little, so fewer rounds are enough.
         let rounds = if scenario.is_herd { rounds.div_ceil(2) } else { rounds };
         for _ in 0..rounds * parts {
             samples.push((load(quinistry)?, nginx.as_ref().map(load).transpose()?, load(limit)?));
@@ -161,19 +159,19 @@ pub fn compare(
             cpu_limit: median(samples.iter().map(|(ours, _, limit)| ours.cost / limit.cost)),
             busy: median(samples.iter().map(|(ours, ..)| ours.cost * ours.rate)),
         };
-        tell(&comparison);
+        report(&comparison);
         comparisons.push(comparison);
     }
     Ok(comparisons)
 }
 
-/// Starts nginx with the manifest and the layer as files at the paths that quinistry has them at.
+/// Starts nginx, which serves the manifest and the layer as files, at the same paths as quinistry.
 fn start_nginx(nginx: &Path, subject: &Subject) -> Outcome<Server> {
     let address = process::free_address()?;
-    let directory = subject.directory.to_str().ok_or("a directory whose name is no text")?;
+    let directory = subject.directory.to_str().ok_or("a directory whose name is not UTF-8")?;
     process::write(&subject.directory.join(&subject.manifest_path[1..]), &subject.manifest)?;
     process::write(&subject.directory.join(&subject.layer_path[1..]), &subject.layer)?;
-    // One more field makes up for what nginx's own take less than quinistry's.
+    // An additional field makes nginx's heads as long as quinistry's.
     let padding = "x".repeat(subject.heads[0][0].len().saturating_sub(NGINX_HEAD));
     let configuration = format!(
         "daemon off; master_process off; pid nginx.pid; error_log error.log;
@@ -207,10 +205,10 @@ fn start_nginx(nginx: &Path, subject: &Subject) -> Outcome<Server> {
     Ok(server)
 }
 
-/// Puts a server under our own client's load.
+/// Puts a server under load from our own client.
 fn own_load(scenario: &Scenario, plan: &Value) -> Outcome<Sample> {
     let found = load::drive(plan)?;
-    let figure = |key: &str| found[key].as_f64().ok_or(format!("the client does not tell {key}"));
+    let figure = |key: &str| found[key].as_f64().ok_or(format!("the client does not report {key}"));
     let requests = figure("requests_per_second")?;
     let rate = if scenario.is_bulk() { figure("megabytes_per_second")? } else { requests };
     let cost = |key: &str| figure(key).map(|cpu| cpu / 1e6 * requests / rate);
@@ -218,16 +216,16 @@ fn own_load(scenario: &Scenario, plan: &Value) -> Outcome<Sample> {
     Ok(Sample { rate, cost: server, both: Some(server + client) })
 }
 
-/// What wrk is to do in a scenario.
+/// The command line of wrk for a scenario.
 struct Wrk {
     arguments: Vec<String>,
     path: String,
-    /// The length of an answer's content if it is the measure of work, else 1.
+    /// The length of a response's content in MB if work is measured in bytes, or else 1.
     work_per_request: f64,
 }
 
 impl Wrk {
-    /// wrk prints figures for people; a script prints them exactly, and makes requests pipelined.
+    /// Writes the script for wrk, which prints exact figures and pipelines requests. wrk itself prints rounded figures.
     fn new(scenario: &Scenario, subject: &Subject) -> Outcome<Self> {
         let done = "done = function(summary)
             local e = summary.errors
@@ -258,7 +256,7 @@ impl Wrk {
         Ok(Self { arguments, path: subject.path(scenario).to_owned(), work_per_request })
     }
 
-    /// Puts a server under load. wrk counts time in seconds, but stops when interrupted.
+    /// Puts a server under load. wrk's own duration is in whole seconds, so it is interrupted.
     fn load(&self, server: &Server, slice: Duration) -> Outcome<Sample> {
         let mut command: Command = process::pinned(CLIENT_CORE, "wrk");
         command.args(&self.arguments).arg(format!("http://{}{}", server.address, self.path));
@@ -274,7 +272,7 @@ impl Wrk {
             .find(|line| line.starts_with('{'))
             .and_then(|line| serde_json::from_str(line).ok())
             .ok_or_else(|| format!("{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr)))?;
-        let figure = |key: &str| figures[key].as_f64().ok_or(format!("wrk does not tell {key}"));
+        let figure = |key: &str| figures[key].as_f64().ok_or(format!("wrk does not report {key}"));
         if figure("failed")? > 0.0 || figure("requests")? == 0.0 {
             return Err(format!("{command:?}: {text}").into());
         }

@@ -1,14 +1,14 @@
-//! The price of the filter of system calls: the server confined and not, side by side.
+//! The cost of the system call filter: a confined server and an unconfined one, side by side.
 //!
-//! Both are this program as a process of its own, which carries quinistry's executable and serves it with
-//! quinistry's library, in the same way. Only one of them calls `Server::confine` before. quinistry itself
-//! has no option for that, and should have none.
+//! Both are separate processes of this benchmark, which serve quinistry's executable with quinistry's library. The
+//! only difference is that one of them calls `Server::confine`. quinistry itself has no option for that, and should
+//! have none.
 //!
-//! A process may be faster than another of the same program, for good, by where its memory happens to lie.
-//! So new ones are started for every pair of slices, and which of them is first changes.
+//! One process may be permanently faster than another of the same program, depending on the layout of its memory. So
+//! each pair of slices has new processes, in alternating order.
 //!
-//! Deliberately absent: the time that the filter takes for one call. Calls differ (see the order of
-//! `confinement::RULES`), and what a request costs is what matters.
+//! Deliberately absent: the time of the filter for a single call. It depends on the call (see the order of
+//! `confinement::RULES`), and only the cost of a request matters.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::load;
 use crate::process::{self, Outcome, SERVER_CORE, Server, median};
 use crate::scenario::{Scenario, Subject};
 
-/// Be a server.
+/// Runs a server.
 pub fn serve(plan: &Value) -> Outcome<()> {
     let address: SocketAddr = plan["address"].as_str().ok_or("no address")?.parse()?;
     let signals = Signals::new()?;
@@ -58,23 +58,23 @@ fn start(is_confined: bool) -> Outcome<Server> {
     let mut command = process::pinned(SERVER_CORE, std::env::current_exe()?);
     command.args(["--serve", &plan.to_string()]);
     let server = Server::start(command, address)?;
-    process::ask(address, "/v2/", "")?; // From here on it serves.
+    process::ask(address, "/v2/", "")?; // The first response shows that it serves.
     Ok(server)
 }
 
-/// What a scenario has when the server is confined, against when it is not.
+/// The figures of a scenario with the filter, relative to those without it.
 pub struct Price {
-    /// Of the rates.
+    /// The ratio of the rates.
     pub rate: f64,
-    /// Of the CPU time per request.
+    /// The ratio of the CPU times per request.
     pub cpu: f64,
 }
 
-/// Measures so many pairs of slices, and returns the medians of the ratios within a pair.
+/// Measures pairs of slices, and returns the medians of the ratios within a pair.
 pub fn price(subject: &Subject, scenario: &Scenario, pairs: usize, slice: Duration) -> Outcome<Price> {
     let measure = |server: &Server| -> Outcome<(f64, f64)> {
         let found = load::drive(&subject.plan(scenario, server, slice.as_millis() as u64))?;
-        let figure = |key: &str| found[key].as_f64().ok_or(format!("the client does not tell {key}"));
+        let figure = |key: &str| found[key].as_f64().ok_or(format!("the client does not report {key}"));
         Ok((figure("requests_per_second")?, figure("cpu_microseconds_per_request")?))
     };
     let mut ratios = Vec::new();
@@ -82,7 +82,7 @@ pub fn price(subject: &Subject, scenario: &Scenario, pairs: usize, slice: Durati
         let (confined, free) = (start(true)?, start(false)?);
         let is_filtered = |server: &Server| server.status("Seccomp").map(|kind| kind == 2);
         if !is_filtered(&confined)? || is_filtered(&free)? {
-            return Err("this kernel confines nothing, or everything".into());
+            return Err("only one of the two servers must be confined".into());
         }
         let ((rate, cpu), (free_rate, free_cpu)) = if pair % 2 == 0 {
             (measure(&confined)?, measure(&free)?)

@@ -1,11 +1,11 @@
-//! The limit: a server that does nothing but the system calls without which no answer leaves.
+//! The limit: a server that makes only the system calls that a response requires.
 //!
-//! For every blank line that comes, the end of a head, it sends the answer that quinistry gave once:
-//! the same bytes, from memory or, for the layer, from a sealed file. What quinistry is slower than
-//! this is the price of reading requests, keeping time, limits and a log.
+//! For every empty line, which ends a head, it sends a recorded response of quinistry: the same bytes, from memory
+//! or, for the layer, from a sealed file. The difference to quinistry is the cost of parsing requests, deadlines,
+//! limits and the log.
 //!
-//! Deliberately absent: everything that makes a server. It parses nothing, checks nothing and keeps
-//! no deadline. It ends when its standard input does.
+//! Deliberately absent: everything else that a server does. It parses nothing, checks nothing and has no deadlines.
+//! It ends at the end of its standard input.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -23,16 +23,16 @@ use crate::process::{self, Outcome, SERVER_CORE, Server};
 const LISTENER: Token = Token(usize::MAX);
 const INPUT: Token = Token(usize::MAX - 1);
 
-/// How many small answers are sent at once, which is more than any scenario wants.
+/// The maximum number of small responses that are sent at once, which is more than any scenario needs.
 const GATHERED: usize = 64;
 
-/// Starts a limit server. `answer` has the head and any small content, `layer` what is to follow.
-pub fn start(answer: &Path, layer: Option<&Path>, is_closing: bool) -> Outcome<Server> {
+/// Starts a limit server. The file `response` has the head and any small content, and the file `layer` what follows.
+pub fn start(response: &Path, layer: Option<&Path>, is_closing: bool) -> Outcome<Server> {
     let address = process::free_address()?;
     let mut command = process::pinned(SERVER_CORE, std::env::current_exe()?);
     let plan = json!({
         "address": address.to_string(),
-        "answer": answer.to_string_lossy(),
+        "response": response.to_string_lossy(),
         "layer": layer.map(Path::to_string_lossy),
         "is_closing": is_closing,
     });
@@ -40,7 +40,7 @@ pub fn start(answer: &Path, layer: Option<&Path>, is_closing: bool) -> Outcome<S
     Server::start(command, address)
 }
 
-/// Be a limit server.
+/// Runs a limit server.
 pub fn serve(plan: &Value) -> Outcome<()> {
     let address: SocketAddr = plan["address"].as_str().ok_or("no address")?.parse()?;
     let mut listener = TcpListener::from_std(system::listen(address)?);
@@ -86,40 +86,45 @@ pub fn serve(plan: &Value) -> Outcome<()> {
     }
 }
 
-/// The one answer of this server.
+/// The only response of this server.
 struct Canned {
-    /// The head with any small content, several times over if nothing else follows.
+    /// The head with any small content, repeated if no layer follows.
     bytes: Vec<u8>,
     layer: Option<(SealedFile, usize)>,
-    /// The length of one answer with all that belongs to it.
+    /// The length of one complete response.
     size: usize,
     is_closing: bool,
 }
 
 impl Canned {
     fn load(plan: &Value) -> Outcome<Self> {
-        let answer = std::fs::read(plan["answer"].as_str().ok_or("no answer")?)?;
+        let response = std::fs::read(plan["response"].as_str().ok_or("no response")?)?;
         let is_closing = plan["is_closing"] == true;
         let Some(layer) = plan["layer"].as_str() else {
-            return Ok(Self { size: answer.len(), bytes: answer.repeat(GATHERED), layer: None, is_closing });
+            return Ok(Self {
+                size: response.len(),
+                bytes: response.repeat(GATHERED),
+                layer: None,
+                is_closing,
+            });
         };
         let content = std::fs::read(layer)?;
         let (file, ()) = SealedFile::create(|file| file.write_all(&content))?;
-        let size = answer.len() + content.len();
-        Ok(Self { bytes: answer, layer: Some((file, content.len())), size, is_closing })
+        let size = response.len() + content.len();
+        Ok(Self { bytes: response, layer: Some((file, content.len())), size, is_closing })
     }
 }
 
 struct Client {
     stream: TcpStream,
-    /// How much of a blank line has been seen: CR LF CR LF.
+    /// How many bytes of CR LF CR LF have been seen.
     matched: u8,
-    /// How many bytes of answers are owed.
+    /// How many bytes of responses remain to be sent.
     unsent: usize,
 }
 
 impl Client {
-    /// Reads, and answers. Returns whether the connection goes on.
+    /// Reads requests and sends responses. Returns whether the connection stays open.
     fn turn(
         &mut self,
         mut is_readable: bool,
@@ -164,7 +169,7 @@ impl Client {
 
     fn send(&mut self, canned: &Canned) -> io::Result<()> {
         while self.unsent > 0 {
-            // How far into an answer we are follows from how much is left.
+            // The position in the current response follows from the number of unsent bytes.
             let at = (canned.size - self.unsent % canned.size) % canned.size;
             let count = match (&canned.layer, canned.bytes.get(at..)) {
                 (None, Some(bytes)) => {
@@ -176,7 +181,7 @@ impl Client {
                     let start = at - canned.bytes.len();
                     file.send(self.stream.as_fd(), start as u64..*size as u64)?
                 }
-                (None, None) => unreachable!("an answer without a layer is all in its bytes"),
+                (None, None) => unreachable!("without a layer, the bytes have the whole response"),
             };
             self.unsent -= count;
         }

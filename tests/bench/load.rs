@@ -1,14 +1,14 @@
-//! The load client: many connections, one thread, and every answer checked.
+//! The load client: many connections, one thread, and every response checked.
 //!
-//! It is a process of its own, on a core of its own, so that its work is not the server's. All
-//! connections stand before the clock starts; each then asks again as soon as it is answered
-//! (a closed loop), so that a rate here is what the server can do, and a latency what it does then.
+//! It is a separate process on its own core, so that its work is not counted for the server. All connections are open
+//! before the clock starts. Each then sends its next request as soon as it has the response (a closed loop). So the
+//! rate is the maximum of the server, and the latencies are those at that rate.
 //!
-//! A *herd* is another load: the clock starts, all clients connect at once, and each asks once. It ends
-//! when the last of them has everything.
+//! A *herd* is another load: the clock starts, all clients connect at once, and each sends one request. It ends when
+//! the last client has everything.
 //!
-//! Deliberately absent: being a general HTTP client. It knows what the answer has to be, and
-//! any other is an error that ends the measurement.
+//! Deliberately absent: a general HTTP client. This one knows the expected response, and any other response is an error
+//! that ends the measurement.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use crate::process::{self, CLIENT_CORE, Outcome};
 /// How long a client of a herd may wait for its next bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Has a process of its own be the client, as `plan` says, and returns what it has measured.
+/// Runs the client as a separate process according to `plan`, and returns what it has measured.
 pub fn drive(plan: &Value) -> Outcome<Value> {
     let mut command = process::pinned(CLIENT_CORE, std::env::current_exe()?);
     let output = command.args(["--load", &plan.to_string()]).output()?;
@@ -34,10 +34,10 @@ pub fn drive(plan: &Value) -> Outcome<Value> {
     Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// What to ask, and what the answer has to be.
+/// What to request, and the expected response.
 struct Plan {
     address: SocketAddr,
-    /// All requests that a connection sends before it waits for their answers.
+    /// All requests that a connection sends before it waits for their responses.
     requests: Vec<u8>,
     depth: usize,
     status_line: String,
@@ -45,18 +45,18 @@ struct Plan {
     is_closing: bool,
 }
 
-/// A connection, and what it still expects.
+/// A connection, and what it still has to receive.
 struct Client {
     stream: TcpStream,
     asked: Instant,
     unanswered: usize,
-    /// The start of a head whose end has not come yet.
+    /// The start of a head whose end has not arrived yet.
     head: Vec<u8>,
-    /// What is to come of the content of an answer.
+    /// The number of bytes that are missing from the content of a response.
     content_left: usize,
 }
 
-/// Be the load client.
+/// Runs the load client.
 pub fn load(plan: &Value) -> Outcome<Value> {
     let number = |key: &str| plan[key].as_u64().ok_or(format!("no {key}"));
     let text = |key: &str| plan[key].as_str().ok_or(format!("no {key}"));
@@ -99,7 +99,7 @@ pub fn load(plan: &Value) -> Outcome<Value> {
     Ok(summary(latencies, elapsed, cpu, plan.content_length))
 }
 
-/// Keeps all connections busy until then, and returns the latency of every answer in nanoseconds.
+/// Keeps all connections busy until `end`, and returns the latency of every response in nanoseconds.
 fn run(plan: &Plan, poll: &mut Poll, clients: &mut [Client], end: Instant) -> Outcome<Vec<u64>> {
     let mut latencies = Vec::with_capacity(1 << 20);
     let mut buffer = vec![0; 256 * 1024];
@@ -116,7 +116,7 @@ fn run(plan: &Plan, poll: &mut Poll, clients: &mut [Client], end: Instant) -> Ou
                 let now = Instant::now();
                 if count == 0 {
                     if !plan.is_closing || client.unanswered > 0 {
-                        return Err("the server closed a connection before its time".into());
+                        return Err("the server closed a connection too early".into());
                     }
                     *client = plan.connect(event.token(), poll.registry())?;
                     client.ask(plan, now)?;
@@ -134,8 +134,8 @@ fn run(plan: &Plan, poll: &mut Poll, clients: &mut [Client], end: Instant) -> Ou
     Ok(latencies)
 }
 
-/// Lets so many clients connect, ask once, and take what they are sent. Returns for each the nanoseconds
-/// until it had everything. Each closes its connection then, as clients do that know the length.
+/// Connects clients that send one request each. Returns for each client the time until it had everything, in
+/// nanoseconds. A client then closes its connection, as it knows the length of the content.
 fn herd(plan: &Plan, poll: &mut Poll, connections: usize, start: Instant) -> Outcome<Vec<u64>> {
     let mut clients = Vec::with_capacity(connections);
     for place in 0..connections {
@@ -149,14 +149,14 @@ fn herd(plan: &Plan, poll: &mut Poll, connections: usize, start: Instant) -> Out
     while latencies.len() < connections {
         poll.poll(&mut events, Some(PATIENCE))?;
         if events.is_empty() {
-            return Err(format!("{} clients wait in vain", connections - latencies.len()).into());
+            return Err(format!("{} clients timed out", connections - latencies.len()).into());
         }
         for event in &events {
             let place = &mut clients[event.token().0];
             while let Some(client) = place {
                 let count = match client.stream.read(&mut buffer) {
                     Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                    Ok(0) => return Err("the server closed a connection before its time".into()),
+                    Ok(0) => return Err("the server closed a connection too early".into()),
                     count => count?,
                 };
                 if client.take(&buffer[..count], plan)? > 0 {
@@ -169,7 +169,7 @@ fn herd(plan: &Plan, poll: &mut Poll, connections: usize, start: Instant) -> Out
     Ok(latencies)
 }
 
-/// The CPU time of a process that has come to rest, after it has closed what its clients have.
+/// Waits until a process is idle, after it has closed its connections, and returns its CPU time.
 fn cpu_at_rest(pid: u32) -> Outcome<Duration> {
     let mut before = process::cpu(pid)?;
     loop {
@@ -182,7 +182,7 @@ fn cpu_at_rest(pid: u32) -> Outcome<Duration> {
     }
 }
 
-/// `cpu` is the server's and our own.
+/// Returns the figures as JSON. `cpu` is the CPU time of the server and of this process.
 fn summary(mut latencies: Vec<u64>, elapsed: Duration, cpu: [Duration; 2], content_length: usize) -> Value {
     latencies.sort_unstable();
     let requests = latencies.len();
@@ -206,7 +206,7 @@ fn summary(mut latencies: Vec<u64>, elapsed: Duration, cpu: [Duration; 2], conte
 
 impl Plan {
     fn connect(&self, token: Token, registry: &Registry) -> Outcome<Client> {
-        // On the loopback interface this waits for nobody but the kernel.
+        // On the loopback interface, this waits only for the kernel.
         let stream = std::net::TcpStream::connect(self.address)?;
         stream.set_nonblocking(true)?;
         stream.set_nodelay(true)?;
@@ -217,14 +217,14 @@ impl Plan {
 }
 
 impl Client {
-    /// Sends the next requests. There is room: all there was before has been answered.
+    /// Sends the next requests. There is room for them, because all earlier requests have been answered.
     fn ask(&mut self, plan: &Plan, now: Instant) -> Outcome<()> {
         self.stream.write_all(&plan.requests)?;
         (self.asked, self.unanswered) = (now, plan.depth);
         Ok(())
     }
 
-    /// Takes what has come, and returns how many answers are complete with it.
+    /// Consumes received bytes, and returns how many responses they complete.
     fn take(&mut self, mut bytes: &[u8], plan: &Plan) -> Outcome<usize> {
         const END: &[u8] = b"\r\n\r\n";
         let before = self.unanswered;
@@ -249,7 +249,7 @@ impl Client {
             bytes = &bytes[content..];
             self.content_left -= content;
             if self.content_left == 0 {
-                self.unanswered = self.unanswered.checked_sub(1).ok_or("an answer that nobody asked for")?;
+                self.unanswered = self.unanswered.checked_sub(1).ok_or("a response without a request")?;
             }
         }
         Ok(before - self.unanswered)

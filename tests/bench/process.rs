@@ -1,12 +1,11 @@
-//! Processes to measure: start one on a core of its own, read what it has cost so far, end it.
+//! Processes to measure: starts them on their own core, reads their cost so far, and ends them.
 //!
 //! Document: proc(5).
 //!
-//! Every server listens on a loopback port that was free a moment before. Nothing is ever stopped
-//! but children of this process.
+//! Every server listens on a loopback port that was free a moment ago. Only children of this process are ever stopped.
 //!
-//! Deliberately absent: setting affinity by a call of our own, which would need `unsafe`. The
-//! program `taskset` sets it and becomes what it was to start, so that the child's id stays.
+//! Deliberately absent: a system call that sets the affinity, which would need `unsafe`. The program `taskset` sets
+//! it, and then executes the server in the same process, so that the child's ID stays valid.
 
 use std::error::Error;
 use std::ffi::OsStr;
@@ -18,26 +17,27 @@ use std::time::{Duration, Instant};
 
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
-/// The core of whatever server is measured, and that of the client.
+/// The core of the server that is measured, and the core of the client.
 pub const SERVER_CORE: usize = 0;
 pub const CLIENT_CORE: usize = 1;
 
-/// How long anything but a measurement may take.
+/// The maximum time of anything that is not a measurement.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Where a program is, if it is installed. Servers may be out of an ordinary user's way.
+/// Returns the path of a program, if it is installed. Servers may be in directories that are not in an ordinary
+/// user's PATH.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let directories = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     directories.map(|directory| directory.join(program)).find(|file| file.is_file())
 }
 
-/// Whether server and client can have a core each.
+/// Returns whether server and client can each have their own core.
 pub fn can_pin() -> bool {
     find("taskset").is_some() && std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
 }
 
-/// A command that runs on one core, if that can be had.
+/// Returns a command that runs on one core, if that is possible.
 pub fn pinned(core: usize, program: impl AsRef<OsStr>) -> Command {
     if !can_pin() {
         return Command::new(program);
@@ -47,7 +47,7 @@ pub fn pinned(core: usize, program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// An address that nobody listens on. Nothing but luck keeps it free, but nothing else here asks.
+/// Returns an unused address. It is not reserved, but the benchmark runs nothing else that would take it.
 pub fn free_address() -> io::Result<SocketAddr> {
     TcpListener::bind(("127.0.0.1", 0))?.local_addr()
 }
@@ -61,7 +61,7 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it listens on that address.
     pub fn start(mut command: Command, address: SocketAddr) -> Outcome<Self> {
-        // A helper notices by the end of its input that we are gone.
+        // The limit server ends at the end of its input, also if this process is killed.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
         let mut server = Self { child, address };
@@ -83,7 +83,7 @@ impl Server {
         cpu(self.pid())
     }
 
-    /// A number from /proc/PID/status, such as `VmRSS` in KiB.
+    /// Returns a number from /proc/PID/status, such as `VmRSS` in KiB.
     pub fn status(&self, key: &str) -> Outcome<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
         let line = status.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
@@ -99,24 +99,24 @@ impl Drop for Server {
     }
 }
 
-/// The CPU time of a process with one thread, user and system. `stat` counts it in ticks of 10 ms;
-/// the scheduler's own account is in nanoseconds, and at most one tick of its clock late.
+/// Returns the user and system time of a process with one thread. `stat` counts ticks of 10 ms. The scheduler's
+/// statistics are in nanoseconds, and at most one tick late.
 pub fn cpu(pid: u32) -> Outcome<Duration> {
     let account = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))
-        .map_err(|error| format!("the kernel tells no CPU time in /proc/PID/schedstat: {error}"))?;
+        .map_err(|error| format!("the kernel has no CPU time in /proc/PID/schedstat: {error}"))?;
     Ok(Duration::from_nanos(account.split(' ').next().unwrap_or_default().parse()?))
 }
 
-/// Asks a program to finish and say what it has found.
+/// Sends SIGINT, on which a program finishes and prints its results.
 pub fn interrupt(child: &Child) -> io::Result<()> {
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().map(|_| ())
 }
 
-/// The head and the content of an answer.
-pub type Answer = (Vec<u8>, Vec<u8>);
+/// The head and the content of a response.
+pub type Response = (Vec<u8>, Vec<u8>);
 
-/// Sends a request, with `fields` as whole lines, and returns the answer and the connection.
-pub fn ask(address: SocketAddr, path: &str, fields: &str) -> Outcome<(Answer, TcpStream)> {
+/// Sends a request, with `fields` as complete lines. Returns the response and the connection.
+pub fn ask(address: SocketAddr, path: &str, fields: &str) -> Outcome<(Response, TcpStream)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(request(address, path, fields).as_bytes())?;
@@ -126,12 +126,12 @@ pub fn ask(address: SocketAddr, path: &str, fields: &str) -> Outcome<(Answer, Tc
         stream.read_exact(&mut byte)?;
         head.extend(byte);
     }
-    let mut content = vec![0; content_length(&head).ok_or("an answer without a length")?];
+    let mut content = vec![0; content_length(&head).ok_or("a response without a length")?];
     stream.read_exact(&mut content)?;
     Ok(((head, content), stream))
 }
 
-/// A request like wrk's own, so that all clients here ask the same.
+/// Returns a request like wrk's, so that all clients send the same request.
 pub fn request(address: SocketAddr, path: &str, fields: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n")
 }
@@ -143,14 +143,14 @@ pub fn content_length(head: &[u8]) -> Option<usize> {
     Some(digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0')))
 }
 
-/// Writes a file for a server to read, with the directories above it.
+/// Writes a file, and creates its parent directories.
 pub fn write(file: &Path, bytes: impl AsRef<[u8]>) -> Outcome<()> {
     let directory = file.parent().ok_or(io::Error::from(ErrorKind::InvalidInput))?;
     std::fs::create_dir_all(directory)?;
     Ok(std::fs::write(file, bytes)?)
 }
 
-/// The middle of some figures: one bad round on a busy machine leaves it where it is.
+/// Returns the median, which one bad round on a busy machine does not change.
 pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     let mut figures: Vec<_> = figures.into_iter().collect();
     figures.sort_by(f64::total_cmp);

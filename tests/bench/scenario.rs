@@ -1,4 +1,4 @@
-//! What is asked of the servers, and what is to come out of it.
+//! What is requested from the servers, and the targets.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::process::{self, Outcome, SERVER_CORE, Server};
 
-/// What is asked for.
+/// What a request is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     Manifest,
@@ -15,22 +15,22 @@ pub enum Asked {
     Range,
 }
 
-/// One way to put a server under load.
+/// A kind of load.
 pub struct Scenario {
     pub name: &'static str,
     pub asked: Asked,
     pub connections: usize,
-    /// How many requests are sent at once.
+    /// How many requests a connection sends at once.
     pub depth: usize,
-    /// Whether the connection ends with the answer. Then each request has a connection of its own.
+    /// Whether the connection ends with the response, so that each request needs a new connection.
     pub is_closing: bool,
-    /// Whether all clients connect at once, and ask but once.
+    /// Whether all clients connect at once and send one request each.
     pub is_herd: bool,
-    /// `None` if it is not for comparison.
+    /// `None` if the scenario is not compared.
     pub targets: Option<Targets>,
 }
 
-/// How quinistry is to compare: rates at least, cost at most.
+/// The targets of the comparison: minimum ratios of the rates, and the maximum ratio of the CPU time.
 #[derive(Clone, Copy)]
 pub struct Targets {
     pub nginx: f64,
@@ -97,27 +97,26 @@ pub const SCENARIOS: [Scenario; 10] = [
 ];
 
 impl Scenario {
-    /// Whether bytes are what matters, and not requests.
+    /// Returns whether the rate is in bytes rather than requests.
     pub fn is_bulk(&self) -> bool {
         self.asked != Asked::Manifest
     }
 
-    /// The rate of a bulk scenario is in MB/s, that of any other in requests/s.
+    /// Returns the unit of the rate.
     pub fn unit(&self) -> &'static str {
         if self.is_bulk() { "MB/s" } else { "req/s" }
     }
 }
 
-/// What quinistry serves, as the wire shows it.
+/// What quinistry serves, as clients receive it.
 pub struct Subject {
     pub manifest_path: &'static str,
     pub manifest: Vec<u8>,
     pub layer_path: String,
     pub layer: Vec<u8>,
-    /// The heads of the answers: the manifest's and the layer's, each without and with the end of the
-    /// connection.
+    /// The heads of the responses for the manifest and the layer, each without and with `Connection: close`.
     pub heads: [[Vec<u8>; 2]; 2],
-    /// Where files for other servers can be.
+    /// The directory of the files for other servers.
     pub directory: PathBuf,
 }
 
@@ -144,7 +143,7 @@ impl Subject {
         if scenario.is_bulk() { &self.layer_path } else { self.manifest_path }
     }
 
-    /// The length of the content of each answer.
+    /// Returns the length of the content of each response.
     pub fn content_length(&self, scenario: &Scenario) -> usize {
         match scenario.asked {
             Asked::Manifest => self.manifest.len(),
@@ -153,7 +152,7 @@ impl Subject {
         }
     }
 
-    /// The scenario as a plan for the load client.
+    /// Returns the scenario as a plan for the load client.
     pub fn plan(&self, scenario: &Scenario, server: &Server, milliseconds: u64) -> Value {
         let fields = match scenario.asked {
             Asked::Range => {
@@ -179,7 +178,7 @@ impl Subject {
     }
 }
 
-/// Starts quinistry as it is shipped, with its log of requests, on the servers' core.
+/// Starts quinistry with its log of requests, as it is used, on the servers' core.
 pub fn start_quinistry() -> Outcome<Server> {
     let address = process::free_address()?;
     let mut command = process::pinned(SERVER_CORE, env!("CARGO_BIN_EXE_quinistry"));

@@ -1,7 +1,7 @@
-//! Docker, which may be in use: a test has names of its own, and takes away what it has made.
+//! Docker, whose other images and containers a test must not touch.
 //!
-//! Docker's images and containers may be somebody's. A test names its images by the port of a server of
-//! its own, removes by these names alone, and publishes on loopback ports that were free.
+//! A test names its images by the port of its own server, removes only images and containers with these names, and
+//! publishes only on free loopback ports.
 
 use super::run;
 use super::tools::{has_tool, tool};
@@ -14,17 +14,17 @@ pub fn has_docker() -> bool {
     has_tool("docker", &["info"])
 }
 
-/// The name of an image of a test's. In the end the image is removed, if it is there, together with the
-/// containers that were made of it by this name.
+/// The name of a test's image. Dropping it removes the image, if it exists, and the containers that were created from
+/// it by this name.
 pub struct ImageName(pub String);
 
 impl ImageName {
-    /// That of the image which is served on that port.
+    /// Returns the name of the image that is served on `port`.
     pub fn at(port: u16) -> Self {
         Self(format!("localhost:{port}/quinistry"))
     }
 
-    /// Pulls, and returns the digest that docker prints.
+    /// Pulls the image, and returns the digest that docker prints.
     pub fn pull(&self) -> String {
         let output = docker(&["pull", &self.0]);
         let line = output.lines().find_map(|line| line.strip_prefix("Digest: "));
@@ -34,7 +34,7 @@ impl ImageName {
 
 impl Drop for ImageName {
     fn drop(&mut self) {
-        // Not by the filter `ancestor`, which goes by the image's id: others may have the same image.
+        // The filter `ancestor` compares image IDs, so it would also match the same image under other names.
         let list = tool("docker").args(["ps", "--all", "--format", "{{.ID}} {{.Image}}"]).output();
         let list = list.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
         for line in list.unwrap_or_default().lines() {

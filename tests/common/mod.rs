@@ -1,5 +1,5 @@
-//! What the tests share: a server of their own, a client that reads answers strictly, a small image.
-#![allow(dead_code, unused_imports, reason = "no test needs all of it")]
+//! What the tests share: a server under test, a client that checks responses strictly, and small images.
+#![allow(dead_code, unused_imports, reason = "no test uses all of it")]
 
 pub mod docker;
 pub mod node;
@@ -21,14 +21,14 @@ use std::time::{Duration, Instant};
 
 pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, report, skip, this_test, tool};
 
-/// How long anything may take before a test calls it hung: long, because the machine may be busy with other
-/// things. No test measures time with it.
+/// The time after which a test fails because something has not happened. It is long because the machine may be
+/// busy. No test measures time with it.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// How much of a server's log is kept; more is read and forgotten.
+/// The maximum size of the log that is kept. The rest is read and discarded.
 const MAX_LOG: usize = 16 * 1024 * 1024;
 
-/// The program under test, listening on a loopback port of its own.
+/// The program under test, listening on its own loopback port.
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
@@ -40,12 +40,12 @@ impl Server {
         Self::start_with(&[])
     }
 
-    /// Starts the server with more arguments.
+    /// Starts the server with additional arguments.
     pub fn start_with(arguments: &[&str]) -> Self {
         Self::start_as(quinistry().args(arguments).args(["--listen", "127.0.0.1:0"]))
     }
 
-    /// Starts the server by a command of the test's.
+    /// Starts the server with the given command.
     pub fn start_as(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the server starts");
         let stderr = child.stderr.take().expect("stderr is piped");
@@ -76,27 +76,27 @@ impl Server {
         Client::connect(self.address)
     }
 
-    /// A connection that has been answered once. One that has said nothing yet is the kernel's for a
-    /// second: the server would not know of it.
+    /// Opens a connection on which one request has been answered. The kernel holds back a connection without data
+    /// for a second, and the server does not know of it until then.
     pub fn connect_idle(&self) -> Client {
         let mut client = self.connect();
         client.send_request("GET /v2/", &[]);
-        assert_eq!(client.answer_to("GET /v2/").status, 200);
+        assert_eq!(client.response_to("GET /v2/").status, 200);
         client
     }
 
-    /// Sends one request on a connection of its own, and returns the answer.
-    pub fn ask(&self, request_line: &str, fields: &[&str]) -> Answer {
+    /// Sends one request on a new connection, and returns the response.
+    pub fn ask(&self, request_line: &str, fields: &[&str]) -> Response {
         let mut client = self.connect();
         client.send_request(request_line, fields);
-        client.answer_to(request_line)
+        client.response_to(request_line)
     }
 
     pub fn log(&self) -> String {
         self.log.0.lock().expect("no panic while held").clone()
     }
 
-    /// Waits for a line of the log with that text, and returns the log so far.
+    /// Waits for a log line that contains `text`, and returns the log so far.
     pub fn wait_for_log(&self, text: &str) -> String {
         let (log, changed) = &*self.log;
         let guard = log.lock().expect("no panic while held");
@@ -107,20 +107,20 @@ impl Server {
         log.clone()
     }
 
-    /// The digest of the index that a tag stands for, from the log.
+    /// Returns the digest of the index from the log.
     pub fn manifest_digest(&self) -> String {
         let log = self.log();
         let line = log.lines().find(|line| line.trim_start().starts_with("index")).expect("the index's line");
         line.split_whitespace().nth(1).expect("a digest").to_owned()
     }
 
-    /// The manifest for the server's own platform.
+    /// Returns the manifest for the server's own platform.
     pub fn manifest(&self) -> serde_json::Value {
         let accept = "Accept: application/vnd.docker.distribution.manifest.v2+json";
         self.ask("GET /v2/quinistry/manifests/latest", &[accept]).json()
     }
 
-    /// The digests and sizes of the layers, as the manifest has them.
+    /// Returns the digests and sizes of the layers from the manifest.
     pub fn layers(&self) -> Vec<(String, usize)> {
         let manifest = self.manifest();
         let layers = manifest["layers"].as_array().expect("a list");
@@ -131,29 +131,29 @@ impl Server {
         layers.iter().map(describe).collect()
     }
 
-    /// The digest and size of the only layer.
+    /// Returns the digest and size of the only layer.
     pub fn layer(&self) -> (String, usize) {
         let mut layers = self.layers();
         assert_eq!(layers.len(), 1);
         layers.remove(0)
     }
 
-    /// Sends it a signal, such as `libc::SIGTERM`.
+    /// Sends the server a signal, such as `libc::SIGTERM`.
     pub fn signal(&self, signal: i32) {
         system::signal(&self.child, signal);
     }
 
-    /// Stops it, so that what clients do meanwhile happens at once from its point of view. Returns when it has stopped.
+    /// Stops the server, and returns once it has stopped. What clients do until [`Server::thaw`] then arrives at once.
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);
     }
 
-    /// Lets it go on.
+    /// Lets the server continue.
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
     }
 
-    /// Sets how many descriptors it may have.
+    /// Limits the number of descriptors that the server may have open.
     pub fn limit_descriptors(&self, count: usize) {
         system::limit_descriptors(&self.child, count);
     }
@@ -162,7 +162,7 @@ impl Server {
         eventually("the server ends", || self.child.try_wait().expect("our own child"))
     }
 
-    /// A number from /proc/PID/status, such as `VmRSS` in KiB.
+    /// Returns a number from /proc/PID/status, such as `VmRSS` in KiB.
     pub fn status(&self, key: &str) -> u64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
@@ -174,7 +174,7 @@ impl Server {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
     }
 
-    /// User and system time so far, in clock ticks.
+    /// Returns the user and system time so far, in clock ticks.
     pub fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server runs");
         let fields: Vec<_> = stat.rsplit(") ").next().expect("after the name").split(' ').collect();
@@ -189,19 +189,19 @@ impl Drop for Server {
     }
 }
 
-/// Repeats `attempt` until it returns something.
+/// Repeats `attempt` until it returns a value.
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
         if let Some(value) = attempt() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "it never happened: {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// An HTTP client that takes nothing on trust.
+/// An HTTP client that checks what it receives.
 pub struct Client {
     pub stream: TcpStream,
     unread: Vec<u8>,
@@ -220,7 +220,7 @@ impl Client {
         self.stream.write_all(bytes.as_ref()).expect("the server reads");
     }
 
-    /// Sends a request in HTTP/1.1, with a Host.
+    /// Sends an HTTP/1.1 request with a Host field.
     pub fn send_request(&mut self, request_line: &str, fields: &[&str]) {
         self.send(request(request_line, fields));
     }
@@ -229,39 +229,39 @@ impl Client {
         self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
     }
 
-    /// Reads one answer; none is expected to have more than the content it announces.
-    pub fn answer_to(&mut self, request_line: &str) -> Answer {
+    /// Reads one response. What follows the announced content belongs to the next response.
+    pub fn response_to(&mut self, request_line: &str) -> Response {
         let head_end = loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
                 break end + 4;
             }
-            assert!(self.read_more(), "the connection ended within a head: {:?}", lossy(&self.unread));
+            assert!(self.read_more(), "the connection ended in a head: {:?}", lossy(&self.unread));
         };
-        let mut answer = Answer::from_head(&self.unread[..head_end]);
+        let mut response = Response::from_head(&self.unread[..head_end]);
         self.unread.drain(..head_end);
-        let has_content = !request_line.starts_with("HEAD ") && ![204, 304].contains(&answer.status);
-        let length = if has_content { answer.content_length() } else { 0 };
+        let has_content = !request_line.starts_with("HEAD ") && ![204, 304].contains(&response.status);
+        let length = if has_content { response.content_length() } else { 0 };
         while self.unread.len() < length {
-            assert!(self.read_more(), "the connection ended within content");
+            assert!(self.read_more(), "the connection ended in content");
         }
-        answer.content = self.unread.drain(..length).collect();
-        answer
+        response.content = self.unread.drain(..length).collect();
+        response
     }
 
     fn read_more(&mut self) -> bool {
         let mut bytes = [0; 16 * 1024];
-        let count = self.stream.read(&mut bytes).expect("an answer, or the end");
+        let count = self.stream.read(&mut bytes).expect("a response or the end of the connection");
         self.unread.extend_from_slice(&bytes[..count]);
         count > 0
     }
 
-    /// Asserts that the server closes cleanly with nothing more to say.
+    /// Asserts that the server closes the connection cleanly and sends nothing more.
     pub fn expect_end(mut self) {
         assert!(!self.read_more(), "expected the end, got {:?}", lossy(&self.unread));
         assert!(self.unread.is_empty(), "expected the end, got {:?}", lossy(&self.unread));
     }
 
-    /// Whether the connection has been closed or reset by the server, which it will be.
+    /// Waits until the server closes or resets the connection. Returns false if it sends something first.
     pub fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0; 1024]) {
             Ok(0) => true,
@@ -271,22 +271,22 @@ impl Client {
     }
 }
 
-/// A request in HTTP/1.1, with a Host.
+/// Returns an HTTP/1.1 request with a Host field.
 pub fn request(request_line: &str, fields: &[&str]) -> String {
     let head = format!("{request_line} HTTP/1.1\r\nHost: localhost:8080\r\n");
     fields.iter().fold(head, |head, field| head + field + "\r\n") + "\r\n"
 }
 
-/// An answer.
+/// A response, as a client receives it.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
+pub struct Response {
     pub status: u16,
     pub fields: HashMap<String, String>,
     pub content: Vec<u8>,
 }
 
-impl Answer {
-    /// Reads a head, strictly: no field twice, no space where none belongs.
+impl Response {
+    /// Parses a head strictly: no field may occur twice, and there must be no superfluous whitespace.
     pub fn from_head(head: &[u8]) -> Self {
         let head = str::from_utf8(head).expect("ASCII");
         let mut lines = head.strip_suffix("\r\n\r\n").expect("a complete head").split("\r\n");
@@ -305,9 +305,9 @@ impl Answer {
         self.fields.get(&name.to_lowercase()).map(String::as_str)
     }
 
-    /// The length that the answer has to announce.
+    /// Returns the Content-Length, which the response must have.
     pub fn content_length(&self) -> usize {
-        let length = self.field("content-length").expect("every answer with content says its length");
+        let length = self.field("content-length").expect("every response with content has a Content-Length");
         length.parse().expect("a number")
     }
 
@@ -315,7 +315,7 @@ impl Answer {
         serde_json::from_slice(&self.content).expect("JSON")
     }
 
-    /// The code of an error, whose shape is that of the distribution-spec.
+    /// Returns the code of an error, whose format must be that of the distribution-spec.
     pub fn error_code(&self) -> String {
         assert_eq!(self.field("content-type"), Some("application/json"));
         let json = self.json();
@@ -334,14 +334,14 @@ pub fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// The digest of some bytes, as an independent reader computes it.
+/// Computes a digest without the code under test.
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     let hash = sha2::Sha256::digest(bytes);
     hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
-/// Runs a command to its end, and returns its standard output; it has to succeed.
+/// Runs a command, which must succeed, and returns its standard output.
 pub fn run(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
@@ -349,28 +349,28 @@ pub fn run(command: &mut Command) -> String {
     stdout.into_owned()
 }
 
-/// Writes the image to a file, by `quinistry save` with more arguments.
+/// Writes the image to a file with `quinistry save` and additional arguments.
 pub fn save(path: &str, arguments: &[&str]) {
     let file = std::fs::File::create(path).expect("room for it");
     run(quinistry().arg("save").args(arguments).stdout(file));
 }
 
-/// The README, and that of the cluster.
+/// The README, followed by the README for Kubernetes.
 pub const README: &str = concat!(include_str!("../../README.md"), include_str!("../../k8s/README.md"));
 
-/// The README's blocks in that language.
+/// Returns the README's code blocks in a language.
 pub fn readme_blocks(language: &str) -> impl Iterator<Item = &'static str> {
     let blocks = README.split("```").skip(1).step_by(2);
     blocks.filter_map(move |block| block.strip_prefix(language)?.strip_prefix('\n'))
 }
 
-/// The README's first block in that language that has this text.
+/// Returns the README's first code block in a language that contains `text`.
 pub fn readme_block(language: &str, text: &str) -> &'static str {
     readme_blocks(language).find(|block| block.contains(text)).expect("the README has it")
 }
 
-/// Makes a copy of our own executable that says that it is for another processor: for arm64, or on arm64
-/// for amd64. Returns its path.
+/// Copies the executable under test, and changes the processor in the header of the copy: to arm64, or on arm64 to
+/// amd64. Returns the path of the copy.
 pub fn sibling(folder: &Folder) -> String {
     let mut executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
     executable[18] = if other_goarch() == "arm64" { sample::ARM64 } else { sample::AMD64 };
@@ -379,12 +379,12 @@ pub fn sibling(folder: &Folder) -> String {
     path
 }
 
-/// The architecture that [`sibling`] says it is for.
+/// Returns the architecture in the header of a [`sibling`].
 pub fn other_goarch() -> &'static str {
     if goarch() == "arm64" { "amd64" } else { "arm64" }
 }
 
-/// The architecture of this machine, in Go's terms.
+/// Returns Go's name for the architecture of this machine.
 pub fn goarch() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",
@@ -393,13 +393,13 @@ pub fn goarch() -> &'static str {
     }
 }
 
-/// A loopback port that was free a moment before.
+/// Returns a loopback port that was free a moment ago.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
     listener.expect("a free port").port()
 }
 
-/// A process in the background that is killed when it is dropped.
+/// A background process, which is killed when it is dropped.
 pub struct Background(pub Child);
 
 impl Background {
@@ -419,14 +419,14 @@ impl Drop for Background {
     }
 }
 
-/// Whose terminal a server is on, and so how it may write to it.
+/// Who owns the server's terminal, which decides how the server may write to it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Terminal {
-    /// The server's user's.
+    /// The user that the server runs as.
     Own,
-    /// Another user's, and it controls the server, as with `su`.
+    /// Another user, and the terminal controls the server, as with `su`.
     Controlling,
-    /// Another user's, and it does not control the server, as with `su -c`.
+    /// Another user, and the terminal does not control the server, as with `su -c`.
     Foreign,
 }
 
@@ -434,13 +434,13 @@ pub enum Terminal {
 pub struct OnTerminal {
     pub server: Background,
     pub address: SocketAddr,
-    /// The terminal, from the side of who sits before it.
+    /// The user's side of the terminal.
     pub person: File,
     program: File,
 }
 
 impl OnTerminal {
-    /// Starts the server, and waits until it listens. Only root can have it on another user's terminal.
+    /// Starts the server, and waits until it listens. Only root can start it on another user's terminal.
     pub fn start(kind: Terminal) -> Self {
         let (address, (person, program)) = (([127, 0, 0, 1], free_port()).into(), system::terminal());
         let mut command = quinistry();
@@ -462,19 +462,19 @@ impl OnTerminal {
         system::hold(&mut self.person, &self.program);
     }
 
-    /// Lets the output go on, as Ctrl-Q does.
+    /// Lets the output continue, as Ctrl-Q does.
     pub fn release(&mut self) {
         self.person.write_all(b"\x11").expect("the terminal is there");
     }
 
-    /// Reads until there is such a line, and returns all. Requests that are not logged wake the server, which
-    /// would pause before it tries again to write what had no room.
+    /// Reads until a complete line contains `text`, and returns everything that was read. Requests that are not logged
+    /// wake the server, which would otherwise pause before it writes to a full terminal again.
     pub fn read_until(&mut self, text: &str) -> String {
         let (mut read, mut bytes) = (String::new(), [0; 4096]);
         let mut waking = Client::connect(self.address);
         eventually(text, || {
             waking.send_request("GET /healthz", &[]);
-            waking.answer_to("GET /healthz");
+            waking.response_to("GET /healthz");
             let count = self.person.read(&mut bytes).unwrap_or(0);
             read += &lossy(&bytes[..count]);
             let is_complete = read.ends_with('\n') && read.lines().any(|line| line.contains(text));
@@ -483,7 +483,7 @@ impl OnTerminal {
     }
 }
 
-/// A folder of a test's own.
+/// A temporary folder, which is removed when it is dropped.
 pub struct Folder(pub PathBuf);
 
 impl Folder {

@@ -1,14 +1,14 @@
-//! Nodes of a cluster: network namespaces with a containerd each.
+//! Cluster nodes: network namespaces, each with its own containerd.
 //!
-//! Nothing of it can be reached from outside, or reach anything there.
+//! They are isolated. Nothing outside can reach them, and they can reach nothing outside.
 
 use std::process::{Child, Command, Stdio};
 
 use super::{Folder, eventually, has_tool, quinistry, run, save, skip, system, tool};
 
-/// Some nodes on a network of their own, which leads nowhere else.
+/// An isolated network for nodes.
 pub struct Network {
-    /// Where they are all plugged in.
+    /// The namespace with the bridge that connects the nodes.
     switch: Namespace,
     folder: Folder,
 }
@@ -22,12 +22,12 @@ impl Namespace {
         made.is_ok_and(|status| status.success()).then_some(Self(name))
     }
 
-    /// Runs `ip` there.
+    /// Runs `ip` in the namespace.
     fn ip(&self, line: &str) {
         run(tool("ip").args(["-n", &self.0]).args(line.split(' ')));
     }
 
-    /// A command there. Not by `ip netns exec`, which hides the control groups.
+    /// Returns a command that runs in the namespace. `ip netns exec` would hide the control groups.
     fn command(&self, program: &Command) -> Command {
         let mut command = tool("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.0)).arg(program.get_program());
@@ -42,7 +42,7 @@ impl Drop for Namespace {
 }
 
 impl Network {
-    /// `None`, said loudly, where there can be none.
+    /// Creates a network. If that is not possible, notes that the test is skipped, and returns `None`.
     pub fn new(name: &str) -> Option<Self> {
         let tools = [
             ("containerd", "--version"),
@@ -63,7 +63,7 @@ impl Network {
         Some(Self { switch, folder: Folder::new(name) })
     }
 
-    /// A new node with nothing but a containerd.
+    /// Creates a node, which runs nothing but containerd.
     pub fn node(&self, number: usize) -> Node {
         let Network { switch, .. } = self;
         let namespace = Namespace::new(format!("{}-{number}", switch.0)).expect("one more namespace");
@@ -84,14 +84,14 @@ impl Network {
         std::fs::write(&file, configuration).expect("room for it");
         let containerd = Daemon::start(namespace.command(&tool("containerd")).args(["--config", &file]));
         let node = Node { _containerd: containerd, namespace, address, folder };
-        eventually("containerd answers", || {
+        eventually("containerd responds", || {
             node.ctr(&["version"]).output().is_ok_and(|output| output.status.success()).then_some(())
         });
         node
     }
 }
 
-/// A process in the background that is asked to end when it is dropped, and waited for.
+/// A background process. Dropping it sends SIGTERM and waits for it to end.
 pub struct Daemon(Child);
 
 impl Daemon {
@@ -109,7 +109,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A node: a containerd, a network, a folder.
+/// A node: containerd, a network namespace and a folder.
 pub struct Node {
     _containerd: Daemon,
     namespace: Namespace,
@@ -124,7 +124,7 @@ impl Node {
         command
     }
 
-    /// Brings the first copy by hand.
+    /// Imports the image from an archive, and returns its name.
     pub fn load(&self) -> String {
         let archive = format!("{}/image.tar", self.folder);
         save(&archive, &[]);
@@ -132,34 +132,34 @@ impl Node {
         "docker.io/library/quinistry:latest".to_owned()
     }
 
-    /// Pulls from another node, as one does who knows that it speaks plain HTTP.
+    /// Pulls from another node over plain HTTP, and returns the name of the image.
     pub fn pull(&self, holder: &Node) -> String {
         let image = format!("{}/quinistry:latest", holder.registry());
         run(&mut self.ctr(&["images", "pull", "--plain-http", "--snapshotter", "native", &image]));
         image
     }
 
-    /// Where a container of this node can be reached.
+    /// Returns the address of the registry on this node.
     pub fn registry(&self) -> String {
         format!("{}:8080", self.address)
     }
 
-    /// The digest of an image that this node has.
+    /// Returns the digest of an image on this node.
     pub fn digest(&self, image: &str) -> String {
         let list = run(&mut self.ctr(&["images", "list", &format!("name=={image}")]));
         let digest = list.split_whitespace().find(|word| word.starts_with("sha256:"));
         digest.unwrap_or_else(|| panic!("no {image} in {list}")).to_owned()
     }
 
-    /// A command on this node's network.
+    /// Returns a command that runs in this node's network.
     pub fn command(&self, program: &Command) -> Command {
         self.namespace.command(program)
     }
 
-    /// Runs an image until it serves, and returns its digest.
+    /// Runs an image, waits until it serves, and returns its digest.
     pub fn run(&self, image: &str) -> String {
         let log = format!("file://{}/log", self.folder);
-        // runc keeps what runs on one machine in one place, so it must have no other node's name.
+        // runc lists all containers of a machine in one place, so their names must differ.
         let name = &self.namespace.0;
         let how =
             ["run", "--detach", "--net-host", "--snapshotter", "native", "--log-uri", &log, image, name];
@@ -170,7 +170,7 @@ impl Node {
             output.status.success().then_some(())
         });
         let digest = self.digest(image);
-        eventually("what runs serves what it was run from", || self.log().contains(&digest).then_some(()));
+        eventually("the container serves its own image", || self.log().contains(&digest).then_some(()));
         digest
     }
 
@@ -178,7 +178,7 @@ impl Node {
         std::fs::read_to_string(format!("{}/log", self.folder)).expect("a log")
     }
 
-    /// How often it has sent the layer.
+    /// Returns how often this node has sent the layer.
     pub fn sent(&self) -> usize {
         self.log().matches("Serving layer: GET").count()
     }

@@ -1,15 +1,15 @@
-//! Small images, for what needs one but not whole executables.
-#![allow(dead_code, reason = "no test needs all of it")]
+//! Small images, for tests that need no real executable.
+#![allow(dead_code, reason = "no test uses all of it")]
 
 use quinistry::image::Image;
 use quinistry::image::layer::{Executable, Layer};
 
-/// ELF's numbers for processors.
+/// ELF's machine numbers.
 pub const AMD64: u8 = 62;
 pub const ARM64: u8 = 183;
 
-/// The smallest file that passes for a static executable: a 64-bit ELF header for that processor, one
-/// program header that loads nothing, and something that deflate does not shrink to nothing.
+/// Returns a small file that is accepted as a static executable: a 64-bit ELF header for this machine, one program
+/// header that loads nothing, and data that stays large when compressed.
 pub fn executable(machine: u8) -> Vec<u8> {
     let mut file = vec![0; 64 + 56];
     file[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
@@ -24,7 +24,7 @@ pub fn executable(machine: u8) -> Vec<u8> {
     file
 }
 
-/// A layer and its content.
+/// Packs an executable. Returns the content of the layer, and its description.
 pub fn layer(executable: &[u8]) -> (Vec<u8>, Layer) {
     let mut content = Vec::new();
     let executable = Executable::check(executable, executable.len() as u64).expect("it is one");
@@ -32,12 +32,13 @@ pub fn layer(executable: &[u8]) -> (Vec<u8>, Layer) {
     (content, layer)
 }
 
-/// The image of such executables, of which the first is our own, and the contents of its layers.
+/// Makes an image of such executables, one for each machine. The first is for the server's own platform. Returns the
+/// contents of the layers, and the image.
 pub fn image(machines: &[u8]) -> (Vec<Vec<u8>>, Image) {
     Image::assemble(machines.iter().map(|machine| layer(&executable(*machine))).collect())
 }
 
-/// The image of one such executable, and the content of its layer.
+/// Makes an image of one such executable. Returns it, and the content of its layer.
 pub fn packed() -> (Image, Vec<u8>) {
     let (contents, image) = image(&[AMD64]);
     (image, contents.concat())

@@ -2,7 +2,7 @@
 //!
 //! Document: the Linux manual pages kill(2) and getrlimit(2).
 //!
-//! Deliberately absent: the commands `kill` and `prlimit`; a minimal system has no `kill` but the shell's.
+//! Deliberately absent: the commands `kill` and `prlimit`. A minimal system has only the shell's `kill`.
 #![allow(unsafe_code, reason = "std has no such calls")]
 
 use std::ffi::CString;
@@ -20,18 +20,18 @@ fn id(child: &Child) -> libc::pid_t {
     child.id().cast_signed()
 }
 
-/// Sends a signal to a child, such as `libc::SIGTERM`. Waits until SIGSTOP has stopped it.
+/// Sends a signal to a child, such as `libc::SIGTERM`. After SIGSTOP, waits until it has stopped.
 pub fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: kill(2) takes no pointers. The id is the child's: it is kept until the child is waited for.
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
     if signal == libc::SIGSTOP {
-        // proc(5): the state is behind the name.
+        // proc(5): the state follows the name.
         let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("it is there");
         eventually("it is stopped", || stat().rsplit(") ").next()?.starts_with('T').then_some(()));
     }
 }
 
-/// Sets how many descriptors a child may have, up to its hard limit.
+/// Limits the number of descriptors that a child may have open, up to its hard limit.
 pub fn limit_descriptors(child: &Child, count: usize) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let none = std::ptr::null_mut();
@@ -43,51 +43,50 @@ pub fn limit_descriptors(child: &Child, count: usize) {
     assert_eq!((read, set), (0, 0), "{}", io::Error::last_os_error());
 }
 
-/// Lets what a command starts have that many descriptors and no more, whatever it tries.
+/// Limits the number of descriptors that the command's process may have open. It cannot raise the limit.
 pub fn with_descriptors(command: &mut Command, count: usize) -> &mut Command {
     let limit = rlimit(count as u64);
     // SAFETY: setrlimit(2) only reads the rlimit.
     before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) })
 }
 
-/// Lets what a command starts write no file beyond that size in bytes.
+/// Limits the size in bytes of the files that the command's process can write.
 pub fn with_file_size(command: &mut Command, size: u64) -> &mut Command {
     let limit = rlimit(size);
     // SAFETY: as above.
     before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_FSIZE, &raw const limit) })
 }
 
-/// Lets what a command starts have no more than that many bytes of memory that it may write to.
+/// Limits the private writable memory of the command's process, in bytes.
 pub fn with_data(command: &mut Command, size: u64) -> &mut Command {
     let limit = rlimit(size);
     // SAFETY: as above.
     before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_DATA, &raw const limit) })
 }
 
-/// The same for memory of all kinds.
+/// Limits the address space of the command's process, in bytes.
 pub fn with_address_space(command: &mut Command, size: u64) -> &mut Command {
     let limit = rlimit(size);
     // SAFETY: as above.
     before_exec(command, move || unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) })
 }
 
-/// Puts what a command starts into the control group whose `cgroup.procs` this is.
+/// Moves the command's process into a control group. `members` is the group's `cgroup.procs`.
 pub fn in_control_group(command: &mut Command, members: File) -> &mut Command {
-    // SAFETY: the pointer is to one byte. 0 stands for the process that writes.
+    // SAFETY: the pointer is to one byte. 0 is the writing process.
     before_exec(command, move || {
         let written = unsafe { libc::write(members.as_raw_fd(), c"0".as_ptr().cast(), 1) };
         if written == 1 { 0 } else { -1 }
     })
 }
 
-/// Lets the kernel end what a command starts when it makes one of these calls, as a filter of a service
-/// manager's does.
+/// Makes the kernel kill the command's process when it makes one of these calls, as a service manager's filter does.
 pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let (jump, end) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
     let instruction =
         |code: u32, [jt, jf]: [u8; 2], k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    // The number of the call is what a filter finds at offset 0.
+    // A filter finds the number of the call at offset 0.
     let mut filter = vec![instruction(load, [0, 0], 0)];
     for call in calls {
         filter.push(instruction(jump, [0, 1], call.cast_unsigned() as u32));
@@ -105,7 +104,7 @@ pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
     });
 }
 
-/// Lets what a command starts have a copy of a descriptor, under that number.
+/// Passes a copy of a descriptor to the command's process, under this number.
 pub fn with_descriptor(command: &mut Command, file: &impl AsRawFd, number: i32) {
     let descriptor = file.as_raw_fd();
     // SAFETY: dup2(2) takes no pointers.
@@ -125,14 +124,14 @@ fn before_exec(
     unsafe { command.pre_exec(call) }
 }
 
-/// Makes a pipe with a name.
+/// Creates a named pipe.
 pub fn make_fifo(path: &str) {
     let path = CString::new(path).expect("no NUL in it");
     // SAFETY: the pointer is to a C string that outlives the call.
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0, "{}", io::Error::last_os_error());
 }
 
-/// A new terminal: the side of who sits before it, for which a read does not wait, and that of the programs.
+/// Opens a new terminal. Returns the user's side, which is non-blocking, and the programs' side.
 pub fn terminal() -> (File, File) {
     let (mut person, mut program) = (-1, -1);
     let none = std::ptr::null_mut();
@@ -149,14 +148,14 @@ pub fn terminal() -> (File, File) {
     unsafe { (File::from_raw_fd(person), File::from_raw_fd(program)) }
 }
 
-/// Types Ctrl-S, and waits until the terminal has obeyed.
+/// Types Ctrl-S, and waits until the terminal has stopped its output.
 pub fn hold(person: &mut File, program: &File) {
     person.write_all(b"\x13").expect("the terminal is there");
     let is_held = || !quinistry::system::is_writable(program.as_fd(), Duration::ZERO);
-    eventually("the terminal stands still", || is_held().then_some(()));
+    eventually("the terminal has stopped its output", || is_held().then_some(()));
 }
 
-/// Lets the terminal that is standard error control what a command starts.
+/// Makes standard error the controlling terminal of the command's process.
 pub fn with_control(command: &mut Command) {
     // SAFETY: none of the calls takes a pointer.
     before_exec(command, || unsafe {
@@ -164,14 +163,14 @@ pub fn with_control(command: &mut Command) {
     });
 }
 
-/// Sends bytes of which the last is marked as urgent.
+/// Sends bytes, the last of which is marked as urgent.
 pub fn send_urgent(stream: &TcpStream, bytes: &[u8]) {
     // SAFETY: the pointer and length are those of a slice that outlives the call.
     let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_OOB) };
     assert_eq!(sent, bytes.len().cast_signed(), "{}", io::Error::last_os_error());
 }
 
-/// Lets the kernel keep no more than about that many bytes that were not read.
+/// Limits the unread bytes that the kernel buffers to about this size.
 pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVBUF);
@@ -180,15 +179,15 @@ pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
     assert_eq!(set, 0, "{}", io::Error::last_os_error());
 }
 
-/// Makes a system call, and returns its error number, or 0. The numbers and arguments of the tests do no
-/// harm to the process.
+/// Makes a system call, and returns its error number, or 0 if it succeeds. The tests use only calls and arguments that
+/// do not harm the process.
 pub fn call(number: libc::c_long, with: [usize; 6]) -> i32 {
-    // SAFETY: the arguments are no address of this process: what has an address for an argument fails.
+    // SAFETY: no argument is a valid address in this process, so a call that takes an address fails.
     let result = unsafe { libc::syscall(number, with[0], with[1], with[2], with[3], with[4], with[5]) };
     if result == -1 { io::Error::last_os_error().raw_os_error().unwrap_or(0) } else { 0 }
 }
 
-/// Asks for the process's id as a 32-bit program does. Returns 0.
+/// Calls getpid as a 32-bit program does. Returns 0.
 #[cfg(target_arch = "x86_64")]
 pub fn call_as_i386() -> i32 {
     // SAFETY: getpid has no arguments, and its result replaces its number, in a register that is named.
@@ -196,7 +195,7 @@ pub fn call_as_i386() -> i32 {
     0
 }
 
-/// Lets this process call a function when it ends.
+/// Registers a function to be called when this process exits.
 pub fn at_exit(function: extern "C" fn()) {
     // SAFETY: the function is a static one.
     assert_eq!(unsafe { libc::atexit(function) }, 0, "there is memory for it");

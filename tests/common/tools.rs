@@ -1,11 +1,11 @@
-//! Every command from outside that a test starts.
+//! The external commands that tests start.
 //!
-//! A test gets a command from [`tool`], which knows those of the list alone, and asks [`has_tool`] first
-//! whether it is there. Clippy forbids `Command::new` elsewhere (`.clippy.toml`), but for the benchmark,
-//! which has its own rules for what is missing.
+//! A test first checks with [`has_tool`] that a command is available, and then gets it from [`tool`], which accepts
+//! only the commands in [`TOOLS`]. Clippy forbids `Command::new` elsewhere (`.clippy.toml`). The benchmark is exempt,
+//! as it handles missing commands itself.
 //!
-//! Deliberately absent: what a system call or /proc does without a command, see `system.rs`.
-#![allow(clippy::disallowed_methods, reason = "this is the one place for it")]
+//! Deliberately absent: commands for what a system call or /proc can do. See `system.rs`.
+#![allow(clippy::disallowed_methods, reason = "every command is created here")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -17,11 +17,11 @@ use std::sync::Mutex;
 
 use super::{Folder, system};
 
-/// A command, the package that Debian has it in, or else where it comes from, and what is tested with it. The
-/// packages down to `util-linux` are in every Debian system.
+/// Each command, its Debian package or other source, and what is tested with it. The packages up to `util-linux` are
+/// part of every Debian system.
 const TOOLS: [(&str, &str, &str); 31] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
-    ("head", "coreutils", "the README's commands; a reader of the log that goes"),
+    ("head", "coreutils", "the README's commands; a reader of the log that exits"),
     ("sha256sum", "coreutils", "the README's commands"),
     ("rm", "coreutils", "the README's commands"),
     ("tail", "coreutils", "the README's commands"),
@@ -46,38 +46,38 @@ const TOOLS: [(&str, &str, &str); 31] = [
     ("python3", "python3, and cyclonedx-python-lib[json-validation] from PyPI", "the CycloneDX document"),
     ("runc", "runc", "nodes with a containerd of their own"),
     ("rust-audit-info", "rust-audit-info from crates.io", "the section with the list of crates"),
-    ("rustc", "rustc", "a build that has to fail"),
+    ("rustc", "rustc", "builds that must fail"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
-    ("strace", "strace", "the system calls that the server makes, and what becomes of it when they fail"),
+    ("strace", "strace", "the server's system calls, and what happens when they fail"),
     ("tidy", "tidy", "the page's HTML"),
     ("umoci", "umoci", "the archive"),
 ];
 
-/// A command of the list.
+/// Returns a command from the list.
 pub fn tool(name: &str) -> Command {
     assert!(TOOLS.iter().any(|(listed, ..)| *listed == name), "{name} is not on the list in {}", file!());
     Command::new(name)
 }
 
-/// The program under test.
+/// Returns a command that starts the program under test.
 pub fn quinistry() -> Command {
     quinistry_at(env!("CARGO_BIN_EXE_quinistry"))
 }
 
-/// A copy of the program under test.
+/// Returns a command that starts a copy of the program under test.
 pub fn quinistry_at(path: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(path);
     command.env_remove("QUINISTRY_LISTEN").env_remove("QUINISTRY_FAULT");
     command
 }
 
-/// The test program that runs.
+/// Returns a command that starts this test program again.
 pub fn this_test() -> Command {
-    Command::new(std::env::current_exe().expect("/proc tells"))
+    Command::new(std::env::current_exe().expect("/proc is mounted"))
 }
 
-/// bash with a script. Of the commands from outside, it and what it starts find those of the list alone:
-/// there are links to them in the test's folder.
+/// Returns a command that runs a script with bash. The script finds only the commands in the list, by links in the
+/// test's folder.
 pub fn bash(script: &str, folder: &Folder) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let links = folder.0.join("commands");
@@ -93,7 +93,7 @@ pub fn bash(script: &str, folder: &Folder) -> Command {
     command
 }
 
-/// Whether a command of the list can be used. If not, the test is skipped.
+/// Returns whether a command in the list works. If not, notes that the test is skipped.
 pub fn has_tool(name: &str, arguments: &[&str]) -> bool {
     let status = tool(name).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let works = status.is_ok_and(|status| status.success());
@@ -104,7 +104,7 @@ pub fn has_tool(name: &str, arguments: &[&str]) -> bool {
     works
 }
 
-/// Whether the tests run as root. If not, the test is skipped, for that reason.
+/// Returns whether the tests run as root. If not, notes that the test is skipped, with this reason.
 pub fn is_root(reason: &str) -> bool {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     if !is_root {
@@ -113,14 +113,14 @@ pub fn is_root(reason: &str) -> bool {
     is_root
 }
 
-/// Notes that a test, or a part of it, is skipped. Where `CI` is set, it fails instead.
+/// Notes that a test, or a part of it, is skipped. If `CI` is set, the test fails instead.
 pub fn skip(reason: &str) {
-    assert!(std::env::var_os("CI").is_none(), "nothing is to be skipped under CI, but {reason}");
+    assert!(std::env::var_os("CI").is_none(), "nothing may be skipped in CI: {reason}");
     println!("Skipped: {reason}");
     note(Note::Skipped(reason.to_owned()));
 }
 
-/// Notes a line that is printed after the results of all tests of this file.
+/// Notes a line that is printed after the results of all tests in this file.
 pub fn report(line: String) {
     note(Note::Line(line));
 }
@@ -130,8 +130,8 @@ enum Note {
     Line(String),
 }
 
-/// What is printed when the tests of this file are over. Before, it would run into the lines of the test
-/// harness, or be hidden with all else that a test prints.
+/// What is printed after the tests in this file. Earlier, it would be mixed with the lines of the test harness, or
+/// captured with the other output of a test.
 static NOTES: Mutex<Vec<Note>> = Mutex::new(Vec::new());
 
 fn note(note: Note) {
@@ -158,7 +158,7 @@ extern "C" fn print_notes() {
         let count = quinistry::log::counted(skipped.values().sum(), "time");
         let reasons: Vec<_> = skipped.iter().map(|(reason, count)| format!("{count} x {reason}")).collect();
         let reasons = reasons.join("; ");
-        print(&format!("*** SKIPPED in {name} a test, or a part of it, {count}: {reasons} ***"));
+        print(&format!("*** SKIPPED {count} in {name} (a test, or a part of one): {reasons} ***"));
     }
     let _ = io::stderr().write_all(lines.as_bytes());
 }
