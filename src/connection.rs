@@ -191,12 +191,12 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long a reader must have taken nothing before it may have to make room for a newcomer.
+/// How long a reader must have taken nothing before it can be evicted for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
-/// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the unanswered
-/// requests of 4,000 clients that pipelined without end filled that memory; with less, they fit.
+/// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the requests of 4,000 clients that
+/// pipelined without end filled that memory.
 const MAX_READ: usize = 2560;
 
 /// When so much output has been gathered, in bytes, it is sent before more requests are parsed: a
@@ -262,7 +262,7 @@ pub struct Context<'t, T> {
     pub transport: &'t mut T,
     /// What is served.
     pub registry: &'t Registry,
-    /// Makes responses wrong on purpose.
+    /// Which responses are wrong on purpose.
     pub faults: &'t mut Faults,
     /// The time.
     pub clock: &'t Clock,
@@ -361,7 +361,7 @@ enum Then {
     Close,
     /// The end. The client may send more.
     Linger,
-    /// Reset the connection, because a fault wants it.
+    /// A reset, because a fault requires it.
     Reset,
 }
 

@@ -141,7 +141,7 @@ fn silent_and_slow_clients_run_out_of_time() {
     assert_eq!(slow.answer_to("GET").status, 408);
     slow.expect_end();
     silent.expect_end();
-    server.wait_for_log("it has never said anything");
+    server.wait_for_log("it has never sent anything");
     // A client that has been answered before may take longer for its next request.
     idle.send_request(MANIFEST, &[]);
     assert_eq!(idle.answer_to(MANIFEST).content, honest.manifest.content);
