@@ -218,13 +218,11 @@ impl Faults {
     }
 
     /// Whether a rule needs copies of the layers.
-    #[must_use]
     pub fn flips(&self) -> bool {
         self.rules.iter().any(|rule| rule.fault == Fault::Flip)
     }
 
     /// Returns how many bytes a connection may send in a second, if a rule limits that.
-    #[must_use]
     pub fn rate(&self) -> Option<u64> {
         self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
     }

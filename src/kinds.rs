@@ -19,13 +19,11 @@ macro_rules! kinds {
             pub const ALL: &[Self] = &[$(Self::$Variant,)*];
 
             /// Returns its name.
-            #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => $name,)* }
             }
 
             $(#[$about_text])*
-            #[must_use]
             pub fn $text(self) -> Option<&'static str> {
                 match self { $(Self::$Variant => $logged,)* }
             }
@@ -36,7 +34,7 @@ macro_rules! kinds {
 kinds! {
     /// What a client requests.
     RequestKind,
-    /// Returns what the log shows if the request succeeds. Health checks and metrics are not logged, because clients
+    /// Returns what the log shows unless the request is refused. Health checks and metrics are not logged, because clients
     /// request them every few seconds.
     label {
         /// Whether this is a registry.
@@ -88,7 +86,7 @@ kinds! {
 kinds! {
     /// Why a connection was closed.
     CloseReason,
-    /// Returns what the log shows: nothing if the client ended the connection.
+    /// Returns what the log shows: nothing if the connection ended in order, or by the client.
     explanation {
         /// The last response was sent: the client wanted no other, or its bytes were not a request.
         LastResponse = "last_response", None;
@@ -142,7 +140,7 @@ kinds! {
         GatewayTimeout = "504", None;
         /// The connection ends after half of the content.
         Cut = "cut", None;
-        /// Nothing comes after half of the content.
+        /// Nothing comes after half of the content, unless the client sends another request.
         Stall = "stall", None;
         /// The connection is reset within the content.
         Reset = "reset", None;

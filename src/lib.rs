@@ -33,7 +33,7 @@
 //!                                                                      budget connection fault registry
 //!                                                                      metrics confinement kinds log
 //!                                                                      clock system
-//!     acceptor.rs          accepts connections                         metrics system
+//!     acceptor.rs          accepts connections                         system
 //!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
@@ -86,8 +86,8 @@
 //! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
 //! 2. `Connection::turn` reads what has come (`receive`), and `http::request::parse` parses it into a request
 //!    (`respond`).
-//! 3. `Registry::answer` chooses the response (`route`, `manifest`), and `http::conditional::select` how much of
-//!    its content the client wants. If there are rules of `--fault`, `Faults::answer` may then make it wrong.
+//! 3. `Registry::respond` chooses the response (`route`, `manifest`), and `http::conditional::select` how much of
+//!    its content the client wants. `Faults::respond` calls it, and makes the response wrong if a rule applies.
 //! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts it and logs it (with the
 //!    text of `explain`, if that is wanted), sends it with its content (`flush`), and waits for the next request
 //!    (`proceed`).
@@ -117,7 +117,8 @@
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style
 //!   is no longer right, and shows the page to a browser.
-//! * A processor: `image/executable.rs`.
+//! * A processor: `image/executable.rs`. If they become more than eight, `RESERVED_DESCRIPTORS` in `server.rs`. If the
+//!   server runs on it, `ARCHITECTURE` in `confinement.rs`.
 //! * A crate, or a version, quinistry's own included: `Cargo.toml` and `Cargo.lock`. Then the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of

@@ -14,7 +14,7 @@
 //! together with the line.
 //!
 //! Lines are buffered, and written when there is nothing else to do, when there are many, or after 10 ms. A
-//! write must never block the event loop, even if it is to a pipe that nothing reads, or to a terminal that Ctrl-S has
+//! write should not block the event loop, even if it is to a pipe that nothing reads, or to a terminal that Ctrl-S has
 //! stopped. Other processes may share the open file, so it cannot be made non-blocking. What cannot be written
 //! stays in the buffer.
 //!
@@ -79,7 +79,7 @@ pub const MAX_EXPLANATION: usize = 320;
 // Even if every byte of method, target and user agent must be escaped, a line and its explanation are written at once.
 const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
 
-/// The start of each line of an explanation. No other line begins with a space.
+/// The start of each line of an explanation. Of the other lines, only some of the announcement begin with a space.
 const INDENTATION: &str = "    ";
 
 /// What a log is written to.
@@ -108,7 +108,6 @@ pub enum Stderr {
 
 impl Stderr {
     /// Checks what standard error is.
-    #[must_use]
     pub fn open() -> Self {
         if !io::stderr().is_terminal() {
             return Self::Shared;
@@ -151,13 +150,11 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Checks what standard error is.
-    #[must_use]
     pub fn open(now: Instant) -> Self {
         Self { stderr: Stderr::open(), written_at: now }
     }
 
     /// Whether the last write was long enough ago.
-    #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {
         now >= self.written_at + DELAY
     }
@@ -227,7 +224,6 @@ pub struct Log {
 
 impl Log {
     /// Creates an empty log. Without `wants_requests`, only other events are logged.
-    #[must_use]
     pub fn new(wants_requests: bool) -> Self {
         Self {
             requests: if wants_requests { Requests::Shown } else { Requests::Hidden },
@@ -240,31 +236,26 @@ impl Log {
     }
 
     /// Sets whether lines are short, for a terminal.
-    #[must_use]
     pub fn short(self, is_short: bool) -> Self {
         Self { is_short, ..self }
     }
 
     /// Sets whether each request is explained.
-    #[must_use]
     pub fn explained(self, is_explained: bool) -> Self {
         Self { requests: if is_explained { Requests::Explained } else { self.requests }, ..self }
     }
 
     /// Whether requests and clients are logged, and not only events of the server.
-    #[must_use]
     pub fn wants_requests(&self) -> bool {
         self.requests != Requests::Hidden
     }
 
     /// Whether requests are explained.
-    #[must_use]
     pub fn wants_explanations(&self) -> bool {
         self.requests == Requests::Explained
     }
 
     /// Returns how many lines have been dropped in all.
-    #[must_use]
     pub fn dropped_lines(&self) -> u64 {
         self.dropped
     }
@@ -330,19 +321,16 @@ impl Log {
     }
 
     /// Whether there are lines that no write has been tried for.
-    #[must_use]
     pub fn is_new(&self) -> bool {
         self.is_new
     }
 
     /// Whether the buffer must be written now.
-    #[must_use]
     pub fn is_ample(&self) -> bool {
         self.is_new && self.buffer.len() > AMPLE
     }
 
     /// Whether anything has not been written.
-    #[must_use]
     pub fn is_waiting(&self) -> bool {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
@@ -383,7 +371,6 @@ impl Log {
 }
 
 /// Formats a number of things: "1 line", "2 lines".
-#[must_use]
 pub fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }

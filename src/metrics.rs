@@ -57,7 +57,6 @@ pub struct Vitals<'a> {
 
 impl Metrics {
     /// Creates counters of zero. `memory` reports the resident memory of the process.
-    #[must_use]
     pub fn new(clock: &Clock, memory: Option<ResidentMemory>) -> Self {
         Self {
             started: clock.unix(),
@@ -86,7 +85,6 @@ impl Metrics {
     }
 
     /// Returns the number of open connections.
-    #[must_use]
     pub fn open(&self) -> u64 {
         self.accepted.saturating_sub(self.closed.iter().sum())
     }
@@ -103,7 +101,6 @@ impl Metrics {
 
 impl Vitals<'_> {
     /// Writes the text. `version` and `digest` are those of the served image.
-    #[must_use]
     pub fn to_text(&self, version: &str, digest: &str) -> String {
         let Self { metrics, dropped_lines, .. } = self;
         let mut text = Text(String::new());

@@ -88,8 +88,8 @@
 //! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
 //! ```
 //!
-//! Deliberately absent: pushes, authentication, content coding, and weights in `Accept` other than 0. If a client accepts
-//! several types, the table decides.
+//! Deliberately absent: pushes, authentication, content coding, and, for tags, weights in `Accept` other than 0. If a
+//! client accepts several types, the table decides.
 
 use std::borrow::Cow;
 
@@ -127,8 +127,8 @@ const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n
 /// The methods that are allowed, at every path.
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
-/// What a browser asks by OPTIONS before it sends a request with other fields than a plain one has (Fetch Standard,
-/// "CORS-preflight fetch"). It keeps the response for a day at most; Chromium for two hours.
+/// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"): the methods and fields that a page
+/// of another origin may use. A browser keeps it for at most a day, Chromium for two hours.
 const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
     Access-Control-Max-Age: 86400\r\n";
@@ -193,7 +193,6 @@ impl<'a> Served<'a> {
     }
 
     /// Returns what the log shows; `None` if the response is not logged.
-    #[must_use]
     pub fn label(&self) -> Option<&'static str> {
         let is_refusal = self.response.status.is_error() && self.kind != RequestKind::Tls;
         if is_refusal { Some("Refusing") } else { self.kind.label() }
@@ -213,7 +212,6 @@ struct Resource {
 
 impl Registry {
     /// Prepares an image to be served.
-    #[must_use]
     pub fn new(image: Image) -> Self {
         let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
@@ -247,7 +245,6 @@ impl Registry {
     }
 
     /// Responds to bytes that are not an acceptable request.
-    #[must_use]
     pub fn refuse(rejection: &Rejection) -> Served<'static> {
         let mut response = error(rejection.status, ErrorCode::UNSUPPORTED, rejection.reason, "");
         if rejection.is_head {
@@ -260,7 +257,6 @@ impl Registry {
     }
 
     /// Responds to a request. `vitals` are for responses about the server itself.
-    #[must_use]
     pub fn respond(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
         let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
         let mut served = match request.method {
@@ -302,7 +298,6 @@ impl Registry {
     }
 
     /// Responds to a GET under `/v2` as if it had no conditions and no range.
-    #[must_use]
     pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
         let mut served = self.route(request, vitals);
         served.response.shared = SHARED_UNDER_V2;
@@ -605,7 +600,6 @@ fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) ->
 
 /// Returns an error. distribution-spec, "Error Codes": its body may have any format, but JSON MUST have this shape. Without
 /// Cache-Control, a cache may store some errors (RFC 9110 section 15.1) for longer than their cause lasts.
-#[must_use]
 pub fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code.0, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))
