@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 
-use crate::metrics::Metrics;
 use crate::system;
 
 /// How many connections are accepted between two polls: some 10 ms of work. While 4,096 connections are in the backlog,
@@ -44,7 +43,6 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Creates an acceptor. There may be connections in the backlog already.
-    #[must_use]
     pub fn new(listener: TcpListener, now: Instant) -> Self {
         Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None }
     }
@@ -65,7 +63,6 @@ impl Acceptor {
     }
 
     /// Returns when to accept next; `None` if there is nothing to accept.
-    #[must_use]
     pub fn accept_at(&self) -> Option<Instant> {
         (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
     }
@@ -92,13 +89,10 @@ impl Acceptor {
     /// # Errors
     ///
     /// If there is one and it cannot be accepted, usually because the system has no room for it.
-    pub fn accept(&mut self, metrics: &mut Metrics) -> io::Result<Option<(TcpStream, SocketAddr)>> {
+    pub fn accept(&mut self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
         match listener.accept() {
-            Ok(accepted) => {
-                metrics.accepted += 1;
-                return Ok(Some(accepted));
-            }
+            Ok(accepted) => return Ok(Some(accepted)),
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
             // The connection is gone, or a signal has interrupted the call.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
@@ -115,7 +109,6 @@ impl Acceptor {
 }
 
 /// Whether closing a connection may help against an error of [`Acceptor::accept`].
-#[must_use]
 pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     error.raw_os_error().is_some_and(|number| shortages.contains(&number))

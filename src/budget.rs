@@ -33,7 +33,7 @@ pub const GUARANTEED: u64 = 8 * 1024;
 
 /// What a connection costs in addition: received bytes that have not been read (the kernel doubles the size of the
 /// buffer, and takes one packet more), the kernel's objects, and a row of the table.
-const FIXED_COST: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
+const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
 /// The memory that is divided if the process has no limit, or a larger one. It is enough for [`MAX_CONNECTIONS`].
 const MOST_MEMORY: u64 = 512 * 1024 * 1024;
@@ -46,7 +46,7 @@ pub const MAX_CONNECTIONS: usize = 16 * 1024;
 const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 const _: () = assert!(
-    MOST_MEMORY / 4 * 3 / (GUARANTEED + FIXED_COST) == MAX_CONNECTIONS as u64,
+    MOST_MEMORY / 4 * 3 / (GUARANTEED + FIXED_OVERHEAD) == MAX_CONNECTIONS as u64,
     "without a limit of memory, the number of connections alone is the limit"
 );
 
@@ -62,7 +62,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Divides that many bytes of memory, and leaves no connection without a descriptor.
+    /// Divides `memory` bytes, and allows at most one connection for each descriptor.
     ///
     /// ```
     /// use quinistry::budget::Budget;
@@ -70,10 +70,9 @@ impl Budget {
     /// let budget = Budget::of(64 << 20, 100_000);
     /// assert_eq!(budget, Budget { connections: 2048, held: 4 << 20, queued: 4 << 20 });
     /// ```
-    #[must_use]
     pub fn of(memory: u64, descriptors: usize) -> Self {
         let memory = memory.min(MOST_MEMORY);
-        let connections = memory / 4 * 3 / (GUARANTEED + FIXED_COST);
+        let connections = memory / 4 * 3 / (GUARANTEED + FIXED_OVERHEAD);
         Self {
             connections: (connections as usize).min(descriptors).max(1),
             held: (memory / 16).min(MAX_HELD) as usize,
@@ -87,7 +86,6 @@ impl Budget {
 ///
 /// cgroups(7) describes `/proc/self/cgroup`. A container as a rule sees its own group at the root of the file system of
 /// groups, whatever path that file has. So all folders of the path are tried.
-#[must_use]
 pub fn memory_limit() -> u64 {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = groups.lines().flat_map(|line| {

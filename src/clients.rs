@@ -13,7 +13,8 @@
 //! # Eviction
 //!
 //! For a newcomer, the connections without a response in flight are closed first, and then the readers that have taken
-//! nothing for a while. Among those, the connection that has waited longest is the first. To find them, all clients are
+//! nothing for a while. Among those, the connection that has waited longest is the first. Clients in the run queue come
+//! last, because they may wait for the server. To find them, all clients are
 //! scanned, which takes a millisecond. So one client in 64 is closed at a time, and the next newcomers find room.
 //!
 //! If incomplete heads and unsent responses take too much memory, the connections that have made no progress for a
@@ -40,8 +41,8 @@ const _: () = assert!(
     "otherwise a token whose generation wraps around would name another slot"
 );
 
-/// One of so many clients is closed when a newcomer needs a place.
-const EVICTED: usize = 64;
+/// When a newcomer needs a place, one client in so many is closed.
+const EVICTED_ONE_IN: usize = 64;
 
 /// A client: its socket, its connection, and what it has cost recently.
 pub struct Client {
@@ -72,30 +73,26 @@ struct Slot {
 
 impl Clients {
     /// Returns the number of clients.
-    #[must_use]
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// Returns how many bytes all connections together hold.
-    #[must_use]
     pub fn held(&self) -> usize {
         self.held
     }
 
     /// Returns how many bytes all sockets together have queued at most.
-    #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued
     }
 
     /// Returns the tokens of all clients.
-    #[must_use]
     pub fn tokens(&self) -> Vec<Token> {
         self.occupied().map(|(token, _)| token).collect()
     }
 
-    /// Returns the token of the client in a slot, or of the next one there.
+    /// Returns the token of a slot's present generation.
     fn token(&self, slot: usize) -> Token {
         let generation = self.slots[slot].generation;
         // The topmost bit is kept clear, for tokens that are no client's.
@@ -108,7 +105,7 @@ impl Clients {
     }
 
     /// Returns the client with that token, if it is still connected.
-    pub fn find(&mut self, token: Token) -> Option<&mut Client> {
+    fn find(&mut self, token: Token) -> Option<&mut Client> {
         let slot = self.slot(token)?;
         self.slots[slot].client.as_mut()
     }
@@ -126,7 +123,7 @@ impl Clients {
         self.token(slot)
     }
 
-    /// Changes a client, and counts what it then holds and has queued.
+    /// Changes a client, if it is still connected, and counts what it then holds and has queued.
     pub fn update<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
         let client = self.find(token)?;
         let before = client.used();
@@ -167,23 +164,24 @@ impl Clients {
     }
 
     /// Returns the clients to close for newcomers. There may be none.
-    #[must_use]
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
-        let rank = |(token, client): (Token, &Client)| Some((client.connection.rank(now)?, token));
-        let mut ranked: Vec<(Rank, Token)> = self.occupied().filter_map(rank).collect();
-        let count = self.count().div_ceil(EVICTED).min(ranked.len());
+        // A client in the run queue may have sent a request.
+        let rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
+            Some((load.is_queued(), connection.rank(now)?, token))
+        };
+        let mut ranked: Vec<(bool, Rank, Token)> = self.occupied().filter_map(rank).collect();
+        let count = self.count().div_ceil(EVICTED_ONE_IN).min(ranked.len());
         if count < ranked.len() {
             ranked.select_nth_unstable(count);
         }
         ranked.truncate(count);
-        ranked.into_iter().map(|(_, token)| token).collect()
+        ranked.into_iter().map(|(.., token)| token).collect()
     }
 
     /// Returns the clients whose connections hold memory, in the order in which they are to be closed.
-    #[must_use]
     pub fn holders(&self, now: Instant) -> Vec<Token> {
-        let rank = |(token, Client { connection, .. }): (Token, &Client)| {
-            ((connection.is_stalled(now), connection.held()), token)
+        let rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
+            ((!load.is_queued() && connection.is_stalled(now), connection.held()), token)
         };
         let mut ranked: Vec<_> = self.occupied().map(rank).filter(|((_, held), _)| *held > 0).collect();
         ranked.sort_unstable_by_key(|&(rank, _)| Reverse(rank));

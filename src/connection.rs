@@ -10,8 +10,8 @@
 //!
 //! ```text
 //!     Receiving   A head is awaited. `input` holds what has come of it, and perhaps whole requests that came
-//!                 with an earlier one. Deadline: 10 s after the connection was accepted, or after the first
-//!                 byte of the head.
+//!                 with an earlier one. Deadline: 10 s after the connection was accepted, after the first
+//!                 byte of the head, or after the response to the request with which it came.
 //!     Idle        Everything received has a response, and the transport has taken all responses. Nothing is
 //!                 held. Deadline: 75 s after the last progress.
 //!     Writing     The transport has not taken all of a response. Nothing is read, so the responses keep the
@@ -33,21 +33,23 @@
 //!     Receiving        ->  closed: CutShort     the client has sent its end in a head     [leave]
 //!     Receiving, Idle  ->  closed: Left         the same, not in a head                   [leave]
 //!     Idle             ->  closed: Idle         no request came before the deadline       [expire]
-//!     any              ->  closed: Stalled      no progress before the deadline           [expire]
+//!     Idle, Writing,   ->  closed: Stalled      no progress before the deadline           [expire]
+//!     Lingering
 //!     Writing          ->  closed: LastResponse the client has the last response and has  [proceed]
 //!                                               sent nothing more
 //!     Lingering        ->  closed: LastResponse the client has the response and has sent  [discard]
 //!                                               its end
 //!     Lingering        ->  closed: DidNotClose  it has the response and sent no end       [expire]
-//!     Writing          ->  closed: FaultReset   a fault of `--fault` wants a reset         [proceed]
+//!     Writing          ->  closed: FaultReset   `--fault` requires a reset                [proceed]
+//!     Writing          ->  Writing              `--fault` requires a stall                [proceed]
 //!     any              ->  closed: Broken       the transport failed                      [turn]
 //! ```
 //!
 //! *Progress* means that the transport has taken some bytes, or that the client has acknowledged some. The transport takes
 //! all of a small response at once, long before a slow reader has it.
 //!
-//! The server also closes connections: when it is short of something ([`Connection::rank`]), and when it stops
-//! ([`Connection::stop`]).
+//! When the server is stopping, every response is the last, and a connection that waits for a request ends
+//! (closed: Stopping). The server also closes connections when it is short of something ([`Connection::rank`]).
 //!
 //! # Closing
 //!
@@ -72,11 +74,10 @@
 //!
 //! ```
 //! use std::io::{self, ErrorKind};
-//! use std::time::Instant;
 //!
 //! use quinistry::clock::Clock;
 //! use quinistry::connection::{
-//!     Buffers, Connection, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport, Context,
+//!     Buffers, Connection, Context, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport,
 //! };
 //! use quinistry::http::response::FilePart;
 //! use quinistry::kinds::CloseReason;
@@ -172,7 +173,7 @@ use crate::explain::explain;
 use crate::fault::{self, Faults};
 use crate::http::request::{self, FieldStorage, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
-use crate::kinds::{Applied, CloseReason, Fault};
+use crate::kinds::{CloseReason, Fault};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Registry, Served};
@@ -191,12 +192,12 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// For how long a reader must have taken nothing before it may have to make room for a newcomer.
+/// How long a reader must have taken nothing before it can be evicted for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
 /// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
-/// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the unanswered
-/// requests of 4,000 clients that pipelined without end filled that memory; with less, they fit.
+/// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the requests of 4,000 clients that
+/// pipelined without end filled that memory.
 const MAX_READ: usize = 2560;
 
 /// When so much output has been gathered, in bytes, it is sent before more requests are parsed: a
@@ -262,7 +263,7 @@ pub struct Context<'t, T> {
     pub transport: &'t mut T,
     /// What is served.
     pub registry: &'t Registry,
-    /// Makes responses wrong on purpose.
+    /// Which responses are wrong on purpose.
     pub faults: &'t mut Faults,
     /// The time.
     pub clock: &'t Clock,
@@ -311,14 +312,9 @@ impl From<io::Error> for Next {
 /// A step within a turn. After `Ok` another step follows; an error ends the turn.
 type Step = Result<(), Next>;
 
-/// How soon a connection is closed when a newcomer needs its place: the smallest rank first.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Rank {
-    /// A connection whose response is in flight is closed after all others.
-    is_in_flight: bool,
-    /// Then the connection that has waited longest is closed first.
-    since: Instant,
-}
+/// How soon a connection is closed when a newcomer needs its place: the smallest rank first. A connection with a response
+/// in flight is closed after all others, and then the one that has waited longest is the first.
+pub type Rank = (bool, Instant);
 
 /// One client's connection.
 pub struct Connection {
@@ -361,8 +357,10 @@ enum Then {
     Close,
     /// The end. The client may send more.
     Linger,
-    /// Reset the connection, because a fault wants it.
+    /// A reset, because a fault requires it.
     Reset,
+    /// Nothing until the deadline, because a fault requires it.
+    Stall,
 }
 
 /// Whether the client takes what it is sent.
@@ -379,8 +377,8 @@ impl Progress {
         *self = Self { at: now, unacknowledged: None };
     }
 
-    /// Notes what is unacknowledged. If it is less than before, the client has taken something; and perhaps also if
-    /// more was sent in between.
+    /// Notes what is unacknowledged. Less than last time is progress. If more was sent in between, the two numbers cannot
+    /// be compared, and that counts as progress.
     fn note_unacknowledged(&mut self, unacknowledged: u64, now: Instant) {
         let before = self.unacknowledged.replace(unacknowledged);
         if before.is_none_or(|before| unacknowledged < before) {
@@ -391,7 +389,6 @@ impl Progress {
 
 impl Connection {
     /// Creates a connection that was just accepted.
-    #[must_use]
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
         // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
@@ -401,7 +398,6 @@ impl Connection {
     }
 
     /// Returns the client's address.
-    #[must_use]
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -410,13 +406,15 @@ impl Connection {
     /// was suspended, every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         match self.work(context) {
-            Next::Wait | Next::Again if context.clock.now >= self.deadline() => self.expire(context),
+            next @ (Next::Wait | Next::Again) if context.clock.now >= self.deadline() => {
+                self.expire(next, context)
+            }
+            Next::Wait if context.is_stopping => self.stop(context),
             next => next,
         }
     }
 
     /// Returns when the connection needs a turn even if nothing happens.
-    #[must_use]
     pub fn deadline(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } => began + HEAD_TIMEOUT,
@@ -426,7 +424,6 @@ impl Connection {
     }
 
     /// Whether the client may lack a part of a response.
-    #[must_use]
     pub fn is_in_flight(&self) -> bool {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
@@ -439,7 +436,7 @@ impl Connection {
         }
     }
 
-    /// Since when nothing has happened that the connection waits for.
+    /// Returns when the connection began to wait for what it needs now.
     fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
@@ -448,39 +445,24 @@ impl Connection {
     }
 
     /// Whether the connection has made no progress for a while.
-    #[must_use]
     pub fn is_stalled(&self, now: Instant) -> bool {
         now >= self.waits_since() + STALL_NOTICED
     }
 
     /// Returns how soon the connection is closed when a newcomer needs its place; `None` if it is not, because the client
     /// is taking a response.
-    #[must_use]
     pub fn rank(&self, now: Instant) -> Option<Rank> {
         let is_in_flight = self.is_in_flight();
         let can_be_closed = !is_in_flight || self.is_stalled(now);
-        can_be_closed.then(|| Rank { is_in_flight, since: self.waits_since() })
+        can_be_closed.then(|| (is_in_flight, self.waits_since()))
     }
 
     /// Returns how many bytes the connection keeps.
-    #[must_use]
     pub fn held(&self) -> usize {
         match &self.state {
             State::Receiving { input, .. } => input.capacity(),
             State::Writing(writing) => writing.bytes.capacity() + writing.input.capacity(),
             State::Idle | State::Lingering => 0,
-        }
-    }
-
-    /// Ends the connection unless a response is in flight, because the server stops.
-    pub fn stop(&mut self, transport: &mut impl Transport, now: Instant) -> Next {
-        match &self.state {
-            State::Writing(_) | State::Lingering => Next::Wait,
-            State::Receiving { input, parsed, .. } if *parsed < input.len() => Next::Wait,
-            _ if transport.unacknowledged() == 0 => Next::Close(CloseReason::Stopping),
-            // When the process ends, so may the network namespace of its container, and with it what the socket has
-            // queued.
-            State::Receiving { .. } | State::Idle => self.linger(transport, now).err().unwrap_or(Next::Wait),
         }
     }
 
@@ -512,11 +494,11 @@ impl Connection {
         }
     }
 
-    /// Acts upon the deadline, which has passed.
-    fn expire<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
+    /// Acts upon the deadline, unless the client has made progress. Then returns `next`.
+    fn expire<T: Transport>(&mut self, next: Next, context: &mut Context<'_, T>) -> Next {
         self.watch(|| context.transport.unacknowledged(), context.clock.now);
         if context.clock.now < self.deadline() {
-            return Next::Wait;
+            return next;
         }
         match &self.state {
             State::Receiving { input, .. } if input.is_empty() => Next::Close(CloseReason::Silent),
@@ -527,6 +509,18 @@ impl Connection {
             State::Idle if !self.is_in_flight() => Next::Close(CloseReason::Idle),
             State::Lingering if !self.is_in_flight() => Next::Close(CloseReason::DidNotClose),
             State::Idle | State::Writing(_) | State::Lingering => Next::Close(CloseReason::Stalled),
+        }
+    }
+
+    /// Ends a connection that waits for a request, because the server stops.
+    fn stop<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
+        match self.state {
+            State::Writing(_) | State::Lingering => Next::Wait,
+            // When the process ends, so may the network namespace of its container, and with it what the socket has
+            // queued. So the client must have its last response before.
+            State::Receiving { .. } | State::Idle => {
+                self.leave(CloseReason::Stopping, context).err().unwrap_or(Next::Wait)
+            }
         }
     }
 
@@ -580,14 +574,15 @@ impl Connection {
             let wanted = if context.is_stopping { Persistence::Close } else { request.persistence };
             let persistence = fault::persistence(served.fault, wanted);
             let part = self.gather(Ok(&request), &served, persistence, context);
-            if persistence == Persistence::Close {
+            let then = match served.fault.map(|applied| applied.fault) {
+                Some(Fault::Reset) => Some(Then::Reset),
+                Some(Fault::Stall) => Some(Then::Stall),
+                _ if persistence != Persistence::Close => None,
+                _ if rest.is_empty() && !request.has_body => Some(Then::Close),
+                _ => Some(Then::Linger),
+            };
+            if let Some(then) = then {
                 // RFC 9112 section 9.6: MUST NOT process what follows.
-                let is_all = rest.is_empty() && !request.has_body;
-                let then = match served.fault {
-                    Some(Applied { fault: Fault::Reset, .. }) => Then::Reset,
-                    _ if is_all => Then::Close,
-                    _ => Then::Linger,
-                };
                 return self.flush(part, &[], then, context);
             }
             let is_enough = context.buffers.output.len() >= MAX_GATHERED || context.left == 0;
@@ -689,6 +684,15 @@ impl Connection {
                 return Err(Next::Close(CloseReason::LastResponse));
             }
             Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
+            Then::Stall => {
+                self.state = State::Writing(Box::new(Writing {
+                    bytes: Vec::new(),
+                    part: FilePart::NONE,
+                    input,
+                    then,
+                }));
+                return Err(Next::Wait);
+            }
             Then::Persist if context.is_stopping => return self.linger(context.transport, began),
             Then::Persist if input.is_empty() => self.state = State::Idle,
             Then::Persist => self.state = State::Receiving { input, parsed: 0, began },

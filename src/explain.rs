@@ -1,18 +1,18 @@
-//! Explains a request and its response in a sentence or two, for people who learn the protocol: what the client
-//! wants, what it got, and what it will request next.
+//! Explains a request and its response in a sentence or two, for people who learn the protocol: what the client wants,
+//! what it receives, and what it requests next.
 //!
 //! Documents: OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110; each text ends with its section.
 //!
 //! ```text
 //!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
-//!         docker asks by HEAD what the tag means today, and gets a digest.
-//!         It asks next for what the digest names, unless it has that already.
+//!         docker asks by HEAD what the tag stands for now, and learns a digest.
+//!         It requests next what the digest names, unless it has that already.
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
-//! No document specifies the order of a client's requests. That part of the texts is from the sources of moby,
-//! containerd and containers/image, and was observed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
-//! 1.9.3 and podman 4.3.1. Where they differ, a text says only what is true of all of them.
+//! No document specifies the order of a client's requests. That part of the texts is from the sources of moby, containerd
+//! and containers/image, and was observed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and podman
+//! 4.3.1. Where they differ, a text has only what is true of all of them.
 //!
 //! Limits: a text has at most two sentences. It fits a terminal of 100 columns after "The client", which replaces
 //! a client's own name if that is long or strange.
@@ -29,35 +29,35 @@ pub const MAX_NAME: usize = 20;
 
 // The texts, in the order of a pull. The name of the client, which is the subject, comes before each.
 
-const TLS: &str = "tries HTTPS first, with a TLS hello, and hears that this port speaks plain HTTP.\n\
-    If it may do without TLS, as docker may on localhost, it asks again. (RFC 8446 section 4.1.2)";
+const TLS: &str = "tries HTTPS first, with a TLS hello, and learns that this port speaks plain HTTP.\n\
+    If it may do without TLS, as docker may on localhost, it tries again. (RFC 8446 section 4.1.2)";
 
-const BASE: &str = "asks whether this is a registry, and whether it wants a password.\n\
-    After 200 it goes on without a password, to an image as a rule.\n\
+const BASE: &str = "asks whether this is a registry, and whether it requires a password.\n\
+    After 200 it continues without a password, usually with an image.\n\
     (distribution-spec, Determining Support)";
 
-const TAG_BY_HEAD: &str = "asks by HEAD what the tag means today, and gets a digest.\n\
-    It asks next for what the digest names, unless it has that already.\n\
+const TAG_BY_HEAD: &str = "asks by HEAD what the tag stands for now, and learns a digest.\n\
+    It requests next what the digest names, unless it has that already.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
-const MIRROR: &str = "takes this server for a mirror of the registry that \"ns\" names, and asks here first.\n\
-    It goes on here by digest, and turns to that registry for what is missing.\n\
+const MIRROR: &str = "uses this server as a mirror of the registry that \"ns\" names, and tries it first.\n\
+    It continues here by digest, and requests from that registry what is missing.\n\
     (distribution-spec, Registry Proxying)";
 
-const INDEX_BY_TAG: &str = "asks what the tag means today, and gets an index: a manifest for each platform.\n\
-    It chooses a platform, and asks next for that manifest by its digest.\n\
+const INDEX_BY_TAG: &str = "asks what the tag stands for now, and receives an index: one manifest per platform.\n\
+    It chooses a platform, and requests next that manifest by its digest.\n\
     (distribution-spec, Pulling manifests)";
 
 const INDEX: &str = "fetches the index by its digest, so that it can check every byte.\n\
-    It chooses a platform, and asks next for that manifest.\n\
+    It chooses a platform, and requests next that manifest.\n\
     (image-spec, OCI Image Index Specification)";
 
-const MANIFEST_BY_TAG: &str = "asks what the tag means today. It reads no index, so it gets one manifest,\n\
-    and asks next for the config and for those layers that it lacks.\n\
+const MANIFEST_BY_TAG: &str = "asks what the tag stands for now. It accepts no index, so it receives one manifest,\n\
+    and requests next the config and the layers that it lacks.\n\
     (distribution-spec, Pulling manifests)";
 
 const MANIFEST: &str = "fetches the manifest of a platform: a config and layers, each by its digest.\n\
-    It asks next for the config and for those layers that it lacks. (image-spec, Image Manifest)";
+    It requests next the config and the layers that it lacks. (image-spec, Image Manifest)";
 
 const CONFIG: &str = "fetches the config: what to run, and the digest of each layer's uncompressed tar.\n\
     A pull compares these digests with the layers that it unpacks. (image-spec, Layer DiffID)";
@@ -65,11 +65,11 @@ const CONFIG: &str = "fetches the config: what to run, and the digest of each la
 const LAYER: &str = "fetches a layer, which holds files, and can check it against its digest.\n\
     The pull is over when it has every layer and the config. (distribution-spec, Pulling blobs)";
 
-const PART: &str = "asks for a part of the content: it resumes a transfer, or fetches in pieces.\n\
-    It puts the parts together, and checks the whole against the digest. (RFC 9110 section 14)";
+const PART: &str = "requests a part of the content: it resumes a transfer, or fetches in pieces.\n\
+    It joins the parts, and compares the whole with the digest. (RFC 9110 section 14)";
 
 const NOT_MODIFIED: &str = "has this content already, and asks whether it is still the same.\n\
-    304 says yes and saves the download, and it goes on with what it has. (RFC 9110 section 15.4.5)";
+    304 confirms that, and it uses what it has. (RFC 9110 section 15.4.5)";
 
 const MANIFEST_BY_HEAD: &str = "asks by HEAD what has this digest, and learns its type and size.\n\
     A pull fetches it next, and a push need not send it.\n\
@@ -80,112 +80,112 @@ const BLOB_BY_HEAD: &str = "asks by HEAD whether this blob is here, and learns i
     (distribution-spec, Checking if content exists in the registry)";
 
 const TAGS: &str = "asks which tags there are.\n\
-    It shows them, or chooses one and asks next what that means. (distribution-spec, Listing Tags)";
+    It lists them, or chooses one and requests that next. (distribution-spec, Listing Tags)";
 
 const REFERRERS: &str = "asks what refers to a manifest, such as a signature or a list of parts.\n\
-    It gets an index, and asks next for what it wants of it. (distribution-spec, Listing Referrers)";
+    It receives an index, and requests next what it needs. (distribution-spec, Listing Referrers)";
 
-const ARTIFACT: &str = "asks for a part of an artifact that refers to the image: its manifest, or a blob.\n\
-    After the manifest it asks for the blob that it wants: here, a bill of materials.\n\
+const ARTIFACT: &str = "requests a part of an artifact that refers to the image: its manifest, or a blob.\n\
+    After the manifest it requests the blob that it wants: here, a bill of materials.\n\
     (image-spec, Guidelines for Artifact Usage)";
 
 const CATALOG: &str = "asks which repositories there are, as a search does.\n\
     It can ask next for the tags of one. (Docker Registry HTTP API V2, Listing Repositories)";
 
 const WELCOME: &str = "asks what this is, as a browser does.\n\
-    The answer says how to pull the image. (RFC 9110 section 9.3.1)";
+    The response shows how to pull the image. (RFC 9110 section 9.3.1)";
 
 const OPTIONS: &str = "asks which methods and fields are allowed, as a browser does for a page.\n\
-    204 names them, and it asks next for what the page wants. (RFC 9110 section 9.3.7)";
+    204 names them, and it requests next what the page needs. (RFC 9110 section 9.3.7)";
 
-const PUSH: &str = "wants to push, but this registry takes no images.\n\
-    405 says so with the code DENIED, and the push ends at once. (distribution-spec, Push)";
+const PUSH: &str = "wants to push, but this registry accepts no images.\n\
+    After 405 with the code DENIED, the push ends at once. (distribution-spec, Push)";
 
 // The texts for errors.
 
-const NO_MANIFEST: &str = "asks for a manifest that is not here.\n\
-    A pull ends with 404 or goes on at another registry, and a push sends the manifest next.\n\
+const NO_MANIFEST: &str = "requests a manifest that is not here.\n\
+    After 404 a pull ends or tries another registry, and a push sends the manifest next.\n\
     (distribution-spec, Pulling manifests)";
 
-const NO_REFERRERS_TAG: &str = "looks for a signature or the like, under a tag made of the digest that it is for.\n\
-    404 says that there is none. (distribution-spec, Referrers Tag Schema)";
+const NO_REFERRERS_TAG: &str = "looks for a signature or the like, under a tag that is derived from a digest.\n\
+    404 means that there is none. (distribution-spec, Referrers Tag Schema)";
 
-const NO_BLOB: &str = "asks for a blob that is not here.\n\
-    A pull ends with 404 or goes on at another registry, and a push sends the blob next.\n\
+const NO_BLOB: &str = "requests a blob that is not here.\n\
+    After 404 a pull ends or tries another registry, and a push sends the blob next.\n\
     (distribution-spec, Pulling blobs)";
 
-const NO_REPOSITORY: &str = "asks about a repository that is not here.\n\
+const NO_REPOSITORY: &str = "requests something of a repository that is not here.\n\
     The only one is quinistry, in any namespace. (distribution-spec, Error Codes)";
 
-const NO_DIGEST: &str = "asks by digest and gives none: that is an algorithm, a colon, and an encoded hash.\n\
-    After 400 it should not ask this again. (image-spec, Digests)";
+const NO_DIGEST: &str = "requests something by a malformed digest: one is an algorithm, a colon, and a hash.\n\
+    After 400 it should not repeat the request. (image-spec, Digests)";
 
-const NO_NUMBER: &str = "asks for a part of a list, but \"n\" is no number of entries.\n\
-    After 400 it should not ask this again. (distribution-spec, Listing Tags)";
+const NO_NUMBER: &str = "requests a part of a list, but \"n\" is not a number of entries.\n\
+    After 400 it should not repeat the request. (distribution-spec, Listing Tags)";
 
-const NO_PATH: &str = "asks for a path that means nothing here.\n\
+const NO_PATH: &str = "requests a path that does not exist here.\n\
     It tries another protocol, or wants an icon, as a browser does. (RFC 9110 section 15.5.5)";
 
-const METHOD: &str = "wants to do something else than read, and all else is refused.\n\
+const METHOD: &str = "uses a method that does not read, and is refused.\n\
     405 names the methods that it may use: GET, HEAD and OPTIONS. (RFC 9110 section 15.5.6)";
 
 const NOT_KNOWN: &str = "uses a method or a transfer coding that this server does not know.\n\
-    501 says that no path here supports it. (RFC 9110 section 15.6.2)";
+    501 means that no path here supports it. (RFC 9110 section 15.6.2)";
 
-const NOT_SATISFIABLE: &str = "asks for a range of bytes that the content does not have.\n\
-    416 comes with the length of the content, so that it can ask better. (RFC 9110 section 15.5.17)";
+const NOT_SATISFIABLE: &str = "requests a range of bytes that the content does not have.\n\
+    416 has the length of the content, so that it can correct the range. (RFC 9110 section 15.5.17)";
 
 const PRECONDITION: &str = "wants the content only if it is what If-Match names, and it is not.\n\
-    With 412 it gets nothing, and can ask again without If-Match. (RFC 9110 section 15.5.13)";
+    After 412 it can repeat the request without If-Match. (RFC 9110 section 15.5.13)";
 
-const UNREADABLE: &str = "sends what is no request, or one that could be understood in two ways.\n\
-    400 refuses it, and the connection ends. (RFC 9110 section 15.5.1)";
+const UNREADABLE: &str = "sends something other than a request, or one that could be understood in two ways.\n\
+    It is refused with 400, and the connection ends. (RFC 9110 section 15.5.1)";
 
 const TOO_LONG: &str = "sends more than a request to a registry needs.\n\
     It is refused, and the connection ends. (RFC 9110 section 15.5.15, RFC 6585 section 5)";
 
 const TOO_SLOW: &str = "began a request and did not end it in time.\n\
-    After 408 the connection ends, and it has to begin anew. (RFC 9110 section 15.5.9)";
+    After 408 the connection ends, and it must connect again. (RFC 9110 section 15.5.9)";
 
 const VERSION: &str = "speaks a version of HTTP that this server does not speak.\n\
-    505 refuses it, and the connection ends. (RFC 9110 section 15.6.6)";
+    It is refused with 505, and the connection ends. (RFC 9110 section 15.6.6)";
 
-// The texts for what `fault` makes wrong: what the client gets, and what a good client does then.
+// The texts for what `fault` makes wrong: what the client receives, and what a good client does then.
 
-const DENIED: &str = "is refused this, whatever password it sends.\n\
-    After 401 or 403 it does not ask the same again by itself. (RFC 9110 section 15.5)";
+const DENIED: &str = "is refused, whatever password it sends.\n\
+    After 401 or 403 it does not repeat the request by itself. (RFC 9110 section 15.5)";
 
-const CHALLENGE: &str = "needs a token, and hears where to get one: here, at /token.\n\
-    It asks there, and then again here with the token. (RFC 6750 section 3)";
+const CHALLENGE: &str = "needs a token, and learns where to request one: at /token.\n\
+    It requests a token there, and then repeats this request with it. (RFC 6750 section 3)";
 
-const TOKEN_FOR_ANYONE: &str = "fetches the token for which it was sent here, as anyone can.\n\
-    It asks next for what it was refused, with the token. (RFC 6750 section 2.1)";
+const TOKEN_FOR_ANYONE: &str = "requests a token after a 401, and receives one, as anyone does.\n\
+    It repeats next the request that was refused, with the token. (RFC 6750 section 2.1)";
 
-const LATER: &str = "hears that this fails for now, or that it asks too often.\n\
-    It waits for as long as Retry-After says, or longer each time, and asks again.\n\
+const LATER: &str = "learns that this fails for now, or that it sends too many requests.\n\
+    It waits for the time in Retry-After, or longer each time, and tries again.\n\
     (RFC 9110 section 10.2.3)";
 
-const CUT: &str = "gets half of the content that it was promised, and then the end, or a reset.\n\
-    It notices by Content-Length, and asks for the rest, or for all again. (RFC 9112 section 8)";
+const CUT: &str = "receives half of the content, and then the end of the connection, or a reset.\n\
+    It notices by Content-Length, and requests the rest, or all again. (RFC 9112 section 8)";
 
-const STALL: &str = "gets half of the content, and then nothing, on a connection that stays open.\n\
-    It waits for no longer than a limit of its own, and asks again. (RFC 9112 section 9.5)";
+const STALL: &str = "receives half of the content, and then nothing, on a connection that stays open.\n\
+    After a time-out of its own it closes the connection, and tries again. (RFC 9112 section 9.5)";
 
-const MISMATCH: &str = "gets content whose digest is not the one that it asked for, or that the head names.\n\
+const MISMATCH: &str = "receives content whose digest is not the requested one, or not that in the head.\n\
     It computes the digest itself, and keeps nothing that does not match. (image-spec, Digests)";
 
-const WRONG_TYPE: &str = "gets the right content with a wrong Content-Type.\n\
-    It takes no manifest whose type is not the one that it expects.\n\
+const WRONG_TYPE: &str = "receives the right content with a wrong Content-Type.\n\
+    It accepts no manifest whose type is not one that it accepts.\n\
     (distribution-spec, Pulling manifests)";
 
-const NO_LENGTH: &str = "gets content without its length: the end of the connection ends it.\n\
-    It compares what it got with the size and digest that it knows. (RFC 9112 section 6.3)";
+const NO_LENGTH: &str = "receives content without its length: the end of the connection ends it.\n\
+    It compares what it has with the size and digest that it knows. (RFC 9112 section 6.3)";
 
-const NO_RANGE: &str = "asks for a part of the content and gets all, because Range may be ignored.\n\
-    It sees that by 200, and skips what it has, or begins anew. (RFC 9110 section 14.2)";
+const NO_RANGE: &str = "requests a part of the content and receives all, because Range may be ignored.\n\
+    It notices by 200, and skips what it has, or starts again. (RFC 9110 section 14.2)";
 
-const REDIRECT: &str = "is sent to another address for this.\n\
-    It asks there by the same method, and sends no credentials if the host is another.\n\
+const REDIRECT: &str = "is redirected to another address.\n\
+    It repeats the request there, without credentials if that is another host.\n\
     (RFC 9110 section 15.4.8)";
 
 /// Explains a response: returns the client's name and a text, or `None` if the response is not logged. `request` is

@@ -1,4 +1,4 @@
-//! Turns a right response into a wrong one, by rules, so that people can test clients.
+//! Makes some responses wrong, by rules, so that people can test clients.
 //!
 //! Documents: OCI distribution-spec 1.1, "Error Codes"; RFC 9110; RFC 6750 and CNCF Distribution's "Token
 //! Authentication Specification" for `auth`.
@@ -13,19 +13,18 @@
 //!     number   = 1*DIGIT [ "k" ]
 //! ```
 //!
-//! Only a success becomes wrong, and only by a fault that makes a difference: half of no content would be no content.
-//! A response passes the rules in their order. A rule counts the responses that reach it and that it can make wrong. If the
-//! count says so, the rule applies, and the response does not reach the next one. So the rules `layer=503@first:1
-//! layer=cut@first:1` mean: first 503, then half of a layer, and then whole layers. Nothing is random.
+//! Only a success is made wrong, and only by a fault that changes it: half of no content would be the same. A rule counts
+//! the responses that it can change and that no earlier rule has changed. So `layer=503@first:1 layer=cut@first:1` means
+//! 503, then half of a layer, and then whole layers. Nothing is random.
 //!
-//! A fault is another response: another status, other fields, other content. Four of them also decide what becomes of the
-//! connection (see [`persistence`]). `flip` needs a copy of each layer in which a byte is wrong, which the server
-//! makes when it starts. `slow` is an option of the listening socket. So nothing here makes a system call.
+//! A faulty response has another status, other fields or other content. Four faults also affect the connection (see
+//! [`persistence`]). `flip` needs a copy of each layer in which a byte is wrong, which the server makes when it starts.
+//! `slow` is an option of the listening socket. So nothing here makes a system call.
 //!
 //! Limits: none of its own.
 //!
-//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, by which people watch the server; and a second host, or
-//! TLS. `redirect` leads to this server, and `auth` sends clients to it for a token.
+//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, by which people watch the server; a second host; and TLS.
+//! `redirect` and `auth` lead to this server.
 
 use std::fmt;
 
@@ -36,7 +35,7 @@ use crate::kinds::{Applied, Fault, RequestKind};
 use crate::metrics::Vitals;
 use crate::registry::{ErrorCode, Registry, Served, error};
 
-/// The responses that a rule can be about, by the name for them in the rule.
+/// The kinds of requests that a rule can name.
 pub const PLACES: [(&str, &[RequestKind]); 9] = [
     ("base", &[RequestKind::Base]),
     ("index", &[RequestKind::Index, RequestKind::DockerList]),
@@ -64,7 +63,7 @@ pub const PLACES: [(&str, &[RequestKind]); 9] = [
     ),
 ];
 
-/// Where `auth` has its tokens.
+/// The path at which `auth` requires a client to request a token.
 const TOKEN_PATH: &str = "/token";
 
 /// The parameter that `redirect` adds to the query.
@@ -73,11 +72,11 @@ const REDIRECTED: &str = "redirected";
 /// The digest that `wrong-digest` sends: well-formed, and of nothing that is served.
 const WRONG_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The byte of a layer that is wrong in its copy: one in the header of gzip that only names the system on which it was
-/// made (RFC 1952 section 2.3.1). So the layer can be unpacked, and its digest alone is wrong.
+/// The byte of a layer that `flip` changes: the one in gzip's header that names the operating system (RFC 1952 section
+/// 2.3.1). So the layer can be unpacked, and only its digest is wrong.
 pub const FLIPPED: u64 = 9;
 
-/// What `--help` prints of the rules.
+/// What `--help` prints about the rules.
 pub const HELP: &str = "
 Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
   WHERE  base index manifest config layer blob tags referrers any
@@ -89,7 +88,7 @@ Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
   WHEN   first:2 every:3 always, which is the default
 ";
 
-/// Which of the responses that reach a rule it makes wrong.
+/// Which of the responses that reach a rule it changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum When {
     Always,
@@ -104,7 +103,7 @@ struct Rule {
     fault: Fault,
     number: Option<u64>,
     when: When,
-    /// How many responses have reached it that it could make wrong.
+    /// How many responses have reached it that it can change.
     reached: u64,
 }
 
@@ -120,7 +119,7 @@ impl fmt::Display for Wrong {
 }
 
 impl Rule {
-    /// Parses a rule. If it is none, returns the name and the text of the part that is wrong.
+    /// Parses a rule. The error is the name and the text of the part that is wrong.
     fn parse(text: &str) -> Result<Self, (&'static str, &str)> {
         let (place, rest) = split(text, '=');
         let (what, when) = split(rest.unwrap_or_default(), '@');
@@ -134,7 +133,7 @@ impl Rule {
         if must_have_number && number.is_none() {
             return Err(("WHAT", what));
         }
-        // All responses are slow, at all times. Where there is no digest, there are no ranges either.
+        // `slow` applies to all responses, at all times. A response without a digest has no ranges.
         let is_impossible = match fault {
             Fault::Slow => place != "any" || when.is_some(),
             Fault::WrongDigest | Fault::NoRange => matches!(place, "base" | "tags"),
@@ -192,7 +191,7 @@ pub fn persistence(fault: Option<Applied>, wanted: Persistence) -> Persistence {
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Faults {
     rules: Vec<Rule>,
-    /// The text of each rule, and the number of responses that it has made wrong, for the metrics.
+    /// The text of each rule, and how many responses it has changed, for the metrics.
     pub counts: Vec<(String, u64)>,
     /// How many layers there are. If [`Faults::flips`], the transport has a copy of each behind all of them, in which the
     /// byte [`FLIPPED`] is wrong.
@@ -204,11 +203,11 @@ impl Faults {
     ///
     /// # Errors
     ///
-    /// If something is not a rule, or is there twice.
+    /// If one is invalid, or there twice.
     pub fn add(&mut self, rules: &str) -> Result<(), Wrong> {
         for text in rules.split(' ').filter(|text| !text.is_empty()) {
             let rule = match Rule::parse(text) {
-                // Two counts would have one name.
+                // Two metrics would have one name.
                 Ok(_) if self.counts.iter().any(|(other, _)| other == text) => Err(("a second rule", text)),
                 parsed => parsed,
             };
@@ -219,13 +218,11 @@ impl Faults {
     }
 
     /// Whether a rule needs copies of the layers.
-    #[must_use]
     pub fn flips(&self) -> bool {
         self.rules.iter().any(|rule| rule.fault == Fault::Flip)
     }
 
     /// Returns how many bytes a connection may send in a second, if a rule limits that.
-    #[must_use]
     pub fn rate(&self) -> Option<u64> {
         self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
     }
@@ -270,7 +267,7 @@ fn wrong_field(fault: Fault) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Whether a response is another one with this fault.
+/// Whether this fault changes a response.
 fn makes_a_difference(fault: Fault, request: &Request<'_>, response: &Response<'_>) -> bool {
     if let Some((name, _)) = wrong_field(fault) {
         return response.field(name).is_some();
@@ -315,7 +312,7 @@ fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, served: Served<'
     Served::new(kind, response)
 }
 
-/// Returns what this is called if it is not there.
+/// Returns the kind of a request for something that does not exist.
 fn unknown(kind: RequestKind) -> RequestKind {
     match kind {
         RequestKind::Index
@@ -341,14 +338,14 @@ fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'stati
         // Field note: these two are not in the specification's list. The reference implementation has them.
         (Fault::InternalServerError, _) => (Status::InternalServerError, "UNKNOWN", "unknown error"),
         (Fault::ServiceUnavailable, _) => (Status::ServiceUnavailable, "UNAVAILABLE", "unavailable"),
-        // A gateway knows no codes.
+        // A gateway does not know the registry's error codes.
         (Fault::BadGateway, _) => (Status::BadGateway, "", "502 Bad Gateway"),
         (Fault::GatewayTimeout, _) => (Status::GatewayTimeout, "", "504 Gateway Time-out"),
         (Fault::Redirect, _) => (Status::TemporaryRedirect, "", "307 Temporary Redirect"),
         _ => (Status::Unauthorized, "UNAUTHORIZED", "authentication required"),
     };
     let mut response = match code {
-        // As nginx has it.
+        // The form is nginx's.
         "" => Response::generated(status, "text/html", format!("<html><h1>{message}</h1></html>\n").into()),
         code => error(status, ErrorCode(code), message, &request.path),
     };
@@ -363,12 +360,12 @@ fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'stati
     Served::new(kind, response)
 }
 
-/// Returns the field that says what the client is to do now.
+/// Returns the field that tells the client what to do next.
 fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str, String)> {
     match rule.fault {
         // RFC 9110 section 15.5.2: MUST send a challenge with 401.
         Fault::Unauthorized => Some(("WWW-Authenticate", "Basic realm=\"quinistry\"".into())),
-        // RFC 6750 section 3. The host is that which the client asked, and no host has a quotation mark.
+        // RFC 6750 section 3. The host is that of the request, and no host has a quotation mark.
         Fault::Auth => {
             let host = request.authority.unwrap_or("localhost:8080");
             let parameters = "service=\"quinistry\",scope=\"repository:quinistry:pull\"";
@@ -384,7 +381,7 @@ fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str,
     }
 }
 
-/// Returns a token, which any caller gets. Field note: some clients ask by POST first. After the 405 they use GET.
+/// Returns a token for any client. Field note: some clients use POST first. After the 405 they use GET.
 fn token() -> Served<'static> {
     let content = b"{\"token\":\"quinistry\"}".to_vec();
     let response = Response::generated(Status::Ok, "application/json", content);

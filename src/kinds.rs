@@ -1,13 +1,10 @@
-//! Names what the server logs and counts: what clients ask for, what they get wrong on purpose, and why their connections
-//! are closed.
+//! Names what the server logs and counts: kinds of requests, faults, and reasons to close a connection.
 //!
 //! Documents: none. The names are those of the metrics (Prometheus, "Metric and label naming").
 //!
-//! Deliberately absent: anything that a client could name. A client that could make a name of its own
-//! could make the list of metrics grow without end.
+//! Deliberately absent: names that clients choose, which would let the list of metrics grow without bound.
 
-/// Declares an enum whose variants can be counted. Each has a number, from 0, a name, as in the metrics, and another text
-/// or `None`, such as what the log says.
+/// Declares an enum whose variants can be counted. Each has a number, from 0, a name, and an optional text.
 macro_rules! kinds {
     (
         $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident
@@ -22,13 +19,11 @@ macro_rules! kinds {
             pub const ALL: &[Self] = &[$(Self::$Variant,)*];
 
             /// Returns its name.
-            #[must_use]
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => $name,)* }
             }
 
             $(#[$about_text])*
-            #[must_use]
             pub fn $text(self) -> Option<&'static str> {
                 match self { $(Self::$Variant => $logged,)* }
             }
@@ -37,10 +32,10 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// What a client asks for.
+    /// What a client requests.
     RequestKind,
-    /// Returns what the log says when it is served. The log says nothing of health and metrics, because clients ask
-    /// for them every few seconds, nor of what is never served.
+    /// Returns what the log shows unless the request is refused. Health checks and metrics are not logged, because clients
+    /// request them every few seconds.
     label {
         /// Whether this is a registry.
         Base = "base", Some("Serving API version");
@@ -68,7 +63,7 @@ kinds! {
         Layer = "layer", Some("Serving layer");
         /// A blob that is not there.
         UnknownBlob = "unknown_blob", None;
-        /// A token, which opens nothing: see `fault`.
+        /// A token, which is not required anywhere without `--fault`.
         Token = "token", Some("Serving token");
         /// What this is, for a person.
         Welcome = "welcome", Some("Serving welcome");
@@ -91,9 +86,9 @@ kinds! {
 kinds! {
     /// Why a connection was closed.
     CloseReason,
-    /// Returns what the log says of it: nothing if the client chose the end.
+    /// Returns what the log shows: nothing if the connection ended in order, or by the client.
     explanation {
-        /// The last answer was sent: the client wanted no other, or its bytes were no request.
+        /// The last response was sent: the client wanted no other, or its bytes were not a request.
         LastResponse = "last_response", None;
         /// The client closed before its first request, or between two.
         Left = "left", None;
@@ -101,21 +96,21 @@ kinds! {
         CutShort = "cut_short", None;
         /// The connection failed: the client reset it, or the network is gone.
         Broken = "broken", None;
-        /// The client never said anything.
-        Silent = "silent", Some("it has never said anything");
+        /// The client never sent anything.
+        Silent = "silent", Some("it has never sent anything");
         /// The client had no further request for a long time.
-        Idle = "idle", Some("it has asked nothing for a long time");
-        /// The client took nothing of its answer for a long time.
-        Stalled = "stalled", Some("it has taken nothing of its answer for a long time");
-        /// The client had its last answer, and did not close its side in time.
-        DidNotClose = "did_not_close", Some("it did not close after its last answer");
+        Idle = "idle", Some("it has sent no request for a long time");
+        /// The client took nothing of a response for a long time.
+        Stalled = "stalled", Some("it has taken nothing of its response for a long time");
+        /// The client had its last response, and did not close its side in time.
+        DidNotClose = "did_not_close", Some("it did not close after its last response");
         /// A newcomer needed the place.
         NoPlace = "no_place", Some("a newcomer needs its place");
-        /// The memory for half requests and unsent answers was full.
-        NoMemory = "no_memory", Some("the memory for half requests and unsent answers is full");
+        /// The memory for incomplete heads and unsent responses was full.
+        NoMemory = "no_memory", Some("the memory for incomplete heads and unsent responses is full");
         /// The kernel had no memory to watch the socket.
         NotWatched = "not_watched", Some("the kernel has no memory to watch it");
-        /// A rule of `--fault` wanted a reset. The log has said so in the line of the response.
+        /// A rule of `--fault` required a reset. The line of the response shows that.
         FaultReset = "fault_reset", None;
         /// The server stops.
         Stopping = "stopping", Some("the server stops");
@@ -145,7 +140,7 @@ kinds! {
         GatewayTimeout = "504", None;
         /// The connection ends after half of the content.
         Cut = "cut", None;
-        /// Nothing comes after half of the content.
+        /// Nothing comes after half of the content, unless the client sends another request.
         Stall = "stall", None;
         /// The connection is reset within the content.
         Reset = "reset", None;

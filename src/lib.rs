@@ -33,11 +33,11 @@
 //!                                                                      budget connection fault registry
 //!                                                                      metrics confinement kinds log
 //!                                                                      clock system
-//!     acceptor.rs          accepts connections                         metrics system
+//!     acceptor.rs          accepts connections                         system
 //!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
-//!     connection.rs        answers a client's requests                 explain fault registry run_queue
+//!     connection.rs        responds to a client's requests             explain fault registry run_queue
 //!                                                                      metrics http/request http/response
 //!                                                                      kinds log clock
 //!     explain.rs           explains a request to a learner             http/request http/response
@@ -86,8 +86,8 @@
 //! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
 //! 2. `Connection::turn` reads what has come (`receive`), and `http::request::parse` parses it into a request
 //!    (`respond`).
-//! 3. `Registry::answer` chooses the response (`route`, `manifest`), and `http::conditional::select` how much of
-//!    its content the client wants. If there are rules of `--fault`, `Faults::answer` may then make it wrong.
+//! 3. `Registry::respond` chooses the response (`route`, `manifest`), and `http::conditional::select` how much of
+//!    its content the client wants. `Faults::respond` calls it, and makes the response wrong if a rule applies.
 //! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts it and logs it (with the
 //!    text of `explain`, if that is wanted), sends it with its content (`flush`), and waits for the next request
 //!    (`proceed`).
@@ -108,16 +108,17 @@
 //!   `save` writes has `latest` alone.
 //! * An endpoint: `Registry::route` has those with one path, and `Registry::member` those of the form
 //!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `RequestKind` in `kinds.rs`
-//!   names each, and `explain.rs` explains each. Its answer needs a test in `tests/registry.rs`. JSON goes
+//!   names each, and `explain.rs` explains each. Its response needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which knows no booleans.
 //! * A fault: `Fault` in `kinds.rs` names it, `fault.rs` makes it, and `explain.rs` says what a good client does. It needs
 //!   a test in `tests/fault.rs`.
-//! * A text of `--explain`: `explain.rs`, which has them all, and then the README, if its log has that text.
-//! * A header field: on every answer, in `http/response.rs` (`write_head`); on some, where `registry.rs`
+//! * A text of `--explain`: `explain.rs`, and the README if its log has that text.
+//! * A header field: on every response, in `http/response.rs` (`write_head`); on some, where `registry.rs`
 //!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style
 //!   is no longer right, and shows the page to a browser.
-//! * A processor: `image/executable.rs`.
+//! * A processor: `image/executable.rs`. If they become more than eight, `RESERVED_DESCRIPTORS` in `server.rs`. If the
+//!   server runs on it, `ARCHITECTURE` in `confinement.rs`.
 //! * A crate, or a version, quinistry's own included: `Cargo.toml` and `Cargo.lock`. Then the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
@@ -147,8 +148,7 @@
 //! # How to read the comments
 //!
 //! A file opens with what it turns into what, the document that it follows (if there is one), its limits,
-//! and what is deliberately absent. A line that obeys a MUST cites it. A *Field note* tells what no document says and
-//! real clients need.
+//! and what is deliberately absent. A line that obeys a MUST cites it. A *Field note* is what real clients need and no document says.
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
 

@@ -14,7 +14,7 @@
 //! together with the line.
 //!
 //! Lines are buffered, and written when there is nothing else to do, when there are many, or after 10 ms. A
-//! write must never block the event loop, even to a pipe that nothing reads, or to a terminal that Ctrl-S has
+//! write should not block the event loop, even if it is to a pipe that nothing reads, or to a terminal that Ctrl-S has
 //! stopped. Other processes may share the open file, so it cannot be made non-blocking. What cannot be written
 //! stays in the buffer.
 //!
@@ -64,11 +64,10 @@ const MAX_WRITE: usize = 4096;
 /// for this much (Linux counts its memory in pieces of 256 bytes), and a serial line or console for more.
 const MAX_PIECE: usize = 256;
 
-/// With more bytes than this, the buffer should be written at once. The rest of the write is for the lines until
-/// then.
+/// With more bytes than this, the buffer is written at once. The rest of a write is room for more lines.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
 
-/// How long a line waits at most while there are other things to do.
+/// How long a line waits at most while there is other work.
 const DELAY: Duration = Duration::from_millis(10);
 
 /// How much of a target or user agent is shown.
@@ -77,11 +76,10 @@ const MAX_SHOWN: usize = 256;
 /// How long an explanation can be, with the name of the client and the indentation.
 pub const MAX_EXPLANATION: usize = 320;
 
-// Even if every byte of method, target and user agent has to be escaped, a line goes out in one piece, and
-// its explanation with it.
+// Even if every byte of method, target and user agent must be escaped, a line and its explanation are written at once.
 const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
 
-/// The start of each line of an explanation. No other line begins with a space.
+/// The start of each line of an explanation. Of the other lines, only some of the announcement begin with a space.
 const INDENTATION: &str = "    ";
 
 /// What a log is written to.
@@ -110,7 +108,6 @@ pub enum Stderr {
 
 impl Stderr {
     /// Checks what standard error is.
-    #[must_use]
     pub fn open() -> Self {
         if !io::stderr().is_terminal() {
             return Self::Shared;
@@ -153,13 +150,11 @@ pub struct LogWriter {
 
 impl LogWriter {
     /// Checks what standard error is.
-    #[must_use]
     pub fn open(now: Instant) -> Self {
         Self { stderr: Stderr::open(), written_at: now }
     }
 
     /// Whether the last write was long enough ago.
-    #[must_use]
     pub fn is_due(&self, now: Instant) -> bool {
         now >= self.written_at + DELAY
     }
@@ -194,7 +189,7 @@ pub struct Entry<'a> {
     pub length: u64,
     /// The address of the client.
     pub peer: SocketAddr,
-    /// The client's name for itself.
+    /// The client's User-Agent.
     pub user_agent: &'a str,
     /// What is wrong with the response on purpose.
     pub fault: Option<&'a str>,
@@ -229,7 +224,6 @@ pub struct Log {
 
 impl Log {
     /// Creates an empty log. Without `wants_requests`, only other events are logged.
-    #[must_use]
     pub fn new(wants_requests: bool) -> Self {
         Self {
             requests: if wants_requests { Requests::Shown } else { Requests::Hidden },
@@ -242,31 +236,26 @@ impl Log {
     }
 
     /// Sets whether lines are short, for a terminal.
-    #[must_use]
     pub fn short(self, is_short: bool) -> Self {
         Self { is_short, ..self }
     }
 
     /// Sets whether each request is explained.
-    #[must_use]
     pub fn explained(self, is_explained: bool) -> Self {
         Self { requests: if is_explained { Requests::Explained } else { self.requests }, ..self }
     }
 
-    /// Whether it logs requests and clients, not only events of the server.
-    #[must_use]
+    /// Whether requests and clients are logged, and not only events of the server.
     pub fn wants_requests(&self) -> bool {
         self.requests != Requests::Hidden
     }
 
-    /// Whether it explains requests.
-    #[must_use]
+    /// Whether requests are explained.
     pub fn wants_explanations(&self) -> bool {
         self.requests == Requests::Explained
     }
 
-    /// How many lines have been dropped in all.
-    #[must_use]
+    /// Returns how many lines have been dropped in all.
     pub fn dropped_lines(&self) -> u64 {
         self.dropped
     }
@@ -332,19 +321,16 @@ impl Log {
     }
 
     /// Whether there are lines that no write has been tried for.
-    #[must_use]
     pub fn is_new(&self) -> bool {
         self.is_new
     }
 
-    /// Whether the buffer should be written now.
-    #[must_use]
+    /// Whether the buffer must be written now.
     pub fn is_ample(&self) -> bool {
         self.is_new && self.buffer.len() > AMPLE
     }
 
-    /// Whether anything is still to be written.
-    #[must_use]
+    /// Whether anything has not been written.
     pub fn is_waiting(&self) -> bool {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
@@ -385,7 +371,6 @@ impl Log {
 }
 
 /// Formats a number of things: "1 line", "2 lines".
-#[must_use]
 pub fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
@@ -400,7 +385,7 @@ fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
-/// A text that a client wrote, in printable ASCII and cut short.
+/// Text from a client, escaped and truncated.
 struct Shown<'a>(&'a str);
 
 impl fmt::Display for Shown<'_> {

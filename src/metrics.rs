@@ -8,10 +8,10 @@
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```
 //!
-//! Counting is an addition to a number in place: it takes no memory and no system call. Every label has few
-//! values, all of which are in the program; a client cannot add any.
+//! Counting takes no memory and no system call. All values of the labels are constants, or rules of the command line. A
+//! client cannot add any.
 //!
-//! Deliberately absent: histograms of time. How long a response of this size takes depends on the network.
+//! Deliberately absent: histograms of time. How long such a response takes depends on the network.
 
 use std::fmt::Write as _;
 
@@ -24,7 +24,7 @@ use crate::system::ResidentMemory;
 pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const STATUSES: usize = Status::ALL.len();
-const ENDPOINTS: usize = RequestKind::ALL.len();
+const KINDS: usize = RequestKind::ALL.len();
 const REASONS: usize = CloseReason::ALL.len();
 
 /// What the server has counted since its start.
@@ -33,14 +33,14 @@ pub struct Metrics {
     pub started: u64,
     /// The number of accepted connections.
     pub accepted: u64,
-    /// How often accepting was paused: the system could not take another connection, or accepting failed repeatedly.
+    /// How often accepting was paused because there was no room for another connection.
     pub pauses: u64,
-    /// The bytes of content that were sent. Small contents count when the response is made, layers when the kernel
-    /// takes them.
+    /// The bytes of content that were sent. Small contents are counted with their response, layers when the kernel takes
+    /// them.
     pub content_bytes: u64,
     /// The rules of `--fault`, and how many responses each has made wrong.
     pub faults: Vec<(String, u64)>,
-    responses: [[u64; STATUSES]; ENDPOINTS],
+    responses: [[u64; STATUSES]; KINDS],
     closed: [u64; REASONS],
     memory: Option<ResidentMemory>,
 }
@@ -57,7 +57,6 @@ pub struct Vitals<'a> {
 
 impl Metrics {
     /// Creates counters of zero. `memory` reports the resident memory of the process.
-    #[must_use]
     pub fn new(clock: &Clock, memory: Option<ResidentMemory>) -> Self {
         Self {
             started: clock.unix(),
@@ -65,7 +64,7 @@ impl Metrics {
             pauses: 0,
             content_bytes: 0,
             faults: Vec::new(),
-            responses: [[0; STATUSES]; ENDPOINTS],
+            responses: [[0; STATUSES]; KINDS],
             closed: [0; REASONS],
             memory,
         }
@@ -86,16 +85,15 @@ impl Metrics {
     }
 
     /// Returns the number of open connections.
-    #[must_use]
     pub fn open(&self) -> u64 {
         self.accepted.saturating_sub(self.closed.iter().sum())
     }
 
-    /// Iterates over the counted responses: endpoint, status and number.
+    /// Iterates over the counted responses: kind, status and number.
     pub fn responses(&self) -> impl Iterator<Item = (RequestKind, Status, u64)> {
         let rows = RequestKind::ALL.iter().zip(&self.responses);
-        let cells = rows.flat_map(|(&endpoint, row)| {
-            Status::ALL.iter().zip(row).map(move |(&status, &count)| (endpoint, status, count))
+        let cells = rows.flat_map(|(&kind, row)| {
+            Status::ALL.iter().zip(row).map(move |(&status, &count)| (kind, status, count))
         });
         cells.filter(|&(_, _, count)| count > 0)
     }
@@ -103,15 +101,14 @@ impl Metrics {
 
 impl Vitals<'_> {
     /// Writes the text. `version` and `digest` are those of the served image.
-    #[must_use]
     pub fn to_text(&self, version: &str, digest: &str) -> String {
         let Self { metrics, dropped_lines, .. } = self;
         let mut text = Text(String::new());
         text.family("quinistry_build_info", "gauge", "Version and digest of the served image.");
         text.sample("quinistry_build_info", &[("version", version), ("digest", digest)], 1);
         text.family("quinistry_requests_total", "counter", "Responses, by endpoint and status.");
-        for (endpoint, status, count) in metrics.responses() {
-            let labels = [("endpoint", endpoint.name()), ("status", &status.code().to_string())];
+        for (kind, status, count) in metrics.responses() {
+            let labels = [("endpoint", kind.name()), ("status", &status.code().to_string())];
             text.sample("quinistry_requests_total", &labels, count);
         }
         let closed = "quinistry_connections_closed_total";

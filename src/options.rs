@@ -82,7 +82,7 @@ pub enum Command {
     Kubernetes(&'static str, Vec<String>),
     /// Print the bill of materials.
     Sbom,
-    /// Print [`help`].
+    /// Print [`HELP`].
     Help,
     /// Print the version.
     Version,
@@ -107,7 +107,6 @@ fn parse_address(value: &str) -> Option<SocketAddr> {
 }
 
 /// Formats an address as `--listen` takes it.
-#[must_use]
 pub fn format_address(address: SocketAddr) -> String {
     let port = address.port();
     if address == every(port) { port.to_string() } else { address.to_string() }

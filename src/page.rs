@@ -50,7 +50,6 @@ pub struct Page {
 
 impl Page {
     /// Makes the page of an image.
-    #[must_use]
     pub fn new(image: &Image) -> Self {
         let parts = parts(image);
         let (shown, others) = parts.split_at(SHOWN);
@@ -64,7 +63,6 @@ impl Page {
     }
 
     /// Returns the page for a visitor who asked this host.
-    #[must_use]
     pub fn write(&self, host: &str, vitals: &Vitals<'_>) -> String {
         let Vitals { metrics, clock, .. } = vitals;
         let (mut requests, mut layers) = (0, 0);

@@ -1,22 +1,22 @@
-//! Turns a request into its answer: the registry protocol.
+//! Responds to requests: the registry protocol.
 //!
 //! Documents: OCI distribution-spec 1.1; RFC 9110 section 12 (Accept).
 //!
 //! ```text
-//!     GET /v2/                             is this a registry? (Also without the slash at the end)
+//!     GET /v2/                             is this a registry? (Also without the last slash)
 //!     GET /v2/<name>/manifests/<reference> an index or a manifest, by tag or digest
 //!     GET /v2/<name>/blobs/<digest>        a config or a layer
 //!     GET /v2/<name>/tags/list             the tags
 //!     GET /v2/<name>/referrers/<digest>    what refers to an index or a manifest: its bill of materials
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
-//!     GET /                                what this is, for people: a page, or a short text
-//!     GET /healthz                         is the server well? (What Kubernetes calls it.) Not logged
+//!     GET /                                what this is: a page for a browser, else a short text
+//!     GET /healthz                         is the server healthy? (The name is Kubernetes'.) Not logged
 //!     GET /metrics                         what the server has counted, for Prometheus. Not logged
 //! ```
 //!
-//! Each of them may be a HEAD, too. OPTIONS is answered at any path, and anything else is refused. Nothing here
-//! touches a socket or a file of the image, and an answer depends on the image and the request alone. Only `/`
-//! and `/metrics` tell what `Vitals` knows besides: counters, the time, and the memory, for which it asks the kernel.
+//! HEAD is allowed wherever GET is. OPTIONS is allowed at every path, and every other method is refused. Nothing here
+//! touches a socket or a file of the image. A response depends on the image and the request alone, except that `/` and
+//! `/metrics` also report the counters, the time and the memory of the process (`Vitals`).
 //!
 //! ## Which manifest?
 //!
@@ -36,17 +36,17 @@
 //! A tag must lead to one digest, or a quine could not be compared with its child. Every client of today takes
 //! the index. Docker's list and manifests are the same documents under other media types, and so under other
 //! digests. They are for old clients that take no other types: keel, Dependabot and watchtower of some years ago.
-//! "Our platform" is that of the process that answers.
+//! "Our platform" is that of the running process.
 //!
-//! No `Accept` makes a tag answer 404 or 406. RFC 9110 section 12.5.1 lets a server disregard the field
-//! if it has nothing that the client lists, and the client may still read what comes.
+//! No value of `Accept` causes 404 or 406. RFC 9110 section 12.5.1 lets a server disregard the field if it has nothing
+//! that the client lists, and the client may be able to read the index nevertheless.
 //!
 //! ## What refers to the image
 //!
-//! The answer to `referrers` has the artifact that `image/artifacts.rs` makes for the digest. A client that does
-//! not know this endpoint asks for the tag that the specification derives from the digest, `sha256-<hex>`. It
-//! gets the same index, whatever it accepts. The list of tags does not have these tags: people and tools look
-//! there for versions, and a client that wants referrers computes their tag.
+//! The response to `referrers` lists the artifact that `image/artifacts.rs` builds for the digest. A client that does
+//! not know this endpoint requests the tag that the specification derives from the digest, `sha256-<hex>`, and
+//! receives the same index. The list of tags does not have these tags: people and tools look there for versions, and a
+//! client that wants referrers computes their tag.
 //!
 //! # Example
 //!
@@ -88,8 +88,8 @@
 //! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
 //! ```
 //!
-//! Deliberately absent: writing anything, authentication, compression on the way, and, where a tag is asked
-//! for, weights in `Accept` other than 0. If a client takes several types, the table decides.
+//! Deliberately absent: pushes, authentication, content coding, and, for tags, weights in `Accept` other than 0. If a
+//! client accepts several types, the table decides.
 
 use std::borrow::Cow;
 
@@ -113,8 +113,8 @@ use crate::welcome;
 
 const JSON: &str = "application/json";
 
-/// The field that says which protocol this is. Field note: containers/image and older Docker clients do
-/// not take a server for a registry without it. They read it from errors, too.
+/// The field that names the protocol. Field note: without it, containers/image and older Docker clients do not accept a
+/// server as a registry. They also read it from errors.
 const SHARED: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n";
 
 /// The fields of every response under `/v2`: the same, and those that let a page of any other origin read the
@@ -124,11 +124,11 @@ const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n
     Access-Control-Allow-Origin: *\r\n\
     Access-Control-Expose-Headers: Docker-Content-Digest, Link, OCI-Filters-Applied\r\n";
 
-/// Everything but GET, HEAD and OPTIONS is refused, at every path.
+/// The methods that are allowed, at every path.
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
-/// What a browser asks by OPTIONS before it sends a request with other fields than a plain one has (Fetch Standard,
-/// "CORS-preflight fetch"). It keeps the response for a day at most; Chromium for two hours.
+/// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"): the methods and fields that a page
+/// of another origin may use. A browser keeps it for at most a day, Chromium for two hours.
 const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
     Access-Control-Max-Age: 86400\r\n";
@@ -153,15 +153,15 @@ impl ErrorCode {
     const NAME_UNKNOWN: Self = Self("NAME_UNKNOWN");
     const SIZE_INVALID: Self = Self("SIZE_INVALID");
     const UNSUPPORTED: Self = Self("UNSUPPORTED");
-    /// Field note: not in the specification's list. The reference implementation answers this to a page size that is
-    /// not a number.
+    /// Field note: not in the specification's list. The reference implementation has it for a page size that is not a
+    /// number.
     const PAGINATION_NUMBER_INVALID: Self = Self("PAGINATION_NUMBER_INVALID");
 }
 
 /// The types of what a tag may stand for, in the order of the table above.
 const TAGGED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 
-/// The image, made ready to be served.
+/// An image, prepared to be served.
 pub struct Registry {
     /// The indexes and manifests. What a tag may stand for comes first, in the order of [`TAGGED`].
     manifests: Vec<Resource>,
@@ -172,7 +172,7 @@ pub struct Registry {
     referrers: Vec<(Digest, usize)>,
     /// The index of the referrers of anything else.
     no_referrers: Resource,
-    /// The page that shows all of it to people.
+    /// The page that shows the image.
     page: Page,
 }
 
@@ -192,8 +192,7 @@ impl<'a> Served<'a> {
         Self { kind, response, fault: None }
     }
 
-    /// What the log says is being done. `None` if it says nothing.
-    #[must_use]
+    /// Returns what the log shows; `None` if the response is not logged.
     pub fn label(&self) -> Option<&'static str> {
         let is_refusal = self.response.status.is_error() && self.kind != RequestKind::Tls;
         if is_refusal { Some("Refusing") } else { self.kind.label() }
@@ -204,16 +203,15 @@ impl<'a> Served<'a> {
 struct Resource {
     digest: Digest,
     kind: RequestKind,
-    /// The fields of a 200, made once, if the digest was asked for.
+    /// The fields of a 200 if the digest was requested. They are built once.
     fields_by_digest: Vec<u8>,
-    /// The same, if a tag or a subject was asked for.
+    /// The same if a tag or a subject was requested.
     fields_by_name: Vec<u8>,
     content: Content<'static>,
 }
 
 impl Registry {
-    /// Makes an image ready to be served.
-    #[must_use]
+    /// Prepares an image to be served.
     pub fn new(image: Image) -> Self {
         let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
@@ -246,12 +244,11 @@ impl Registry {
         Self { manifests, blobs, referrers, no_referrers, page }
     }
 
-    /// Answers bytes that are not a request, or not one that this server can answer.
-    #[must_use]
+    /// Responds to bytes that are not an acceptable request.
     pub fn refuse(rejection: &Rejection) -> Served<'static> {
         let mut response = error(rejection.status, ErrorCode::UNSUPPORTED, rejection.reason, "");
         if rejection.is_head {
-            // RFC 9110 section 9.3.2: MUST NOT send content in answer to HEAD.
+            // RFC 9110 section 9.3.2: MUST NOT send content in response to HEAD.
             response.content = Content::NONE;
         }
         response.shared = SHARED;
@@ -259,8 +256,7 @@ impl Registry {
         Served::new(kind, response)
     }
 
-    /// Answers a request. `vitals` are for an answer about the server itself.
-    #[must_use]
+    /// Responds to a request. `vitals` are for responses about the server itself.
     pub fn respond(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
         let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
         let mut served = match request.method {
@@ -288,7 +284,7 @@ impl Registry {
                 let response = error(Status::MethodNotAllowed, ErrorCode::DENIED, message, &request.path);
                 Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
             }
-            // RFC 9110 section 9.1: SHOULD answer an unrecognized method with 501.
+            // RFC 9110 section 9.1: SHOULD respond to an unrecognized method with 501.
             Method::Unrecognized => {
                 Served::new(RequestKind::Other, refuse(Status::NotImplemented, "no such method", request))
             }
@@ -301,8 +297,7 @@ impl Registry {
         served
     }
 
-    /// Answers a GET under `/v2` as if it had no conditions and no range.
-    #[must_use]
+    /// Responds to a GET under `/v2` as if it had no conditions and no range.
     pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
         let mut served = self.route(request, vitals);
         served.response.shared = SHARED_UNDER_V2;
@@ -328,8 +323,8 @@ impl Registry {
         Served::new(kind, response)
     }
 
-    /// Answers `/v2/<name>/<collection>/<reference>`. The slashes around the collection are the last. `None` if
-    /// there is no such collection.
+    /// Responds to `/v2/<name>/<collection>/<reference>`. The slashes around the collection are the last two. Returns
+    /// `None` if there is no such collection.
     fn member(&self, path: &str, request: &Request<'_>) -> Option<Served<'_>> {
         let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
         let (name, collection) = rest.rsplit_once('/')?;
@@ -350,10 +345,10 @@ impl Registry {
     fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         let resource = if reference.contains(':') {
             check_digest(reference)?;
-            // A digest names the content, so Accept has no say.
+            // A digest names the content, whatever Accept has.
             find(&self.manifests, reference).map(Resource::by_digest)
         } else if TAGS.contains(&reference) {
-            // The first type of the table that the client takes counts.
+            // The first type of the table that the client accepts decides.
             let first = request.weights(TAGGED).iter().position(|weight| *weight > 0);
             Some(self.manifests[first.unwrap_or(0)].by_name())
         } else {
@@ -361,14 +356,14 @@ impl Registry {
             let subject = reference.strip_prefix("sha256-");
             subject.and_then(|hash| self.referrers_of(hash)).map(Resource::by_name)
         };
-        // Field note: cosign looks for signatures under the tag `sha256-<hex>.sig`. Like every other client, it
-        // expects a 404 if a tag is unknown.
+        // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature. Like every other client, it expects 404
+        // if there is no such tag.
         let unknown = || error(Status::NotFound, ErrorCode::MANIFEST_UNKNOWN, "no such manifest", reference);
         resource.ok_or_else(unknown)
     }
 
-    /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the answer is an empty index: a 404
-    /// would make the client look for a tag instead.
+    /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the response is an empty index: after a 404,
+    /// the client would request the tag.
     fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         check_digest(digest)?;
         let filter = Parameters::of(request).artifact_type;
@@ -383,7 +378,7 @@ impl Registry {
         Ok(served)
     }
 
-    /// The index of what refers to the subject with this hash.
+    /// Returns the index of what refers to the subject with this hash.
     fn referrers_of(&self, hash: &str) -> Option<&Resource> {
         let is_subject = |digest: &Digest| digest.as_str().strip_prefix("sha256:") == Some(hash);
         let (_, place) = self.referrers.iter().find(|(subject, _)| is_subject(subject))?;
@@ -393,13 +388,13 @@ impl Registry {
     /// distribution-spec, "Pulling blobs".
     fn blob(&self, digest: &str) -> Result<Served<'_>, Response<'static>> {
         check_digest(digest)?;
-        // Field note: a manifest is not served as a blob. containerd, if it gets one that way, keeps it
-        // in its cache without a media type and fails later.
+        // Field note: a manifest is not served as a blob. If containerd receives one that way, it stores it without a media
+        // type and fails later.
         let unknown = || error(Status::NotFound, ErrorCode::BLOB_UNKNOWN, "no such blob", digest);
         find(&self.blobs, digest).map(Resource::by_digest).ok_or_else(unknown)
     }
 
-    /// What this is, as a page or as a short text.
+    /// Returns what this is, as a page or as a short text.
     fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
         let host = welcome::host(request.authority);
         let is_page = prefers_page(request);
@@ -422,12 +417,12 @@ impl Registry {
     }
 }
 
-/// The response to `/v2/`, which every pull asks for first. It is made of constants, so that it allocates nothing.
+/// The response to `/v2/`, which most pulls request first. It consists of constants, so it allocates nothing.
 const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
 const BASE_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"{}"));
 
-/// The repository is `quinistry`, in any namespace: a client that takes us for a mirror asks for
-/// `library/quinistry`, or for another namespace that the mirrored registry has.
+/// Checks the name of a repository. It is `quinistry` in any namespace: a client that uses this server as a mirror
+/// requests `library/quinistry`, or another namespace of the mirrored registry.
 fn check_name(name: &str) -> Result<&str, Response<'static>> {
     let (code, message) = if !name.split('/').all(is_name_component) {
         (ErrorCode::NAME_INVALID, "not a name that a repository can have")
@@ -496,8 +491,8 @@ impl Resource {
     }
 }
 
-/// Turns the response to GET or HEAD into one with a part of the content, or with the reason why there is none to
-/// send, if the request has conditions or a range.
+/// Applies the conditions and the range of a GET or HEAD, if it has any: returns the whole response, a part of it, or
+/// one without its content.
 fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Response<'a> {
     if response.status != Status::Ok {
         // RFC 9110 section 13.2.1: MUST ignore conditions if the response would not be a 2xx without them.
@@ -531,8 +526,8 @@ fn tags(name: &str, request: &Request<'_>) -> Served<'static> {
     Served::new(RequestKind::Tags, list("tags", &TAGS, Some(name), request))
 }
 
-/// distribution-spec, "Listing Tags", for any sorted list: `n` limits the answer, and `last` is the last
-/// entry that the client has seen.
+/// distribution-spec, "Listing Tags", for any sorted list: `n` is the most entries to return, and `last` is the last entry
+/// that the client has.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
     let Parameters { n, last, .. } = Parameters::of(request);
     let number = match n.map(|n| (parse_number(&n), n)) {
@@ -564,15 +559,14 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-/// Whether a client prefers the page to the short text. Browsers do. curl and others, which take everything
-/// alike, do not.
+/// Whether a client prefers the page to the short text. Browsers do. curl and others that accept everything do not.
 fn prefers_page(request: &Request<'_>) -> bool {
     let [html, plain] = request.weights(["text/html", "text/plain"]);
     html > plain
 }
 
-/// The parameters of the query that mean something here. Others are ignored, such as the `ns=docker.io` with which
-/// containerd tells a mirror whose place it takes.
+/// The parameters of the query that are used. Others are ignored, such as the `ns=docker.io` by which containerd names the
+/// mirrored registry.
 #[derive(Default)]
 struct Parameters {
     n: Option<String>,
@@ -581,7 +575,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// Reads the query. Of several parameters with one name the first counts.
+    /// Parses the query. Of several parameters with one name, the first is used.
     fn of(request: &Request<'_>) -> Self {
         let mut parameters = Self::default();
         for pair in request.query.unwrap_or_default().split('&') {
@@ -592,22 +586,20 @@ impl Parameters {
                 "artifactType" => &mut parameters.artifact_type,
                 _ => continue,
             };
-            // A client may encode the slash of a media type.
+            // A client may encode the slash in a media type.
             parameter.get_or_insert_with(|| percent_decode(value, PLAIN_IN_QUERY).into_owned());
         }
         parameters
     }
 }
 
-/// An answer with content that was made for it.
+/// Returns a response with generated content.
 fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) -> Response<'static> {
     Response::generated(status, media_type, content).with("Cache-Control", cache)
 }
 
-/// An error. distribution-spec, "Error Codes": its body may have any format, but if it is JSON, it
-/// MUST be of this shape. Other paths than those of /v2 get the same. A cache may keep some errors (RFC 9110
-/// section 15.1), and would have them outlive their cause.
-#[must_use]
+/// Returns an error. distribution-spec, "Error Codes": its body may have any format, but JSON MUST have this shape. Without
+/// Cache-Control, a cache may store some errors (RFC 9110 section 15.1) for longer than their cause lasts.
 pub fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code.0, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))

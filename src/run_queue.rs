@@ -12,8 +12,8 @@
 //!     work did                           heavy:  A B        up to 32 of them
 //! ```
 //!
-//! A *turn* is what one client does before the next is served. All work has a price, in the unit of the cheapest: what it
-//! takes to send one byte of a file. A turn ends when it has cost [`TURN_COST`]. What a client has cost counts half after a
+//! A *turn* is what one client does before the next is served. Costs are counted in bytes of a file: one unit is the
+//! work of sending one of them. A turn ends when it has cost [`TURN_COST`]. What a client has cost counts half after a
 //! quarter of a second. A client that has just used a whole turn is heavy.
 //!
 //! With one queue, a client with one request would wait until each of 4,000 clients that ask without end has had a
@@ -36,11 +36,10 @@ use crate::http::response::Content;
 /// 256 KiB, a layer took a third more system calls. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const TURN_COST: u64 = 768 * 1024;
 
-/// How many bytes of a file take as long to send as the response to a small request.
+/// The cost of a small request and its response.
 pub const REQUEST_COST: u64 = 32 * 1024;
 
-/// How many bytes of a file take as long to send as one byte takes to parse or to generate. A page or a long head then
-/// costs several requests.
+/// The cost of parsing or generating one byte. A long head costs several requests, and a page a whole turn.
 const PROCESSED_BYTE_COST: u64 = 64;
 
 /// How many light clients have a turn between two polls: as many as are accepted, each of which may need another turn.
@@ -52,8 +51,7 @@ const HEAVY_TURNS_PER_POLL: usize = 32;
 /// After this time, what a client has cost counts half.
 const HALF_LIFE: Duration = Duration::from_millis(250);
 
-/// Returns what a response costs, without the bytes of a file, to a request whose head has so many bytes.
-#[must_use]
+/// Returns the cost of a request and its response, without the bytes of a file. `head` is the length of the request's head.
 pub fn cost(head: usize, content: &Content<'_>) -> u64 {
     let generated = if let Content::Bytes(Cow::Owned(bytes)) = content { bytes.len() } else { 0 };
     REQUEST_COST + PROCESSED_BYTE_COST * (head + generated) as u64
@@ -70,9 +68,13 @@ pub struct Load {
 
 impl Load {
     /// Returns the load of a client that has asked nothing yet.
-    #[must_use]
     pub fn new(now: Instant) -> Self {
         Self { cost: 0, at: now, is_queued: false }
+    }
+
+    /// Whether the client is in a queue.
+    pub fn is_queued(&self) -> bool {
+        self.is_queued
     }
 
     /// Notes that the client was taken from its queue.
@@ -107,7 +109,6 @@ pub struct RunQueue {
 
 impl RunQueue {
     /// Whether no client has anything to do.
-    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.light.is_empty() && self.heavy.is_empty()
     }

@@ -32,7 +32,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 
 use crate::acceptor::{ACCEPTS_PER_POLL, Acceptor, is_shortage};
-use crate::budget::{Budget, MAX_CONNECTIONS};
+use crate::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
 use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
@@ -53,7 +53,6 @@ pub const RESERVED_DESCRIPTORS: usize = 16;
 /// Returns how much memory the process needs at most, in bytes: for what connections hold, for their table (640 bytes
 /// for each), and 4 MiB for turns, the log and fragmentation. The server does not start with less, because an
 /// allocation that fails aborts the process.
-#[must_use]
 pub fn needed_memory(budget: &Budget) -> usize {
     budget.held + budget.connections * 640 + 4 * 1024 * 1024
 }
@@ -174,7 +173,7 @@ impl Server {
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
             self.log
-                .event(self.clock.rfc3339(), &format!("Cannot give up what serving does not need: {error}"));
+                .event(self.clock.rfc3339(), &format!("Serving without a filter of system calls: {error}"));
         }
     }
 
@@ -216,8 +215,7 @@ impl Server {
                     return Ok(signal);
                 }
             }
-            // 4. Serve some of the clients in the run queue. That comes before accepting, which may evict a client
-            //    that seems idle, although its request has come.
+            // 4. Serve some of the clients in the run queue.
             self.serve();
             // 5. Accept newcomers, some at a time.
             self.accept();
@@ -254,10 +252,10 @@ impl Server {
 
     /// Notes what the kernel reports about a client's socket.
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
-        if let Some(client) = self.clients.find(token) {
-            client.socket.note_event(event);
-            self.run_queue.enqueue(token, &mut client.load, self.clock.now);
-        }
+        self.clients.update(token, |Client { socket, load, .. }| {
+            socket.note_event(event);
+            self.run_queue.enqueue(token, load, self.clock.now);
+        });
     }
 
     /// Accepts some of the connections in the backlog.
@@ -279,7 +277,7 @@ impl Server {
                     return self.pause_accepting("all connections have a response in flight");
                 }
             }
-            match self.acceptor.accept(&mut self.metrics) {
+            match self.acceptor.accept() {
                 Ok(Some((stream, peer))) => self.admit(stream, peer),
                 Ok(None) => {}
                 Err(error) => {
@@ -303,15 +301,17 @@ impl Server {
     /// response is gone before its socket is registered. No event is lost: when a socket is registered, the kernel
     /// reports what has come already.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
+        self.metrics.accepted += 1;
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
         let token = self.clients.insert(client);
         self.turn(token);
         // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
-        if let Some(client) = self.clients.find(token)
-            && self.poll.registry().register(&mut client.socket.stream, token, interest).is_err()
-        {
+        let registered = self.clients.update(token, |client| {
+            self.poll.registry().register(&mut client.socket.stream, token, interest)
+        });
+        if let Some(Err(_)) = registered {
             // The kernel has no memory for it.
             self.close(token, CloseReason::NotWatched);
         }
@@ -320,10 +320,8 @@ impl Server {
     /// Serves some of the clients in the run queue.
     fn serve(&mut self) {
         for token in self.run_queue.next_batch() {
-            if let Some(client) = self.clients.find(token) {
-                client.load.leave_queue();
-                self.turn(token);
-            }
+            self.clients.update(token, |client| client.load.leave_queue());
+            self.turn(token);
         }
     }
 
@@ -402,9 +400,9 @@ impl Server {
     /// Notes which clients make progress.
     fn watch(&mut self) {
         for token in self.clients.tokens() {
-            if let Some(Client { socket, connection, .. }) = self.clients.find(token) {
+            self.clients.update(token, |Client { socket, connection, .. }| {
                 connection.watch(|| socket.unacknowledged(), self.clock.now);
-            }
+            });
         }
     }
 
@@ -412,7 +410,7 @@ impl Server {
     /// arrived from a client is read before its deadline counts, even if the kernel has not been asked for it yet.
     fn check(&mut self) {
         let now = self.clock.now;
-        if self.clients.queued() > self.budget.queued {
+        if self.spare() < GUARANTEED {
             self.clients.measure();
         }
         // The checks that are added while memory is short are for readers that read.
@@ -459,17 +457,10 @@ impl Server {
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
         for token in self.clients.tokens() {
-            // A request that came before the signal has a response, even if its event has not been reported yet.
-            if let Some(client) = self.clients.find(token) {
-                client.socket.expect_input();
-            }
+            // A request that came before the signal has a response, even if its event has not been reported yet, unless
+            // an earlier response is still being sent.
+            self.clients.update(token, |client| client.socket.expect_input());
             self.turn(token);
-            let next = self.clients.find(token).map(|Client { socket, connection, .. }| {
-                connection.stop(&mut SocketTransport::new(socket, &self.layers, 0), self.clock.now)
-            });
-            if let Some(Next::Close(reason)) = next {
-                self.close(token, reason);
-            }
         }
     }
 }

@@ -25,7 +25,7 @@ use crate::http::response::FilePart;
 use crate::system::{self, SealedFile};
 
 /// About how many bytes the kernel needs for one call, in addition to what is sent.
-const PACKET_COST: u64 = 1024;
+const PACKET_OVERHEAD: u64 = 1024;
 
 /// A socket, and what is known of it.
 pub struct Socket {
@@ -46,7 +46,6 @@ pub struct Socket {
 
 impl Socket {
     /// Wraps a socket that was just accepted. There may be something to read.
-    #[must_use]
     pub fn new(stream: TcpStream) -> Self {
         let (may_read_short, is_short_of_memory) = (false, false);
         Self { stream, is_readable: true, may_read_short, queued: 0, is_short_of_memory }
@@ -64,7 +63,6 @@ impl Socket {
     }
 
     /// Returns how many bytes the kernel has queued at most.
-    #[must_use]
     pub fn queued(&self) -> u64 {
         self.queued
     }
@@ -75,7 +73,6 @@ impl Socket {
     }
 
     /// Whether something waits to be sent because the socket has its share of the memory.
-    #[must_use]
     pub fn is_short_of_memory(&self) -> bool {
         self.is_short_of_memory
     }
@@ -89,7 +86,6 @@ impl Socket {
     }
 
     /// Returns how many bytes the client has not acknowledged.
-    #[must_use]
     pub fn unacknowledged(&self) -> u64 {
         system::unacknowledged(self.stream.as_fd())
     }
@@ -103,8 +99,7 @@ impl Socket {
     }
 }
 
-/// Returns how many bytes a socket may queue in all that has queued so many, if all sockets together may queue `spare`
-/// bytes more.
+/// Returns how many bytes a socket may queue in all: its guaranteed share, or `queued + spare` if that is more.
 fn limit(queued: u64, spare: u64) -> u64 {
     GUARANTEED.max(queued + spare)
 }
@@ -148,7 +143,7 @@ impl<'a> SocketTransport<'a> {
     /// Counts what the kernel has queued.
     fn note_sent(&mut self, sent: io::Result<usize>) -> io::Result<usize> {
         if let Ok(count) = sent {
-            self.socket.queued += count as u64 + PACKET_COST;
+            self.socket.queued += count as u64 + PACKET_OVERHEAD;
         }
         sent
     }

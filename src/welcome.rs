@@ -23,7 +23,6 @@ pub const FIELDS: &[u8] =
     b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nVary: Accept\r\n";
 
 /// Returns the short text for every client but a browser.
-#[must_use]
 pub fn text(host: &str) -> String {
     let commands = commands(host, "  ");
     format!(
@@ -33,7 +32,6 @@ pub fn text(host: &str) -> String {
 
 /// Returns commands that pull the image from `host`, run it, and pull it again from the container, each on a line
 /// with this indentation. The container gets another port than `host` has, because both may be on one machine.
-#[must_use]
 pub fn commands(host: &str, indent: &str) -> String {
     let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
     let port = port.parse::<u16>().unwrap_or(PORT);
@@ -60,7 +58,6 @@ pub fn commands(host: &str, indent: &str) -> String {
 ///
 /// Field note: newer versions of Docker take an IPv6 address in brackets, 20.10 does not. A shell may take the
 /// brackets for a pattern.
-#[must_use]
 pub fn host(authority: Option<&str>) -> &str {
     let is_component = |component: &str| {
         let is_plain = component.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');

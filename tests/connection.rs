@@ -219,7 +219,8 @@ impl World {
     }
 
     fn stop(&mut self) -> Next {
-        self.connection.stop(&mut self.transport, self.clock.now)
+        self.is_stopping = true;
+        self.run()
     }
 
     fn responses(&self) -> Vec<Response> {

@@ -141,7 +141,7 @@ fn silent_and_slow_clients_are_closed_at_their_deadline() {
     assert_eq!(slow.response_to("GET").status, 408);
     slow.expect_end();
     silent.expect_end();
-    server.wait_for_log("it has never said anything");
+    server.wait_for_log("it has never sent anything");
     // A client that has already been answered may take longer to send its next request.
     idle.send_request(MANIFEST, &[]);
     assert_eq!(idle.response_to(MANIFEST).content, honest.manifest.content);
