@@ -232,7 +232,7 @@ fn a_status_has_the_code_and_fields_of_registries_and_the_connection_goes_on() {
     for (fault, status, base, index, blob) in [
         ("401", 401, "UNAUTHORIZED", "UNAUTHORIZED", "UNAUTHORIZED"),
         ("403", 403, "DENIED", "DENIED", "DENIED"),
-        ("404", 404, "NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"),
+        ("404", 404, "UNSUPPORTED", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"),
         ("429", 429, "TOOMANYREQUESTS", "TOOMANYREQUESTS", "TOOMANYREQUESTS"),
         ("429:7", 429, "TOOMANYREQUESTS", "TOOMANYREQUESTS", "TOOMANYREQUESTS"),
         ("500", 500, "UNKNOWN", "UNKNOWN", "UNKNOWN"),
@@ -557,4 +557,24 @@ fn a_connection_goes_on_after_a_fault_that_does_not_end_it() {
         digests.push(sha256(&client.answer_to(&line).content) == digest);
     }
     assert_eq!(digests, [false, true, true]);
+}
+
+#[test]
+fn nothing_that_follows_a_stalled_response_is_a_request() {
+    let server = serve("index=stall");
+    let smuggled = request("GET /v2/_catalog", &[]);
+    let line = "GET /v2/quinistry/manifests/latest";
+    let with_content = request(line, &[&format!("Content-Length: {}", smuggled.len())]);
+    let stalled = [request(line, &[]), with_content].map(|request| {
+        let mut client = server.connect();
+        client.send(request + &smuggled);
+        client
+    });
+    for _ in &stalled {
+        // The log has its lines in the order of the responses.
+        server.wait_for_log("(fault: stall)");
+    }
+    assert_eq!(server.ask("GET /v2/", &[]).status, 200);
+    let log = server.wait_for_log("GET /v2/ 200");
+    assert!(!log.contains("_catalog"), "{log}");
 }
