@@ -83,7 +83,7 @@
 //! use quinistry::kinds::CloseReason;
 //! # use quinistry::fault::Faults;
 //! # use quinistry::image::{Image, layer::Executable};
-//! # use quinistry::log::Log;
+//! # use quinistry::log::{Log, Requests};
 //! # use quinistry::metrics::Metrics;
 //! # use quinistry::registry::Registry;
 //! # use quinistry::run_queue::TURN_COST;
@@ -130,7 +130,7 @@
 //! # let mut content = Vec::new();
 //! # let layer = executable.pack(&mut content).expect("a Vec takes everything");
 //! # let registry = Registry::new(Image::assemble(vec![(content, layer)]).1);
-//! # let (mut buffers, mut faults, mut log) = (Buffers::default(), Faults::default(), Log::new(false));
+//! # let (mut buffers, mut faults, mut log) = (Buffers::default(), Faults::default(), Log::new(Requests::Hidden, false));
 //! let clock = Clock::start();
 //! # let mut metrics = Metrics::new(&clock, None);
 //! let mut client = Script::default();

@@ -117,7 +117,7 @@ const NO_BLOB: &str = "requests a blob that is not here.\n\
 const NO_REPOSITORY: &str = "requests something of a repository that is not here.\n\
     The only one is quinistry, in any namespace. (distribution-spec, Error Codes)";
 
-const NO_DIGEST: &str = "requests something by a malformed digest: one is an algorithm, a colon, and a hash.\n\
+const NO_DIGEST: &str = "uses a malformed digest: the form is algorithm:hash.\n\
     After 400 it should not repeat the request. (image-spec, Digests)";
 
 const NO_NUMBER: &str = "requests a part of a list, but \"n\" is not a number of entries.\n\
@@ -165,7 +165,7 @@ const LATER: &str = "learns that this fails for now, or that it sends too many r
     It waits for the time in Retry-After, or longer each time, and tries again.\n\
     (RFC 9110 section 10.2.3)";
 
-const CUT: &str = "receives half of the content, and then the end of the connection, or a reset.\n\
+const CUT: &str = "receives up to half of the content, and then the end of the connection, or a reset.\n\
     It notices by Content-Length, and requests the rest, or all again. (RFC 9112 section 8)";
 
 const STALL: &str = "receives half of the content, and then nothing, on a connection that stays open.\n\

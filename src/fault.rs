@@ -33,7 +33,9 @@ use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
 use crate::kinds::{Applied, Fault, RequestKind};
 use crate::metrics::Vitals;
-use crate::registry::{ErrorCode, Registry, Served, error};
+use crate::registry::{
+    BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, UNSUPPORTED, error,
+};
 
 /// The kinds of requests that a rule can name.
 pub const PLACES: [(&str, &[RequestKind]); 9] = [
@@ -81,7 +83,7 @@ pub const HELP: &str = "
 Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
   WHERE  base index manifest config layer blob tags referrers any
   WHAT   401 403 404 429 500 502 503 504: this status; 429:2 and 503:2 with Retry-After: 2
-         cut stall reset: half of the content, then the end, nothing, a reset
+         cut stall reset: up to half of the content, then the end, nothing, a reset
          flip: a wrong byte; wrong-digest wrong-type no-length: a field is wrong or missing
          no-range: all instead of a part; redirect: 307; auth: 401 until there is a token
          slow:64k: so many bytes per second; WHERE is any
@@ -127,7 +129,8 @@ impl Rule {
         let found = PLACES.iter().find(|(other, _)| *other == place);
         let (_, kinds) = found.ok_or(("WHERE", place))?;
         let fault = *Fault::ALL.iter().find(|fault| fault.name() == name).ok_or(("WHAT", name))?;
-        let may_have_number = fault.unit().is_some();
+        let may_have_number =
+            matches!(fault, Fault::TooManyRequests | Fault::ServiceUnavailable | Fault::Slow);
         let must_have_number = fault == Fault::Slow || number.is_some();
         let number = number.and_then(parse_count).filter(|_| may_have_number);
         if must_have_number && number.is_none() {
@@ -180,7 +183,7 @@ fn parse_count(text: &str) -> Option<u64> {
 /// Returns whether the connection persists after a response with this fault. `wanted` is how it would be without it.
 pub fn persistence(fault: Option<Applied>, wanted: Persistence) -> Persistence {
     match fault.map(|applied| applied.fault) {
-        // Even if the client wants the connection to end, or it would be `cut`.
+        // The connection stays open even if the client asked to close it. Otherwise the client would see `cut`.
         Some(Fault::Stall) => Persistence::Implied,
         Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
         _ => wanted,
@@ -215,6 +218,11 @@ impl Faults {
             self.counts.push((text.to_owned(), 0));
         }
         Ok(())
+    }
+
+    /// Whether there are no rules.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
     }
 
     /// Whether a rule needs copies of the layers.
@@ -295,7 +303,10 @@ fn is_bearer(credentials: &str) -> bool {
 fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, served: Served<'r>) -> Served<'r> {
     let Served { kind, mut response, .. } = served;
     match rule.fault {
-        Fault::Cut | Fault::Stall | Fault::Reset => response.content.truncate(response.content.len() / 2),
+        Fault::Cut | Fault::Stall | Fault::Reset => {
+            let half = response.content.len() / 2;
+            response.content = response.content.part(0..half);
+        }
         Fault::Flip => match &mut response.content {
             Content::Bytes(bytes) => {
                 let middle = bytes.len() / 2;
@@ -312,10 +323,13 @@ fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, served: Served<'
     Served::new(kind, response)
 }
 
-/// Returns the kind of a request for something that does not exist.
-fn unknown(kind: RequestKind) -> RequestKind {
+/// Returns the kind of a request of this kind if what it names does not exist.
+fn unknown(kind: RequestKind, request: &Request<'_>) -> RequestKind {
     match kind {
-        RequestKind::Index
+        RequestKind::Artifact if request.path.contains("/blobs/") => RequestKind::UnknownBlob,
+        RequestKind::Base | RequestKind::Catalog => RequestKind::Other,
+        RequestKind::Artifact
+        | RequestKind::Index
         | RequestKind::DockerList
         | RequestKind::Manifest
         | RequestKind::DockerManifest => RequestKind::UnknownManifest,
@@ -326,14 +340,17 @@ fn unknown(kind: RequestKind) -> RequestKind {
 
 /// Returns a response without what the client wants: a redirection, or an error as registries and gateways word it.
 fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'static str) -> Served<'static> {
-    let kind = if rule.fault == Fault::NotFound { unknown(kind) } else { kind };
+    let kind = if rule.fault == Fault::NotFound { unknown(kind, request) } else { kind };
     let (status, code, message) = match (rule.fault, kind) {
-        (Fault::Forbidden, _) => (Status::Forbidden, "DENIED", "access is denied"),
+        (Fault::Forbidden, _) => (Status::Forbidden, DENIED, "access is denied"),
         (Fault::NotFound, RequestKind::UnknownManifest) => {
-            (Status::NotFound, "MANIFEST_UNKNOWN", "no such manifest")
+            (Status::NotFound, MANIFEST_UNKNOWN, "no such manifest")
         }
-        (Fault::NotFound, RequestKind::UnknownBlob) => (Status::NotFound, "BLOB_UNKNOWN", "no such blob"),
-        (Fault::NotFound, _) => (Status::NotFound, "NAME_UNKNOWN", "no such repository"),
+        (Fault::NotFound, RequestKind::UnknownBlob) => (Status::NotFound, BLOB_UNKNOWN, "no such blob"),
+        (Fault::NotFound, RequestKind::Other) => {
+            (Status::NotFound, UNSUPPORTED, "there is nothing at this path")
+        }
+        (Fault::NotFound, _) => (Status::NotFound, NAME_UNKNOWN, "no such repository"),
         (Fault::TooManyRequests, _) => (Status::TooManyRequests, "TOOMANYREQUESTS", "too many requests"),
         // Field note: these two are not in the specification's list. The reference implementation has them.
         (Fault::InternalServerError, _) => (Status::InternalServerError, "UNKNOWN", "unknown error"),
@@ -347,7 +364,7 @@ fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'stati
     let mut response = match code {
         // The form is nginx's.
         "" => Response::generated(status, "text/html", format!("<html><h1>{message}</h1></html>\n").into()),
-        code => error(status, ErrorCode(code), message, &request.path),
+        code => error(status, code, message, &request.path),
     };
     if let Some((name, value)) = field_of_refusal(rule, request) {
         response = response.with(name, &value);

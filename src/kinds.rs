@@ -4,12 +4,9 @@
 //!
 //! Deliberately absent: names that clients choose, which would let the list of metrics grow without bound.
 
-/// Declares an enum whose variants can be counted. Each has a number, from 0, a name, and an optional text.
-macro_rules! kinds {
-    (
-        $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident
-        { $($(#[$doc:meta])* $Variant:ident = $name:literal, $logged:expr;)* }
-    ) => {
+/// Declares an enum whose variants can be counted. Each has a number, from 0, and a name.
+macro_rules! names {
+    ($(#[$about:meta])* $Kind:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal;)* }) => {
         $(#[$about])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum $Kind { $($(#[$doc])* $Variant,)* }
@@ -22,7 +19,19 @@ macro_rules! kinds {
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => $name,)* }
             }
+        }
+    };
+}
 
+/// The same, and each variant may have a text for the log.
+macro_rules! kinds {
+    (
+        $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident
+        { $($(#[$doc:meta])* $Variant:ident = $name:literal, $logged:expr;)* }
+    ) => {
+        names! { $(#[$about])* $Kind { $($(#[$doc])* $Variant = $name;)* } }
+
+        impl $Kind {
             $(#[$about_text])*
             pub fn $text(self) -> Option<&'static str> {
                 match self { $(Self::$Variant => $logged,)* }
@@ -117,49 +126,47 @@ kinds! {
     }
 }
 
-kinds! {
+names! {
     /// What can be wrong with a response on purpose: see `fault`.
-    Fault,
-    /// Returns what a number behind the name counts; `None` if there can be none.
-    unit {
+    Fault {
         /// No credentials are right.
-        Unauthorized = "401", None;
+        Unauthorized = "401";
         /// The client may not have it.
-        Forbidden = "403", None;
+        Forbidden = "403";
         /// It is not there.
-        NotFound = "404", None;
+        NotFound = "404";
         /// The client asks too often, and may ask again after that time.
-        TooManyRequests = "429", Some("seconds");
+        TooManyRequests = "429";
         /// The server has failed.
-        InternalServerError = "500", None;
+        InternalServerError = "500";
         /// The registry behind a gateway has failed.
-        BadGateway = "502", None;
+        BadGateway = "502";
         /// The server is overloaded, and may be asked again after that time.
-        ServiceUnavailable = "503", Some("seconds");
+        ServiceUnavailable = "503";
         /// The registry behind a gateway is silent.
-        GatewayTimeout = "504", None;
+        GatewayTimeout = "504";
         /// The connection ends after half of the content.
-        Cut = "cut", None;
+        Cut = "cut";
         /// Nothing comes after half of the content, unless the client sends another request.
-        Stall = "stall", None;
+        Stall = "stall";
         /// The connection is reset within the content.
-        Reset = "reset", None;
+        Reset = "reset";
         /// A byte of the content is wrong.
-        Flip = "flip", None;
+        Flip = "flip";
         /// Docker-Content-Digest is wrong.
-        WrongDigest = "wrong-digest", None;
+        WrongDigest = "wrong-digest";
         /// Content-Type is wrong.
-        WrongType = "wrong-type", None;
+        WrongType = "wrong-type";
         /// There is no Content-Length: the content ends with the connection.
-        NoLength = "no-length", None;
+        NoLength = "no-length";
         /// Range is ignored.
-        NoRange = "no-range", None;
+        NoRange = "no-range";
         /// The content is elsewhere.
-        Redirect = "redirect", None;
+        Redirect = "redirect";
         /// The client needs a token.
-        Auth = "auth", None;
+        Auth = "auth";
         /// Every connection is slow.
-        Slow = "slow", Some("bytes per second");
+        Slow = "slow";
     }
 }
 

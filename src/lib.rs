@@ -28,7 +28,7 @@
 //!                                                                      registry welcome kubernetes
 //!                                                                      health image/archive image
 //!                                                                      image/layer image/sbom log system
-//!     options.rs           parses the command line                     fault kubernetes image
+//!     options.rs           parses the command line                     fault kubernetes image log
 //!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
 //!                                                                      budget connection fault registry
 //!                                                                      metrics confinement kinds log

@@ -198,8 +198,8 @@ pub struct Entry<'a> {
 }
 
 /// What is logged of each request.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Requests {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Requests {
     /// Nothing.
     Hidden,
     /// A line.
@@ -223,26 +223,9 @@ pub struct Log {
 }
 
 impl Log {
-    /// Creates an empty log. Without `wants_requests`, only other events are logged.
-    pub fn new(wants_requests: bool) -> Self {
-        Self {
-            requests: if wants_requests { Requests::Shown } else { Requests::Hidden },
-            buffer: Vec::new(),
-            is_new: false,
-            dropped: 0,
-            reported: 0,
-            is_short: false,
-        }
-    }
-
-    /// Sets whether lines are short, for a terminal.
-    pub fn short(self, is_short: bool) -> Self {
-        Self { is_short, ..self }
-    }
-
-    /// Sets whether each request is explained.
-    pub fn explained(self, is_explained: bool) -> Self {
-        Self { requests: if is_explained { Requests::Explained } else { self.requests }, ..self }
+    /// Creates an empty log. `is_short` is for a terminal: only the first product of a user agent is shown.
+    pub fn new(requests: Requests, is_short: bool) -> Self {
+        Self { requests, buffer: Vec::new(), is_new: false, dropped: 0, reported: 0, is_short }
     }
 
     /// Whether requests and clients are logged, and not only events of the server.
@@ -448,7 +431,7 @@ mod tests {
 
     #[test]
     fn a_request_becomes_one_line() {
-        let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
+        let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::with_room());
         log.request(TIME, &entry("/v2/quinistry/manifests/latest", "docker/28.2.2"));
         log.flush(TIME, &mut pipe);
         assert_eq!(
@@ -467,7 +450,7 @@ mod tests {
 
     #[test]
     fn an_explanation_follows_its_line_and_is_indented() {
-        let (mut log, mut pipe) = (Log::new(true).explained(true), Pipe::with_room());
+        let (mut log, mut pipe) = (Log::new(Requests::Explained, false), Pipe::with_room());
         let explanation = Some(["docker", "asks.\nIt asks again."]);
         log.request(TIME, &Entry { explanation, ..entry("/a", "") });
         log.request(TIME, &entry("/b", ""));
@@ -480,7 +463,7 @@ mod tests {
 
     #[test]
     fn an_explanation_is_written_with_its_line_or_dropped_with_it() {
-        let (mut log, mut pipe) = (Log::new(true).explained(true), Pipe::default());
+        let (mut log, mut pipe) = (Log::new(Requests::Explained, false), Pipe::default());
         for _ in 0..2000 {
             log.request(TIME, &explained());
         }
@@ -506,7 +489,7 @@ mod tests {
 
     #[test]
     fn what_clients_wrote_is_shown_in_printable_ascii_and_cut_short() {
-        let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
+        let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::with_room());
         log.request(TIME, &entry("/\u{1b}[2J", "\"é\\\n"));
         log.request(TIME, &entry("/", "é".repeat(5000).leak()));
         log.flush(TIME, &mut pipe);
@@ -523,7 +506,7 @@ mod tests {
     #[test]
     fn a_text_is_cut_only_if_it_is_longer_than_what_is_shown() {
         for (length, end) in [(MAX_SHOWN, "xx\""), (MAX_SHOWN + 1, "xx...\"")] {
-            let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
+            let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::with_room());
             log.request(TIME, &entry("/", "x".repeat(length).leak()));
             log.flush(TIME, &mut pipe);
             assert!(pipe.read.trim_end().ends_with(end), "{}", pipe.read);
@@ -534,7 +517,7 @@ mod tests {
     #[test]
     fn a_short_line_has_the_first_product_of_the_user_agent_and_a_long_one_has_all() {
         for (is_short, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")] {
-            let (mut log, mut pipe) = (Log::new(true).short(is_short), Pipe::with_room());
+            let (mut log, mut pipe) = (Log::new(Requests::Shown, is_short), Pipe::with_room());
             for user_agent in ["docker/28.2.2 go/go1.24 os/linux", ""] {
                 log.request(TIME, &entry("/", user_agent));
             }
@@ -546,7 +529,7 @@ mod tests {
 
     #[test]
     fn quiet_drops_requests_but_not_events() {
-        let (mut log, mut pipe) = (Log::new(false), Pipe::with_room());
+        let (mut log, mut pipe) = (Log::new(Requests::Hidden, false), Pipe::with_room());
         log.request(TIME, &entry("/", ""));
         log.event(TIME, "Stopping");
         log.flush(TIME, &mut pipe);
@@ -555,7 +538,7 @@ mod tests {
 
     #[test]
     fn lines_that_nothing_reads_are_dropped_and_counted() {
-        let (mut log, mut pipe) = (Log::new(true), Pipe::default());
+        let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::default());
         for _ in 0..2000 {
             log.request(TIME, &entry("/v2/quinistry/manifests/latest", "x"));
             log.flush(TIME, &mut pipe);
@@ -573,7 +556,7 @@ mod tests {
 
     #[test]
     fn lines_that_a_write_fails_for_are_dropped_and_counted() {
-        let (mut log, mut pipe) = (Log::new(true), Pipe::with_room());
+        let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::with_room());
         pipe.is_broken = true;
         for _ in 0..10 {
             for _ in 0..50 {

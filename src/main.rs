@@ -39,7 +39,7 @@ use quinistry::image::layer::Executable;
 use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive, sbom};
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
-use quinistry::options::{self, Command, HELP, Variables};
+use quinistry::options::{self, Command, HELP, Serve, Variables};
 use quinistry::registry::Registry;
 use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
 use quinistry::system::{self, SealedFile, Signals};
@@ -101,9 +101,7 @@ fn run(arguments: &[String]) -> i32 {
 
 fn execute(command: Command) -> Result<i32, Error> {
     match command {
-        Command::Serve { address, quiet, explain, faults, with } => {
-            return serve(address, quiet, explain, faults, &with);
-        }
+        Command::Serve(options) => return serve(options),
         Command::Healthcheck(address) => check_health(address)?,
         Command::Save(with) => save(&with)?,
         Command::Digest(with) => print(digest_line(&pack(open(&with)?, None)?.1))?,
@@ -118,13 +116,8 @@ fn execute(command: Command) -> Result<i32, Error> {
 }
 
 /// Packs, listens and serves until a signal comes.
-fn serve(
-    address: SocketAddr,
-    quiet: bool,
-    explain: bool,
-    faults: Faults,
-    with: &[String],
-) -> Result<i32, Error> {
+fn serve(options: Serve) -> Result<i32, Error> {
+    let Serve { address, requests, faults, with } = options;
     // From here on, signals are queued until they can be handled; process 1 would lose them otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
@@ -139,7 +132,7 @@ fn serve(
             memory >> 20
         ))
     })?;
-    let executables = open(with)?;
+    let executables = open(&with)?;
     // Listening comes before packing: a port in use is reported at once, and clients can connect and wait.
     let listener = listen(address)?;
     if let Some(rate) = faults.rate() {
@@ -148,8 +141,8 @@ fn serve(
     let address = listener
         .local_addr()
         .map_err(|error| Error::Failed(format!("cannot determine the server's own address: {error}")))?;
-    let mut log = Log::new(!quiet).explained(explain).short(io::stderr().is_terminal());
-    if !quiet {
+    let mut log = Log::new(requests, io::stderr().is_terminal());
+    if log.wants_requests() {
         log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
         log.flush("", &mut Stderr::open());
     }
@@ -157,12 +150,11 @@ fn serve(
         Err(_) if signals.has_any(Duration::ZERO) => return Ok(SUCCESS),
         packed => packed?,
     };
-    if !quiet {
+    if log.wants_requests() {
         log.text(&describe(&image, &faults, address));
     }
-    let server = Server::new(listener, signals, Registry::new(image), layers, log, budget);
+    let server = Server::new(listener, signals, Registry::new(image), layers, faults, log, budget);
     let ended = server.and_then(|mut server| {
-        server.set_faults(faults)?;
         server.confine();
         server.run()
     });

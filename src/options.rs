@@ -26,6 +26,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use crate::fault::{self, Faults};
 use crate::image::PORT;
 use crate::kubernetes;
+use crate::log::Requests;
 
 /// What `--help` prints, before [`fault::HELP`].
 pub const HELP: &str = "\
@@ -60,18 +61,7 @@ Run it, and in another terminal pull its image, run that, and pull it again from
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
     /// Serve the image.
-    Serve {
-        /// Where to listen. `[::]` means every address of the machine, whether it has IPv6 or not.
-        address: SocketAddr,
-        /// Whether requests are not logged.
-        quiet: bool,
-        /// Whether the log explains requests.
-        explain: bool,
-        /// Which responses are wrong on purpose.
-        faults: Faults,
-        /// The executables for other processors that the image includes.
-        with: Vec<String>,
-    },
+    Serve(Serve),
     /// Check the health of the server that listens there.
     Healthcheck(SocketAddr),
     /// Write the image to standard output. It includes these executables for other processors.
@@ -86,6 +76,19 @@ pub enum Command {
     Help,
     /// Print the version.
     Version,
+}
+
+/// The options of `serve`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Serve {
+    /// Where to listen. `[::]` means every address of the machine, whether it has IPv6 or not.
+    pub address: SocketAddr,
+    /// What is logged of each request.
+    pub requests: Requests,
+    /// Which responses are wrong on purpose.
+    pub faults: Faults,
+    /// The executables for other processors that the image includes.
+    pub with: Vec<String>,
 }
 
 /// Every address of the machine, with that port.
@@ -221,7 +224,10 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         match option {
             "--listen" => listen = Some(("--listen", value().ok_or(Error::NoAddress)?)),
             "--with" => with.push(value().ok_or(Error::NoFile)?.to_owned()),
-            "--fault" => add_faults(&mut faults, "--fault", value().ok_or(Error::NoRule)?)?,
+            "--fault" => match value() {
+                None | Some("") => return Err(Error::NoRule),
+                Some(rules) => add_faults(&mut faults, "--fault", rules)?,
+            },
             _ => match argument {
                 "--help" | "-h" => return Ok(Command::Help),
                 "--version" | "-V" => return Ok(Command::Version),
@@ -237,16 +243,16 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
     let command = match words.next() {
         None | Some("serve") if quiet && explain => return Err(Error::QuietAndExplain),
         None | Some("serve") => {
-            if faults.counts.is_empty() {
+            if faults.is_empty() {
                 add_faults(&mut faults, "QUINISTRY_FAULT", variables.fault.unwrap_or_default())?;
             }
-            Command::Serve {
-                address: address(listen.take(), variables.listen)?,
-                quiet: take(&mut quiet),
-                explain: take(&mut explain),
-                faults: take(&mut faults),
-                with: take(&mut with),
-            }
+            let requests = match (take(&mut quiet), take(&mut explain)) {
+                (true, _) => Requests::Hidden,
+                (false, true) => Requests::Explained,
+                (false, false) => Requests::Shown,
+            };
+            let address = address(listen.take(), variables.listen)?;
+            Command::Serve(Serve { address, requests, faults: take(&mut faults), with: take(&mut with) })
         }
         Some("healthcheck") => Command::Healthcheck(address(listen.take(), variables.listen)?),
         Some("save") => Command::Save(take(&mut with)),
@@ -272,7 +278,7 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         Err(Error::Unused("--quiet"))
     } else if explain {
         Err(Error::Unused("--explain"))
-    } else if !faults.counts.is_empty() {
+    } else if !faults.is_empty() {
         Err(Error::Unused("--fault"))
     } else {
         Ok(command)
@@ -339,7 +345,7 @@ mod tests {
 
     fn address_of(line: &str, variable: Option<&str>) -> Result<SocketAddr, Error> {
         match parse_line(line, variable)? {
-            Command::Serve { address, .. } | Command::Healthcheck(address) => Ok(address),
+            Command::Serve(Serve { address, .. }) | Command::Healthcheck(address) => Ok(address),
             other => panic!("{other:?}"),
         }
     }
@@ -473,15 +479,15 @@ mod tests {
 
     #[test]
     fn requests_are_hidden_or_explained_or_neither_but_not_both() {
-        for (line, options) in [
-            ("", (false, false)),
-            ("--quiet serve", (true, false)),
-            ("serve --explain", (false, true)),
+        for (line, expected) in [
+            ("", Requests::Shown),
+            ("--quiet serve", Requests::Hidden),
+            ("serve --explain", Requests::Explained),
             // As `docker run IMAGE --explain` does where the entrypoint has other platforms' programs.
-            ("--with x --explain", (false, true)),
+            ("--with x --explain", Requests::Explained),
         ] {
-            let Ok(Command::Serve { quiet, explain, .. }) = parse_line(line, None) else { panic!("{line}") };
-            assert_eq!((quiet, explain), options, "{line}");
+            let Ok(Command::Serve(Serve { requests, .. })) = parse_line(line, None) else { panic!("{line}") };
+            assert_eq!(requests, expected, "{line}");
         }
         for line in ["--quiet --explain", "--explain serve --quiet"] {
             assert_eq!(parse_line(line, None), Err(Error::QuietAndExplain), "{line}");
@@ -493,7 +499,7 @@ mod tests {
         let rules_of = |line: &str, fault| {
             let words: Vec<_> = line.split_whitespace().map(String::from).collect();
             match parse(&words, Variables { listen: None, fault }) {
-                Ok(Command::Serve { faults, .. }) => {
+                Ok(Command::Serve(Serve { faults, .. })) => {
                     Ok(faults.counts.into_iter().map(|(rule, _)| rule).collect())
                 }
                 Ok(other) => panic!("{other:?}"),
@@ -529,13 +535,12 @@ mod tests {
             ("k8s child", Command::Kubernetes(kubernetes::CHILD, files.clone())),
             (
                 "",
-                Command::Serve {
+                Command::Serve(Serve {
                     address: every(PORT),
-                    quiet: false,
-                    explain: false,
+                    requests: Requests::Shown,
                     faults: Faults::default(),
                     with: files.clone(),
-                },
+                }),
             ),
         ] {
             let line = format!("--with a=b --with=--quiet {command} --with c");

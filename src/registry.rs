@@ -140,23 +140,17 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
 
-/// An error code of the distribution-spec. A read-only registry needs these, and those of `fault`.
-#[derive(Clone, Copy)]
-pub struct ErrorCode(pub &'static str);
-
-impl ErrorCode {
-    const BLOB_UNKNOWN: Self = Self("BLOB_UNKNOWN");
-    const DENIED: Self = Self("DENIED");
-    const DIGEST_INVALID: Self = Self("DIGEST_INVALID");
-    const MANIFEST_UNKNOWN: Self = Self("MANIFEST_UNKNOWN");
-    const NAME_INVALID: Self = Self("NAME_INVALID");
-    const NAME_UNKNOWN: Self = Self("NAME_UNKNOWN");
-    const SIZE_INVALID: Self = Self("SIZE_INVALID");
-    const UNSUPPORTED: Self = Self("UNSUPPORTED");
-    /// Field note: not in the specification's list. The reference implementation has it for a page size that is not a
-    /// number.
-    const PAGINATION_NUMBER_INVALID: Self = Self("PAGINATION_NUMBER_INVALID");
-}
+// The error codes of the distribution-spec that are needed.
+pub const BLOB_UNKNOWN: &str = "BLOB_UNKNOWN";
+pub const DENIED: &str = "DENIED";
+const DIGEST_INVALID: &str = "DIGEST_INVALID";
+pub const MANIFEST_UNKNOWN: &str = "MANIFEST_UNKNOWN";
+const NAME_INVALID: &str = "NAME_INVALID";
+pub const NAME_UNKNOWN: &str = "NAME_UNKNOWN";
+const SIZE_INVALID: &str = "SIZE_INVALID";
+pub const UNSUPPORTED: &str = "UNSUPPORTED";
+/// Field note: not in the specification's list. The reference implementation has it for a page size that is not a number.
+const PAGINATION_NUMBER_INVALID: &str = "PAGINATION_NUMBER_INVALID";
 
 /// The types of what a tag may stand for, in the order of the table above.
 const TAGGED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
@@ -246,7 +240,7 @@ impl Registry {
 
     /// Responds to bytes that are not an acceptable request.
     pub fn refuse(rejection: &Rejection) -> Served<'static> {
-        let mut response = error(rejection.status, ErrorCode::UNSUPPORTED, rejection.reason, "");
+        let mut response = error(rejection.status, UNSUPPORTED, rejection.reason, "");
         if rejection.is_head {
             // RFC 9110 section 9.3.2: MUST NOT send content in response to HEAD.
             response.content = Content::NONE;
@@ -281,7 +275,7 @@ impl Registry {
             // skopeo.
             Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
-                let response = error(Status::MethodNotAllowed, ErrorCode::DENIED, message, &request.path);
+                let response = error(Status::MethodNotAllowed, DENIED, message, &request.path);
                 Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD respond to an unrecognized method with 501.
@@ -358,7 +352,7 @@ impl Registry {
         };
         // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature. Like every other client, it expects 404
         // if there is no such tag.
-        let unknown = || error(Status::NotFound, ErrorCode::MANIFEST_UNKNOWN, "no such manifest", reference);
+        let unknown = || error(Status::NotFound, MANIFEST_UNKNOWN, "no such manifest", reference);
         resource.ok_or_else(unknown)
     }
 
@@ -390,7 +384,7 @@ impl Registry {
         check_digest(digest)?;
         // Field note: a manifest is not served as a blob. If containerd receives one that way, it stores it without a media
         // type and fails later.
-        let unknown = || error(Status::NotFound, ErrorCode::BLOB_UNKNOWN, "no such blob", digest);
+        let unknown = || error(Status::NotFound, BLOB_UNKNOWN, "no such blob", digest);
         find(&self.blobs, digest).map(Resource::by_digest).ok_or_else(unknown)
     }
 
@@ -425,9 +419,9 @@ const BASE_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"{}"));
 /// requests `library/quinistry`, or another namespace of the mirrored registry.
 fn check_name(name: &str) -> Result<&str, Response<'static>> {
     let (code, message) = if !name.split('/').all(is_name_component) {
-        (ErrorCode::NAME_INVALID, "not a name that a repository can have")
+        (NAME_INVALID, "not a name that a repository can have")
     } else if name.rsplit('/').next() != Some(NAME) {
-        (ErrorCode::NAME_UNKNOWN, "this registry has one repository: quinistry")
+        (NAME_UNKNOWN, "this registry has one repository: quinistry")
     } else {
         return Ok(name);
     };
@@ -515,7 +509,7 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
         }
         Selection::Unsatisfiable => {
             let message = "the range begins behind the end of the content, or ends before its beginning";
-            error(Status::RangeNotSatisfiable, ErrorCode::SIZE_INVALID, message, &request.path)
+            error(Status::RangeNotSatisfiable, SIZE_INVALID, message, &request.path)
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
     }
@@ -534,7 +528,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
         None => u64::MAX,
         Some((Some(number), _)) => number,
         Some((None, text)) => {
-            let (status, code) = (Status::BadRequest, ErrorCode::PAGINATION_NUMBER_INVALID);
+            let (status, code) = (Status::BadRequest, PAGINATION_NUMBER_INVALID);
             return error(status, code, "n is how many entries to list", &text);
         }
     };
@@ -600,13 +594,13 @@ fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) ->
 
 /// Returns an error. distribution-spec, "Error Codes": its body may have any format, but JSON MUST have this shape. Without
 /// Cache-Control, a cache may store some errors (RFC 9110 section 15.1) for longer than their cause lasts.
-pub fn error(status: Status, code: ErrorCode, message: &str, detail: &str) -> Response<'static> {
-    let errors = json!({ "errors": [{ "code": code.0, "message": message, "detail": detail }] });
+pub fn error(status: Status, code: &str, message: &str, detail: &str) -> Response<'static> {
+    let errors = json!({ "errors": [{ "code": code, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))
 }
 
 fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
-    error(status, ErrorCode::UNSUPPORTED, message, &request.path)
+    error(status, UNSUPPORTED, message, &request.path)
 }
 
 fn check_digest(digest: &str) -> Result<(), Response<'static>> {
@@ -614,5 +608,5 @@ fn check_digest(digest: &str) -> Result<(), Response<'static>> {
         return Ok(());
     }
     let message = "a digest is an algorithm, a colon and its encoded hash";
-    Err(error(Status::BadRequest, ErrorCode::DIGEST_INVALID, message, digest))
+    Err(error(Status::BadRequest, DIGEST_INVALID, message, digest))
 }

@@ -111,14 +111,21 @@ impl Server {
         listener: std::net::TcpListener,
         signals: Signals,
         registry: Registry,
-        layers: Vec<SealedFile>,
+        mut layers: Vec<SealedFile>,
+        mut faults: Faults,
         log: Log,
         budget: Budget,
     ) -> io::Result<Self> {
         let mut listener = TcpListener::from_std(listener);
         let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let clock = Clock::start();
-        let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
+        let mut metrics = Metrics::new(&clock, ResidentMemory::open().ok());
+        metrics.faults = take(&mut faults.counts);
+        if faults.flips() {
+            faults.layers = layers.len();
+            let copies = layers.iter().map(with_wrong_byte).collect::<io::Result<Vec<_>>>()?;
+            layers.extend(copies);
+        }
         let log_writer = LogWriter::open(clock.now);
         // A server that can accept no client at all must not start.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
@@ -128,7 +135,7 @@ impl Server {
         })?;
         Ok(Self {
             registry,
-            faults: Faults::default(),
+            faults,
             layers,
             poll,
             signals,
@@ -145,28 +152,6 @@ impl Server {
             metrics,
             grace_ends: None,
         })
-    }
-
-    /// Makes some responses wrong on purpose.
-    ///
-    /// # Errors
-    ///
-    /// If the system has no memory for the copies of the layers in which a byte is wrong.
-    pub fn set_faults(&mut self, mut faults: Faults) -> io::Result<()> {
-        self.metrics.faults = take(&mut faults.counts);
-        faults.layers = self.layers.len();
-        if faults.flips() {
-            let wrong = self.layers.iter().map(|layer| {
-                let mut bytes = Vec::new();
-                layer.content()?.read_to_end(&mut bytes)?;
-                bytes[FLIPPED as usize] ^= 1;
-                SealedFile::create(|copy| copy.write_all(&bytes)).map(|(copy, ())| copy)
-            });
-            let wrong: Vec<SealedFile> = wrong.collect::<io::Result<_>>()?;
-            self.layers.extend(wrong);
-        }
-        self.faults = faults;
-        Ok(())
     }
 
     /// Drops the rights that serving does not need (see `confinement`). Where the system does not allow that, logs it.
@@ -463,6 +448,14 @@ impl Server {
             self.turn(token);
         }
     }
+}
+
+/// Returns a copy of a layer with a wrong byte, for `flip`.
+fn with_wrong_byte(layer: &SealedFile) -> io::Result<SealedFile> {
+    let mut bytes = Vec::new();
+    layer.content()?.read_to_end(&mut bytes)?;
+    bytes[FLIPPED as usize] ^= 1;
+    SealedFile::create(|copy| copy.write_all(&bytes)).map(|(copy, ())| copy)
 }
 
 /// The queue of events, with those of the listener and of signals.

@@ -15,7 +15,7 @@ use quinistry::clock::Clock;
 use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
 use quinistry::fault::Faults;
 use quinistry::http::response::FilePart;
-use quinistry::log::{Log, Sink};
+use quinistry::log::{Log, Requests, Sink};
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
 use quinistry::run_queue::TURN_COST;
@@ -125,7 +125,8 @@ impl Sink for Nowhere {
 fn serve(requests: &str) -> (u64, usize) {
     let (image, _) = sample::packed();
     let registry = Registry::new(image);
-    let (clock, mut log, mut buffers) = (Clock::start(), Log::new(true), Buffers::default());
+    let (clock, mut log, mut buffers) =
+        (Clock::start(), Log::new(Requests::Shown, false), Buffers::default());
     let (mut metrics, mut faults) = (Metrics::new(&clock, None), Faults::default());
     let mut connection = Connection::new(([127, 0, 0, 1], 50514).into(), clock.now);
     let mut script = Script { requests: requests.as_bytes(), rest: &[], written: 0 };

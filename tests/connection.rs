@@ -22,7 +22,7 @@ use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
 use quinistry::kinds::CloseReason;
-use quinistry::log::Log;
+use quinistry::log::{Log, Requests};
 use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
 use quinistry::run_queue::TURN_COST;
@@ -136,7 +136,7 @@ impl World {
             connection: Connection::new(peer, clock.now),
             metrics: Box::new(Metrics::new(&clock, None)),
             clock,
-            log: Log::new(false),
+            log: Log::new(Requests::Hidden, false),
             buffers: Buffers::default(),
             transport: Script {
                 input: input.as_ref().to_vec(),

@@ -232,7 +232,7 @@ fn a_status_has_the_code_and_fields_of_a_registry_and_keeps_the_connection() {
     for (fault, status, base, index, blob) in [
         ("401", 401, "UNAUTHORIZED", "UNAUTHORIZED", "UNAUTHORIZED"),
         ("403", 403, "DENIED", "DENIED", "DENIED"),
-        ("404", 404, "NAME_UNKNOWN", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"),
+        ("404", 404, "UNSUPPORTED", "MANIFEST_UNKNOWN", "BLOB_UNKNOWN"),
         ("429", 429, "TOOMANYREQUESTS", "TOOMANYREQUESTS", "TOOMANYREQUESTS"),
         ("429:7", 429, "TOOMANYREQUESTS", "TOOMANYREQUESTS", "TOOMANYREQUESTS"),
         ("500", 500, "UNKNOWN", "UNKNOWN", "UNKNOWN"),
@@ -560,4 +560,24 @@ fn a_connection_persists_after_a_fault_that_does_not_end_it() {
         digests.push(sha256(&client.response_to(&line).content) == digest);
     }
     assert_eq!(digests, [false, true, true]);
+}
+
+#[test]
+fn nothing_after_a_stalled_response_is_taken_for_a_request() {
+    let server = serve("index=stall");
+    let smuggled = request("GET /v2/_catalog", &[]);
+    let line = "GET /v2/quinistry/manifests/latest";
+    let with_content = request(line, &[&format!("Content-Length: {}", smuggled.len())]);
+    let stalled = [request(line, &[]), with_content].map(|request| {
+        let mut client = server.connect();
+        client.send(request + &smuggled);
+        client
+    });
+    for _ in &stalled {
+        // The lines of the log are in the order of the responses.
+        server.wait_for_log("(fault: stall)");
+    }
+    assert_eq!(server.ask("GET /v2/", &[]).status, 200);
+    let log = server.wait_for_log("GET /v2/ 200");
+    assert!(!log.contains("_catalog"), "{log}");
 }

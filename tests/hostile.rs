@@ -221,6 +221,26 @@ fn a_client_whose_request_has_arrived_is_not_evicted_even_if_idle_longest() {
 }
 
 #[test]
+fn clients_whose_requests_arrive_at_once_are_not_evicted_before_their_turn() {
+    // More than have a turn between two polls of the kernel.
+    const PLACES: usize = 700;
+    let server = with_limit(PLACES + 16);
+    let mut clients: Vec<Client> = (0..PLACES).map(|_| server.connect_idle()).collect();
+    // Wait until the server has checked that their responses have arrived.
+    std::thread::sleep(Duration::from_millis(600));
+    server.signal(libc::SIGSTOP);
+    let mut newcomers: Vec<Client> = (0..5).map(|_| server.connect()).collect();
+    for client in clients.iter_mut().chain(&mut newcomers) {
+        client.send_request("GET /v2/", &[]);
+    }
+    server.signal(libc::SIGCONT);
+    for client in clients.iter_mut().chain(&mut newcomers) {
+        assert_eq!(client.response_to("GET /v2/").status, 200);
+    }
+    server.wait_for_log("a newcomer needs its place");
+}
+
+#[test]
 fn stalled_readers_do_not_keep_out_an_honest_one() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);

@@ -15,7 +15,7 @@ use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
 use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
 use quinistry::http::response::FilePart;
-use quinistry::log::Log;
+use quinistry::log::{Log, Requests};
 use quinistry::metrics::Metrics;
 use quinistry::run_queue::TURN_COST;
 use served::{CLOCK, SERVED};
@@ -124,7 +124,7 @@ fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> O
     faults.add(rules).expect("the rules are valid");
     faults.layers = 2;
     let mut transport = Pieces { input, pieces, calls: 0, output: Output::default() };
-    let (mut log, mut metrics) = (Log::new(true).explained(true), Metrics::new(&CLOCK, None));
+    let (mut log, mut metrics) = (Log::new(Requests::Explained, false), Metrics::new(&CLOCK, None));
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), CLOCK.now);
     loop {
         let next = connection.turn(&mut Context {

@@ -112,16 +112,8 @@ impl Content<'_> {
         self.len() == 0
     }
 
-    /// Drops what is beyond so many bytes.
-    pub fn truncate(&mut self, length: u64) {
-        match self {
-            Self::Bytes(Cow::Borrowed(bytes)) => *bytes = &bytes[..length as usize],
-            Self::Bytes(Cow::Owned(bytes)) => bytes.truncate(length as usize),
-            Self::File(part) => part.range.end = part.range.start + length,
-        }
-    }
-
-    fn part(self, range: Range<u64>) -> Self {
+    /// Returns these bytes of the content.
+    pub fn part(self, range: Range<u64>) -> Self {
         let (start, end) = (range.start as usize, range.end as usize);
         match self {
             Self::Bytes(Cow::Borrowed(bytes)) => Self::Bytes(bytes[start..end].into()),

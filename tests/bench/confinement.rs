@@ -17,7 +17,7 @@ use std::time::Duration;
 use quinistry::budget::Budget;
 use quinistry::image::Image;
 use quinistry::image::layer::Executable;
-use quinistry::log::Log;
+use quinistry::log::{Log, Requests};
 use quinistry::registry::Registry;
 use quinistry::system::{self, SealedFile, Signals};
 use serde_json::{Value, json};
@@ -42,7 +42,8 @@ pub fn serve(plan: &Value) -> Outcome<()> {
         signals,
         Registry::new(image),
         layers,
-        Log::new(true),
+        quinistry::fault::Faults::default(),
+        Log::new(Requests::Shown, false),
         budget,
     )?;
     if plan["is_confined"] == true {
