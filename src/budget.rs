@@ -13,8 +13,10 @@
 //!     connections, each with its guaranteed share   3/4 of the limit  2048 of 24 KiB
 //!     what sockets queue beyond that share          1/16              4 MiB
 //!     incomplete heads and unsent responses         1/16              4 MiB
-//!     the program, its layers, its tables, its log  the rest          8 MiB
+//!     the program, its layers, its log              the rest          8 MiB
 //! ```
+//!
+//! The last part has no bound of its own: whoever adds layers with `--with` must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
 //! all sockets together queue less than [`Budget::queued`], a connection can queue what is left of that.

@@ -55,7 +55,8 @@
 //!
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). So the connection lingers, unless the request
-//! was complete, nothing else has come, and the client has acknowledged the response.
+//! was complete, nothing else has come, and the client has acknowledged the response. Without that exception, a
+//! connection with one request would cost half as much processor time again.
 //!
 //! What the kernel has queued for a closed connection counts for nobody, and can stay for minutes. So a connection is
 //! closed when the client has acknowledged everything, and otherwise by a reset, which drops what is queued (see

@@ -148,7 +148,8 @@
 //! # How to read the comments
 //!
 //! A file opens with what it turns into what, the document that it follows (if there is one), its limits,
-//! and what is deliberately absent. A line that obeys a MUST cites it. A *Field note* is what real clients need and no document says.
+//! and what is deliberately absent. A line that obeys a MUST cites it. A *Field note* is what real clients need and no
+//! document says.
 //!
 //! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
 

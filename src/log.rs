@@ -84,7 +84,7 @@ const INDENTATION: &str = "    ";
 
 /// What a log is written to.
 pub trait Sink {
-    /// Whether a write of 4 KiB would not block.
+    /// Whether a write would not block.
     fn is_ready(&self) -> bool;
 
     /// Writes some of the bytes.
@@ -142,7 +142,7 @@ impl Sink for Stderr {
     }
 }
 
-/// Writes a log to standard error, up to a hundred times a second.
+/// Writes a log to standard error.
 pub struct LogWriter {
     stderr: Stderr,
     written_at: Instant,

@@ -30,8 +30,8 @@ use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
 
-/// The fields of the page, except its length. The last three forbid a browser to load anything else, and to show the
-/// page inside of another. The one style that may be applied is that with this hash, which a test computes.
+/// The fields of the page, except its length. The policy forbids a browser to load anything, and to show the page inside of
+/// another. The only style that it allows is the one with this hash, which a test computes.
 pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-store\r\nVary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \
