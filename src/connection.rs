@@ -284,7 +284,7 @@ impl<'t, T> Context<'t, T> {
     /// Responds to a request.
     fn respond(&mut self, request: &Request<'_>) -> Served<'t> {
         let dropped_lines = self.log.dropped_lines();
-        let vitals = Vitals { metrics: self.metrics, clock: self.clock, dropped_lines };
+        let vitals = Vitals { metrics: self.metrics, clock: self.clock, dropped_lines, faults: &[] };
         self.faults.respond(self.registry, request, &vitals)
     }
 }
@@ -575,7 +575,7 @@ impl Connection {
             let wanted = if context.is_stopping { Persistence::Close } else { request.persistence };
             let persistence = fault::persistence(served.fault, wanted);
             let part = self.gather(Ok(&request), &served, persistence, context);
-            let then = match served.fault.map(|applied| applied.fault) {
+            let then = match served.fault {
                 Some(Fault::Reset) => Some(Then::Reset),
                 Some(Fault::Stall) => Some(Then::Stall),
                 _ if persistence != Persistence::Close => None,
@@ -608,8 +608,8 @@ impl Connection {
         persistence: Persistence,
         context: &mut Context<'_, T>,
     ) -> FilePart {
-        let Served { kind, response, fault } = served;
-        context.metrics.note_response(*kind, response.status, *fault);
+        let Served { kind, response, .. } = served;
+        context.metrics.note_response(*kind, response.status);
         let output = &mut context.buffers.output;
         response.write_head(context.clock.http_date(), persistence, output);
         if let Some(label) = served.label() {
@@ -634,12 +634,11 @@ impl Connection {
         log: &Log,
     ) -> Entry<'a> {
         let Served { kind, response, fault } = served;
-        let fault = fault.map(|applied| applied.fault);
         let (shown, user_agent) = match request {
             Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
             Err(rejection) => (["-", rejection.reason], None),
         };
-        let explain = || explain(request.ok(), *kind, response.status, fault);
+        let explain = || explain(request.ok(), *kind, response.status, *fault);
         Entry {
             label,
             request: shown,

@@ -31,7 +31,7 @@ use std::fmt;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
-use crate::kinds::{Applied, Fault, RequestKind};
+use crate::kinds::{Fault, RequestKind};
 use crate::metrics::Vitals;
 use crate::registry::{
     BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, UNSUPPORTED, error,
@@ -181,8 +181,8 @@ fn parse_count(text: &str) -> Option<u64> {
 }
 
 /// Returns whether the connection persists after a response with this fault. `wanted` is how it would be without it.
-pub fn persistence(fault: Option<Applied>, wanted: Persistence) -> Persistence {
-    match fault.map(|applied| applied.fault) {
+pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
+    match fault {
         // The connection stays open even if the client asked to close it. Otherwise the client would see `cut`.
         Some(Fault::Stall) => Persistence::Implied,
         Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
@@ -242,8 +242,9 @@ impl Faults {
         request: &Request<'_>,
         vitals: &Vitals<'_>,
     ) -> Served<'r> {
+        let Self { rules, counts, layers } = self;
+        let vitals = &Vitals { faults: counts, ..*vitals };
         let served = registry.respond(request, vitals);
-        let Self { rules, layers, .. } = self;
         if served.response.status.is_error() {
             let has_tokens = rules.iter().any(|rule| rule.fault == Fault::Auth);
             let is_token = has_tokens && request.method == Method::Get && request.path == TOKEN_PATH;
@@ -260,7 +261,8 @@ impl Faults {
             Fault::NoRange => registry.whole(request, vitals),
             _ => spoil(rule, *layers, request, served),
         };
-        served.fault = Some(Applied { rule: index, fault: rule.fault });
+        served.fault = Some(rule.fault);
+        counts[index].1 += 1;
         served
     }
 }

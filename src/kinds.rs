@@ -169,12 +169,3 @@ names! {
         Slow = "slow";
     }
 }
-
-/// A fault that a response has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Applied {
-    /// The index of its rule.
-    pub rule: usize,
-    /// What is wrong.
-    pub fault: Fault,
-}

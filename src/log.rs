@@ -70,6 +70,9 @@ const AMPLE: usize = MAX_WRITE * 3 / 4;
 /// How long a line waits at most while there is other work.
 const DELAY: Duration = Duration::from_millis(10);
 
+/// The time between two attempts to write when nothing reads the log.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
 /// How much of a target or user agent is shown.
 const MAX_SHOWN: usize = 256;
 
@@ -154,21 +157,24 @@ impl LogWriter {
         Self { stderr: Stderr::open(), written_at: now }
     }
 
-    /// Whether the last write was long enough ago.
-    pub fn is_due(&self, now: Instant) -> bool {
-        now >= self.written_at + DELAY
+    /// Returns when to write next, if the server has nothing else to do. So a busy server writes many lines at once.
+    pub fn due_at(&self, log: &Log, now: Instant) -> Option<Instant> {
+        if log.is_new { Some(now) } else { log.is_waiting().then(|| now + RETRY_PAUSE) }
     }
 
-    /// Writes what can be written without blocking.
-    pub fn write(&mut self, log: &mut Log, clock: &Clock) {
-        log.flush(clock.rfc3339(), &mut self.stderr);
-        self.written_at = clock.now;
+    /// Writes what can be written without blocking, if the server is idle, many lines wait, or one has waited for long.
+    pub fn write(&mut self, log: &mut Log, clock: &Clock, is_idle: bool) {
+        let is_due = log.is_new && (log.buffer.len() > AMPLE || clock.now >= self.written_at + DELAY);
+        if is_idle || is_due {
+            log.flush(clock.rfc3339(), &mut self.stderr);
+            self.written_at = clock.now;
+        }
     }
 
     /// Writes the last lines. The reader of the log has a tenth of a second to make room for them.
     pub fn write_last(&mut self, log: &mut Log, clock: &Clock) {
         for _ in 0..10 {
-            self.write(log, clock);
+            self.write(log, clock, true);
             if !log.is_waiting() {
                 break;
             }
@@ -303,18 +309,8 @@ impl Log {
         }
     }
 
-    /// Whether there are lines that no write has been tried for.
-    pub fn is_new(&self) -> bool {
-        self.is_new
-    }
-
-    /// Whether the buffer must be written now.
-    pub fn is_ample(&self) -> bool {
-        self.is_new && self.buffer.len() > AMPLE
-    }
-
     /// Whether anything has not been written.
-    pub fn is_waiting(&self) -> bool {
+    fn is_waiting(&self) -> bool {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
 

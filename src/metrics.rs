@@ -17,7 +17,7 @@ use std::fmt::Write as _;
 
 use crate::clock::Clock;
 use crate::http::response::Status;
-use crate::kinds::{Applied, CloseReason, RequestKind};
+use crate::kinds::{CloseReason, RequestKind};
 use crate::system::ResidentMemory;
 
 /// The media type of the text.
@@ -38,14 +38,13 @@ pub struct Metrics {
     /// The bytes of content that were sent. Small contents are counted with their response, layers when the kernel takes
     /// them.
     pub content_bytes: u64,
-    /// The rules of `--fault`, and how many responses each has made wrong.
-    pub faults: Vec<(String, u64)>,
     responses: [[u64; STATUSES]; KINDS],
     closed: [u64; REASONS],
     memory: Option<ResidentMemory>,
 }
 
 /// The state that the server reports about itself.
+#[derive(Clone, Copy)]
 pub struct Vitals<'a> {
     /// The counters.
     pub metrics: &'a Metrics,
@@ -53,6 +52,8 @@ pub struct Vitals<'a> {
     pub clock: &'a Clock,
     /// The number of lines that could not be written to the log.
     pub dropped_lines: u64,
+    /// The rules of `--fault`, and how many responses each has made wrong.
+    pub faults: &'a [(String, u64)],
 }
 
 impl Metrics {
@@ -63,7 +64,6 @@ impl Metrics {
             accepted: 0,
             pauses: 0,
             content_bytes: 0,
-            faults: Vec::new(),
             responses: [[0; STATUSES]; KINDS],
             closed: [0; REASONS],
             memory,
@@ -71,12 +71,9 @@ impl Metrics {
     }
 
     /// Counts a response.
-    pub fn note_response(&mut self, kind: RequestKind, status: Status, fault: Option<Applied>) {
+    pub fn note_response(&mut self, kind: RequestKind, status: Status) {
         let status = Status::ALL.iter().position(|&other| other == status);
         self.responses[kind as usize][status.expect("both come from one list")] += 1;
-        if let Some((_, count)) = fault.and_then(|applied| self.faults.get_mut(applied.rule)) {
-            *count += 1;
-        }
     }
 
     /// Counts a closed connection.
@@ -102,7 +99,7 @@ impl Metrics {
 impl Vitals<'_> {
     /// Writes the text. `version` and `digest` are those of the served image.
     pub fn to_text(&self, version: &str, digest: &str) -> String {
-        let Self { metrics, dropped_lines, .. } = self;
+        let Self { metrics, dropped_lines, faults, .. } = self;
         let mut text = Text(String::new());
         text.family("quinistry_build_info", "gauge", "Version and digest of the served image.");
         text.sample("quinistry_build_info", &[("version", version), ("digest", digest)], 1);
@@ -116,11 +113,11 @@ impl Vitals<'_> {
         for (reason, &count) in CloseReason::ALL.iter().zip(&metrics.closed) {
             text.sample(closed, &[("reason", reason.name())], count);
         }
-        if !metrics.faults.is_empty() {
-            let faults = "quinistry_faults_total";
-            text.family(faults, "counter", "Responses that are wrong on purpose, by rule.");
-            for (rule, count) in &metrics.faults {
-                text.sample(faults, &[("rule", rule)], *count);
+        if !faults.is_empty() {
+            let total = "quinistry_faults_total";
+            text.family(total, "counter", "Responses that are wrong on purpose, by rule.");
+            for (rule, count) in *faults {
+                text.sample(total, &[("rule", rule)], *count);
             }
         }
         let numbers = [

@@ -64,7 +64,7 @@ impl Page {
 
     /// Returns the page for a visitor who asked this host.
     pub fn write(&self, host: &str, vitals: &Vitals<'_>) -> String {
-        let Vitals { metrics, clock, .. } = vitals;
+        let Vitals { metrics, clock, faults, .. } = vitals;
         let (mut requests, mut layers) = (0, 0);
         metrics.responses().for_each(|(endpoint, _, count)| {
             requests += count;
@@ -73,7 +73,7 @@ impl Page {
         format!(
             include_str!("page.html"),
             style = include_str!("page.css"),
-            warning = warning(&metrics.faults),
+            warning = warning(faults),
             commands = commands(host, "").lines().map(command).collect::<String>(),
             age = age(clock.unix().saturating_sub(metrics.started)),
             requests = grouped(requests),

@@ -67,7 +67,7 @@
 //! # }
 //! # let clock = Clock::start();
 //! # let metrics = Metrics::new(&clock, None);
-//! # let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+//! # let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
 //! // An executable becomes a layer, the layer an image, and the image a registry.
 //! let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
 //! let mut content = Vec::new();
@@ -106,7 +106,7 @@ use crate::image::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform, TAGS,
     VERSION,
 };
-use crate::kinds::{Applied, RequestKind};
+use crate::kinds::{Fault, RequestKind};
 use crate::metrics::{self, Vitals};
 use crate::page::{self, Page};
 use crate::welcome;
@@ -177,7 +177,7 @@ pub struct Served<'a> {
     /// What the client receives.
     pub response: Response<'a>,
     /// What is wrong with the response on purpose (see `fault`).
-    pub fault: Option<Applied>,
+    pub fault: Option<Fault>,
 }
 
 impl<'a> Served<'a> {

@@ -22,7 +22,6 @@
 //! (`cargo bench` measures it).
 
 use std::io::{self, ErrorKind, Read};
-use std::mem::take;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -67,11 +66,8 @@ const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// The time between two checks while a client waits for memory. A reader that has no more than its guaranteed share
-/// then receives up to 400 KB per second.
-const SHORTAGE_PAUSE: Duration = Duration::from_millis(20);
-
-/// The time between two attempts to write the log when nothing reads it.
-const LOG_PAUSE: Duration = Duration::from_secs(1);
+/// then receives up to 160 KB per second. A check of 16,384 such readers takes some 8 ms.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -95,8 +91,6 @@ pub struct Server {
     metrics: Metrics,
     /// When the clients are checked next.
     check_at: Instant,
-    /// When it was last noted which clients make progress.
-    watched_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
 }
@@ -119,8 +113,7 @@ impl Server {
         let mut listener = TcpListener::from_std(listener);
         let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let clock = Clock::start();
-        let mut metrics = Metrics::new(&clock, ResidentMemory::open().ok());
-        metrics.faults = take(&mut faults.counts);
+        let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
         if faults.flips() {
             faults.layers = layers.len();
             let copies = layers.iter().map(with_wrong_byte).collect::<io::Result<Vec<_>>>()?;
@@ -145,7 +138,6 @@ impl Server {
             run_queue: RunQueue::default(),
             buffers: Buffers::default(),
             check_at: clock.now,
-            watched_at: clock.now,
             clock,
             log,
             log_writer,
@@ -215,20 +207,17 @@ impl Server {
                 self.log_writer.write_last(&mut self.log, &self.clock);
                 return Ok(None);
             }
-            // 8. Write the log if there is nothing else to do, or if the last write was some time ago.
+            // 8. Write the log.
             let is_idle = events.is_empty() && self.run_queue.is_empty();
-            if is_idle || self.log_writer.is_due(self.clock.now) {
-                self.log_writer.write(&mut self.log, &self.clock);
-            }
+            self.log_writer.write(&mut self.log, &self.clock, is_idle);
         }
     }
 
-    /// Returns how long to wait for events: not at all while there is something to do, such as writing the log. So a
-    /// busy server writes many lines at once, and polls once more before it sleeps.
+    /// Returns how long to wait for events: not at all while there is something to do, such as writing the log.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
-        let log_at = self.log.is_waiting().then(|| now + LOG_PAUSE);
-        let work_at = (!self.run_queue.is_empty() || self.log.is_new()).then_some(now);
+        let log_at = self.log_writer.due_at(&self.log, now);
+        let work_at = (!self.run_queue.is_empty()).then_some(now);
         let check_at = (self.clients.count() > 0).then_some(self.check_at);
         let at = [self.acceptor.accept_at(), log_at, work_at, check_at, self.grace_ends];
         let first = at.into_iter().flatten().min()?;
@@ -341,9 +330,7 @@ impl Server {
         if self.clients.held() > self.budget.held {
             self.release_memory();
         }
-        if self.log.is_ample() {
-            self.log_writer.write(&mut self.log, &self.clock);
-        }
+        self.log_writer.write(&mut self.log, &self.clock, false);
     }
 
     /// Closes connections until what the others hold is below the budget. Releases some more than is needed now, because
@@ -398,23 +385,16 @@ impl Server {
         if self.spare() < GUARANTEED {
             self.clients.measure();
         }
-        // The checks that are added while memory is short are for readers that read.
-        let is_for_all = now >= self.watched_at + CHECK_PAUSE;
-        if is_for_all {
-            self.watched_at = now;
-            self.watch();
-        }
+        self.watch();
         self.check_at = now + CHECK_PAUSE;
         let spare = self.spare();
         for token in self.clients.tokens() {
             self.clients.update(token, |Client { socket, connection, load }| {
-                let is_moving = !connection.is_stalled(now);
-                if (is_for_all || is_moving) && socket.has_memory_again(spare) || connection.deadline() <= now
-                {
+                if socket.has_memory_again(spare) || connection.deadline() <= now {
                     socket.expect_input();
                     self.run_queue.enqueue(token, load, now);
                 }
-                if is_moving && socket.is_short_of_memory() {
+                if socket.is_short_of_memory() {
                     self.check_at = now + SHORTAGE_PAUSE;
                 }
             });

@@ -78,10 +78,7 @@ impl Socket {
     }
 
     /// Whether the socket waits for memory and may now queue more, if all sockets together may queue `spare` bytes more.
-    pub fn has_memory_again(&mut self, spare: u64) -> bool {
-        if self.is_short_of_memory {
-            self.measure();
-        }
+    pub fn has_memory_again(&self, spare: u64) -> bool {
         self.is_short_of_memory && limit(self.queued, spare) >= self.queued + GUARANTEED / 2
     }
 

@@ -69,7 +69,7 @@ impl World {
         let mut storage = FieldStorage::default();
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
         let (request, served) = match request::parse(bytes, 0, &mut storage) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
@@ -79,7 +79,7 @@ impl World {
             Err(rejection) => (None, Registry::refuse(&rejection)),
         };
         let (kind, status) = (served.kind, served.response.status);
-        let fault = served.fault.map(|applied| applied.fault);
+        let fault = served.fault;
         let explanation = explain(request.as_ref(), kind, status, fault);
         assert_eq!(explanation.is_some(), served.label().is_some(), "{kind:?} {status:?}");
         Some((kind, status, explanation.map(|texts| texts.map(str::to_owned))))

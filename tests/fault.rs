@@ -10,7 +10,7 @@ use common::{Client, Response, Server, find, lossy, quinistry, request, sample, 
 use quinistry::clock::Clock;
 use quinistry::fault::{FLIPPED, Faults, HELP, PLACES};
 use quinistry::http::request::{FieldStorage, parse};
-use quinistry::kinds::{Applied, Fault};
+use quinistry::kinds::Fault;
 use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
 
@@ -34,14 +34,14 @@ impl World {
     }
 
     /// Returns the response as text, for comparison, and its fault.
-    fn ask(&mut self, line: &str, fields: &[&str]) -> (String, Option<Applied>) {
+    fn ask(&mut self, line: &str, fields: &[&str]) -> (String, Option<Fault>) {
         let line = line.replace("LAYER", &self.layer).replace("INDEX", &self.index);
         let bytes = request(&line, fields);
         let mut storage = FieldStorage::default();
         let (request, _) = parse(bytes.as_bytes(), 0, &mut storage).expect("valid").expect("complete");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
         let served = self.faults.respond(&self.registry, &request, &vitals);
         (format!("{:?}", served.response), served.fault)
     }
@@ -65,7 +65,7 @@ fn each_fault_occurs_when_its_rule_applies_and_changes_the_response() {
                 for index in 1..=7 {
                     let (response, applied) = world.ask(line, &range);
                     let is_expected = expected.contains(&index);
-                    let wanted = is_expected.then_some(Applied { rule: 0, fault });
+                    let wanted = is_expected.then_some(fault);
                     assert_eq!(applied, wanted, "{place}={fault:?}{when}, request {index}");
                     assert_eq!(response != right, is_expected, "{fault:?}{when}, request {index}");
                 }
@@ -78,7 +78,7 @@ fn each_fault_occurs_when_its_rule_applies_and_changes_the_response() {
 fn rules_apply_in_order() {
     let rules = "layer=503@first:1 tags=404 layer=cut@first:2 any=reset@every:2";
     let mut world = World::new(rules);
-    let mut ask = |line: &str| world.ask(line, &[]).1.map(|applied| applied.fault);
+    let mut ask = |line: &str| world.ask(line, &[]).1;
     let (layer, base) = ("GET /v2/quinistry/blobs/LAYER", "GET /v2/");
     let seen = [
         ask(layer),

@@ -98,7 +98,7 @@ impl World {
         assert_eq!(length, bytes.len());
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0 };
+        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
         let served = self.registry.respond(&request, &vitals).response;
         let mut head = Vec::new();
         served.write_head(DATE, Persistence::Implied, &mut head);

@@ -42,7 +42,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut lines = FieldStorage::default();
     let Ok(Some((request, _))) = parse(&bytes, 0, &mut lines) else { return };
     let metrics = Metrics::new(&CLOCK, None);
-    let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0 };
+    let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0, faults: &[] };
     let response = SERVED.registry.respond(&request, &vitals).response;
     let mut head = Vec::new();
     response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);
