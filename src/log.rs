@@ -164,7 +164,7 @@ impl LogWriter {
 
     /// Writes what can be written without blocking, if the server is idle, many lines wait, or one has waited for long.
     pub fn write(&mut self, log: &mut Log, clock: &Clock, is_idle: bool) {
-        let is_due = log.is_new && (log.buffer.len() > AMPLE || clock.now >= self.written_at + DELAY);
+        let is_due = log.is_new && log.buffer.len() > AMPLE || clock.now >= self.written_at + DELAY;
         if is_idle || is_due {
             log.flush(clock.rfc3339(), &mut self.stderr);
             self.written_at = clock.now;
