@@ -22,7 +22,7 @@ use crate::system;
 /// the kernel drops others, which are tried again a second later. So accepting must not fall behind.
 pub const ACCEPTS_PER_POLL: usize = 512;
 
-/// How long no connection is accepted after the system had no room for one. Go begins with 5 ms and doubles that up to
+/// How long accepting pauses after the system had no room for a connection. Go begins with 5 ms and doubles that up to
 /// 1 s. haproxy waits 100 ms.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

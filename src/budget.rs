@@ -16,7 +16,7 @@
 //!     the program, its layers, its log              the rest          8 MiB
 //! ```
 //!
-//! The last part has no bound of its own: whoever adds layers with `--with` must raise the limit.
+//! The last part has no bound of its own: whoever adds layers, by `--with` or by `--fault` with `flip`, must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
 //! all sockets together queue less than [`Budget::queued`], a connection can queue what is left of that.

@@ -13,8 +13,9 @@
 //!     number   = 1*DIGIT [ "k" ]
 //! ```
 //!
-//! Only a success is made wrong, and only by a fault that changes it: half of no content would be the same. A rule counts
-//! the responses that it can change and that no earlier rule has changed. So `layer=503@first:1 layer=cut@first:1` means
+//! Only a success is made wrong, and only by a fault that changes it. For example, `cut` never applies to a response
+//! without content. Each response goes to the first rule that applies. A rule counts the responses that reach it and that
+//! it can change. So `layer=503@first:1 layer=cut@first:1` means
 //! 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A faulty response has another status, other fields or other content. Four faults also affect the connection (see
@@ -183,7 +184,7 @@ fn parse_count(text: &str) -> Option<u64> {
 /// Returns whether the connection persists after a response with this fault. `wanted` is how it would be without it.
 pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
     match fault {
-        // The connection stays open even if the client asked to close it. Otherwise the client would see `cut`.
+        // The connection stays open even if the client asked to close it. To close it would turn the stall into a `cut`.
         Some(Fault::Stall) => Persistence::Implied,
         Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
         _ => wanted,
@@ -210,6 +211,10 @@ impl Faults {
     pub fn add(&mut self, rules: &str) -> Result<(), Wrong> {
         for text in rules.split(' ').filter(|text| !text.is_empty()) {
             let rule = match Rule::parse(text) {
+                // There is one rate.
+                Ok(rule) if rule.fault == Fault::Slow && self.rate().is_some() => {
+                    Err(("a second rate", text))
+                }
                 // Two metrics would have one name.
                 Ok(_) if self.counts.iter().any(|(other, _)| other == text) => Err(("a second rule", text)),
                 parsed => parsed,

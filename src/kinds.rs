@@ -121,6 +121,8 @@ kinds! {
         NotWatched = "not_watched", Some("the kernel has no memory to watch it");
         /// A rule of `--fault` required a reset. The line of the response shows that.
         FaultReset = "fault_reset", None;
+        /// A rule of `--fault` required a stall, and the client waited until the deadline.
+        FaultStall = "fault_stall", None;
         /// The server stops.
         Stopping = "stopping", Some("the server stops");
     }
@@ -147,7 +149,7 @@ names! {
         GatewayTimeout = "504";
         /// The connection ends after half of the content.
         Cut = "cut";
-        /// Nothing comes after half of the content, unless the client sends another request.
+        /// Nothing comes after half of the content.
         Stall = "stall";
         /// The connection is reset within the content.
         Reset = "reset";

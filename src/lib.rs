@@ -125,7 +125,7 @@
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
 //!   also stands in the table of `README.md`, which a test compares with the constants. A limit of
-//!   HTTP is in `http/request.rs`, and ends the connection. One of the registry lets it go on.
+//!   HTTP is in `http/request.rs`, and ends the connection. After a limit of the registry, it continues.
 //! * A system call: `system.rs`, and nowhere else. If serving makes it, the table in `confinement.rs`, too.
 //!
 //! # What must not change

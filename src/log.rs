@@ -33,7 +33,7 @@
 //! reports a regular file as writable.
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and
-//! counted; the count is logged as soon as a write succeeds. Of a target or user agent, 256 bytes are
+//! counted; the count is logged when the buffer is empty again. Of a target or user agent, 256 bytes are
 //! shown, and everything but printable ASCII is escaped: a client must not be able to write to a
 //! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
 //! stays short.
@@ -64,11 +64,15 @@ const MAX_WRITE: usize = 4096;
 /// for this much (Linux counts its memory in pieces of 256 bytes), and a serial line or console for more.
 const MAX_PIECE: usize = 256;
 
-/// With more bytes than this, the buffer is written at once. The rest of a write is room for more lines.
+/// With more bytes than this, the buffer is written immediately. The rest of a write is for the lines that one more turn
+/// adds.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
 
 /// How long a line waits at most while there is other work.
 const DELAY: Duration = Duration::from_millis(10);
+
+/// How long the reader of the log may take to make room for the last lines.
+const LAST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The time between two attempts to write when nothing reads the log.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -82,7 +86,7 @@ pub const MAX_EXPLANATION: usize = 320;
 // Even if every byte of method, target and user agent must be escaped, a line and its explanation are written at once.
 const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
 
-/// The start of each line of an explanation. Of the other lines, only some of the announcement begin with a space.
+/// The start of each line of an explanation. Except in the announcement at the start, no other line begins with a space.
 const INDENTATION: &str = "    ";
 
 /// What a log is written to.
@@ -157,7 +161,7 @@ impl LogWriter {
         Self { stderr: Stderr::open(), written_at: now }
     }
 
-    /// Returns when to write next, if the server has nothing else to do. So a busy server writes many lines at once.
+    /// Returns when an otherwise idle server must write next. A busy server writes many lines at once.
     pub fn due_at(&self, log: &Log, now: Instant) -> Option<Instant> {
         if log.is_new { Some(now) } else { log.is_waiting().then(|| now + RETRY_PAUSE) }
     }
@@ -173,9 +177,10 @@ impl LogWriter {
 
     /// Writes the last lines. The reader of the log has a tenth of a second to make room for them.
     pub fn write_last(&mut self, log: &mut Log, clock: &Clock) {
-        for _ in 0..10 {
+        let end = Instant::now() + LAST_PATIENCE;
+        loop {
             self.write(log, clock, true);
-            if !log.is_waiting() {
+            if !log.is_waiting() || Instant::now() >= end {
                 break;
             }
             let _ = system::is_writable(io::stderr().as_fd(), DELAY);

@@ -122,14 +122,8 @@ pub enum Error {
     Unexpected(String),
     /// An option that the command does not use.
     Unused(&'static str),
-    /// `--listen` is the last argument.
-    NoAddress,
-    /// `--with` is the last argument.
-    NoFile,
-    /// `--fault` is the last argument.
-    NoRule,
-    /// `--quiet` and `--explain` together.
-    QuietAndExplain,
+    /// Something is missing, or two options exclude each other. This is the message.
+    Usage(&'static str),
     /// An address that cannot be parsed.
     WrongAddress {
         /// The name of the option or variable.
@@ -144,9 +138,14 @@ pub enum Error {
         /// What is wrong.
         reason: fault::Wrong,
     },
-    /// `k8s` with neither `parent` nor `child`.
-    NoManifest,
 }
+
+const NO_ADDRESS: Error = Error::Usage("--listen requires an address, such as 8080 or 127.0.0.1:8080");
+const NO_FILE: Error = Error::Usage("--with requires a file");
+const NO_RULE: Error = Error::Usage("--fault requires a rule, such as layer=cut or any=503@first:2");
+const NO_MANIFEST: Error = Error::Usage("k8s requires `parent` or `child`");
+const QUIET_AND_EXPLAIN: Error =
+    Error::Usage("--quiet logs no requests, so --explain has nothing to explain; use one of them");
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,15 +161,9 @@ impl fmt::Display for Error {
                 }
             }
             Self::Unused(option) => write!(f, "this command does not use {option}"),
-            Self::NoAddress => f.write_str("--listen requires an address, such as 8080 or 127.0.0.1:8080"),
-            Self::NoFile => f.write_str("--with requires a file"),
-            Self::NoRule => f.write_str("--fault requires a rule, such as layer=cut or any=503@first:2"),
-            Self::QuietAndExplain => {
-                f.write_str("--quiet logs no requests, so --explain has nothing to explain; use one of them")
-            }
+            Self::Usage(message) => f.write_str(message),
             Self::WrongAddress { origin, value } => write!(f, "{origin} is {value:?}; {}", correction(value)),
             Self::WrongFault { origin, reason } => write!(f, "{origin}: {reason}"),
-            Self::NoManifest => f.write_str("k8s requires `parent` or `child`"),
         }
     }
 }
@@ -222,11 +215,11 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         };
         let mut value = || value.or_else(|| arguments.next());
         match option {
-            "--listen" => listen = Some(("--listen", value().ok_or(Error::NoAddress)?)),
-            "--with" => with.push(value().ok_or(Error::NoFile)?.to_owned()),
+            "--listen" => listen = Some(("--listen", value().ok_or(NO_ADDRESS)?)),
+            "--with" => with.push(value().ok_or(NO_FILE)?.to_owned()),
             "--fault" => match value() {
-                None | Some("") => return Err(Error::NoRule),
-                Some(rules) => add_faults(&mut faults, "--fault", rules)?,
+                Some(rules) if !rules.trim().is_empty() => add_faults(&mut faults, "--fault", rules)?,
+                _ => return Err(NO_RULE),
             },
             _ => match argument {
                 "--help" | "-h" => return Ok(Command::Help),
@@ -241,7 +234,7 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
     let mut words = words.into_iter();
     // Each command takes the options that it uses out of these variables. Any that remain are an error.
     let command = match words.next() {
-        None | Some("serve") if quiet && explain => return Err(Error::QuietAndExplain),
+        None | Some("serve") if quiet && explain => return Err(QUIET_AND_EXPLAIN),
         None | Some("serve") => {
             if faults.is_empty() {
                 add_faults(&mut faults, "QUINISTRY_FAULT", variables.fault.unwrap_or_default())?;
@@ -261,7 +254,7 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
             let manifest = match words.next() {
                 Some("parent") => kubernetes::PARENT,
                 Some("child") => kubernetes::CHILD,
-                _ => return Err(Error::NoManifest),
+                _ => return Err(NO_MANIFEST),
             };
             Command::Kubernetes(manifest, take(&mut with))
         }
@@ -271,17 +264,17 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         Some(unknown) => return Err(Error::Unexpected(unknown.into())),
     };
     if let Some(surplus) = words.next() {
-        Err(Error::Unexpected(surplus.into()))
-    } else if listen.is_some() {
-        Err(Error::Unused("--listen"))
-    } else if quiet {
-        Err(Error::Unused("--quiet"))
-    } else if explain {
-        Err(Error::Unused("--explain"))
-    } else if !faults.is_empty() {
-        Err(Error::Unused("--fault"))
-    } else {
-        Ok(command)
+        return Err(Error::Unexpected(surplus.into()));
+    }
+    let left = [
+        ("--listen", listen.is_some()),
+        ("--quiet", quiet),
+        ("--explain", explain),
+        ("--fault", !faults.is_empty()),
+    ];
+    match left.into_iter().find(|(_, is_left)| *is_left) {
+        Some((option, _)) => Err(Error::Unused(option)),
+        None => Ok(command),
     }
 }
 
@@ -368,7 +361,7 @@ mod tests {
             let line = format!("--listen {}", format_address(address));
             assert_eq!(address_of(&line, None), Ok(address), "as it is printed");
         }
-        assert_eq!(parse_line("--listen", None), Err(Error::NoAddress));
+        assert_eq!(parse_line("--listen", None), Err(NO_ADDRESS));
     }
 
     #[test]
@@ -490,7 +483,7 @@ mod tests {
             assert_eq!(requests, expected, "{line}");
         }
         for line in ["--quiet --explain", "--explain serve --quiet"] {
-            assert_eq!(parse_line(line, None), Err(Error::QuietAndExplain), "{line}");
+            assert_eq!(parse_line(line, None), Err(QUIET_AND_EXPLAIN), "{line}");
         }
     }
 
@@ -516,7 +509,7 @@ mod tests {
         {
             assert_eq!(rules_of(line, Some("tags=404")), rules(&[cut, flip]), "{line}");
         }
-        assert_eq!(rules_of("--fault", None), Err(Error::NoRule));
+        assert_eq!(rules_of("--fault", None), Err(NO_RULE));
         for (line, variable, said) in [
             ("--fault layer=cat", None, "--fault: WHAT cannot be \"cat\"\n"),
             ("", Some("layer=cut x"), "QUINISTRY_FAULT: WHERE cannot be \"x\"\n"),
@@ -546,7 +539,7 @@ mod tests {
             let line = format!("--with a=b --with=--quiet {command} --with c");
             assert_eq!(parse_line(&line, None), Ok(expected), "{line}");
         }
-        assert_eq!(parse_line("save --with", None), Err(Error::NoFile));
+        assert_eq!(parse_line("save --with", None), Err(NO_FILE));
     }
 
     #[test]
@@ -571,7 +564,7 @@ mod tests {
         }
         assert_eq!(parse(&[String::new()], Variables::default()), Err(Error::Unexpected(String::new())));
         for line in ["k8s", "k8s other"] {
-            assert_eq!(parse_line(line, None), Err(Error::NoManifest), "{line}");
+            assert_eq!(parse_line(line, None), Err(NO_MANIFEST), "{line}");
         }
     }
 

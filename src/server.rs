@@ -4,7 +4,8 @@
 //!
 //! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
 //! read or room to write. The loop polls the kernel, does for each of those clients what can be done without waiting,
-//! and polls again. Nothing but the poll waits, except that the last lines of the log may wait for their reader.
+//! and polls again. Nothing but the poll waits, except that the last lines of the log may wait for their reader (see `log`
+//! for other writes that can block).
 //!
 //! The kernel reports when a socket *becomes* ready, and does not report it again for the same bytes
 //! ("edge-triggered"). So the loop must remember a client whose work is not finished. Such a client waits in
@@ -422,8 +423,8 @@ impl Server {
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
         for token in self.clients.tokens() {
-            // A request that came before the signal has a response, even if its event has not been reported yet, unless
-            // an earlier response is still being sent.
+            // Responds to requests that came before the signal, even if their events have not been reported. A client that
+            // is still being sent a response receives no further one.
             self.clients.update(token, |client| client.socket.expect_input());
             self.turn(token);
         }

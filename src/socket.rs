@@ -2,8 +2,8 @@
 //!
 //! Documents: epoll(7), tcp(7).
 //!
-//! Nothing is read while the kernel has reported nothing to read, and nothing is sent while the socket has its share of
-//! the memory (see `budget`).
+//! Nothing is read while the kernel has reported nothing to read, and nothing is sent once the socket has used up its
+//! share of the memory (see `budget`).
 //!
 //! The kernel is not asked with each response how much is queued. It cannot be more than what was queued when the kernel
 //! was last asked, and what was sent since. Only when that seems too much, the kernel is asked again.
@@ -40,7 +40,7 @@ pub struct Socket {
     may_read_short: bool,
     /// How many bytes the kernel has queued at most.
     queued: u64,
-    /// Whether something waits to be sent because the socket has its share of the memory.
+    /// Whether something waits to be sent because the socket has used up its share of the memory.
     is_short_of_memory: bool,
 }
 
@@ -72,7 +72,7 @@ impl Socket {
         self.queued = system::queued(self.stream.as_fd());
     }
 
-    /// Whether something waits to be sent because the socket has its share of the memory.
+    /// Whether something waits to be sent because the socket has used up its share of the memory.
     pub fn is_short_of_memory(&self) -> bool {
         self.is_short_of_memory
     }

@@ -20,7 +20,7 @@
 //! ```
 //!
 //! A head is checked in this order: the length and the grammar of the request line, the fields, Host,
-//! framing, target. The first fault determines the response, after which the connection ends: after some
+//! framing, target. The first error determines the response, after which the connection ends: after some
 //! faults it is unknown where the next request begins, and no fault is worth an exception.
 //!
 //! `httparse` parses the field lines. The request line is parsed here, for two reasons: `httparse` accepts
