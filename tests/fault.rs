@@ -581,3 +581,21 @@ fn nothing_after_a_stalled_response_is_taken_for_a_request() {
     let log = server.wait_for_log("GET /v2/ 200");
     assert!(!log.contains("_catalog"), "{log}");
 }
+
+#[test]
+fn a_stall_ends_when_the_client_sends_its_end_or_the_server_stops() {
+    let server = serve("index=stall");
+    let mut clients = [server.connect(), server.connect()];
+    for client in &mut clients {
+        client.send_request("GET /v2/quinistry/manifests/latest", &[]);
+        let mut byte = [0];
+        client.stream.read_exact(&mut byte).expect("the beginning of the response");
+    }
+    let [mut gone, kept] = clients;
+    gone.finish();
+    gone.stream.read_to_end(&mut Vec::new()).expect("half of the content, and the end");
+    server.signal(libc::SIGTERM);
+    let log = server.wait_for_log("the server stops");
+    assert_eq!(log.matches("Closing 127.0.0.1").count(), 1, "{log}");
+    drop(kept);
+}
