@@ -1,13 +1,13 @@
-//! Accepts connections, and pauses when the system has no room for one.
+//! Accepts connections, and pauses when the system has no room for another connection.
 //!
 //! Document: accept(2).
 //!
-//! The kernel reports once that there are connections in the backlog ("edge-triggered"). The acceptor remembers that until
-//! an attempt finds none.
+//! The kernel reports only once that there are connections in the backlog ("edge-triggered"). The acceptor remembers
+//! the report until an attempt to accept finds no connection.
 //!
 //! Limits: the pause, and how often a shortage is logged.
 //!
-//! Deliberately absent: the limit on the number of connections, which is the server's.
+//! Deliberately absent: the limit on the number of connections, which `server` enforces.
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -18,24 +18,24 @@ use mio::net::{TcpListener, TcpStream};
 
 use crate::system;
 
-/// How many connections are accepted between two polls: some 10 ms of work. While 4,096 connections are in the backlog,
-/// the kernel drops others, which are tried again a second later. So accepting must not fall behind.
+/// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up: while 4,096
+/// connections are in the backlog, the kernel drops further ones, whose clients try again a second later.
 pub const ACCEPTS_PER_POLL: usize = 512;
 
-/// How long accepting pauses after the system had no room for a connection. Go begins with 5 ms and doubles that up to
-/// 1 s. haproxy waits 100 ms.
+/// How long accepting pauses after the system had no room for a connection. Go begins with 5 ms and doubles the pause
+/// up to 1 s. haproxy waits 100 ms.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often a shortage is logged while it lasts.
+/// The time between two log lines about a shortage that lasts.
 const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
 
-/// A listening socket, and whether to accept from it.
+/// A listening socket, and whether to accept from the socket.
 pub struct Acceptor {
     /// `None` once the server is stopping.
     listener: Option<TcpListener>,
     /// Whether there may be connections in the backlog.
     may_wait: bool,
-    /// No connection is accepted before this moment.
+    /// The moment before which no connection is accepted.
     resume_at: Instant,
     /// When a shortage was last logged.
     logged_at: Option<Instant>,
@@ -47,7 +47,7 @@ impl Acceptor {
         Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None }
     }
 
-    /// Notes that the kernel has reported a connection.
+    /// Notes that the kernel has reported a connection in the backlog.
     pub fn note_event(&mut self) {
         self.may_wait = true;
     }
@@ -62,12 +62,12 @@ impl Acceptor {
         self.listener = None;
     }
 
-    /// Returns when to accept next; `None` if there is nothing to accept.
+    /// Returns when to accept next, or `None` if there is nothing to accept.
     pub fn accept_at(&self) -> Option<Instant> {
         (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
     }
 
-    /// Accepts no connection for a while. Returns whether that must be logged.
+    /// Accepts no connection for a while. Returns whether the shortage must be logged.
     pub fn pause(&mut self, now: Instant) -> bool {
         self.resume_at = now + ACCEPT_PAUSE;
         let is_new = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
@@ -84,11 +84,11 @@ impl Acceptor {
         self.may_wait
     }
 
-    /// Accepts a connection, if there is one in the backlog.
+    /// Accepts a connection if there is one in the backlog.
     ///
     /// # Errors
     ///
-    /// If there is one and it cannot be accepted, usually because the system has no room for it.
+    /// If a connection cannot be accepted, usually because the system has no room for another.
     pub fn accept(&mut self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
         match listener.accept() {
@@ -96,8 +96,8 @@ impl Acceptor {
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
             // The connection is gone, or a signal has interrupted the call.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
-            // Linux looks for a free descriptor before it looks for a connection. The event is not repeated, so `may_wait`
-            // must stay true if there is a connection.
+            // Linux looks for a free descriptor before it looks for a connection, so there may be none. The kernel does
+            // not repeat the event, so `may_wait` must stay true if there is a connection.
             Err(error) => {
                 if self.poll_backlog() {
                     return Err(error);

@@ -1,14 +1,14 @@
-//! Divides the memory of the process among what clients can make it use.
+//! Divides the memory of the process among the uses that clients can cause.
 //!
 //! Documents: cgroups(7); the kernel's `cgroup-v2`, "Memory"; tcp(7).
 //!
-//! A container is charged for what its process allocates, and also for what the kernel queues for its sockets. A client
-//! that does not read makes the kernel queue responses, and a client that sends without end makes it queue requests. If
-//! the sum exceeds the container's limit, the kernel kills the process. So each part has a bound, and the bounds together
-//! are below the limit:
+//! A container is charged for the memory that its process allocates, and also for the bytes that the kernel queues for
+//! its sockets. A client that does not read makes the kernel queue responses, and a client that sends without end makes
+//! the kernel queue requests. If the sum exceeds the container's limit, the kernel kills the process. So each use of
+//! memory has a bound, and the sum of the bounds is below the limit:
 //!
 //! ```text
-//!     part                                          bound             of 64 MiB
+//!     use                                           bound             of 64 MiB
 //!     --------------------------------------------  ----------------  ----------------
 //!     connections, each with its guaranteed share   3/4 of the limit  2048 of 24 KiB
 //!     what sockets queue beyond that share          1/16              4 MiB
@@ -16,35 +16,35 @@
 //!     the program, its layers, its log              the rest          8 MiB
 //! ```
 //!
-//! The last part has no bound of its own: whoever adds layers, by `--with` or by `--fault` with `flip`, must raise the limit.
+//! The last row has no bound: whoever adds layers, by `--with` or by `--fault` with `flip`, must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
-//! all sockets together queue less than [`Budget::queued`], a connection can queue what is left of that.
+//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference.
 //!
-//! Limits: those of [`Budget`].
+//! Limits: the fields of [`Budget`].
 //!
-//! Deliberately absent: the memory in use. It takes a system call to learn it, and when it is too much, it is too late.
+//! Deliberately absent: the memory in use. Reading it takes a system call, and when it is too much, it is too late.
 
 use std::fs;
 use std::path::Path;
 
 use crate::system::RECEIVE_BUFFER;
 
-/// How many bytes each connection can have queued to be sent, whatever the others have queued.
+/// How many bytes each connection can have queued to be sent, whatever the other connections have queued.
 pub const GUARANTEED: u64 = 8 * 1024;
 
-/// What a connection costs in addition: received bytes that have not been read (the kernel doubles the size of the
-/// buffer, and takes one packet more), the kernel's objects, and a row of the table.
+/// The memory for a connection besides [`GUARANTEED`]: received bytes that have not been read (the kernel doubles the
+/// size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
-/// The memory that is divided if the process has no limit, or a larger one. It is enough for [`MAX_CONNECTIONS`].
+/// The memory that is divided if the process has no limit or a higher limit. It is enough for [`MAX_CONNECTIONS`].
 const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 
-/// The most connections, however much memory and however many descriptors there are.
+/// The most connections, however much memory and however many descriptors the process has.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
-/// The most bytes for incomplete heads and unsent responses. An honest client needs such memory only while its
-/// packets are on their way.
+/// The most bytes for incomplete heads and unsent responses. An honest client needs such memory only while its packets
+/// are on their way.
 const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 const _: () = assert!(
@@ -52,14 +52,14 @@ const _: () = assert!(
     "without a limit of memory, the number of connections alone is the limit"
 );
 
-/// How much of each kind all connections together may use.
+/// The most that all connections together may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
     /// The number of connections.
     pub connections: usize,
     /// The bytes of incomplete heads and unsent responses in the process.
     pub held: usize,
-    /// The bytes that sockets can queue in the kernel before each is limited to [`GUARANTEED`].
+    /// The bytes that all sockets together can queue in the kernel before each socket is limited to [`GUARANTEED`].
     pub queued: u64,
 }
 
@@ -83,11 +83,11 @@ impl Budget {
     }
 }
 
-/// Returns the lowest limit of memory of the control groups that this process is in, in bytes, or `u64::MAX` if none
-/// is visible.
+/// Returns the lowest memory limit of the control groups of this process, in bytes, or `u64::MAX` if no limit is
+/// visible.
 ///
 /// cgroups(7) describes `/proc/self/cgroup`. A container as a rule sees its own group at the root of the file system of
-/// groups, whatever path that file has. So all folders of the path are tried.
+/// groups, whatever path `/proc/self/cgroup` has. So all folders of the path are tried.
 pub fn memory_limit() -> u64 {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = groups.lines().flat_map(|line| {

@@ -1,10 +1,10 @@
-//! Keeps the table of connected clients, and decides which of them are closed when places or memory are short.
+//! Keeps the table of connected clients, and decides which connections are closed when places or memory are short.
 //!
 //! Document: epoll(7).
 //!
-//! The kernel returns a client's token with each of its events. A token names a slot of the table and the slot's
-//! generation, which grows whenever the slot is emptied. So an event for a closed connection does not reach the
-//! connection that has its slot now.
+//! The kernel returns a client's token with each of the client's events. A token names a slot of the table and the
+//! slot's generation, which grows whenever the slot is emptied. So an event for a closed connection does not reach the
+//! connection that uses the slot now.
 //!
 //! ```text
 //!     token = generation * MAX_CONNECTIONS + slot
@@ -12,19 +12,19 @@
 //!
 //! # Eviction
 //!
-//! For a newcomer, the connections without a response in flight are closed first, and then the readers that have taken
-//! nothing for a while. Among those, the connection that has waited longest is the first. Clients in the run queue come
-//! last, because they may wait for the server. To find them, all clients are
-//! scanned, which takes a millisecond. So one client in 64 is closed at a time, and the next newcomers find room.
+//! For a newcomer, the server first closes connections without a response in flight, and then readers that have taken
+//! nothing for a while. In both groups, the connection that has waited longest is closed first. Clients in the run
+//! queue come last, because they may be waiting for the server. The search scans all clients, which takes a
+//! millisecond. The server therefore closes one client in 64 at a time, so that the next newcomers find room.
 //!
-//! If incomplete heads and unsent responses take too much memory, the connections that have made no progress for a
-//! while are closed first, and among those the connection that holds most: an honest client needs little memory, and
-//! not for long.
+//! If incomplete heads and unsent responses take too much memory, the server first closes connections that have made no
+//! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs
+//! little memory, and needs it only briefly.
 //!
 //! Limits: the most slots that a token can name. The server compares [`Clients::count`], [`Clients::held`] and
 //! [`Clients::queued`] with its budget.
 //!
-//! Deliberately absent: an index by rank. Ranks change with every response, and are needed only when something is short.
+//! Deliberately absent: an index by rank. Ranks change with every response, and are needed only in a shortage.
 
 use std::cmp::Reverse;
 use std::time::Instant;
@@ -41,12 +41,12 @@ const _: () = assert!(
     "otherwise a token whose generation wraps around would name another slot"
 );
 
-/// When a newcomer needs a place, one client in so many is closed.
+/// When a newcomer needs a place, one of this many clients is closed.
 const EVICTED_ONE_IN: usize = 64;
 
-/// A client: its socket, its connection, and what it has cost recently.
+/// A connected client.
 pub struct Client {
-    /// The client's socket, and what is known of it.
+    /// The client's socket, and what is known of the socket.
     pub socket: Socket,
     /// The state of the connection.
     pub connection: Connection,
@@ -61,7 +61,7 @@ pub struct Clients {
     free: Vec<usize>,
     /// How many bytes all connections together hold.
     held: usize,
-    /// How many bytes all sockets together have queued at most.
+    /// The most bytes that all sockets together can have queued.
     queued: u64,
 }
 
@@ -82,7 +82,7 @@ impl Clients {
         self.held
     }
 
-    /// Returns how many bytes all sockets together have queued at most.
+    /// Returns the most bytes that all sockets together can have queued.
     pub fn queued(&self) -> u64 {
         self.queued
     }
@@ -95,7 +95,7 @@ impl Clients {
     /// Returns the token of a slot's present generation.
     fn token(&self, slot: usize) -> Token {
         let generation = self.slots[slot].generation;
-        // The topmost bit is kept clear, for tokens that are no client's.
+        // The topmost bit is kept clear, for tokens that do not belong to clients.
         Token(generation.wrapping_mul(MAX_CONNECTIONS).wrapping_add(slot) & (usize::MAX >> 1))
     }
 
@@ -104,7 +104,7 @@ impl Clients {
         (slot < self.slots.len() && self.token(slot) == token).then_some(slot)
     }
 
-    /// Returns the client with that token, if it is still connected.
+    /// Returns the client with this token if the client is still connected.
     fn find(&mut self, token: Token) -> Option<&mut Client> {
         let slot = self.slot(token)?;
         self.slots[slot].client.as_mut()
@@ -123,7 +123,7 @@ impl Clients {
         self.token(slot)
     }
 
-    /// Changes a client, if it is still connected, and counts what it then holds and has queued.
+    /// Changes a client if it is still connected, and counts the bytes that the client then holds and has queued.
     pub fn update<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
         let client = self.find(token)?;
         let before = client.used();
@@ -154,7 +154,7 @@ impl Clients {
         (0..self.slots.len()).filter_map(|slot| Some((self.token(slot), self.slots[slot].client.as_ref()?)))
     }
 
-    /// Asks the kernel how much each socket has queued. Those that had nothing queued still have nothing.
+    /// Asks the kernel how many bytes each socket has queued. Sockets that had no bytes queued still have none.
     pub fn measure(&mut self) {
         for token in self.tokens() {
             if self.find(token).is_some_and(|client| client.socket.queued() > 0) {
@@ -163,7 +163,7 @@ impl Clients {
         }
     }
 
-    /// Returns the clients to close for newcomers. There may be none.
+    /// Returns the clients to close for newcomers. The list can be empty.
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
         // A client in the run queue may have sent a request.
         let rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
@@ -190,7 +190,7 @@ impl Clients {
 }
 
 impl Client {
-    /// Returns the bytes that its connection holds, and those that its socket has queued at most.
+    /// Returns how many bytes the connection holds, and the most bytes that the socket can have queued.
     fn used(&self) -> (usize, u64) {
         (self.connection.held(), self.socket.queued())
     }

@@ -2,73 +2,73 @@
 //!
 //! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
 //!
-//! A connection does no input or output of its own and reads no clock. Both are passed in with each
-//! [`Context`], so that tests and the fuzzer can cause every accident: short reads and writes, errors
-//! anywhere, any time of the day.
+//! A connection does no input or output of its own and reads no clock. Each [`Context`] brings a transport and the
+//! time, so that tests and the fuzzer can cause every accident: short reads and writes, errors anywhere, any time of
+//! the day.
 //!
 //! # States
 //!
 //! ```text
-//!     Receiving   A head is awaited. `input` holds what has come of it, and perhaps whole requests that came
-//!                 with an earlier one. Deadline: 10 s after the connection was accepted, after the first
-//!                 byte of the head, or after the response to the request with which it came.
-//!     Idle        Everything received has a response, and the transport has taken all responses. Nothing is
-//!                 held. Deadline: 75 s after the last progress.
-//!     Writing     The transport has not taken all of a response. Nothing is read, so the responses keep the
-//!                 order of the requests. Deadline: 75 s after the last progress.
-//!     Lingering   The last response and the end of the stream are sent. What comes is discarded. Deadline: 75 s
-//!                 after the last progress while the client lacks a part of the response, and then 5 s.
+//!     Receiving   The connection waits for a head. `input` holds the received bytes of the head, and perhaps whole
+//!                 requests that came with an earlier request. Deadline: 10 s after the connection was accepted, after
+//!                 the first byte of the head, or after the response to the request with which the head came.
+//!     Idle        Every received request has a response, and the transport has taken all responses. The connection
+//!                 holds no bytes. Deadline: 75 s after the last progress.
+//!     Writing     The transport has not taken all of a response. Nothing is read, so the responses keep the order of
+//!                 the requests. A stall (see `fault`) stays in this state after the transport has taken everything,
+//!                 and then reads and discards input. Deadline: 75 s after the last progress.
+//!     Lingering   The last response and the end of the stream are sent. Input is discarded. Deadline: 75 s after the
+//!                 last progress, but 5 s once the client has acknowledged everything.
 //!
-//!     Receiving, Idle  ->  Receiving        no whole request has come                     [respond]
-//!     Receiving, Idle  ->  Writing          a response does not fit the transport         [flush]
-//!     Receiving, Idle  ->  as after Writing all responses fit the transport               [flush, proceed]
-//!     Receiving        ->  as after Writing 408, because the deadline has passed          [expire, refuse]
-//!     Writing          ->  Idle             the transport has taken everything            [proceed]
-//!     Writing          ->  Receiving        the same, and more had come with the request  [proceed]
-//!     Writing          ->  Lingering        the same, and it was the last response        [proceed, linger]
-//!     Receiving, Idle  ->  Lingering        the client has sent its end and lacks a part  [leave, linger]
-//!                                           of a response, or the server stops            [stop, linger]
+//!     Receiving, Idle   ->  Receiving             the input has no whole request                    [respond]
+//!     Receiving, Idle   ->  Writing               a response does not fit the transport             [flush]
+//!     Receiving         ->  Writing or Lingering  408, because the deadline has passed              [expire, refuse]
+//!     any but Lingering ->  Idle                  the transport has taken all responses             [proceed]
+//!     any but Lingering ->  Receiving             all responses are taken, and more input had come  [proceed]
+//!     any but Lingering ->  Lingering             the transport has taken the last response         [proceed, linger]
+//!     Receiving, Idle   ->  Lingering             the client has sent its end, or the server stops, [leave, linger]
+//!                                                 and not all responses are acknowledged            [stop, linger]
 //!
-//!     Receiving        ->  closed: Silent       nothing came before the deadline          [expire]
-//!     Receiving        ->  closed: CutShort     the client has sent its end in a head     [leave]
-//!     Receiving, Idle  ->  closed: Left         the same, not in a head                   [leave]
-//!     Idle             ->  closed: Idle         no request came before the deadline       [expire]
-//!     Idle, Writing,   ->  closed: Stalled      no progress before the deadline           [expire]
-//!     Lingering
-//!     Writing          ->  closed: LastResponse the client has the last response and has  [proceed]
-//!                                               sent nothing more
-//!     Lingering        ->  closed: LastResponse the client has the response and has sent  [discard]
-//!                                               its end
-//!     Lingering        ->  closed: DidNotClose  it has the response and sent no end       [expire]
-//!     Writing          ->  closed: FaultReset   `--fault` requires a reset                [proceed]
-//!     Writing          ->  closed: FaultStall   `--fault` requires a stall, and the        [expire]
-//!                                               deadline has passed
-//!     any              ->  closed: Broken       the transport failed                      [turn]
+//!     Receiving         ->  closed: Silent        the client sent nothing before the deadline       [expire]
+//!     Receiving         ->  closed: CutShort      the client has sent its end within a head         [leave]
+//!     Receiving, Idle   ->  closed: Left          the client has sent its end outside a head        [leave]
+//!     Idle              ->  closed: Idle          no request came before the deadline               [expire]
+//!     any but Receiving ->  closed: Stalled       the client made no progress before the deadline   [expire]
+//!     any but Lingering ->  closed: LastResponse  the client has acknowledged the last response and [proceed]
+//!                                                 has sent nothing more
+//!     Lingering,        ->  closed: LastResponse  the client has acknowledged the last response and [discard]
+//!     Writing (a stall)                           has sent its end
+//!     Lingering         ->  closed: DidNotClose   the client has the response; no end came in time  [expire]
+//!     any but Lingering ->  closed: FaultReset    `--fault` requires a reset                        [proceed]
+//!     Writing (a stall) ->  closed: FaultStall    the stall that `--fault` requires is over         [expire]
+//!     Receiving, Idle   ->  closed: Stopping      the server stops; all responses are acknowledged  [stop]
+//!     Writing (a stall) ->  closed: Stopping      the server stops                                  [stop]
+//!     any               ->  closed: Broken        the transport failed                              [turn]
 //! ```
 //!
-//! *Progress* means that the transport has taken some bytes, or that the client has acknowledged some. The transport takes
-//! all of a small response at once, long before a slow reader has it.
+//! *Progress* means that the transport has taken some bytes or that the client has acknowledged some. Acknowledgements
+//! count because the transport takes all of a small response at once, long before a slow reader has received it.
 //!
-//! When the server is stopping, every response is the last, and a connection that waits for a request ends as if the
-//! client had sent its end (closed: Stopping). The server also closes connections when it is short of something ([`Connection::rank`]).
+//! When the server is stopping, every response is its connection's last. The server also closes connections when places
+//! or memory are short (see `clients` and [`Connection::rank`]).
 //!
 //! # Closing
 //!
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
-//! the last response before the client has read it (RFC 9112 section 9.6). So the connection lingers, unless the request
-//! was complete, nothing else has come, and the client has acknowledged the response. If every connection lingered, one
-//! with a single request would take 50 % more processor time.
+//! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
+//! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
+//! the connection lingers. If every connection lingered, one with a single request would take 50 % more processor time.
 //!
-//! What the kernel has queued for a closed connection counts for nobody, and can stay for minutes. So a connection is
-//! closed when the client has acknowledged everything, and otherwise by a reset, which drops what is queued (see
-//! `socket`).
+//! Bytes that the kernel has queued for a closed connection count towards no limit, and can stay queued for minutes. A
+//! connection is therefore closed without a reset only when the client has acknowledged everything. Otherwise a reset
+//! drops the queued bytes (see `socket`).
 //!
 //! # Memory
 //!
-//! An idle connection keeps no buffer. Bytes are read into a buffer that all connections share. What a
-//! connection may keep is the beginning of a head, requests that came before their turn, and the rest of
-//! a response that did not fit the transport; [`Connection::held`] counts it. `budget` and `socket` bound what the
-//! kernel keeps for a socket.
+//! An idle connection keeps no buffer. All connections share the buffer into which bytes are read. A connection keeps
+//! only the beginning of a head, requests that came before their turn, and the rest of a response that did not fit the
+//! transport. [`Connection::held`] counts these bytes. `budget` and `socket` bound the bytes that the kernel keeps for
+//! a socket.
 //!
 //! # Example
 //!
@@ -163,8 +163,8 @@
 //!
 //! Limits: the deadlines above, and how much a connection may do in one turn.
 //!
-//! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects
-//! it has content that is not read, so it gets its final response at once (RFC 9110 section 10.1.1).
+//! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects 100 Continue
+//! has content that is not read, so its final response is sent at once (RFC 9110 section 10.1.1).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -181,62 +181,62 @@ use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Registry, Served};
 use crate::run_queue::{REQUEST_COST, cost};
 
-/// How long a client may take from its connection to its first byte, and from the first byte of a head to its end. A
-/// head is one packet, or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
+/// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
+/// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may make no progress: send no further request, or take nothing of a response. A slow reader may
 /// take hours. nginx waits 75 s for a request and 60 s for a reader. A load balancer keeps idle connections for up to
-/// 60 s (AWS; nginx upstream), and must be the first to close one: a request that meets a close is lost.
+/// 60 s (AWS; nginx upstream), and must be the first to close one, because a request that meets a close is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a client may take to close its side when it has its last response. nginx waits 5 s, and 30 s in all if
-/// the client goes on sending.
+/// How long a client may take to close its side after it has received its last response. nginx waits 5 s, and 30 s in
+/// all if the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a reader must have taken nothing before it can be evicted for a newcomer.
+/// How long a reader must have taken nothing before its connection can be closed for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
-/// How many bytes are read at a time. Real clients send heads of 200 bytes to 2 KiB. What is not read
-/// stays in the kernel, and not in the memory that all connections share. With 4 KiB, the requests of 4,000 clients that
+/// The most bytes that one call reads. Real clients send heads of 200 bytes to 2 KiB. Bytes that are not read stay in
+/// the kernel, and take none of the memory that all connections share. With 4 KiB, the requests of 4,000 clients that
 /// pipelined without end filled that memory.
 const MAX_READ: usize = 2560;
 
-/// When so much output has been gathered, in bytes, it is sent before more requests are parsed: a
-/// dozen manifests with their heads, in one write.
+/// The length of gathered output, in bytes, at which the output is sent before more requests are parsed: a dozen
+/// manifests with their heads, in one write.
 const MAX_GATHERED: usize = 16 * 1024;
 
 const _: () = assert!(MAX_READ < MAX_INPUT);
-// A load balancer's 60 s, and some time for what is on its way.
+// A load balancer's 60 s, and 10 s for packets that are on their way.
 const _: () = assert!(IDLE_TIMEOUT.as_secs() >= 60 + 10);
 
-/// A byte stream to one client that never blocks. It also has the files that are too large for a connection's memory.
+/// A byte stream to one client that never blocks. It can also send files too large for a connection's memory.
 pub trait Transport {
-    /// Reads some bytes; none at the end of the stream.
+    /// Reads some bytes. Returns 0 at the end of the stream.
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if there are none now.
+    /// `WouldBlock` if there are no bytes now.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Writes some of the bytes. With `more`, others follow at once and may share a packet with them.
+    /// Writes some of the bytes. If `more` is true, other bytes follow at once and may share a packet with these.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if there is no room now.
     fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize>;
 
-    /// Writes some of these bytes of a file.
+    /// Writes some bytes of a part of a file.
     ///
     /// # Errors
     ///
     /// `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether more may have come from the client than was read, from what is known without a system call.
+    /// Whether the client may have sent bytes that have not been read. Makes no system call.
     fn may_have_input(&self) -> bool;
 
-    /// Sends the end of the stream. Nothing more is written.
+    /// Sends the end of the stream. The caller writes nothing afterwards.
     ///
     /// # Errors
     ///
@@ -247,7 +247,7 @@ pub trait Transport {
     fn unacknowledged(&self) -> u64;
 }
 
-/// Buffers that all connections share. Between turns, the output is empty, and what is in the input is not used again.
+/// Buffers that all connections share. Between turns, the output is empty, and the input is not used again.
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -259,25 +259,24 @@ impl Default for Buffers {
     }
 }
 
-/// One turn of a connection: what the connection may use, and how much.
+/// What a connection may use in one turn, and how much the turn may cost.
 pub struct Context<'t, T> {
     /// The byte stream to the client.
     pub transport: &'t mut T,
     /// What is served.
     pub registry: &'t Registry,
-    /// Which responses are wrong on purpose.
+    /// Decides which responses are wrong on purpose.
     pub faults: &'t mut Faults,
-    /// The time.
     pub clock: &'t Clock,
     /// Where responses are logged.
     pub log: &'t mut Log,
     /// Where responses and bytes are counted.
     pub metrics: &'t mut Metrics,
-    /// What all connections share.
+    /// The buffers that all connections share.
     pub buffers: &'t mut Buffers,
-    /// Whether the server is stopping. Then every response is the connection's last.
+    /// Whether the server is stopping. If so, every response is its connection's last.
     pub is_stopping: bool,
-    /// What the connection may still cost in this turn (see `run_queue`).
+    /// What the turn may still cost (see `run_queue`).
     pub left: u64,
 }
 
@@ -290,14 +289,14 @@ impl<'t, T> Context<'t, T> {
     }
 }
 
-/// How a turn ends: what the connection wants next.
+/// What a connection wants at the end of its turn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Next {
     /// A turn when the transport is ready again, or at [`Connection::deadline`].
     Wait,
-    /// Another turn, after the others had theirs.
+    /// Another turn, after the other clients have had theirs.
     Again,
-    /// To be closed, for this reason.
+    /// To be closed for this reason.
     Close(CloseReason),
 }
 
@@ -311,11 +310,11 @@ impl From<io::Error> for Next {
     }
 }
 
-/// A step within a turn. After `Ok` another step follows; an error ends the turn.
+/// The result of one step within a turn. After `Ok`, another step follows. An error ends the turn.
 type Step = Result<(), Next>;
 
-/// How soon a connection is closed when a newcomer needs its place: the smallest rank first. Connections without a
-/// response in flight come first. Within each group, the one that has waited longest comes first.
+/// The order in which connections are closed for newcomers: the smallest rank first. Connections without a response in
+/// flight come first. Within each group, the connection that has waited longest comes first.
 pub type Rank = (bool, Instant);
 
 /// One client's connection.
@@ -325,25 +324,25 @@ pub struct Connection {
     progress: Progress,
 }
 
-/// See the table at the top of the file.
+/// A state of the table at the top of this file.
 enum State {
     Receiving {
         input: Vec<u8>,
-        /// How many bytes of the input the parser has seen: all of them if it found the head incomplete, or none.
+        /// How many bytes of the input the parser has seen: all if it found the head incomplete, otherwise none.
         parsed: usize,
         began: Instant,
     },
     Idle,
-    /// On the heap, so that an idle connection need not have room for it.
+    /// On the heap, so that an idle connection does not need room for a [`Writing`].
     Writing(Box<Writing>),
     Lingering,
 }
 
-/// What is left of a response that did not fit the transport.
+/// The rest of a response that did not fit the transport.
 struct Writing {
     /// The rest of heads and small contents.
     bytes: Vec<u8>,
-    /// The rest of a file's part, which comes after them.
+    /// The rest of a part of a file, which comes after `bytes`.
     part: FilePart,
     /// Input that came with the request and has not been parsed.
     input: Vec<u8>,
@@ -355,32 +354,32 @@ struct Writing {
 enum Then {
     /// The next request.
     Persist,
-    /// The end. The client sends nothing more.
+    /// The end of the stream. The client sends nothing more.
     Close,
-    /// The end. The client may send more.
+    /// The end of the stream. The client may send more.
     Linger,
     /// A reset, because a fault requires it.
     Reset,
-    /// Nothing until the deadline, because a fault requires it. What comes is discarded.
+    /// Nothing until the deadline, because a fault requires a stall. What the client sends is discarded.
     Stall,
 }
 
-/// Whether the client takes what it is sent.
+/// Whether the client takes the bytes that are sent to it.
 struct Progress {
-    /// When the client or the transport was last seen to take something.
+    /// When the client or the transport was last seen to take bytes.
     at: Instant,
-    /// What the client had not acknowledged when the transport was last asked; `None` if more was sent since.
+    /// How many bytes were unacknowledged when the transport was last asked; `None` if more bytes were sent since.
     unacknowledged: Option<u64>,
 }
 
 impl Progress {
-    /// Notes that the transport has taken something.
+    /// Notes that the transport has taken bytes.
     fn note_sent(&mut self, now: Instant) {
         *self = Self { at: now, unacknowledged: None };
     }
 
-    /// Notes what is unacknowledged. Less than last time is progress. If more was sent in between, the two numbers cannot
-    /// be compared, and that counts as progress.
+    /// Notes how many bytes are unacknowledged. A smaller number than last time is progress. If more bytes were sent in
+    /// between, the two numbers cannot be compared, and the client is assumed to make progress.
     fn note_unacknowledged(&mut self, unacknowledged: u64, now: Instant) {
         let before = self.unacknowledged.replace(unacknowledged);
         if before.is_none_or(|before| unacknowledged < before) {
@@ -392,7 +391,7 @@ impl Progress {
 impl Connection {
     /// Creates a connection that was just accepted.
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
-        // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write them plainly.
+        // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write IPv4 addresses without this prefix.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let progress = Progress { at: now, unacknowledged: Some(0) };
         let state = State::Receiving { input: Vec::new(), parsed: 0, began: now };
@@ -404,8 +403,8 @@ impl Connection {
         self.peer
     }
 
-    /// Works until the transport would block or the turn is over, and only then checks the deadline: after the process
-    /// was stopped, every deadline has passed, but requests may be waiting.
+    /// Works until the transport would block or the turn is over, and only then checks the deadline. The order matters
+    /// when a stopped process continues: every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         let mut next = self.work(context);
         if matches!(next, Next::Wait | Next::Again) && context.clock.now >= self.deadline() {
@@ -414,7 +413,7 @@ impl Connection {
         if next == Next::Wait && context.is_stopping { self.stop(context) } else { next }
     }
 
-    /// Returns when the connection needs a turn even if nothing happens.
+    /// Returns the time at which the connection needs a turn even if no event comes.
     pub fn deadline(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } => began + HEAD_TIMEOUT,
@@ -423,20 +422,20 @@ impl Connection {
         }
     }
 
-    /// Whether the client may lack a part of a response.
+    /// Whether the client may lack some bytes of a response.
     pub fn is_in_flight(&self) -> bool {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
 
-    /// Notes whether the client makes progress. `unacknowledged` is the transport's, and is called only if a response is
-    /// in flight.
+    /// Notes whether the client makes progress. `unacknowledged` asks the transport, and is called only if a response
+    /// is in flight.
     pub fn watch(&mut self, unacknowledged: impl FnOnce() -> u64, now: Instant) {
         if self.is_in_flight() {
             self.progress.note_unacknowledged(unacknowledged(), now);
         }
     }
 
-    /// Returns when the connection began to wait for what it needs now.
+    /// Returns when the connection began to wait for a head, or else the time of the last progress.
     fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
@@ -444,20 +443,20 @@ impl Connection {
         }
     }
 
-    /// Whether the connection has made no progress for a while.
+    /// Whether the connection has waited for at least [`STALL_NOTICED`].
     pub fn is_stalled(&self, now: Instant) -> bool {
         now >= self.waits_since() + STALL_NOTICED
     }
 
-    /// Returns how soon the connection is closed when a newcomer needs its place; `None` if it is not, because the client
-    /// is still taking a response.
+    /// Returns the rank of the connection when a newcomer needs a place, or `None` if the connection must stay because
+    /// the client is still taking a response.
     pub fn rank(&self, now: Instant) -> Option<Rank> {
         let is_in_flight = self.is_in_flight();
         let can_be_closed = !is_in_flight || self.is_stalled(now);
         can_be_closed.then(|| (is_in_flight, self.waits_since()))
     }
 
-    /// Returns how many bytes the connection keeps.
+    /// Returns how many bytes the connection keeps in memory.
     pub fn held(&self) -> usize {
         match &self.state {
             State::Receiving { input, .. } => input.capacity(),
@@ -488,7 +487,7 @@ impl Connection {
             State::Lingering => discard(context),
             State::Receiving { .. } | State::Idle if context.left == 0 => Err(Next::Again),
             State::Receiving { .. } | State::Idle => {
-                // The buffer is taken, not borrowed, because the turn is passed on.
+                // The buffer is taken, not borrowed, because `receive` also borrows the context.
                 let mut buffer = std::mem::take(&mut context.buffers.input);
                 let step = self.receive(&mut buffer, context);
                 context.buffers.input = buffer;
@@ -497,7 +496,7 @@ impl Connection {
         }
     }
 
-    /// Acts upon the deadline, unless the client has made progress. Then returns `next`.
+    /// Acts upon the deadline. If progress of the client has moved the deadline, does nothing and returns `next`.
     fn expire<T: Transport>(&mut self, next: Next, context: &mut Context<'_, T>) -> Next {
         self.watch(|| context.transport.unacknowledged(), context.clock.now);
         if context.clock.now < self.deadline() {
@@ -516,20 +515,20 @@ impl Connection {
         }
     }
 
-    /// Ends a connection that waits for a request, because the server stops.
+    /// Ends a connection that waits for a request or stalls, because the server stops.
     fn stop<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         match self.state {
             State::Writing(ref writing) if writing.then == Then::Stall => Next::Close(CloseReason::Stopping),
             State::Writing(_) | State::Lingering => Next::Wait,
-            // When the process ends, so may the network namespace of its container, and with it what the socket has
-            // queued. So the client must have its last response before.
+            // The network namespace of a container may end with the process, and the bytes that the socket has queued
+            // are then lost. So the client must have its last response before the process ends.
             State::Receiving { .. } | State::Idle => {
                 self.leave(CloseReason::Stopping, context).err().unwrap_or(Next::Wait)
             }
         }
     }
 
-    /// Puts the input that is held and more of it into the buffer, and responds to the requests in it.
+    /// Puts the held input into the buffer, reads more if all of the input was parsed, and responds to the requests.
     fn receive<T: Transport>(&mut self, buffer: &mut [u8], context: &mut Context<'_, T>) -> Step {
         let (held, parsed, mut began) = match &self.state {
             State::Receiving { input, parsed, began } => (&**input, *parsed, *began),
@@ -545,7 +544,7 @@ impl Connection {
                 // RFC 9112 section 8: a message that is cut short need not be answered.
                 (0, _) => return self.leave(CloseReason::CutShort, context),
                 (_, 0) => began = context.clock.now,
-                // To parse a long head in many pieces takes as much time as several requests.
+                // Parsing a long head in many pieces takes as much time as several requests.
                 _ => context.left = context.left.saturating_sub(REQUEST_COST),
             }
             length += count;
@@ -553,8 +552,8 @@ impl Connection {
         self.respond(&buffer[..length], parsed, began, context)
     }
 
-    /// Responds to the requests in `input`, of which the first `parsed` bytes were parsed before. If there is not one
-    /// whole request, keeps the beginning of the head, which began to come at `began`.
+    /// Responds to the requests in `input`, of which the first `parsed` bytes were parsed before. If `input` has no
+    /// whole request, keeps `input` as the beginning of a head whose first byte came at `began`.
     fn respond<T: Transport>(
         &mut self,
         input: &[u8],
@@ -587,7 +586,7 @@ impl Connection {
                 _ => Some(Then::Linger),
             };
             if let Some(then) = then {
-                // RFC 9112 section 9.6: MUST NOT process what follows.
+                // RFC 9112 section 9.6: MUST NOT process further requests.
                 return self.flush(part, &[], then, context);
             }
             let is_enough = context.buffers.output.len() >= MAX_GATHERED || context.left == 0;
@@ -604,7 +603,7 @@ impl Connection {
         self.flush(FilePart::NONE, &[], Then::Linger, context)
     }
 
-    /// Appends a response to the output, counts it and logs it. Returns the part of a file that follows it.
+    /// Appends a response to the output, and counts and logs it. Returns the part of a file that follows the output.
     fn gather<T>(
         &self,
         request: Result<&Request<'_>, &Rejection>,
@@ -629,7 +628,7 @@ impl Connection {
         }
     }
 
-    /// Returns what the log shows of a response.
+    /// Returns what the log shows of a request and its response.
     fn entry<'a>(
         &self,
         label: &'a str,
@@ -655,8 +654,8 @@ impl Connection {
         }
     }
 
-    /// Sends the output with `part` behind it, and keeps what does not fit. `input` came after the request. However this
-    /// ends, the output is then empty: the next client must not receive it.
+    /// Sends the output, and keeps what does not fit and `part`, which follows the output. `input` came after the
+    /// request. The output is empty afterwards, even after an error: the next client must not receive it.
     fn flush<T: Transport>(
         &mut self,
         part: FilePart,
@@ -680,7 +679,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Moves on when the transport has taken everything. `input` came after the request.
+    /// Moves to the next state when the transport has taken everything. `input` came after the request.
     fn proceed<T: Transport>(&mut self, then: Then, input: Vec<u8>, context: &mut Context<'_, T>) -> Step {
         let began = context.clock.now;
         match then {
@@ -696,7 +695,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends a connection whose client has sent its end, when the client has all responses.
+    /// Closes the connection for `reason`, or lingers if the client has not acknowledged all responses.
     fn leave<T: Transport>(&mut self, reason: CloseReason, context: &mut Context<'_, T>) -> Step {
         if context.transport.unacknowledged() == 0 {
             return Err(Next::Close(reason));
@@ -704,7 +703,7 @@ impl Connection {
         self.linger(context.transport, context.clock.now)
     }
 
-    /// Sends the end of the stream.
+    /// Sends the end of the stream, and lingers.
     fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> Step {
         if transport.finish().is_err() {
             return Err(Next::Close(CloseReason::Broken));
@@ -716,13 +715,13 @@ impl Connection {
 }
 
 impl Writing {
-    /// Sends until the transport has taken everything.
+    /// Sends until the transport has taken the rest of the response.
     fn send<T: Transport>(&mut self, progress: &mut Progress, context: &mut Context<'_, T>) -> Step {
         let now = context.clock.now;
         while !self.bytes.is_empty() {
             let count = context.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
-                // A transport that takes nothing and does not block would be asked forever.
+                // If a transport takes nothing and does not block, this loop would never end.
                 return Err(Next::Close(CloseReason::Broken));
             }
             self.bytes.drain(..count);
@@ -737,7 +736,7 @@ impl Writing {
             let next = FilePart { file: *file, range: range.start..end };
             let count = context.transport.write_file(&next)? as u64;
             if count == 0 {
-                // The file has shrunk, which a sealed one cannot.
+                // The file has shrunk, which a sealed file cannot.
                 return Err(Next::Close(CloseReason::Broken));
             }
             range.start += count;
@@ -749,7 +748,7 @@ impl Writing {
     }
 }
 
-/// Reads and discards what comes, until the client has sent its end and has the last response.
+/// Reads and discards input, until the client has sent its end and has acknowledged everything.
 fn discard<T: Transport>(context: &mut Context<'_, T>) -> Step {
     if context.left == 0 {
         return Err(Next::Again);

@@ -1,10 +1,10 @@
-//! Decides which client is served next and for how long. A client that asks little does not wait for clients that ask
-//! much.
+//! Decides which client is served next and for how long, so that a client that asks little does not wait for clients
+//! that ask much.
 //!
 //! Document: none. The idea is that of a multilevel feedback queue in an operating system's scheduler.
 //!
-//! A client that can do something waits in one of two queues. A *light* client has asked little recently, and a *heavy*
-//! one much. Between two polls of the kernel, the loop serves some clients of each queue:
+//! A client that can continue waits in one of two queues. A *light* client has asked little recently, and a *heavy*
+//! client has asked much. Between two polls of the kernel, the loop serves some clients of each queue:
 //!
 //! ```text
 //!     a client's socket is ready,        light:  C D E      up to 512 of them
@@ -12,16 +12,16 @@
 //!     work did                           heavy:  A B        up to 32 of them
 //! ```
 //!
-//! A *turn* is what one client does before the next is served. Costs are counted in bytes of a file: one unit is the
-//! work of sending one of them. A turn ends when it has cost [`TURN_COST`]. What a client has cost counts half after a
-//! quarter of a second. A client that has just used a whole turn is heavy.
+//! A *turn* is what one client does before the next client is served. It ends when it has cost [`TURN_COST`]. The unit
+//! of cost is the work of sending one byte of a file. After each quarter of a second, the past cost of a client counts
+//! half. A client that has just used a whole turn is heavy.
 //!
 //! With one queue, a client with one request would wait until each of 4,000 clients that ask without end has had a
-//! turn, and again for its next request.
+//! turn, and the client would wait as long for its next request.
 //!
-//! Limits: what a turn may cost, and how many turns there are between two polls. A client is in one queue at most.
+//! Limits: the cost of a turn, and the number of turns between two polls. A client is in at most one queue.
 //!
-//! Deliberately absent: the addresses of clients. A whole cluster may share one.
+//! Deliberately absent: the addresses of clients. A whole cluster may share one address.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -31,43 +31,42 @@ use mio::Token;
 
 use crate::http::response::Content;
 
-/// What one turn may cost. That is enough for a whole layer with its request (150 us of work if the client takes it
-/// as fast as it is sent), and for some 20 small requests, because clients that pipeline send 16 at once. With
-/// 256 KiB, a layer took a third more system calls. nginx's `sendfile_max_chunk` is 2 MiB.
+/// The most that one turn may cost. This is enough for a whole layer with its request (150 us of work if the client
+/// takes the layer as fast as it is sent), and for some 20 small requests, because clients that pipeline send 16 at
+/// once. With 256 KiB, a layer took a third more system calls. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const TURN_COST: u64 = 768 * 1024;
 
 /// The cost of a small request and its response.
 pub const REQUEST_COST: u64 = 32 * 1024;
 
-/// The cost of parsing or generating one byte. A long head costs several requests, and a page a whole turn.
+/// The cost of parsing or generating one byte. A long head costs as much as several requests, a page as a whole turn.
 const PROCESSED_BYTE_COST: u64 = 64;
 
-/// How many light clients have a turn between two polls: as many as are accepted, each of which may need another turn.
+/// The most light clients that have a turn between two polls. As many are accepted, and each may need another turn.
 const LIGHT_TURNS_PER_POLL: usize = 512;
 
-/// How many heavy clients have a turn between two polls: 5 ms of work if each of them takes a whole layer.
+/// The most heavy clients that have a turn between two polls: 5 ms of work if each of them takes a whole layer.
 const HEAVY_TURNS_PER_POLL: usize = 32;
 
-/// After this time, what a client has cost counts half.
+/// The time after which the past cost of a client counts half.
 const HALF_LIFE: Duration = Duration::from_millis(250);
 
-/// Returns the cost of a request and its response, without the bytes of a file. `head` is the length of the request's head.
+/// Returns the cost of a request and its response, without the bytes of a file. The head has `head` bytes.
 pub fn cost(head: usize, content: &Content<'_>) -> u64 {
     let generated = if let Content::Bytes(Cow::Owned(bytes)) = content { bytes.len() } else { 0 };
     REQUEST_COST + PROCESSED_BYTE_COST * (head + generated) as u64
 }
 
-/// What a client has cost recently, and whether it is in a queue.
+/// What a client has cost recently, and whether the client is in a queue.
 pub struct Load {
     /// The cost as of `at`.
     cost: u64,
     at: Instant,
-    /// Whether the client is in a queue.
     is_queued: bool,
 }
 
 impl Load {
-    /// Returns the load of a client that has asked nothing yet.
+    /// Returns the load of a client that has not asked for anything yet.
     pub fn new(now: Instant) -> Self {
         Self { cost: 0, at: now, is_queued: false }
     }
@@ -100,7 +99,7 @@ impl Load {
     }
 }
 
-/// The queues.
+/// The queue of light clients and the queue of heavy clients.
 #[derive(Default)]
 pub struct RunQueue {
     light: VecDeque<Token>,
@@ -108,12 +107,12 @@ pub struct RunQueue {
 }
 
 impl RunQueue {
-    /// Whether no client has anything to do.
+    /// Whether both queues are empty.
     pub fn is_empty(&self) -> bool {
         self.light.is_empty() && self.heavy.is_empty()
     }
 
-    /// Puts a client at the end of its queue, unless it is in one already.
+    /// Puts a client at the end of its queue, or does nothing if the client is in a queue already.
     pub fn enqueue(&mut self, client: Token, load: &mut Load, now: Instant) {
         if !load.is_queued {
             load.is_queued = true;
@@ -123,14 +122,14 @@ impl RunQueue {
         }
     }
 
-    /// Takes the clients that are served before the next poll.
+    /// Takes from the queues the clients that are served before the next poll.
     pub fn next_batch(&mut self) -> Vec<Token> {
         let light = self.light.len().min(LIGHT_TURNS_PER_POLL);
         let heavy = self.heavy.len().min(HEAVY_TURNS_PER_POLL);
         self.light.drain(..light).chain(self.heavy.drain(..heavy)).collect()
     }
 
-    /// Removes a client that is gone.
+    /// Removes a closed client from its queue.
     pub fn remove(&mut self, client: Token, load: &Load) {
         if load.is_queued {
             self.light.retain(|&other| other != client);
@@ -154,7 +153,7 @@ mod tests {
         }
         let mut turns = 0;
         for poll in 0..4000 {
-            // The visitor asks once in 60 ms, after all others have had a turn.
+            // The visitor asks once in 60 ms, after all other clients have had a turn.
             let is_visited = turns > CROWD && poll % 40 == 0;
             if is_visited {
                 queue.enqueue(Token(CROWD), &mut loads[CROWD], now);

@@ -3,24 +3,24 @@
 //! Documents: epoll(7), accept(2).
 //!
 //! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
-//! read or room to write. The loop polls the kernel, does for each of those clients what can be done without waiting,
-//! and polls again. Nothing but the poll waits, except that the last lines of the log may wait for their reader (see `log`
-//! for other writes that can block).
+//! read or room to write. The loop polls the kernel, does for each of these clients the work that needs no waiting, and
+//! polls again. The loop waits only in the poll, except that the last lines of the log may wait for their reader (see
+//! `log` for other writes that can block).
 //!
-//! The kernel reports when a socket *becomes* ready, and does not report it again for the same bytes
-//! ("edge-triggered"). So the loop must remember a client whose work is not finished. Such a client waits in
-//! the run queue (see `run_queue`). While the queue is not empty, the poll does not wait.
+//! The kernel reports when a socket *becomes* ready, and does not report the same bytes again ("edge-triggered"). The
+//! loop must therefore remember a client whose work is not finished. Such a client waits in the run queue (see
+//! `run_queue`). While clients are in the run queue, the poll does not wait.
 //!
-//! Between two polls the loop does a bounded amount of work: it serves some light clients and fewer heavy ones, and
-//! accepts some connections. So a newcomer is noticed soon, however many clients send requests without end.
+//! Between two polls the loop does a bounded amount of work: it serves some light clients and fewer heavy clients, and
+//! accepts some connections. So the loop notices a newcomer soon, however many clients send requests without end.
 //!
-//! Limits: the number of connections, the bytes of heads and responses that they hold, and the bytes that their sockets
-//! queue (see `budget`). When one of the first two is reached, connections are closed (see `clients`): thousands of
-//! silent clients must not keep out one that sends a request. When the third is reached, responses are sent in smaller
-//! pieces. `connection` has the limits of each connection.
+//! Limits: the number of connections, the bytes of heads and responses that connections hold, and the bytes that
+//! sockets queue (see `budget`). When one of the first two limits is reached, the server closes connections (see
+//! `clients`), because thousands of silent clients must not keep out a client that sends a request. When the third
+//! limit is reached, the server sends responses in smaller pieces. `connection` has the limits of each connection.
 //!
-//! Deliberately absent: threads. Everything is sent from memory, and one core does that at the speed of memory
-//! (`cargo bench` measures it).
+//! Deliberately absent: threads. Everything is sent from memory, and one core sends at the speed of memory.
+//! `cargo bench` measures this speed.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -46,13 +46,13 @@ use crate::run_queue::{Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
 
-/// The number of descriptors that are not connections: the standard three, epoll's, the listener's, the signals', the
-/// terminal's, that of the resident memory, and one for each layer, of which there can be eight.
+/// The number of descriptors that are not connections: the three standard descriptors, those of epoll, the listener,
+/// the signals, the terminal and the resident memory, and one for each of up to eight layers.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// Returns how much memory the process needs at most, in bytes: for what connections hold, for their table (640 bytes
-/// for each), and 4 MiB for turns, the log and fragmentation. The server does not start with less, because an
-/// allocation that fails aborts the process.
+/// Returns the most memory that the process needs, in bytes: the bytes that connections hold, 640 bytes for each
+/// connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not start with less memory,
+/// because a failed allocation aborts the process.
 pub fn needed_memory(budget: &Budget) -> usize {
     budget.held + budget.connections * 640 + 4 * 1024 * 1024
 }
@@ -60,20 +60,20 @@ pub fn needed_memory(budget: &Budget) -> usize {
 /// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// How many events a poll returns at most: all that there can be. Otherwise a client might wait for several polls.
+/// The most events that a poll returns: as many as there can be. With fewer, a client might wait for several polls.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
-/// The time between two checks of all clients. A deadline is noticed this much too late at worst.
+/// The time between two checks of all clients. A deadline is noticed at most this much too late.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The time between two checks while a client waits for memory. A reader that has no more than its guaranteed share
-/// then receives up to 320 KB per second. A check of 16,384 such readers takes some 8 ms.
+/// The time between two checks while a client waits for memory. A reader that has only its guaranteed share then
+/// receives up to 320 KB per second. A check of 16,384 such readers takes some 8 ms.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(25);
 
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
 
-/// A listening server, ready to run.
+/// A server that listens and is ready to run.
 pub struct Server {
     registry: Registry,
     faults: Faults,
@@ -83,25 +83,25 @@ pub struct Server {
     acceptor: Acceptor,
     clients: Clients,
     budget: Budget,
-    /// The clients that can do something now.
+    /// The clients that can continue now.
     run_queue: RunQueue,
     buffers: Buffers,
     clock: Clock,
     log: Log,
     log_writer: LogWriter,
     metrics: Metrics,
-    /// When the clients are checked next.
+    /// When all clients are checked next.
     check_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
 }
 
 impl Server {
-    /// Creates a server. `layers` are the files to which the registry's responses refer.
+    /// Creates a server. `layers` are the files to which the responses of the registry refer.
     ///
     /// # Errors
     ///
-    /// If the system denies a descriptor, or has none left for a client.
+    /// If the system denies a descriptor, or has no descriptor left for a client.
     pub fn new(
         listener: std::net::TcpListener,
         signals: Signals,
@@ -147,7 +147,7 @@ impl Server {
         })
     }
 
-    /// Drops the rights that serving does not need (see `confinement`). Where the system does not allow that, logs it.
+    /// Drops the rights that serving does not need (see `confinement`). Logs if the system does not allow this.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
             self.log
@@ -155,8 +155,8 @@ impl Server {
         }
     }
 
-    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when they have finished or
-    /// [`GRACE`] is over, and the signal's number if a second one ends the server.
+    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when all transfers have
+    /// finished or [`GRACE`] is over. If a second signal ends the server, returns the number of the second signal.
     ///
     /// # Errors
     ///
@@ -164,8 +164,8 @@ impl Server {
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         loop {
-            // 1. Wait until the kernel has something to report, or until something else is due. While clients
-            //    are in the run queue, this does not wait.
+            // 1. Wait until the kernel has something to report or something else is due. While clients are in the run
+            //    queue, the poll does not wait.
             if let Err(error) = self.poll.poll(&mut events, self.time_to_wait())
                 && error.kind() != ErrorKind::Interrupted
             {
@@ -173,7 +173,7 @@ impl Server {
             }
             self.clock.tick();
             let mut is_signalled = false;
-            // 2. Note what the kernel reports. A client that can continue is put into the run queue.
+            // 2. Note what the kernel reports, and put each client that can continue into the run queue.
             for event in &events {
                 match event.token() {
                     LISTENER => self.acceptor.note_event(),
@@ -181,8 +181,8 @@ impl Server {
                     token => self.note_event(token, event),
                 }
             }
-            // 3. Obey signals: the first lets transfers finish, the second does not. The event shows that a
-            //    signal has come, even if its number cannot be read. Only the second signal's number matters.
+            // 3. Obey signals: the first lets transfers finish, the second ends the server. The event shows that a
+            //    signal has come, even if its number cannot be read. Only the number of the second signal matters.
             while is_signalled {
                 let signal = self.signals.take();
                 is_signalled = signal.is_some();
@@ -195,13 +195,13 @@ impl Server {
             }
             // 4. Serve some of the clients in the run queue.
             self.serve();
-            // 5. Accept newcomers, some at a time.
+            // 5. Accept some newcomers.
             self.accept();
-            // 6. From time to time, check all clients, and queue those whose deadline has passed.
+            // 6. From time to time, check all clients, and queue the clients whose deadline has passed.
             if self.check_at <= self.clock.now {
                 self.check();
             }
-            // 7. When the server stops: end when all clients are gone, or their time is over.
+            // 7. While the server stops: end when all clients are gone or the grace is over.
             let is_over =
                 self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
             if is_over {
@@ -214,7 +214,7 @@ impl Server {
         }
     }
 
-    /// Returns how long to wait for events: not at all while there is something to do, such as writing the log.
+    /// Returns how long to wait for events. The time is zero while there is something to do, such as writing the log.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
         let log_at = self.log_writer.due_at(&self.log, now);
@@ -240,7 +240,7 @@ impl Server {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
-            // No connection is closed before there is a newcomer.
+            // A connection is closed only when there is a newcomer.
             let is_full = self.clients.count() >= self.budget.connections;
             if is_full && self.acceptor.poll_backlog() {
                 // One scan of all clients between two polls is enough.
@@ -272,22 +272,22 @@ impl Server {
         }
     }
 
-    /// Serves a newcomer, and then registers its socket. Its request has usually come, and a client that wants only one
-    /// response is gone before its socket is registered. No event is lost: when a socket is registered, the kernel
-    /// reports what has come already.
+    /// Serves a newcomer, and then registers its socket. The request has usually come already, and a client that wants
+    /// only one response is gone before its socket is registered. No event is lost, because the kernel reports earlier
+    /// input when a socket is registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.metrics.accepted += 1;
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
         let token = self.clients.insert(client);
         self.turn(token);
-        // Urgent data is input like any other (RFC 6093), but reads stop in front of it.
+        // Urgent data is input like any other (RFC 6093), but a read stops in front of urgent data.
         let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
         let registered = self.clients.update(token, |client| {
             self.poll.registry().register(&mut client.socket.stream, token, interest)
         });
         if let Some(Err(_)) = registered {
-            // The kernel has no memory for it.
+            // The kernel has no memory for the registration.
             self.close(token, CloseReason::NotWatched);
         }
     }
@@ -300,7 +300,7 @@ impl Server {
         }
     }
 
-    /// Runs a client's turn, and does what its connection wants next.
+    /// Gives a client a turn, and does what its connection wants next.
     fn turn(&mut self, token: Token) {
         let (now, spare) = (self.clock.now, self.spare());
         let next = self.clients.update(token, |Client { socket, connection, load }| {
@@ -334,8 +334,8 @@ impl Server {
         self.log_writer.write(&mut self.log, &self.clock, false);
     }
 
-    /// Closes connections until what the others hold is below the budget. Releases some more than is needed now, because
-    /// otherwise the next head would cause another scan.
+    /// Closes connections until the others hold at most 7/8 of the budget. Without this margin, the next head would
+    /// cause another scan.
     fn release_memory(&mut self) {
         for token in self.clients.holders(self.clock.now) {
             if self.clients.held() <= self.budget.held / 8 * 7 {
@@ -345,7 +345,7 @@ impl Server {
         }
     }
 
-    /// Closes connections for newcomers. Returns whether there were any to close.
+    /// Closes connections to make room for newcomers. Returns whether there were connections to close.
     fn make_places(&mut self) -> bool {
         // Some clients may have taken their responses since the last check.
         self.watch();
@@ -379,8 +379,8 @@ impl Server {
         }
     }
 
-    /// Queues the clients whose deadline has passed, and those that have waited for memory and can go on. What has
-    /// arrived from a client is read before its deadline counts, even if the kernel has not been asked for it yet.
+    /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Arrived
+    /// input is read before the deadline of its client counts, even if the kernel has not reported the input.
     fn check(&mut self) {
         let now = self.clock.now;
         if self.spare() < GUARANTEED {
@@ -409,8 +409,8 @@ impl Server {
 
     /// Closes the listener and the connections without a response in flight. The others have [`GRACE`] to finish.
     fn stop(&mut self) {
-        // When the listener is closed, the kernel resets the connections in the backlog. They came before the signal, so
-        // they are accepted first, up to the limit.
+        // When the listener is closed, the kernel resets the connections in the backlog. These connections came before
+        // the signal, so the server accepts them first, up to the limit.
         self.acceptor.resume(self.clock.now);
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
@@ -423,15 +423,15 @@ impl Server {
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
         for token in self.clients.tokens() {
-            // Responds to requests that came before the signal, even if their events have not been reported. A client that
-            // is still being sent a response receives no further one.
+            // Responds to requests that came before the signal, even if their events have not been reported. A client
+            // to which a response is still being sent receives no further response.
             self.clients.update(token, |client| client.socket.expect_input());
             self.turn(token);
         }
     }
 }
 
-/// Returns a copy of a layer with a wrong byte, for `flip`.
+/// Returns a copy of a layer with one wrong byte, for the fault `flip`.
 fn with_wrong_byte(layer: &SealedFile) -> io::Result<SealedFile> {
     let mut bytes = Vec::new();
     layer.content()?.read_to_end(&mut bytes)?;
@@ -439,7 +439,7 @@ fn with_wrong_byte(layer: &SealedFile) -> io::Result<SealedFile> {
     SealedFile::create(|copy| copy.write_all(&bytes)).map(|(copy, ())| copy)
 }
 
-/// The queue of events, with those of the listener and of signals.
+/// Creates the queue of events, and registers the listener and the signals.
 fn poll(listener: &mut TcpListener, signals: &Signals) -> io::Result<Poll> {
     let poll = Poll::new()?;
     poll.registry().register(listener, LISTENER, Interest::READABLE)?;

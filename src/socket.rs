@@ -1,14 +1,14 @@
-//! Sends and receives through a client's socket, and bounds what the kernel queues for it.
+//! Sends and receives through a client's socket, and bounds the bytes that the kernel queues for the socket.
 //!
 //! Documents: epoll(7), tcp(7).
 //!
-//! Nothing is read while the kernel has reported nothing to read, and nothing is sent once the socket has used up its
-//! share of the memory (see `budget`).
+//! The transport reads only while there may be input, and sends only until the socket has used up its share of the
+//! memory (see `budget`).
 //!
-//! The kernel is not asked with each response how much is queued. It cannot be more than what was queued when the kernel
-//! was last asked, and what was sent since. Only when that seems too much, the kernel is asked again.
+//! The transport does not ask the kernel with each response how many bytes are queued. There are at most as many as
+//! when it last asked, plus the bytes sent since. It asks again only when this sum is too large.
 //!
-//! Limits: what is queued, by `budget`.
+//! Limits: the queued bytes, which `budget` bounds.
 //!
 //! Deliberately absent: the states of the connection (see `connection`).
 
@@ -24,71 +24,70 @@ use crate::connection::Transport;
 use crate::http::response::FilePart;
 use crate::system::{self, SealedFile};
 
-/// About how many bytes the kernel needs for one call, in addition to what is sent.
+/// About how many bytes the kernel needs for one call, in addition to the bytes that are sent.
 const PACKET_OVERHEAD: u64 = 1024;
 
-/// A socket, and what is known of it.
+/// A client's socket, and what is known of the socket.
 pub struct Socket {
-    /// The socket.
     pub stream: TcpStream,
-    /// Whether there may be something to read. The kernel reports it once. It ends when a read would block, or returns
-    /// less than it could (epoll(7), question 9).
+    /// Whether there may be something to read. The kernel reports input once. This becomes false when a read would
+    /// block, or returns fewer bytes than the buffer has room for (epoll(7), question 9).
     is_readable: bool,
-    /// Whether a read may return less than there is: when the client has sent its end, which a read returns
-    /// separately; and when it has sent urgent data, in front of which a read stops (tcp(7)). The kernel reports that
-    /// once, so this stays true.
+    /// Whether a read may return fewer bytes than there are. This happens when the client has sent its end, which a
+    /// read returns separately, or urgent data, in front of which a read stops (tcp(7)). The kernel reports the end and
+    /// urgent data once, so this stays true.
     may_read_short: bool,
-    /// How many bytes the kernel has queued at most.
+    /// The most bytes that the kernel can have queued.
     queued: u64,
-    /// Whether something waits to be sent because the socket has used up its share of the memory.
+    /// Whether bytes wait to be sent because the socket has used up its share of the memory.
     is_short_of_memory: bool,
 }
 
 impl Socket {
-    /// Wraps a socket that was just accepted. There may be something to read.
+    /// Creates the socket of a connection that was just accepted. There may be something to read.
     pub fn new(stream: TcpStream) -> Self {
         let (may_read_short, is_short_of_memory) = (false, false);
         Self { stream, is_readable: true, may_read_short, queued: 0, is_short_of_memory }
     }
 
-    /// Notes what the kernel reports.
+    /// Notes what the kernel reports about the socket.
     pub fn note_event(&mut self, event: &Event) {
         self.is_readable |= event.is_readable();
         self.may_read_short |= event.is_read_closed() || event.is_priority();
     }
 
-    /// Notes that there may be something to read, although the kernel has not been polled.
+    /// Notes that there may be something to read, although the kernel has not reported it.
     pub fn expect_input(&mut self) {
         self.is_readable = true;
     }
 
-    /// Returns how many bytes the kernel has queued at most.
+    /// Returns the most bytes that the kernel can have queued.
     pub fn queued(&self) -> u64 {
         self.queued
     }
 
-    /// Asks the kernel how many bytes it has queued.
+    /// Asks the kernel how many bytes it has queued, and notes the answer.
     pub fn measure(&mut self) {
         self.queued = system::queued(self.stream.as_fd());
     }
 
-    /// Whether something waits to be sent because the socket has used up its share of the memory.
+    /// Whether bytes wait to be sent because the socket has used up its share of the memory.
     pub fn is_short_of_memory(&self) -> bool {
         self.is_short_of_memory
     }
 
-    /// Whether the socket waits for memory and may now queue more, if all sockets together may queue `spare` bytes more.
+    /// Whether the socket waits for memory and may queue more if all sockets together may queue `spare` bytes more.
     pub fn has_memory_again(&self, spare: u64) -> bool {
         self.is_short_of_memory && limit(self.queued, spare) >= self.queued + GUARANTEED / 2
     }
 
-    /// Returns how many bytes the client has not acknowledged.
+    /// Returns how many of the sent bytes the client has not acknowledged.
     pub fn unacknowledged(&self) -> u64 {
         system::unacknowledged(self.stream.as_fd())
     }
 
-    /// Closes the socket. Resets the connection if `wants_reset`, and if the client has not acknowledged everything:
-    /// otherwise the kernel would keep what is queued for minutes, without a limit.
+    /// Closes the socket. Resets the connection if `wants_reset` is true or the client has not acknowledged everything.
+    /// Without a reset, the kernel would keep the queued bytes for minutes, and their number would have no limit.
     pub fn close(self, wants_reset: bool) {
         if wants_reset || self.unacknowledged() > 0 {
             system::reset_when_closed(self.stream.as_fd());
@@ -96,7 +95,7 @@ impl Socket {
     }
 }
 
-/// Returns how many bytes a socket may queue in all: its guaranteed share, or `queued + spare` if that is more.
+/// Returns how many bytes a socket may queue in all: the guaranteed share or `queued + spare`, whichever is more.
 fn limit(queued: u64, spare: u64) -> u64 {
     GUARANTEED.max(queued + spare)
 }
@@ -105,7 +104,7 @@ fn limit(queued: u64, spare: u64) -> u64 {
 pub struct SocketTransport<'a> {
     socket: &'a mut Socket,
     layers: &'a [SealedFile],
-    /// How many bytes this socket may queue.
+    /// The most bytes that this socket may queue.
     limit: u64,
 }
 
@@ -120,7 +119,7 @@ impl<'a> SocketTransport<'a> {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if that is none, or too few for a packet.
+    /// `WouldBlock` if there is no room, or too little for a packet.
     fn room(&mut self, wanted: u64) -> io::Result<u64> {
         let least = wanted.min(GUARANTEED / 2);
         for may_measure in [true, false] {
@@ -137,7 +136,7 @@ impl<'a> SocketTransport<'a> {
         Err(ErrorKind::WouldBlock.into())
     }
 
-    /// Counts what the kernel has queued.
+    /// Counts the bytes that were sent as queued.
     fn note_sent(&mut self, sent: io::Result<usize>) -> io::Result<usize> {
         if let Ok(count) = sent {
             self.socket.queued += count as u64 + PACKET_OVERHEAD;
