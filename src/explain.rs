@@ -1,7 +1,7 @@
-//! Explains a request and its response in a sentence or two, for people who learn the protocol: what the client wants,
-//! what it receives, and what it requests next.
+//! Explains a request and its response in a sentence or two, for people who learn the protocol. A text says what the
+//! client wants, what it receives, and what it requests next.
 //!
-//! Documents: OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110; each text ends with its section.
+//! Documents: OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110. Each text ends with the section that applies.
 //!
 //! ```text
 //!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
@@ -10,24 +10,24 @@
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
-//! No document specifies the order of a client's requests. That part of the texts is from the sources of moby, containerd
-//! and containers/image, and was observed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and podman
-//! 4.3.1. Where they differ, a text has only what is true of all of them.
+//! No document specifies the order of a client's requests. The texts take this order from the sources of moby,
+//! containerd and containers/image, and it was observed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
+//! 1.9.3 and podman 4.3.1. Where these clients differ, a text says only what is true of all of them.
 //!
-//! Limits: a text has at most two sentences. It fits a terminal of 100 columns after "The client", which replaces
-//! a client's own name if that is long or strange.
+//! Limits: a text has at most two sentences, and fits a terminal of 100 columns after the subject "The client". This
+//! subject replaces a client's own name that is longer than [`MAX_NAME`] or is not a token.
 //!
-//! Deliberately absent: relating requests to each other. A client's earlier requests are not kept.
+//! Deliberately absent: relations between requests. The server does not keep a client's earlier requests.
 
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
 use crate::http::syntax::token;
 use crate::kinds::{Fault, RequestKind};
 
-/// The longest name of a client that is shown. `go-containerregistry` has 20 bytes.
+/// The length of the longest client name that is shown. `go-containerregistry` has 20 bytes.
 pub const MAX_NAME: usize = 20;
 
-// The texts, in the order of a pull. The name of the client, which is the subject, comes before each.
+// The texts, in the order of a pull. The client's name precedes each text as its subject.
 
 const TLS: &str = "tries HTTPS first, with a TLS hello, and learns that this port speaks plain HTTP.\n\
     If it may do without TLS, as docker may on localhost, it tries again. (RFC 8446 section 4.1.2)";
@@ -150,7 +150,7 @@ const TOO_SLOW: &str = "began a request and did not end it in time.\n\
 const VERSION: &str = "speaks a version of HTTP that this server does not speak.\n\
     It is refused with 505, and the connection ends. (RFC 9110 section 15.6.6)";
 
-// The texts for what `fault` makes wrong: what the client receives, and what a good client does then.
+// The texts for faults. Each says what the client receives, and what a good client does next.
 
 const DENIED: &str = "is refused, whatever password it sends.\n\
     After 401 or 403 it does not repeat the request by itself. (RFC 9110 section 15.5)";
@@ -188,8 +188,8 @@ const REDIRECT: &str = "is redirected to another address.\n\
     It repeats the request there, without credentials if that is another host.\n\
     (RFC 9110 section 15.4.8)";
 
-/// Explains a response: returns the client's name and a text, or `None` if the response is not logged. `request` is
-/// `None` if the bytes were not a request.
+/// Returns the client's name and the text for a response, or `None` if the response is not logged. `request` is `None`
+/// if the bytes were not a request.
 pub fn explain<'a>(
     request: Option<&Request<'a>>,
     kind: RequestKind,
@@ -205,7 +205,7 @@ pub fn explain<'a>(
     Some([request.and_then(name).unwrap_or("The client"), text])
 }
 
-/// Explains a response that is wrong on purpose, unless its status explains it.
+/// Returns the text for a fault, or `None` if the status of the response explains the fault.
 fn explain_fault(fault: Fault) -> Option<&'static str> {
     match fault {
         Fault::Auth => Some(CHALLENGE),
@@ -227,7 +227,7 @@ fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
 
 fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static str> {
     let (is_head, is_by_tag) = (request.method == Method::Head, !reference(request).contains(':'));
-    // Field note: containerd adds `ns=docker.io` if it takes this server for a mirror of that registry.
+    // Field note: containerd adds `ns=docker.io` if it uses this server as a mirror of docker.io.
     let is_for_mirror =
         request.query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("ns=")));
     let is_manifest = matches!(
@@ -252,7 +252,7 @@ fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static 
         RequestKind::Catalog => CATALOG,
         RequestKind::Token => TOKEN_FOR_ANYONE,
         RequestKind::Welcome => WELCOME,
-        // The first two are not logged, and the others do not occur with 200.
+        // Health checks and metrics are not logged, and the other kinds do not occur with 200.
         RequestKind::Health
         | RequestKind::Metrics
         | RequestKind::UnknownManifest
@@ -278,7 +278,7 @@ fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Statu
             RequestKind::UnknownManifest | RequestKind::UnknownBlob | RequestKind::Referrers,
         ) => NO_DIGEST,
         (Status::BadRequest, _) => UNREADABLE,
-        // Field note: cosign looks for `sha256-<hex>.sig`, which is older than the schema.
+        // Field note: cosign looks for the tag `sha256-<hex>.sig`, which is older than the schema.
         (Status::NotFound, RequestKind::UnknownManifest) => {
             let is_made_of_digest = request.is_some_and(|request| reference(request).starts_with("sha256-"));
             if is_made_of_digest { NO_REFERRERS_TAG } else { NO_MANIFEST }

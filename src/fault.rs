@@ -6,26 +6,26 @@
 //! ```text
 //!     rules    = rule *( space rule )               any=503@first:1 layer=cut@first:2
 //!     rule     = WHERE "=" WHAT [ "@" WHEN ]
-//!     WHERE    = a name in PLACES                   which responses
-//!     WHAT     = a name of Fault [ ":" number ]     what is wrong with them
-//!     WHEN     = "first:" number / "every:" number  with which of those: all, if it is absent
+//!     WHERE    = a name in PLACES                   the responses to make wrong
+//!     WHAT     = a name of Fault [ ":" number ]     the fault of these responses
+//!     WHEN     = "first:" number / "every:" number  which of these responses (all, if absent)
 //!              / "always"
 //!     number   = 1*DIGIT [ "k" ]
 //! ```
 //!
-//! Only a success is made wrong, and only by a fault that changes it. For example, `cut` never applies to a response
-//! without content. Each response goes to the first rule that applies. A rule counts the responses that reach it and that
-//! it can change. So `layer=503@first:1 layer=cut@first:1` means
-//! 503, then half of a layer, and then whole layers. Nothing is random.
+//! A rule applies only to a success, and only if its fault changes the response. For example, `cut` never applies to a
+//! response without content. The first rule that applies makes the response wrong. A rule counts each response that
+//! reaches the rule and that its fault can change. So `layer=503@first:1 layer=cut@first:1` means a 503, then half of a
+//! layer, and then whole layers. Nothing is random.
 //!
-//! A faulty response has another status, other fields or other content. Four faults also affect the connection (see
-//! [`persistence`]). `flip` needs a copy of each layer in which a byte is wrong, which the server makes when it starts.
-//! `slow` is an option of the listening socket. So nothing here makes a system call.
+//! A response with a fault has another status, other fields or other content. Four faults also affect the connection
+//! (see [`persistence`]). `flip` needs a copy of each layer in which a byte is wrong. The server makes these copies
+//! when it starts, and `slow` is an option of the listening socket, so this module makes no system call.
 //!
 //! Limits: none of its own.
 //!
-//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, by which people watch the server; a second host; and TLS.
-//! `redirect` and `auth` lead to this server.
+//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, by which people watch the server; TLS; and a second
+//! host, so that `redirect` and `auth` lead to this server.
 
 use std::fmt;
 
@@ -38,7 +38,7 @@ use crate::registry::{
     BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, UNSUPPORTED, error,
 };
 
-/// The kinds of requests that a rule can name.
+/// The names that WHERE may have, and the kinds of requests that each name stands for.
 pub const PLACES: [(&str, &[RequestKind]); 9] = [
     ("base", &[RequestKind::Base]),
     ("index", &[RequestKind::Index, RequestKind::DockerList]),
@@ -72,14 +72,14 @@ const TOKEN_PATH: &str = "/token";
 /// The parameter that `redirect` adds to the query.
 const REDIRECTED: &str = "redirected";
 
-/// The digest that `wrong-digest` sends: well-formed, and of nothing that is served.
+/// The digest that `wrong-digest` sends. It is well-formed, but no served content has it.
 const WRONG_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The byte of a layer that `flip` changes: the one in gzip's header that names the operating system (RFC 1952 section
-/// 2.3.1). So the layer can be unpacked, and only its digest is wrong.
+/// The byte of a layer that `flip` changes: the byte of gzip's header that names the operating system (RFC 1952 section
+/// 2.3.1). A client can still unpack the layer, and only the digest of the layer is wrong.
 pub const FLIPPED: u64 = 9;
 
-/// What `--help` prints about the rules.
+/// The text of `--help` about the rules.
 pub const HELP: &str = "
 Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
   WHERE  base index manifest config layer blob tags referrers any
@@ -91,7 +91,7 @@ Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
   WHEN   first:2 every:3 always, which is the default
 ";
 
-/// Which of the responses that reach a rule it changes.
+/// Which of the counted responses a rule changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum When {
     Always,
@@ -99,18 +99,17 @@ enum When {
     Every(u64),
 }
 
-/// A rule.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Rule {
     kinds: &'static [RequestKind],
     fault: Fault,
     number: Option<u64>,
     when: When,
-    /// How many responses have reached it that it can change.
+    /// The number of responses that have reached the rule and that its fault can change.
     reached: u64,
 }
 
-/// The part of a rule that is wrong, by its name in [`HELP`], and its text.
+/// The invalid element of a rule: its name in [`HELP`], and its text.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Wrong(&'static str, String);
 
@@ -122,7 +121,7 @@ impl fmt::Display for Wrong {
 }
 
 impl Rule {
-    /// Parses a rule. The error is the name and the text of the part that is wrong.
+    /// Parses a rule. The error is the name and the text of the invalid element.
     fn parse(text: &str) -> Result<Self, (&'static str, &str)> {
         let (place, rest) = split(text, '=');
         let (what, when) = split(rest.unwrap_or_default(), '@');
@@ -150,7 +149,7 @@ impl Rule {
         Ok(Self { kinds, fault, number, when, reached: 0 })
     }
 
-    /// Counts a response. Returns whether the rule applies to it.
+    /// Counts a response, and returns whether the rule applies to this response.
     fn applies(&mut self) -> bool {
         self.reached += 1;
         match self.when {
@@ -170,35 +169,35 @@ fn parse_when(text: &str) -> Option<When> {
     }
 }
 
-/// Splits a text at the first such character, if there is one.
+/// Splits a text at the first separator, if the text has one.
 fn split(text: &str, separator: char) -> (&str, Option<&str>) {
     text.split_once(separator).map_or((text, None), |(before, behind)| (before, Some(behind)))
 }
 
-/// Parses a number from 1, perhaps of kibibytes.
+/// Parses a number that is at least 1. The suffix `k` multiplies the number by 1024.
 fn parse_count(text: &str) -> Option<u64> {
     let (digits, unit) = text.strip_suffix('k').map_or((text, 1), |digits| (digits, 1024));
     parse_number(digits)?.checked_mul(unit).filter(|count| *count > 0)
 }
 
-/// Returns whether the connection persists after a response with this fault. `wanted` is how it would be without it.
+/// Returns whether the connection persists after a response. `wanted` applies if the fault does not decide.
 pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
     match fault {
-        // The connection stays open even if the client asked to close it. To close it would turn the stall into a `cut`.
+        // The connection stays open even if the client asked to close it, because closing would make the stall a `cut`.
         Some(Fault::Stall) => Persistence::Implied,
         Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
         _ => wanted,
     }
 }
 
-/// The rules.
+/// The rules that make responses wrong.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Faults {
     rules: Vec<Rule>,
-    /// The text of each rule, and how many responses it has changed, for the metrics.
+    /// The text of each rule, and the number of responses that the rule has changed, for the metrics.
     pub counts: Vec<(String, u64)>,
-    /// How many layers there are. If [`Faults::flips`], the transport has a copy of each behind all of them, in which the
-    /// byte [`FLIPPED`] is wrong.
+    /// The number of layers. If [`Faults::flips`], the transport has a copy of each layer behind all the layers, and in
+    /// each copy the byte [`FLIPPED`] is wrong.
     pub layers: usize,
 }
 
@@ -207,15 +206,15 @@ impl Faults {
     ///
     /// # Errors
     ///
-    /// If one is invalid, or there twice.
+    /// If a rule is invalid or occurs twice, or if a second rule limits the rate.
     pub fn add(&mut self, rules: &str) -> Result<(), Wrong> {
         for text in rules.split(' ').filter(|text| !text.is_empty()) {
             let rule = match Rule::parse(text) {
-                // There is one rate.
+                // A connection has only one rate.
                 Ok(rule) if rule.fault == Fault::Slow && self.rate().is_some() => {
                     Err(("a second rate", text))
                 }
-                // Two metrics would have one name.
+                // Two equal rules would give two metrics one name.
                 Ok(_) if self.counts.iter().any(|(other, _)| other == text) => Err(("a second rule", text)),
                 parsed => parsed,
             };
@@ -235,12 +234,12 @@ impl Faults {
         self.rules.iter().any(|rule| rule.fault == Fault::Flip)
     }
 
-    /// Returns how many bytes a connection may send in a second, if a rule limits that.
+    /// Returns the number of bytes that a connection may send in a second, if a rule limits this number.
     pub fn rate(&self) -> Option<u64> {
         self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
     }
 
-    /// Responds to a request, perhaps wrongly.
+    /// Responds to a request, with a fault if a rule applies.
     pub fn respond<'r>(
         &mut self,
         registry: &'r Registry,
@@ -272,7 +271,7 @@ impl Faults {
     }
 }
 
-/// Returns the field that a fault changes, and its wrong value, which is empty if the field is removed.
+/// Returns the field that a fault changes, and its wrong value. The value is empty if the fault removes the field.
 fn wrong_field(fault: Fault) -> Option<(&'static str, &'static str)> {
     match fault {
         Fault::WrongDigest => Some(("Docker-Content-Digest", WRONG_DIGEST)),
@@ -282,7 +281,7 @@ fn wrong_field(fault: Fault) -> Option<(&'static str, &'static str)> {
     }
 }
 
-/// Whether this fault changes a response.
+/// Whether a fault changes this response.
 fn makes_a_difference(fault: Fault, request: &Request<'_>, response: &Response<'_>) -> bool {
     if let Some((name, _)) = wrong_field(fault) {
         return response.field(name).is_some();
@@ -301,12 +300,12 @@ fn makes_a_difference(fault: Fault, request: &Request<'_>, response: &Response<'
     }
 }
 
-/// Whether these credentials are a token. RFC 9110 section 11.1: the name of a scheme is case-insensitive.
+/// Whether credentials are a token. RFC 9110 section 11.1: the name of a scheme is case-insensitive.
 fn is_bearer(credentials: &str) -> bool {
     credentials.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
 }
 
-/// Makes a right response wrong.
+/// Applies the fault of a rule to a right response.
 fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, served: Served<'r>) -> Served<'r> {
     let Served { kind, mut response, .. } = served;
     match rule.fault {
@@ -330,7 +329,7 @@ fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, served: Served<'
     Served::new(kind, response)
 }
 
-/// Returns the kind of a request of this kind if what it names does not exist.
+/// Returns the kind that a request has if the content that it names does not exist.
 fn unknown(kind: RequestKind, request: &Request<'_>) -> RequestKind {
     match kind {
         RequestKind::Artifact if request.path.contains("/blobs/") => RequestKind::UnknownBlob,
@@ -345,7 +344,7 @@ fn unknown(kind: RequestKind, request: &Request<'_>) -> RequestKind {
     }
 }
 
-/// Returns a response without what the client wants: a redirection, or an error as registries and gateways word it.
+/// Returns a redirection or an error, in the words of registries and gateways, instead of the requested content.
 fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'static str) -> Served<'static> {
     let kind = if rule.fault == Fault::NotFound { unknown(kind, request) } else { kind };
     let (status, code, message) = match (rule.fault, kind) {
@@ -359,7 +358,7 @@ fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'stati
         }
         (Fault::NotFound, _) => (Status::NotFound, NAME_UNKNOWN, "no such repository"),
         (Fault::TooManyRequests, _) => (Status::TooManyRequests, "TOOMANYREQUESTS", "too many requests"),
-        // Field note: these two are not in the specification's list. The reference implementation has them.
+        // Field note: the specification does not list the next two codes. The reference implementation has them.
         (Fault::InternalServerError, _) => (Status::InternalServerError, "UNKNOWN", "unknown error"),
         (Fault::ServiceUnavailable, _) => (Status::ServiceUnavailable, "UNAVAILABLE", "unavailable"),
         // A gateway does not know the registry's error codes.
@@ -369,7 +368,7 @@ fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'stati
         _ => (Status::Unauthorized, "UNAUTHORIZED", "authentication required"),
     };
     let mut response = match code {
-        // The form is nginx's.
+        // Errors of nginx have this form.
         "" => Response::generated(status, "text/html", format!("<html><h1>{message}</h1></html>\n").into()),
         code => error(status, code, message, &request.path),
     };
@@ -389,7 +388,7 @@ fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str,
     match rule.fault {
         // RFC 9110 section 15.5.2: MUST send a challenge with 401.
         Fault::Unauthorized => Some(("WWW-Authenticate", "Basic realm=\"quinistry\"".into())),
-        // RFC 6750 section 3. The host is that of the request, and no host has a quotation mark.
+        // RFC 6750 section 3. The host is the one that the request names, and no host has a quotation mark.
         Fault::Auth => {
             let host = request.authority.unwrap_or("localhost:8080");
             let parameters = "service=\"quinistry\",scope=\"repository:quinistry:pull\"";
@@ -405,7 +404,7 @@ fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str,
     }
 }
 
-/// Returns a token for any client. Field note: some clients use POST first. After the 405 they use GET.
+/// Returns a token for any client. Field note: some clients use POST first, and use GET after the 405.
 fn token() -> Served<'static> {
     let content = b"{\"token\":\"quinistry\"}".to_vec();
     let response = Response::generated(Status::Ok, "application/json", content);

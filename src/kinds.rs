@@ -4,7 +4,7 @@
 //!
 //! Deliberately absent: names that clients choose, which would let the list of metrics grow without bound.
 
-/// Declares an enum whose variants can be counted. Each has a number, from 0, and a name.
+/// Declares an enum whose variants can be counted. Each variant has a number, from 0, and a name.
 macro_rules! names {
     ($(#[$about:meta])* $Kind:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal;)* }) => {
         $(#[$about])*
@@ -12,10 +12,10 @@ macro_rules! names {
         pub enum $Kind { $($(#[$doc])* $Variant,)* }
 
         impl $Kind {
-            /// All of them, in the order of their numbers.
+            /// All variants, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$Variant,)*];
 
-            /// Returns its name.
+            /// Returns the name of the variant.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => $name,)* }
             }
@@ -23,7 +23,7 @@ macro_rules! names {
     };
 }
 
-/// The same, and each variant may have a text for the log.
+/// Declares an enum as `names` does, and gives each variant an optional text for the log.
 macro_rules! kinds {
     (
         $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident
@@ -43,16 +43,16 @@ macro_rules! kinds {
 kinds! {
     /// What a client requests.
     RequestKind,
-    /// Returns what the log shows unless the request is refused. Health checks and metrics are not logged, because clients
-    /// request them every few seconds.
+    /// Returns the label for the log of a request that is not refused. Health checks and metrics are not logged,
+    /// because clients request them every few seconds.
     label {
-        /// Whether this is a registry.
+        /// The check whether this server is a registry.
         Base = "base", Some("Serving API version");
         /// The repositories.
         Catalog = "catalog", Some("Serving catalog");
         /// The tags.
         Tags = "tags", Some("Serving tags");
-        /// What refers to a manifest.
+        /// The referrers of an index or a manifest.
         Referrers = "referrers", Some("Serving referrers");
         /// The index.
         Index = "index", Some("Serving index");
@@ -62,32 +62,32 @@ kinds! {
         Manifest = "manifest", Some("Serving manifest");
         /// Docker's form of the manifest for a platform.
         DockerManifest = "docker_manifest", Some("Serving Docker manifest");
-        /// A part of an artifact that refers to the image: its manifest, its config or its document.
+        /// A piece of an artifact that refers to the image: its manifest, its config or its document.
         Artifact = "artifact", Some("Serving artifact");
-        /// An index or manifest that is not there.
+        /// An index or a manifest that does not exist.
         UnknownManifest = "unknown_manifest", None;
         /// The config of a platform.
         Config = "config", Some("Serving config");
         /// The layer of a platform.
         Layer = "layer", Some("Serving layer");
-        /// A blob that is not there.
+        /// A blob that does not exist.
         UnknownBlob = "unknown_blob", None;
-        /// A token, which is not required anywhere without `--fault`.
+        /// A token. Only `--fault` makes the server require one.
         Token = "token", Some("Serving token");
-        /// What this is, for a person.
+        /// The description of the server, for a person.
         Welcome = "welcome", Some("Serving welcome");
-        /// Whether the server is healthy, or which methods are allowed outside of /v2.
+        /// The health of the server, or the methods that are allowed outside of /v2.
         Health = "health", None;
-        /// What the server has counted.
+        /// The counters of the server.
         Metrics = "metrics", None;
-        /// Which methods and fields are allowed under /v2.
+        /// The methods and fields that are allowed under /v2.
         Options = "options", Some("Serving options");
-        /// Something else: another path, or a method that writes.
+        /// Something else: another path, or a method that the server refuses.
         Other = "other", None;
         /// Nothing, because the bytes are not a request.
         Unreadable = "unreadable", None;
-        /// Nothing yet: the bytes begin a TLS connection. Field note: to these clients it is the first step of a pull
-        /// that succeeds (Docker 20.10 and containerd 1.7, seen), so the log must not call it a failure.
+        /// Nothing yet, because the bytes begin a TLS connection. Field note: such a connection is the first step of a
+        /// pull that succeeds (Docker 20.10 and containerd 1.7, seen), so the log must not call it a failure.
         Tls = "tls", Some("Client tried HTTPS first, and may go on with HTTP");
     }
 }
@@ -95,31 +95,31 @@ kinds! {
 kinds! {
     /// Why a connection was closed.
     CloseReason,
-    /// Returns what the log shows: nothing if the connection ended in order, or by the client.
+    /// Returns the text for the log, or `None` if the connection ended in order, by the client or by a fault.
     explanation {
-        /// The last response was sent: the client wanted no other, or its bytes were not a request.
+        /// The server sent the last response: the client wanted no other, or its bytes were not a request.
         LastResponse = "last_response", None;
-        /// The client closed before its first request, or between two.
+        /// The client closed the connection before its first request, or between two requests.
         Left = "left", None;
-        /// The client closed within a head.
+        /// The client closed the connection within the head of a request.
         CutShort = "cut_short", None;
-        /// The connection failed: the client reset it, or the network is gone.
+        /// The connection failed, because the client reset it or the network is gone.
         Broken = "broken", None;
         /// The client never sent anything.
         Silent = "silent", Some("it has never sent anything");
         /// The client had no further request for a long time.
         Idle = "idle", Some("it has sent no request for a long time");
-        /// The client took nothing of a response for a long time.
+        /// The client took no byte of a response for a long time.
         Stalled = "stalled", Some("it has taken nothing of its response for a long time");
-        /// The client had its last response, and did not close its side in time.
+        /// The client had its last response, but did not close its side in time.
         DidNotClose = "did_not_close", Some("it did not close after its last response");
-        /// A newcomer needed the place.
+        /// A newcomer needed the place of this connection.
         NoPlace = "no_place", Some("a newcomer needs its place");
         /// The memory for incomplete heads and unsent responses was full.
         NoMemory = "no_memory", Some("the memory for incomplete heads and unsent responses is full");
         /// The kernel had no memory to watch the socket.
         NotWatched = "not_watched", Some("the kernel has no memory to watch it");
-        /// A rule of `--fault` required a reset. The line of the response shows that.
+        /// A rule of `--fault` required a reset. The log shows the fault in the line of the response.
         FaultReset = "fault_reset", None;
         /// A rule of `--fault` required a stall, and the client waited until the deadline.
         FaultStall = "fault_stall", None;
@@ -129,21 +129,21 @@ kinds! {
 }
 
 names! {
-    /// What can be wrong with a response on purpose: see `fault`.
+    /// A way to make a response wrong on purpose (see `fault`).
     Fault {
-        /// No credentials are right.
+        /// The server accepts no credentials.
         Unauthorized = "401";
-        /// The client may not have it.
+        /// The client may not have the content.
         Forbidden = "403";
-        /// It is not there.
+        /// The content does not exist.
         NotFound = "404";
-        /// The client asks too often, and may ask again after that time.
+        /// The client sends requests too often. Retry-After may say how long to wait.
         TooManyRequests = "429";
         /// The server has failed.
         InternalServerError = "500";
         /// The registry behind a gateway has failed.
         BadGateway = "502";
-        /// The server is overloaded, and may be asked again after that time.
+        /// The server is overloaded. Retry-After may say how long to wait.
         ServiceUnavailable = "503";
         /// The registry behind a gateway is silent.
         GatewayTimeout = "504";
@@ -159,15 +159,15 @@ names! {
         WrongDigest = "wrong-digest";
         /// Content-Type is wrong.
         WrongType = "wrong-type";
-        /// There is no Content-Length: the content ends with the connection.
+        /// Content-Length is missing, so the end of the connection ends the content.
         NoLength = "no-length";
         /// Range is ignored.
         NoRange = "no-range";
-        /// The content is elsewhere.
+        /// The content is at another address.
         Redirect = "redirect";
         /// The client needs a token.
         Auth = "auth";
-        /// Every connection is slow.
+        /// Every connection sends at a limited rate.
         Slow = "slow";
     }
 }

@@ -8,35 +8,34 @@
 //!                                                                          status   bytes of content
 //! ```
 //!
-//! If the response is wrong on purpose, the line ends with the reason: `(fault: cut)`.
+//! The line of a response with a fault ends with the name of the fault: `(fault: cut)`.
 //!
-//! With `--explain`, an explanation of the request follows in indented lines. It is written or dropped
-//! together with the line.
+//! With `--explain`, an explanation of the request follows in indented lines. A line and its explanation are written or
+//! dropped together.
 //!
-//! Lines are buffered, and written when there is nothing else to do, when there are many, or after 10 ms. A
-//! write should not block the event loop, even if it is to a pipe that nothing reads, or to a terminal that Ctrl-S has
-//! stopped. Other processes may share the open file, so it cannot be made non-blocking. What cannot be written
-//! stays in the buffer.
+//! The log buffers its lines. It writes them when the server has no other work, when the buffer has many lines, or
+//! after 10 ms. A write should not block the event loop, even if no process reads the pipe, or if Ctrl-S has stopped
+//! the terminal. Other processes may share the open file, so the log cannot make it non-blocking. Lines that cannot be
+//! written stay in the buffer.
 //!
 //! ```text
 //!     standard error                               how a write is kept from blocking
 //!     -------------------------------------------  ------------------------------------------------------
-//!     a pipe, a socket                             poll(2) first: it is writable if 4096 bytes fit
+//!     a pipe, a socket                             poll(2) first: writable means that 4096 bytes fit
 //!     a terminal                                   reopened, non-blocking for this process alone
-//!     another user's terminal, if it controls us   the same, by its other name, /dev/tty
-//!     another user's terminal                      poll(2) first: it is writable if 256 bytes fit, or a line
-//!                                                  feed, which becomes two characters
+//!     another user's terminal, if it controls us   reopened likewise, by its other name, /dev/tty
+//!     another user's terminal                      poll(2) first: writable means that 256 bytes fit, or a
+//!                                                  line feed, which becomes two characters
 //! ```
 //!
-//! A write still blocks in these cases: if another process fills the pipe or the terminal between poll(2) and
-//! the write, or Ctrl-S comes just then; and on a file system that does not respond, because poll(2) always
-//! reports a regular file as writable.
+//! A write still blocks in two cases. Between poll(2) and the write, another process may fill the pipe or the terminal,
+//! or Ctrl-S may stop the terminal. And a file system may not respond, although poll(2) always reports a regular file
+//! as writable.
 //!
-//! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and
-//! counted; the count is logged when the buffer is empty again. Of a target or user agent, 256 bytes are
-//! shown, and everything but printable ASCII is escaped: a client must not be able to write to a
-//! person's terminal. On a terminal only the first product of the user agent is shown, so that a line
-//! stays short.
+//! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and counted, and the log
+//! reports the count when the buffer is empty again. A line shows at most 256 bytes of a target or user agent, and
+//! escapes every byte other than printable ASCII, because a client must not be able to control a person's terminal. On
+//! a terminal, a line shows only the first product of the user agent, so that the line stays short.
 //!
 //! Deliberately absent: levels, a choice of formats, and log files with rotation. The person who starts the program
 //! decides where standard error goes.
@@ -52,44 +51,44 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::system;
 
-/// The most bytes in the buffer: some 800 lines, a few milliseconds at full speed. A pipe holds half as
-/// much.
+/// The most bytes in the buffer: some 800 lines, which the server logs in a few milliseconds at full speed. A pipe
+/// holds half as many bytes.
 const MAX_BUFFERED: usize = 128 * 1024;
 
-/// The most that goes into a pipe at once. A pipe that is ready for writing has room for this much
-/// (POSIX `PIPE_BUF` on Linux); more might block.
+/// The most bytes in one write to a pipe. A pipe that is ready for writing has room for this many bytes (POSIX
+/// `PIPE_BUF` on Linux), but a longer write might block.
 const MAX_WRITE: usize = 4096;
 
-/// The most that goes at once to a terminal that blocks. A pseudo-terminal that is ready for writing has room
-/// for this much (Linux counts its memory in pieces of 256 bytes), and a serial line or console for more.
+/// The most bytes in one write to a terminal that blocks. A pseudo-terminal that is ready for writing has room for this
+/// many bytes (Linux counts its memory in pieces of 256 bytes), and a serial line or console has room for more.
 const MAX_PIECE: usize = 256;
 
-/// With more bytes than this, the buffer is written immediately. The rest of a write is for the lines that one more turn
-/// adds.
+/// A buffer with more bytes than this is written immediately. The rest of [`MAX_WRITE`] is for the lines that one more
+/// turn of the event loop adds.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
 
-/// How long a line waits at most while there is other work.
+/// The longest time that a line waits while the server has other work.
 const DELAY: Duration = Duration::from_millis(10);
 
-/// How long the reader of the log may take to make room for the last lines.
+/// The time that the reader of the log has to make room for the last lines.
 const LAST_PATIENCE: Duration = Duration::from_millis(100);
 
 /// The time between two attempts to write when nothing reads the log.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// How much of a target or user agent is shown.
+/// The most bytes of a target or user agent that a line shows.
 const MAX_SHOWN: usize = 256;
 
-/// How long an explanation can be, with the name of the client and the indentation.
+/// The most bytes in an explanation, with the name of the client and the indentation.
 pub const MAX_EXPLANATION: usize = 320;
 
-// Even if every byte of method, target and user agent must be escaped, a line and its explanation are written at once.
+// A line and its explanation fit into one write even if every byte of method, target and user agent must be escaped.
 const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
 
 /// The start of each line of an explanation. Except in the announcement at the start, no other line begins with a space.
 const INDENTATION: &str = "    ";
 
-/// What a log is written to.
+/// A destination of the log.
 pub trait Sink {
     /// Whether a write would not block.
     fn is_ready(&self) -> bool;
@@ -98,7 +97,7 @@ pub trait Sink {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if they can be written later. With any other error they are lost.
+    /// `WouldBlock` if the bytes can be written later. Any other error means that the bytes are lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
@@ -106,15 +105,15 @@ pub trait Sink {
 pub enum Stderr {
     /// A pipe or a file.
     Shared,
-    /// A reopened terminal. poll(2) reports it as writable if there is room for one byte, so a longer write to the
-    /// original would block.
+    /// A reopened terminal. poll(2) reports the terminal as writable if there is room for one byte, so a longer write
+    /// to the original would block.
     Reopened(File),
-    /// A terminal that may not be reopened. After `su -c`, it is not our controlling terminal either.
+    /// A terminal that the process may not reopen. After `su -c`, it is not our controlling terminal either.
     Foreign,
 }
 
 impl Stderr {
-    /// Checks what standard error is.
+    /// Determines what standard error is, and reopens a terminal if possible.
     pub fn open() -> Self {
         if !io::stderr().is_terminal() {
             return Self::Shared;
@@ -156,7 +155,7 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Checks what standard error is.
+    /// Opens standard error, as [`Stderr::open`] does.
     pub fn open(now: Instant) -> Self {
         Self { stderr: Stderr::open(), written_at: now }
     }
@@ -166,7 +165,7 @@ impl LogWriter {
         if log.is_new { Some(now) } else { log.is_waiting().then(|| now + RETRY_PAUSE) }
     }
 
-    /// Writes what can be written without blocking, if the server is idle, many lines wait, or one has waited for long.
+    /// Writes lines without blocking if the server is idle, many lines wait, or the last write was `DELAY` ago.
     pub fn write(&mut self, log: &mut Log, clock: &Clock, is_idle: bool) {
         let is_due = log.is_new && log.buffer.len() > AMPLE || clock.now >= self.written_at + DELAY;
         if is_idle || is_due {
@@ -190,7 +189,7 @@ impl LogWriter {
 
 /// A request with its response.
 pub struct Entry<'a> {
-    /// What was done: "Serving manifest".
+    /// The label of the line, such as "Serving manifest".
     pub label: &'a str,
     /// The method and the target of the request line.
     pub request: [&'a str; 2],
@@ -202,13 +201,13 @@ pub struct Entry<'a> {
     pub peer: SocketAddr,
     /// The client's User-Agent.
     pub user_agent: &'a str,
-    /// What is wrong with the response on purpose.
+    /// The name of the fault, if the response has one.
     pub fault: Option<&'a str>,
     /// The name of the client, and the explanation of its request: printable ASCII, possibly several lines.
     pub explanation: Option<[&'a str; 2]>,
 }
 
-/// What is logged of each request.
+/// How much the log shows of each request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Requests {
     /// Nothing.
@@ -223,18 +222,18 @@ pub enum Requests {
 pub struct Log {
     requests: Requests,
     buffer: Vec<u8>,
-    /// Whether there are lines that no write has been tried for.
+    /// Whether the buffer has lines that no write has tried.
     is_new: bool,
     /// How many lines have been dropped in all.
     dropped: u64,
-    /// How many of them the log has reported.
+    /// How many of the dropped lines the log has reported.
     reported: u64,
     /// Whether only the first product of a user agent is shown.
     is_short: bool,
 }
 
 impl Log {
-    /// Creates an empty log. `is_short` is for a terminal: only the first product of a user agent is shown.
+    /// Creates an empty log. `is_short` is for a terminal: lines show only the first product of a user agent.
     pub fn new(requests: Requests, is_short: bool) -> Self {
         Self { requests, buffer: Vec::new(), is_new: false, dropped: 0, reported: 0, is_short }
     }
@@ -305,7 +304,7 @@ impl Log {
         self.bound(start);
     }
 
-    /// Drops what was added at `start` if the buffer has become too long.
+    /// Drops the bytes from `start` on if the buffer has become too long.
     fn bound(&mut self, start: usize) {
         self.is_new = true;
         if self.buffer.len() > MAX_BUFFERED {
@@ -314,19 +313,19 @@ impl Log {
         }
     }
 
-    /// Whether anything has not been written.
+    /// Whether a line, or the report of dropped lines, has not been written.
     fn is_waiting(&self) -> bool {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
 
-    /// Writes what can be written without blocking.
+    /// Writes the lines that can be written without blocking.
     pub fn flush(&mut self, time: &str, sink: &mut impl Sink) {
         let mut written = 0;
         let mut is_lost = false;
         while written < self.buffer.len() && !is_lost && sink.is_ready() {
             let rest = &self.buffer[written..];
             let lines = match rest.get(..=MAX_WRITE) {
-                // A line in one write is not interleaved with those of other processes.
+                // A line within one write is not interleaved with lines of other processes.
                 Some(more) => last_end(more).map_or(&rest[..MAX_WRITE], |end| &rest[..end]),
                 None => rest,
             };
@@ -334,7 +333,7 @@ impl Log {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Nothing reads it, or the disk is full, or the file has reached its limit.
+                // Nothing reads the pipe, the disk is full, or the file has reached its limit.
                 Err(_) => is_lost = true,
             }
         }
@@ -364,7 +363,7 @@ fn last_end(lines: &[u8]) -> Option<usize> {
     lines.windows(2).rposition(|pair| pair[0] == b'\n' && pair[1] != b' ').map(|at| at + 1)
 }
 
-/// Counts the entries. The first may be the rest of one that was partly written; it counts as lost.
+/// Counts the entries. A partly written entry at the start counts too, because the rest of it is lost.
 fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
@@ -375,7 +374,7 @@ struct Shown<'a>(&'a str);
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0.as_bytes();
-        // What is shown is ASCII, so the text may be cut within a character.
+        // The output is ASCII, so the text may be cut within a character.
         bytes[..bytes.len().min(MAX_SHOWN)].escape_ascii().fmt(f)?;
         f.write_str(if bytes.len() > MAX_SHOWN { "..." } else { "" })
     }
@@ -385,7 +384,7 @@ impl fmt::Display for Shown<'_> {
 mod tests {
     use super::*;
 
-    /// A reader with room for so many bytes.
+    /// A reader that has `room` for this many bytes.
     #[derive(Default)]
     struct Pipe {
         room: usize,
@@ -443,7 +442,7 @@ mod tests {
         assert!(!log.is_waiting());
     }
 
-    /// An entry with an explanation that is as long as can be.
+    /// An entry with an explanation of about the greatest length.
     fn explained() -> Entry<'static> {
         let text = "x".repeat(MAX_EXPLANATION - 50) + "\nand y";
         Entry { explanation: Some(["docker", text.leak()]), ..entry("/", "") }
@@ -470,7 +469,7 @@ mod tests {
         }
         assert!(log.dropped > 0 && log.buffer.len() <= MAX_BUFFERED);
         let kept = 2000 - log.dropped;
-        // Each write is of whole entries: it begins with a line, and ends with an explanation.
+        // Each write has whole entries: it begins with a line, and ends with an explanation.
         while !log.buffer.is_empty() {
             pipe.room = MAX_WRITE;
             pipe.read.clear();
@@ -479,7 +478,7 @@ mod tests {
         }
         assert!(kept > 0 && log.dropped_lines() == 2000 - kept);
 
-        // A write that fails drops entries, not each of their lines.
+        // A failed write counts the entries that it drops, not each of their lines.
         (pipe.room, pipe.is_broken) = (1 << 20, true);
         for _ in 0..10 {
             log.request(TIME, &explained());
@@ -565,7 +564,7 @@ mod tests {
             }
             log.flush(TIME, &mut pipe);
             assert!(log.buffer.is_empty() && log.is_waiting(), "the report is still to be written");
-            // The server tries again with nothing new. Then it is the report that cannot be written.
+            // The server tries again without new lines. This time the report cannot be written.
             log.flush(TIME, &mut pipe);
             assert!(log.buffer.is_empty() && log.is_waiting());
         }

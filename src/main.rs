@@ -10,12 +10,12 @@
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! `system::start`, which runs first, exits with 1 if it fails. In two cases a signal ends the process. A shell
-//! reports it as 128 + the signal:
+//! `system::start`, which runs first, exits with 1 if it fails. In two cases a signal ends the process, and a shell
+//! reports 128 + the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies
-//!               that signal, and `abort` ends with an illegal instruction: SIGSEGV on x86-64
+//!               SIGABRT, and `abort` ends with an illegal instruction, which is SIGSEGV on x86-64
 //!     159  a system call that only injected code would make (SIGSYS, see `confinement`)
 //! ```
 //!
@@ -45,7 +45,7 @@ use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
 use quinistry::system::{self, SealedFile, Signals};
 use quinistry::welcome;
 
-// The library compiles without it, because a fuzzer's sanitizers need a dynamic build. rustdoc ignores the flags.
+// A fuzzer's sanitizers need a dynamic build, so the library compiles without this check. rustdoc ignores the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
 compile_error!(
     "quinistry must be linked statically, because its image holds no C library and no loader. The flags of
@@ -62,14 +62,14 @@ const MISUSED: i32 = 2;
 /// A shell adds this to the number of the signal that ended a process.
 const SIGNALLED: i32 = 128;
 
-/// How many ports are tried to find a free one to suggest.
+/// The number of ports that the search for a free port tries.
 const PORTS_TRIED: u16 = 100;
 
 /// Why a command failed.
 enum Error {
     /// The command line is invalid.
     Misused(options::Error),
-    /// The reader of standard output has closed it.
+    /// The reader of standard output has closed the pipe.
     ClosedPipe,
     /// Any other reason, as a message for the user.
     Failed(String),
@@ -79,7 +79,7 @@ quinistry::entry!(run);
 quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 
 fn run(arguments: &[String]) -> i32 {
-    // Nothing else refers to it, so the linker would drop it.
+    // No other code refers to the bill of materials, so the linker would drop it.
     black_box(&BILL_OF_MATERIALS);
     let variable = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     let (listen, fault) = (variable("QUINISTRY_LISTEN"), variable("QUINISTRY_FAULT"));
@@ -115,10 +115,10 @@ fn execute(command: Command) -> Result<i32, Error> {
     Ok(SUCCESS)
 }
 
-/// Packs, listens and serves until a signal comes.
+/// Listens, packs the image, and serves it until a signal comes.
 fn serve(options: Serve) -> Result<i32, Error> {
     let Serve { address, requests, faults, with } = options;
-    // From here on, signals are queued until they can be handled; process 1 would lose them otherwise.
+    // From here on, signals are queued until the server can handle them, because process 1 would lose them otherwise.
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
     let descriptors = system::raise_descriptor_limit();
@@ -133,7 +133,7 @@ fn serve(options: Serve) -> Result<i32, Error> {
         ))
     })?;
     let executables = open(&with)?;
-    // Listening comes before packing: a port in use is reported at once, and clients can connect and wait.
+    // Listening precedes packing, so that a port in use is reported at once, and clients can connect and wait.
     let listener = listen(address)?;
     if let Some(rate) = faults.rate() {
         system::limit_rate(listener.as_fd(), rate);
@@ -190,7 +190,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
                 let free = find_free(address, port.saturating_add(1));
                 format!("port {port} is in use by another program; try --listen {free}")
             }
-            // ip(7): a port below 1024 requires CAP_NET_BIND_SERVICE, unless a sysctl allows it.
+            // ip(7): a port below 1024 requires CAP_NET_BIND_SERVICE, or a sysctl that allows the port.
             io::ErrorKind::PermissionDenied if port < 1024 => {
                 let free = find_free(address, PORT);
                 format!("only root may listen on port {port} here; try --listen {free}")
@@ -200,8 +200,8 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
     })
 }
 
-/// Returns an address with the first free port from `first` on, or else port 0, which lets the system choose, as
-/// `--listen` takes it.
+/// Returns an address in the form of `--listen`, with the first free port from `first` on. If the search finds no free
+/// port, the port is 0, which lets the system choose.
 fn find_free(address: SocketAddr, first: u16) -> String {
     let at = |port| SocketAddr::new(address.ip(), port);
     let mut others = (first..=first.saturating_add(PORTS_TRIED - 1)).map(at);
@@ -218,13 +218,13 @@ fn try_to_listen(address: SocketAddr) -> io::Result<TcpListener> {
     }
 }
 
-/// Opens and checks the executable of this process and the others. Our own path may be gone, or another file by
-/// now; the link in /proc leads to the file that runs.
+/// Opens and checks the executable of this process and the other executables. The process uses its link in /proc,
+/// because its own path may be gone or name another file by now.
 fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     let mut executables: Vec<Executable<File>> = Vec::new();
     for path in ["/proc/self/exe"].into_iter().chain(others.iter().map(String::as_str)) {
         let check = || {
-            // Without the flag, opening a pipe would wait for a writer.
+            // Without O_NONBLOCK, opening a pipe would wait for a writer.
             let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
             let metadata = file.metadata()?;
             if !metadata.is_file() {
@@ -243,7 +243,7 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     Ok(executables)
 }
 
-/// Packs executables, the first of which is that of this process. A signal of `signals` stops it.
+/// Packs executables, of which the first is that of this process. A signal of `signals` stops the packing.
 fn pack(
     executables: Vec<Executable<File>>,
     signals: Option<&Signals>,
@@ -276,7 +276,7 @@ impl Write for UntilSignal<'_> {
     }
 }
 
-/// Describes what is served, what is wrong with it on purpose, and how to pull it.
+/// Describes the served image, the rules that make responses wrong, and the commands that pull the image.
 fn describe(image: &Image, faults: &Faults, address: SocketAddr) -> String {
     let host = match address.ip() {
         // Docker allows plain HTTP for `localhost`. Field note: Docker 20.10 accepts no IPv6 address as a registry.
@@ -325,7 +325,7 @@ fn save(with: &[String]) -> Result<(), Error> {
     })
 }
 
-/// Returns the image's name and digest, as `docker pull` takes them after the address of a registry.
+/// Returns the image's name and digest in the form that `docker pull` accepts after the address of a registry.
 fn digest_line(image: &Image) -> String {
     format!("{NAME}@{}\n", image.index.descriptor.digest)
 }
@@ -342,7 +342,7 @@ fn write(content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error>
     })
 }
 
-/// Writes a message to standard error. `eprint!` would panic if that failed.
+/// Writes a message to standard error. `eprint!` would panic if the write failed.
 fn print_error(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

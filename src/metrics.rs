@@ -8,10 +8,10 @@
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```
 //!
-//! Counting takes no memory and no system call. All values of the labels are constants, or rules of the command line. A
-//! client cannot add any.
+//! Counting allocates no memory and makes no system call. Every value of a label is a constant or a rule of the command
+//! line, so a client cannot add a value.
 //!
-//! Deliberately absent: histograms of time. How long such a response takes depends on the network.
+//! Deliberately absent: histograms of time, because the duration of a response depends on the network.
 
 use std::fmt::Write as _;
 
@@ -35,8 +35,8 @@ pub struct Metrics {
     pub accepted: u64,
     /// How often accepting was paused because there was no room for another connection.
     pub pauses: u64,
-    /// The bytes of content that were sent. Small contents are counted with their response, layers when the kernel takes
-    /// them.
+    /// The number of sent bytes of content. Small contents are counted with their response, and layers when the kernel
+    /// takes their bytes.
     pub content_bytes: u64,
     responses: [[u64; STATUSES]; KINDS],
     closed: [u64; REASONS],
@@ -52,12 +52,12 @@ pub struct Vitals<'a> {
     pub clock: &'a Clock,
     /// The number of lines that could not be written to the log.
     pub dropped_lines: u64,
-    /// The rules of `--fault`, and how many responses each has made wrong.
+    /// The rules of `--fault`, and the number of responses that each rule has made wrong.
     pub faults: &'a [(String, u64)],
 }
 
 impl Metrics {
-    /// Creates counters of zero. `memory` reports the resident memory of the process.
+    /// Creates counters that are 0. `memory` reports the resident memory of the process.
     pub fn new(clock: &Clock, memory: Option<ResidentMemory>) -> Self {
         Self {
             started: clock.unix(),
@@ -86,7 +86,7 @@ impl Metrics {
         self.accepted.saturating_sub(self.closed.iter().sum())
     }
 
-    /// Iterates over the counted responses: kind, status and number.
+    /// Iterates over the counted responses. An item is a kind, a status and the number of such responses.
     pub fn responses(&self) -> impl Iterator<Item = (RequestKind, Status, u64)> {
         let rows = RequestKind::ALL.iter().zip(&self.responses);
         let cells = rows.flat_map(|(&kind, row)| {
@@ -97,7 +97,7 @@ impl Metrics {
 }
 
 impl Vitals<'_> {
-    /// Writes the text. `version` and `digest` are those of the served image.
+    /// Returns the counters as text. `version` and `digest` are those of the served image.
     pub fn to_text(&self, version: &str, digest: &str) -> String {
         let Self { metrics, dropped_lines, faults, .. } = self;
         let mut text = Text(String::new());
@@ -159,7 +159,7 @@ impl Vitals<'_> {
 struct Text(String);
 
 impl Text {
-    /// Writes the lines before the samples of a metric.
+    /// Writes the HELP and TYPE lines of a metric.
     fn family(&mut self, name: &str, kind: &str, help: &str) {
         let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
     }

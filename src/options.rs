@@ -1,7 +1,7 @@
 //! Parses the command line into a [`Command`].
 //!
-//! Document: POSIX.1-2017, Base Definitions, section 12.2, with two exceptions: options have long
-//! names, like GNU's, and may also precede the command.
+//! Document: POSIX.1-2017, Base Definitions, section 12.2, with two exceptions: options have long names, as GNU's do,
+//! and may also precede the command.
 //!
 //! ```text
 //!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--fault RULE]... [--with FILE]...
@@ -10,11 +10,11 @@
 //!     quinistry sbom | help | version
 //! ```
 //!
-//! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image
-//! with several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest`
-//! appends the command to that. `--help` and `--version` end the parsing, and the rest is ignored.
-//! The variables `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` are read by the commands that use them. An invalid value does
-//! not affect the others. An option replaces its variable.
+//! A command refuses an option that it does not use. `--with` is an exception, because the entrypoint of an image with
+//! several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest` appends the command
+//! to this entrypoint. `--help` and `--version` end the parsing, and the arguments after them are ignored. Only
+//! commands that use the variables `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` read them, so that an invalid value does
+//! not affect other commands. An option replaces its variable.
 //!
 //! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an
 //! address, so that the start never waits for a name server.
@@ -28,7 +28,7 @@ use crate::image::PORT;
 use crate::kubernetes;
 use crate::log::Requests;
 
-/// What `--help` prints, before [`fault::HELP`].
+/// The text of `--help`, before [`fault::HELP`].
 pub const HELP: &str = "\
 quinistry: a Docker registry that serves one image, which holds this very program
 
@@ -62,13 +62,13 @@ Run it, and in another terminal pull its image, run that, and pull it again from
 pub enum Command {
     /// Serve the image.
     Serve(Serve),
-    /// Check the health of the server that listens there.
+    /// Check the health of the server that listens on this address.
     Healthcheck(SocketAddr),
-    /// Write the image to standard output. It includes these executables for other processors.
+    /// Write the image, with these executables for other processors, to standard output.
     Save(Vec<String>),
-    /// Print the digest of the image. It includes these executables for other processors.
+    /// Print the digest of the image, with these executables for other processors.
     Digest(Vec<String>),
-    /// Print this manifest, pinned to the image. It includes these executables for other processors.
+    /// Print this manifest, pinned to the image with these executables for other processors.
     Kubernetes(&'static str, Vec<String>),
     /// Print the bill of materials.
     Sbom,
@@ -81,22 +81,22 @@ pub enum Command {
 /// The options of `serve`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Serve {
-    /// Where to listen. `[::]` means every address of the machine, whether it has IPv6 or not.
+    /// The address to listen on. `[::]` means every address of the machine, whether the machine has IPv6 or not.
     pub address: SocketAddr,
-    /// What is logged of each request.
+    /// How much the log shows of each request.
     pub requests: Requests,
-    /// Which responses are wrong on purpose.
+    /// The rules that make responses wrong.
     pub faults: Faults,
     /// The executables for other processors that the image includes.
     pub with: Vec<String>,
 }
 
-/// Every address of the machine, with that port.
+/// Returns every address of the machine, with this port.
 const fn every(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
 
-/// Parses an address as `--listen` takes it.
+/// Parses an address in the form of `--listen`.
 fn parse_address(value: &str) -> Option<SocketAddr> {
     // `u16` would accept a sign.
     let port = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
@@ -109,7 +109,7 @@ fn parse_address(value: &str) -> Option<SocketAddr> {
     }
 }
 
-/// Formats an address as `--listen` takes it.
+/// Formats an address in the form of `--listen`.
 pub fn format_address(address: SocketAddr) -> String {
     let port = address.port();
     if address == every(port) { port.to_string() } else { address.to_string() }
@@ -118,24 +118,24 @@ pub fn format_address(address: SocketAddr) -> String {
 /// Why a command line is invalid.
 #[derive(PartialEq, Eq, Debug)]
 pub enum Error {
-    /// An argument that is unknown, or known and out of place.
+    /// An argument that is unknown or out of place.
     Unexpected(String),
     /// An option that the command does not use.
     Unused(&'static str),
-    /// Something is missing, or two options exclude each other. This is the message.
+    /// A missing argument, or two options that exclude each other. The text is the message.
     Usage(&'static str),
     /// An address that cannot be parsed.
     WrongAddress {
         /// The name of the option or variable.
         origin: &'static str,
-        /// Its value.
+        /// The value of the option or variable.
         value: String,
     },
     /// A rule that cannot be parsed.
     WrongFault {
         /// The name of the option or variable.
         origin: &'static str,
-        /// What is wrong.
+        /// The invalid element of the rule.
         reason: fault::Wrong,
     },
 }
@@ -168,7 +168,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// How to correct an address that cannot be parsed.
+/// Returns how to correct an address that cannot be parsed.
 fn correction(value: &str) -> String {
     let host_and_port = value.rsplit_once(':').filter(|(host, _)| !host.is_empty());
     let address = value.trim_start_matches('[').trim_end_matches(']').parse();
@@ -190,7 +190,7 @@ fn correction(value: &str) -> String {
 
 impl std::error::Error for Error {}
 
-/// The environment variables that are read. An empty value is ignored.
+/// The environment variables that the program reads. An empty value is ignored.
 #[derive(Clone, Copy, Default)]
 pub struct Variables<'v> {
     /// `QUINISTRY_LISTEN`.
@@ -203,7 +203,7 @@ pub struct Variables<'v> {
 ///
 /// # Errors
 ///
-/// At the first invalid argument.
+/// For the first invalid argument.
 pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, Error> {
     let mut arguments = arguments.iter().map(String::as_str);
     let (mut words, mut listen, mut with, mut faults) = (Vec::new(), None, Vec::new(), Faults::default());
@@ -232,7 +232,7 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         }
     }
     let mut words = words.into_iter();
-    // Each command takes the options that it uses out of these variables. Any that remain are an error.
+    // Each command takes its options out of these variables. An option that remains is an error.
     let command = match words.next() {
         None | Some("serve") if quiet && explain => return Err(QUIET_AND_EXPLAIN),
         None | Some("serve") => {
@@ -283,16 +283,16 @@ fn add_faults(faults: &mut Faults, origin: &'static str, rules: &str) -> Result<
     faults.add(rules).map_err(|reason| Error::WrongFault { origin, reason })
 }
 
-/// Returns the address of the option, or else of the variable, or else the default.
+/// Returns the address of the option. Without the option, the variable counts, and without the variable the default.
 fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<SocketAddr, Error> {
     let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
     let Some((origin, value)) = option.or(variable) else { return Ok(every(PORT)) };
     parse_address(value).ok_or_else(|| Error::WrongAddress { origin, value: value.to_owned() })
 }
 
-/// Returns the known word that was probably meant, if any: `--listen` for its names in other programs, or the
-/// correction of a typing error. An error is up to two wrong bytes in one place of a word, if at least twice as
-/// many bytes are right.
+/// Returns the known word that the user probably meant, if any: `--listen` for its names in other programs, or the word
+/// without a typing error. A typing error is up to two wrong bytes in one place of a word that has at least twice as
+/// many right bytes.
 fn nearest(word: &str) -> Option<&'static str> {
     const LISTEN: [&str; 7] = ["-p", "--port", "-l", "--bind", "--host", "--addr", "--address"];
     const KNOWN: [&str; 15] = [
@@ -476,7 +476,7 @@ mod tests {
             ("", Requests::Shown),
             ("--quiet serve", Requests::Hidden),
             ("serve --explain", Requests::Explained),
-            // As `docker run IMAGE --explain` does where the entrypoint has other platforms' programs.
+            // `docker run IMAGE --explain` has this effect if the entrypoint has programs for other platforms.
             ("--with x --explain", Requests::Explained),
         ] {
             let Ok(Command::Serve(Serve { requests, .. })) = parse_line(line, None) else { panic!("{line}") };

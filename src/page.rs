@@ -3,21 +3,21 @@
 //! Documents: HTML and SVG as browsers have them; Content Security Policy Level 3; WCAG 2.2 for contrast.
 //!
 //! ```text
-//!     page.html    the template: it has a name in braces wherever something is filled in
-//!     page.css     its style
+//!     page.html    the template, with a name in braces for each value
+//!     page.css     the style of the page
 //!
 //!     {warning} {commands} {age} ... differ with every request
 //!     {index} {picture} {parts} ...  depend on the image alone, and are made once, at start
 //! ```
 //!
-//! The picture shows the way from the index down to the executable. Behind it comes each of its parts with all
-//! that is known of it, and after those the manifests and configs of other platforms, folded. A part has its digest for
-//! an anchor. So whatever names a part by its digest is linked to it, and a click follows the protocol.
+//! The picture shows six objects, from the index to the executable. After the picture, the page has a section for each
+//! of these objects, and a folded section for each object of another platform. The anchor of a section is the digest of
+//! its object. A digest in a document links to this anchor, so that a click follows the protocol.
 //!
-//! What a client sends does not get into the page, except its host, and that only if `welcome` takes it for one that
-//! Docker can pull from. Everything is escaped nevertheless.
+//! Of the bytes that a client sends, only its host gets into the page, and only if `welcome` finds that Docker can pull
+//! from this host. The page escapes the host nevertheless.
 //!
-//! Limits: none of its own. The page of one platform has some 20 KB, that of five 70 KB.
+//! Limits: none of its own. The page of an image with one platform has some 20 KB, and with five platforms 70 KB.
 //!
 //! Deliberately absent: scripts, and everything that a browser would have to fetch. The page's policy forbids both.
 
@@ -30,8 +30,8 @@ use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
 
-/// The fields of the page, except its length. The policy forbids a browser to load anything, and to show the page inside of
-/// another. The only style that it allows is the one with this hash, which a test computes.
+/// The fields of the page, except Content-Length. The policy forbids a browser to load anything, and to show the page
+/// inside of another page. The policy allows only the style with this hash, which a test computes.
 pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-store\r\nVary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \
@@ -39,7 +39,7 @@ pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     form-action 'none'; frame-ancestors 'none'\r\n\
     X-Content-Type-Options: nosniff\r\nReferrer-Policy: no-referrer\r\n";
 
-/// The page, except what differs with every request.
+/// The sections of the page that depend on the image alone.
 pub struct Page {
     index: Digest,
     architecture: &'static str,
@@ -62,7 +62,7 @@ impl Page {
         }
     }
 
-    /// Returns the page for a visitor who asked this host.
+    /// Returns the page for a request to this host.
     pub fn write(&self, host: &str, vitals: &Vitals<'_>) -> String {
         let Vitals { metrics, clock, faults, .. } = vitals;
         let (mut requests, mut layers) = (0, 0);
@@ -91,7 +91,7 @@ impl Page {
     }
 }
 
-/// Returns which responses are wrong on purpose; nothing if there are no rules.
+/// Returns a warning with the rules that make responses wrong, or nothing if there are no rules.
 fn warning(faults: &[(String, u64)]) -> String {
     if faults.is_empty() {
         return String::new();
@@ -110,28 +110,28 @@ fn command(line: &str) -> String {
     format!("<code>{}\n</code>", escape(line))
 }
 
-/// Something that the page shows.
+/// An object that the page shows: a document, or a layer, its tar or its executable.
 struct Part<'a> {
     kind: &'static Kind,
-    /// The platform that it is for. It is empty for an index, which is for all.
+    /// The platform of the object. It is empty for the index, which is for all platforms.
     architecture: &'static str,
     digest: &'a Digest,
     size: u64,
-    /// The first bytes.
+    /// The first bytes of the object.
     start: &'a [u8],
     media_type: &'static str,
-    /// The endpoint that has it. It is empty for what is inside of a layer.
+    /// The endpoint that serves the object. It is empty for an object inside of a layer.
     endpoint: &'static str,
-    /// The content, if it is a document.
+    /// The content of a document. It is empty for any other object.
     content: &'a [u8],
 }
 
 struct Kind {
     name: &'static str,
     about: &'static str,
-    /// The class of its colour.
+    /// The class of the object's colour.
     class: &'static str,
-    /// Where the middle of its square is.
+    /// The horizontal position of the middle of the square.
     x: u64,
 }
 
@@ -173,10 +173,10 @@ static EXECUTABLE: Kind = Kind {
     x: AXIS,
 };
 
-/// How many parts are in the picture: those of the way to our own executable, one of each kind.
+/// The number of objects in the picture, which has one object of each kind, down to our own executable.
 const SHOWN: usize = 6;
 
-/// All parts. The first [`SHOWN`] are those of the picture.
+/// Returns all objects. The first [`SHOWN`] are the objects of the picture.
 fn parts(image: &Image) -> Vec<Part<'_>> {
     let Image { index, platforms, own, .. } = image;
     let mut parts = Vec::new();
@@ -217,10 +217,10 @@ fn add_document<'a>(
     parts.push(Part { kind, architecture, digest, size: *size, start, media_type, endpoint, content });
 }
 
-/// A longer document is folded.
+/// A document with at least this many bytes is folded.
 const LONG: usize = 600;
 
-/// Returns all that is known of each part, in such elements with such titles.
+/// Returns a section for each object. `element` and `title` are names of HTML elements.
 fn sections(parts: &[Part<'_>], element: &str, title: &str) -> String {
     parts.iter().map(|part| section(part, element, title)).collect()
 }
@@ -232,7 +232,7 @@ fn section(part: &Part<'_>, element: &str, title: &str) -> String {
     let served = if endpoint.is_empty() {
         "inside of the layer".into()
     } else {
-        // A browser saves what it cannot show, and a blob has no name of its own.
+        // A browser saves a blob that it cannot show, and a blob has no file name of its own.
         let file = match *media_type {
             OCI_CONFIG => " download=\"config.json\"",
             OCI_LAYER => " download=\"layer.tar.gz\"",
@@ -258,9 +258,9 @@ fn section(part: &Part<'_>, element: &str, title: &str) -> String {
     )
 }
 
-/// Returns the text of a document, in which each digest is a link to the part that has it.
+/// Returns the text of a document, in which each digest is a link to the section of its object.
 fn linked(content: &[u8]) -> String {
-    // What is between two quotes is a text, and no text in a document has a quote itself.
+    // Two quotes enclose each string of a document, and no string contains a quote.
     let mut text = String::new();
     for (index, piece) in str::from_utf8(content).unwrap_or_default().split('"').enumerate() {
         text += if index == 0 { "" } else { "\"" };
@@ -284,10 +284,10 @@ fn hex(bytes: &[u8]) -> String {
     digits
 }
 
-/// Returns bytes as ASCII, with a point for each that cannot be seen.
+/// Returns bytes as ASCII, with a point for each byte that cannot be seen.
 fn ascii(bytes: &[u8]) -> String {
     let shown = bytes.iter().map(|byte| match byte {
-        // A space that no browser takes away.
+        // A space that no browser collapses.
         b' ' => '\u{a0}',
         0x21..0x7f => char::from(*byte),
         _ => '.',
@@ -295,9 +295,9 @@ fn ascii(bytes: &[u8]) -> String {
     escape(&shown.collect::<String>())
 }
 
-/// From one part of the picture to the next. Its units are about a pixel each.
+/// The distance from one object of the picture to the next. A unit is about a pixel.
 const ROW: u64 = 92;
-/// Where the middle of the squares is, and where that of the config.
+/// The horizontal positions of the middle of the squares, and of the middle of the config's square.
 const AXIS: u64 = 56;
 const BRANCH: u64 = 84;
 /// The side of the largest square.
@@ -305,10 +305,10 @@ const SIDE: u64 = 68;
 /// The radius of the ring around a square that is too small to see.
 const RING: u64 = 8;
 
-/// Draws the way from the index to the executable. Each part is a link to its section of the page.
+/// Draws the objects from the index to the executable. Each object is a link to its section of the page.
 fn picture(parts: &[Part<'_>]) -> String {
     let largest = parts.iter().map(|part| part.size).max().unwrap_or(1);
-    // An area is as large as the number of bytes. Sides are in hundredths: a fraction without floating point.
+    // The area of a square is proportional to the size of its object. Sides are in hundredths, to avoid floating point.
     let side = |part: &Part<'_>| (part.size * (100 * SIDE).pow(2) / largest).isqrt();
     let sides: Vec<u64> = parts.iter().map(side).collect();
     let mut squares = String::new();
@@ -325,12 +325,12 @@ fn picture(parts: &[Part<'_>]) -> String {
     )
 }
 
-/// Returns where the middle of a row is, from the top.
+/// Returns the distance of the middle of a row from the top.
 fn middle(row: usize) -> u64 {
     row as u64 * ROW + ROW / 2
 }
 
-/// Draws a part around that height: a square with that side, in hundredths, and what is known of it.
+/// Draws an object at the height `y`: a square with this side, in hundredths, and the facts about the object.
 fn draw(part: &Part<'_>, y: u64, side: u64) -> String {
     let Part { digest, size, start, kind: Kind { name, class, x, .. }, .. } = part;
     let (bytes, half, (start, more)) = (grouped(*size), hundredths(side / 2), start.split_at(START / 2));
@@ -357,7 +357,7 @@ fn draw(part: &Part<'_>, y: u64, side: u64) -> String {
     )
 }
 
-/// Draws the lines between the parts, which have these sides.
+/// Draws the lines between the squares, which have these sides.
 fn arrows(sides: &[u64]) -> String {
     let half = |row: usize| RING.max(sides[row] / 200);
     let (top, bottom) = (|row| middle(row) - half(row), |row| middle(row) + half(row));
@@ -367,8 +367,8 @@ fn arrows(sides: &[u64]) -> String {
     for (from, to) in ways {
         let _ = write!(straight, "<path class=\"line\" d=\"M{AXIS} {}V{}\"/>", bottom(from), top(to));
     }
-    // The manifest leads to the config, too, and the config by its diff ID to the tar. The executable makes the
-    // index, and the circle is closed.
+    // The manifest also leads to the config, and the config leads to the tar by the diff ID. The executable makes the
+    // index, so the last line leads from the executable back to the index.
     format!(
         "{straight}<path class=\"line\" d=\"M{AXIS} {}q0 46 20 46\"/><path class=\"line dash\" d=\"M{BRANCH} {}V{}\"/>\
          <path class=\"line\" d=\"M{} {}h-2q-8 0-8-8V{}q0-8 8-8h28\"/>",
@@ -381,12 +381,12 @@ fn arrows(sides: &[u64]) -> String {
     )
 }
 
-/// Returns a number of hundredths.
+/// Formats a number of hundredths as a decimal fraction.
 fn hundredths(number: u64) -> String {
     format!("{}.{:02}", number / 100, number % 100)
 }
 
-/// Returns a number with a comma before each three digits.
+/// Formats a number with a comma before each group of three digits.
 fn grouped(number: u64) -> String {
     match (number / 1000, number % 1000) {
         (0, number) => number.to_string(),
@@ -394,7 +394,7 @@ fn grouped(number: u64) -> String {
     }
 }
 
-/// Returns a time in its two largest units.
+/// Formats a time in its two largest units.
 fn age(seconds: u64) -> String {
     let (large, unit, small, small_unit) = match seconds {
         0..60 => return format!("{seconds} s"),
@@ -405,7 +405,7 @@ fn age(seconds: u64) -> String {
     format!("{large} {unit} {small} {small_unit}")
 }
 
-/// Returns a text in which no character has a meaning for HTML.
+/// Escapes the characters that have a meaning in HTML.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

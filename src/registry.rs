@@ -3,25 +3,25 @@
 //! Documents: OCI distribution-spec 1.1; RFC 9110 section 12 (Accept).
 //!
 //! ```text
-//!     GET /v2/                             is this a registry? (Also without the last slash)
+//!     GET /v2/                             the check for a registry (also without the last slash)
 //!     GET /v2/<name>/manifests/<reference> an index or a manifest, by tag or digest
 //!     GET /v2/<name>/blobs/<digest>        a config or a layer
 //!     GET /v2/<name>/tags/list             the tags
-//!     GET /v2/<name>/referrers/<digest>    what refers to an index or a manifest: its bill of materials
+//!     GET /v2/<name>/referrers/<digest>    the referrers of an index or a manifest (its bill of materials)
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
-//!     GET /                                what this is: a page for a browser, else a short text
-//!     GET /healthz                         is the server healthy? (The name is Kubernetes'.) Not logged
-//!     GET /metrics                         what the server has counted, for Prometheus. Not logged
+//!     GET /                                a description of the server: a page for a browser, else a short text
+//!     GET /healthz                         the health check, named as in Kubernetes (not logged)
+//!     GET /metrics                         the server's counters, for Prometheus (not logged)
 //! ```
 //!
-//! HEAD is allowed wherever GET is. OPTIONS is allowed at every path, and every other method is refused. Nothing here
-//! touches a socket or a file of the image. A response depends on the image and the request alone, except that `/` and
+//! Every path allows GET, HEAD and OPTIONS, and the registry refuses every other method. This module uses no socket and
+//! no file of the image. A response depends on the image and the request alone, except that the responses of `/` and
 //! `/metrics` also report the counters, the time and the memory of the process (`Vitals`).
 //!
 //! ## Which manifest?
 //!
-//! An image has one index, and one manifest for each platform. A client that asks by digest gets those very
-//! bytes. A client that asks by tag gets what it can read. The first line that fits counts:
+//! An image has one index, and one manifest for each platform. A request by digest receives the bytes with this digest.
+//! A request by tag receives a document that the client can read, by the first row that fits:
 //!
 //! | the client's `Accept` has                                   | the tag stands for                 |
 //! |-------------------------------------------------------------|------------------------------------|
@@ -33,20 +33,20 @@
 //! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform |
 //! | none of these, or there is no `Accept`                      | the index                          |
 //!
-//! A tag must lead to one digest, or a quine could not be compared with its child. Every client of today takes
-//! the index. Docker's list and manifests are the same documents under other media types, and so under other
-//! digests. They are for old clients that take no other types: keel, Dependabot and watchtower of some years ago.
-//! "Our platform" is that of the running process.
+//! A tag must lead to one digest, so that a quine can be compared with its child. Every current client accepts the
+//! index. Docker's list and manifests are the same documents under other media types, and so have other digests. They
+//! serve old clients that accept no other types (keel, Dependabot and watchtower of some years ago). "Our platform" is
+//! the platform of the running process.
 //!
-//! No value of `Accept` causes 404 or 406. RFC 9110 section 12.5.1 lets a server disregard the field if it has nothing
-//! that the client lists, and the client may be able to read the index nevertheless.
+//! No value of `Accept` causes a 404 or a 406. If a server has no type that the client lists, RFC 9110 section 12.5.1
+//! lets the server disregard the field, and the client may be able to read the index nevertheless.
 //!
 //! ## What refers to the image
 //!
 //! The response to `referrers` lists the artifact that `image/artifacts.rs` builds for the digest. A client that does
-//! not know this endpoint requests the tag that the specification derives from the digest, `sha256-<hex>`, and
-//! receives the same index. The list of tags does not have these tags: people and tools look there for versions, and a
-//! client that wants referrers computes their tag.
+//! not know this endpoint requests the tag that the specification derives from the digest, `sha256-<hex>`, and receives
+//! the same index. The list of tags omits these tags, because people and tools read versions from the list, and because
+//! a client that wants referrers computes the tag.
 //!
 //! # Example
 //!
@@ -88,8 +88,8 @@
 //! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
 //! ```
 //!
-//! Deliberately absent: pushes, authentication, content coding, and, for tags, weights in `Accept` other than 0. If a
-//! client accepts several types, the table decides.
+//! Deliberately absent: pushes, authentication and content coding. For a tag, a weight in `Accept` has an effect only
+//! if it is 0: the table decides among the types that a client accepts.
 
 use std::borrow::Cow;
 
@@ -113,34 +113,34 @@ use crate::welcome;
 
 const JSON: &str = "application/json";
 
-/// The field that names the protocol. Field note: without it, containers/image and older Docker clients do not accept a
-/// server as a registry. They also read it from errors.
+/// The field that names the protocol. Field note: containers/image and older Docker clients accept a server as a
+/// registry only if it sends this field. They also read the field from errors.
 const SHARED: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n";
 
-/// The fields of every response under `/v2`: the same, and those that let a page of any other origin read the
+/// The fields of every response under `/v2`: [`SHARED`], and the fields that let a page of any other origin read the
 /// response (Fetch Standard, "HTTP responses"). Field note: user interfaces for registries run in a browser, on an
 /// origin of their own.
 const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n\
     Access-Control-Allow-Origin: *\r\n\
     Access-Control-Expose-Headers: Docker-Content-Digest, Link, OCI-Filters-Applied\r\n";
 
-/// The methods that are allowed, at every path.
+/// The methods that every path allows.
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
-/// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"): the methods and fields that a page
-/// of another origin may use. A browser keeps it for at most a day, Chromium for two hours.
+/// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"). They name the methods and fields
+/// that a page of another origin may use. A browser keeps them for at most a day, and Chromium for two hours.
 const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
     Access-Control-Max-Age: 86400\r\n";
 
-/// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246): for what has the digest that the client asked for, for
-/// what may differ tomorrow, and for what is true at this moment alone. Field note: Varnish 7.1 keeps what has none
-/// of them for two minutes, health checks included.
+/// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246): for content that the client requested by its digest, for
+/// content that may differ tomorrow, and for content that is true only now. Field note: Varnish 7.1 keeps a response
+/// without any of these values for two minutes, even the response to a health check.
 const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
 
-// The error codes of the distribution-spec that are needed.
+// The error codes of the distribution-spec that this registry uses.
 pub const BLOB_UNKNOWN: &str = "BLOB_UNKNOWN";
 pub const DENIED: &str = "DENIED";
 const DIGEST_INVALID: &str = "DIGEST_INVALID";
@@ -149,44 +149,44 @@ const NAME_INVALID: &str = "NAME_INVALID";
 pub const NAME_UNKNOWN: &str = "NAME_UNKNOWN";
 const SIZE_INVALID: &str = "SIZE_INVALID";
 pub const UNSUPPORTED: &str = "UNSUPPORTED";
-/// Field note: not in the specification's list. The reference implementation has it for a page size that is not a number.
+/// Field note: the specification lacks this code. The reference implementation has it for a non-numeric page size.
 const PAGINATION_NUMBER_INVALID: &str = "PAGINATION_NUMBER_INVALID";
 
-/// The types of what a tag may stand for, in the order of the table above.
+/// The types that a tag may stand for, in the order of the table above.
 const TAGGED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 
-/// An image, prepared to be served.
+/// An image that is ready to be served.
 pub struct Registry {
-    /// The indexes and manifests. What a tag may stand for comes first, in the order of [`TAGGED`].
+    /// The indexes and manifests. Those that a tag may stand for come first, in the order of [`TAGGED`].
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
-    /// The digest of each index and manifest that something refers to, and the place of the index of its referrers
-    /// in `manifests`.
+    /// The digest of each index and manifest that has referrers, and the place in `manifests` of the index that lists
+    /// them.
     referrers: Vec<(Digest, usize)>,
-    /// The index of the referrers of anything else.
+    /// The empty index, for a digest without referrers.
     no_referrers: Resource,
     /// The page that shows the image.
     page: Page,
 }
 
-/// A response, and what it is to.
+/// A response, and the kind of the request that it answers.
 pub struct Served<'a> {
-    /// What the client requested.
+    /// The kind of the request.
     pub kind: RequestKind,
-    /// What the client receives.
+    /// The response to the request.
     pub response: Response<'a>,
-    /// What is wrong with the response on purpose (see `fault`).
+    /// The fault of the response, if a rule has made it wrong (see `fault`).
     pub fault: Option<Fault>,
 }
 
 impl<'a> Served<'a> {
-    /// A response that is right.
+    /// Creates a response without a fault.
     pub fn new(kind: RequestKind, response: Response<'a>) -> Self {
         Self { kind, response, fault: None }
     }
 
-    /// Returns what the log shows; `None` if the response is not logged.
+    /// Returns the label for the log, or `None` if the response is not logged.
     pub fn label(&self) -> Option<&'static str> {
         let is_refusal = self.response.status.is_error() && self.kind != RequestKind::Tls;
         if is_refusal { Some("Refusing") } else { self.kind.label() }
@@ -197,9 +197,9 @@ impl<'a> Served<'a> {
 struct Resource {
     digest: Digest,
     kind: RequestKind,
-    /// The fields of a 200 if the digest was requested. They are built once.
+    /// The fields of a 200 to a request by digest. The registry builds them once.
     fields_by_digest: Vec<u8>,
-    /// The same if a tag or a subject was requested.
+    /// The fields of a 200 to a request by tag or by subject.
     fields_by_name: Vec<u8>,
     content: Content<'static>,
 }
@@ -250,7 +250,7 @@ impl Registry {
         Served::new(kind, response)
     }
 
-    /// Responds to a request. `vitals` are for responses about the server itself.
+    /// Responds to a request. Only responses about the server itself use `vitals`.
     pub fn respond(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
         let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
         let mut served = match request.method {
@@ -270,9 +270,9 @@ impl Registry {
                 let response = Response::new(Status::NoContent, fields, Content::NONE);
                 Served::new(kind, response.with("Allow", ALLOWED))
             }
-            // RFC 9110 section 15.5.6: MUST send Allow. Field note: podman 4.3 repeats a push that is refused with
-            // UNSUPPORTED three times, which takes 4 s. DENIED ends it at once, as it does with podman 5.8, docker and
-            // skopeo.
+            // RFC 9110 section 15.5.6: MUST send Allow. Field note: after a refusal with UNSUPPORTED, podman 4.3
+            // repeats the push three times, which takes 4 s. DENIED ends the push at once, as it does with podman 5.8,
+            // docker and skopeo.
             Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and takes none";
                 let response = error(Status::MethodNotAllowed, DENIED, message, &request.path);
@@ -317,8 +317,8 @@ impl Registry {
         Served::new(kind, response)
     }
 
-    /// Responds to `/v2/<name>/<collection>/<reference>`. The slashes around the collection are the last two. Returns
-    /// `None` if there is no such collection.
+    /// Responds to `/v2/<name>/<collection>/<reference>`, in which the last two slashes enclose the collection. Returns
+    /// `None` for any other path.
     fn member(&self, path: &str, request: &Request<'_>) -> Option<Served<'_>> {
         let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
         let (name, collection) = rest.rsplit_once('/')?;
@@ -335,11 +335,11 @@ impl Registry {
         Some(result.unwrap_or_else(|response| Served::new(kind_of_error, response)))
     }
 
-    /// distribution-spec, "Pulling manifests".
+    /// Responds to a request for a manifest (distribution-spec, "Pulling manifests").
     fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         let resource = if reference.contains(':') {
             check_digest(reference)?;
-            // A digest names the content, whatever Accept has.
+            // A digest selects the content, whatever Accept has.
             find(&self.manifests, reference).map(Resource::by_digest)
         } else if TAGS.contains(&reference) {
             // The first type of the table that the client accepts decides.
@@ -350,14 +350,14 @@ impl Registry {
             let subject = reference.strip_prefix("sha256-");
             subject.and_then(|hash| self.referrers_of(hash)).map(Resource::by_name)
         };
-        // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature. Like every other client, it expects 404
-        // if there is no such tag.
+        // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature. Like every other client, cosign
+        // expects a 404 if the tag does not exist.
         let unknown = || error(Status::NotFound, MANIFEST_UNKNOWN, "no such manifest", reference);
         resource.ok_or_else(unknown)
     }
 
-    /// distribution-spec, "Listing Referrers". If nothing refers to a digest, the response is an empty index: after a 404,
-    /// the client would request the tag.
+    /// Lists the referrers of a digest (distribution-spec, "Listing Referrers"). If there are none, the list is empty,
+    /// because a 404 would make the client request the tag.
     fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         check_digest(digest)?;
         let filter = Parameters::of(request).artifact_type;
@@ -372,31 +372,31 @@ impl Registry {
         Ok(served)
     }
 
-    /// Returns the index of what refers to the subject with this hash.
+    /// Returns the index that lists the referrers of the subject with this hash.
     fn referrers_of(&self, hash: &str) -> Option<&Resource> {
         let is_subject = |digest: &Digest| digest.as_str().strip_prefix("sha256:") == Some(hash);
         let (_, place) = self.referrers.iter().find(|(subject, _)| is_subject(subject))?;
         Some(&self.manifests[*place])
     }
 
-    /// distribution-spec, "Pulling blobs".
+    /// Responds to a request for a blob (distribution-spec, "Pulling blobs").
     fn blob(&self, digest: &str) -> Result<Served<'_>, Response<'static>> {
         check_digest(digest)?;
-        // Field note: a manifest is not served as a blob. If containerd receives one that way, it stores it without a media
-        // type and fails later.
+        // Field note: a manifest is not served as a blob, because containerd would store such a manifest without a
+        // media type and fail later.
         let unknown = || error(Status::NotFound, BLOB_UNKNOWN, "no such blob", digest);
         find(&self.blobs, digest).map(Resource::by_digest).ok_or_else(unknown)
     }
 
-    /// Returns what this is, as a page or as a short text.
+    /// Describes the server, in a page or in a short text.
     fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
         let host = welcome::host(request.authority);
         let is_page = prefers_page(request);
         let fields = if is_page { page::FIELDS } else { welcome::FIELDS };
         let mut response = Response::new(Status::Ok, fields, Content::NONE);
         if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: MAY omit what is determined only while generating the content. So the page
-            // need not be made to know its length.
+            // RFC 9110 section 9.3.2: MAY omit fields that are determined only while generating the content. So the
+            // page need not be written to determine Content-Length.
             return response;
         }
         let text = if is_page { self.page.write(host, vitals) } else { welcome::text(host) };
@@ -415,8 +415,8 @@ impl Registry {
 const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
 const BASE_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"{}"));
 
-/// Checks the name of a repository. It is `quinistry` in any namespace: a client that uses this server as a mirror
-/// requests `library/quinistry`, or another namespace of the mirrored registry.
+/// Checks the name of a repository. The name is `quinistry` in any namespace, because a client that uses this server as
+/// a mirror requests `library/quinistry`, or another namespace of the mirrored registry.
 fn check_name(name: &str) -> Result<&str, Response<'static>> {
     let (code, message) = if !name.split('/').all(is_name_component) {
         (NAME_INVALID, "not a name that a repository can have")
@@ -428,12 +428,12 @@ fn check_name(name: &str) -> Result<&str, Response<'static>> {
     Err(error(Status::NotFound, code, message, name))
 }
 
-/// distribution-spec, "Pulling manifests": `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`.
+/// Checks a component of a name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` (distribution-spec, "Pulling manifests").
 fn is_name_component(component: &str) -> bool {
     let is_alphanumeric = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9');
     let mut separators = component.split(|c: char| c.is_ascii() && is_alphanumeric(c as u8));
-    // "a1-b" is split at its letters and digits into "", "", "-", "". The first and the last piece have to
-    // be empty, and the others separators. The empty component is one piece: it has no last.
+    // Letters and digits split "a1-b" into the pieces "", "", "-" and "". The first and the last piece must be empty,
+    // and the pieces between them must be separators. The empty component is invalid, because it has only one piece.
     let (first, last) = (separators.next(), separators.next_back());
     let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
     first == Some("") && last == Some("") && separators.all(is_separator)
@@ -450,14 +450,14 @@ impl Resource {
 
     fn new(kind: RequestKind, descriptor: Descriptor, content: Content<'static>) -> Self {
         let Descriptor { content_type, digest, size } = descriptor;
-        // The digest is a strong validator: it says that the content is the same to the byte.
+        // The digest is a strong validator, because equal digests mean equal bytes.
         let fields = |cache: &str| {
             format!(
                 "Content-Type: {content_type}\r\nContent-Length: {size}\r\nDocker-Content-Digest: {digest}\r\n\
                  Accept-Ranges: bytes\r\nETag: \"{digest}\"\r\nCache-Control: {cache}\r\n"
             )
         };
-        // RFC 9110 section 12.5.5: what a tag stands for depends on Accept.
+        // RFC 9110 section 12.5.5: the document that a tag stands for depends on Accept.
         let by_name = fields(NO_CACHE) + "Vary: Accept\r\n";
         Self {
             digest,
@@ -485,8 +485,8 @@ impl Resource {
     }
 }
 
-/// Applies the conditions and the range of a GET or HEAD, if it has any: returns the whole response, a part of it, or
-/// one without its content.
+/// Applies the conditions and the range of a GET or HEAD. Returns the whole response, a part of its content, a response
+/// without content, or an error.
 fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Response<'a> {
     if response.status != Status::Ok {
         // RFC 9110 section 13.2.1: MUST ignore conditions if the response would not be a 2xx without them.
@@ -496,8 +496,8 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
         Selection::Whole => response,
         Selection::Part(range) => response.part(range),
         Selection::NotModified => {
-            // RFC 9110 section 15.4.5: MUST send Cache-Control, ETag and Vary of the 200; SHOULD NOT send what
-            // describes the content.
+            // RFC 9110 section 15.4.5: MUST send Cache-Control, ETag and Vary of the 200; SHOULD NOT send fields that
+            // describe the content.
             const ABOUT_CONTENT: [&str; 4] =
                 ["Content-Type", "Content-Length", "Docker-Content-Digest", "Accept-Ranges"];
             let mut response = response.without(&ABOUT_CONTENT);
@@ -515,13 +515,13 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
     }
 }
 
-/// distribution-spec, "Listing Tags".
+/// Lists the tags (distribution-spec, "Listing Tags").
 fn tags(name: &str, request: &Request<'_>) -> Served<'static> {
     Served::new(RequestKind::Tags, list("tags", &TAGS, Some(name), request))
 }
 
-/// distribution-spec, "Listing Tags", for any sorted list: `n` is the most entries to return, and `last` is the last entry
-/// that the client has.
+/// Returns entries of a sorted list, as the distribution-spec requires for tags ("Listing Tags"). `n` is the greatest
+/// number of entries to return, and `last` is the last entry that the client has.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
     let Parameters { n, last, .. } = Parameters::of(request);
     let number = match n.map(|n| (parse_number(&n), n)) {
@@ -532,7 +532,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
             return error(status, code, "n is how many entries to list", &text);
         }
     };
-    // "last" is excluded, and need not be in the list itself.
+    // The response begins after "last", which need not be an entry itself.
     let last = last.unwrap_or_default();
     let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
     let listed = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
@@ -544,7 +544,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
     let response = generated(Status::Ok, JSON, NO_CACHE, to_bytes(&content.into()));
     match listed.last() {
-        // distribution-spec, "Listing Tags": with n=0 a Link MUST NOT be there; nothing is listed then.
+        // distribution-spec, "Listing Tags": with n=0, the response lists nothing, and MUST NOT have a Link.
         Some(last) if listed.len() < rest.len() => {
             let link = format!("<{}?n={number}&last={last}>; rel=\"next\"", request.path);
             response.with("Link", &link)
@@ -553,14 +553,14 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-/// Whether a client prefers the page to the short text. Browsers do. curl and others that accept everything do not.
+/// Whether a client prefers the page to the short text: browsers do, but curl and others that accept every type do not.
 fn prefers_page(request: &Request<'_>) -> bool {
     let [html, plain] = request.weights(["text/html", "text/plain"]);
     html > plain
 }
 
-/// The parameters of the query that are used. Others are ignored, such as the `ns=docker.io` by which containerd names the
-/// mirrored registry.
+/// The parameters of the query that this registry uses. It ignores other parameters, such as `ns=docker.io`, by which
+/// containerd names the mirrored registry.
 #[derive(Default)]
 struct Parameters {
     n: Option<String>,
@@ -569,7 +569,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// Parses the query. Of several parameters with one name, the first is used.
+    /// Parses the query. If several parameters have the same name, the first one counts.
     fn of(request: &Request<'_>) -> Self {
         let mut parameters = Self::default();
         for pair in request.query.unwrap_or_default().split('&') {
@@ -592,8 +592,8 @@ fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) ->
     Response::generated(status, media_type, content).with("Cache-Control", cache)
 }
 
-/// Returns an error. distribution-spec, "Error Codes": its body may have any format, but JSON MUST have this shape. Without
-/// Cache-Control, a cache may store some errors (RFC 9110 section 15.1) for longer than their cause lasts.
+/// Returns an error. distribution-spec, "Error Codes": a body may have any format, but JSON MUST have this shape.
+/// Without Cache-Control, a cache may store some errors (RFC 9110 section 15.1) for longer than their cause lasts.
 pub fn error(status: Status, code: &str, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code, "message": message, "detail": detail }] });
     generated(status, JSON, NO_STORE, to_bytes(&errors))

@@ -8,17 +8,17 @@
 //!     docker pull localhost:8090/quinistry
 //! ```
 //!
-//! People copy the commands into a shell. So a host that a client names is shown only if it consists of characters
-//! that mean nothing to a shell.
+//! People copy the commands into a shell. Therefore a host that a client names is shown only if no character of the
+//! host has a meaning for a shell.
 //!
-//! Deliberately absent: the address that the server listens on, which may be another one outside of its container.
+//! Deliberately absent: the address that the server listens on, which may differ from the one outside of its container.
 
 use std::net::Ipv4Addr;
 
 use crate::image::{NAME, PORT};
 
-/// The fields of the short text, except its length. It depends on Accept whether a client gets this text or the page (RFC
-/// 9110 section 12.5.5).
+/// The fields of the short text, except Content-Length. Accept decides whether a client receives this text or the page
+/// (RFC 9110 section 12.5.5).
 pub const FIELDS: &[u8] =
     b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nVary: Accept\r\n";
 
@@ -30,8 +30,8 @@ pub fn text(host: &str) -> String {
     )
 }
 
-/// Returns commands that pull the image from `host`, run it, and pull it again from the container, each on a line
-/// with this indentation. The container gets another port than `host` has, because both may be on one machine.
+/// Returns commands that pull the image from `host`, run it, and pull it again from the container, each on a line with
+/// this indentation. The container's port differs from that of `host`, because both may be on one machine.
 pub fn commands(host: &str, indent: &str) -> String {
     let (name, port) = host.rsplit_once(':').unwrap_or((host, ""));
     let port = port.parse::<u16>().unwrap_or(PORT);
@@ -45,18 +45,18 @@ pub fn commands(host: &str, indent: &str) -> String {
     )
 }
 
-/// Returns the host to show to a client that asked this one: `localhost:8080`, unless Docker can pull from it.
+/// Returns the host to show to a client: the requested host if Docker can pull from it, otherwise `localhost:8080`.
 ///
-/// RFC 3986 allows names with characters that mean something to a shell, such as `;` and `$(`. Docker's grammar has
-/// none of them, and no name that begins with a hyphen, which a command would take for an option. Docker also takes
-/// a single word for a namespace of Docker Hub.
+/// RFC 3986 allows names with characters that mean something to a shell, such as `;` and `$(`. Docker's grammar allows
+/// no such character, and no name that begins with a hyphen, which a command would take for an option. Docker also
+/// takes a single word for a namespace of Docker Hub.
 ///
 /// ```text
 ///     host      = component *( "." component ) [ ":" 1*DIGIT ]
 ///     component = alphanumeric [ *( alphanumeric / "-" ) alphanumeric ]
 /// ```
 ///
-/// Field note: newer versions of Docker take an IPv6 address in brackets, 20.10 does not. A shell may take the
+/// Field note: newer versions of Docker accept an IPv6 address in brackets, but 20.10 does not. A shell may take the
 /// brackets for a pattern.
 pub fn host(authority: Option<&str>) -> &str {
     let is_component = |component: &str| {
