@@ -1,9 +1,9 @@
-//! Reads the clock, and formats the time: for deadlines, for the field `Date`, and for people.
+//! Reads the clock for deadlines, and formats the time for the field `Date` and for people.
 //!
 //! Documents: RFC 9110 section 5.6.7 (`Date`), RFC 3339 (the log, and an image's `created`).
 //!
-//! The loop reads the clock once after each poll, and passes the time down. So everything below the loop can
-//! be tested at any time.
+//! The event loop reads the clock once after each poll, and passes the time to the code that it calls. So a test can
+//! choose the time for that code.
 //!
 //! Deliberately absent: time zones, leap seconds, and fractions of a second.
 
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// The last second that RFC 3339 can express: the end of the year 9999.
 const LAST: u64 = 253_402_300_799;
 
-/// The creation time in the image, in seconds since the epoch. It can be set at build time, and is 0 otherwise.
+/// The creation time in the image, in seconds since the epoch. The time can be set at build time, and is 0 otherwise.
 /// See <https://reproducible-builds.org/specs/source-date-epoch/>.
 pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
     None => 0,
@@ -39,13 +39,13 @@ impl Clock {
         Self::at(Instant::now(), since_epoch())
     }
 
-    /// Returns a given time; `since_epoch` is that of the calendar.
+    /// Returns a clock that shows the given times: `now` for deadlines, and `since_epoch` for the calendar.
     pub fn at(now: Instant, since_epoch: Duration) -> Self {
         let unix = since_epoch.as_secs();
         Self { now, unix, http_date: http_date(unix), rfc3339: rfc3339(unix) }
     }
 
-    /// Reads the clock again. The dates are formatted once a second.
+    /// Reads the clock again, and formats the dates if the second has changed.
     pub fn tick(&mut self) {
         let since_epoch = since_epoch();
         if since_epoch.as_secs() == self.unix {
@@ -60,18 +60,18 @@ impl Clock {
         self.unix
     }
 
-    /// Returns the time like `Sun, 06 Nov 1994 08:49:37 GMT`.
+    /// Returns the time in the form `Sun, 06 Nov 1994 08:49:37 GMT`.
     pub fn http_date(&self) -> &str {
         &self.http_date
     }
 
-    /// Returns the time like `1994-11-06T08:49:37Z`.
+    /// Returns the time in the form `1994-11-06T08:49:37Z`.
     pub fn rfc3339(&self) -> &str {
         &self.rfc3339
     }
 }
 
-/// Returns the time since the epoch. The clock of a machine without a battery may be set to 1969; that counts as
+/// Returns the time since the epoch. The clock of a machine without a battery may be set to 1969; such a time counts as
 /// the epoch.
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
@@ -114,7 +114,7 @@ fn date(unix: u64) -> Date {
     let (era, day_of_era) = (days / DAYS_PER_ERA, days % DAYS_PER_ERA);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // From March on, months of 31 and 30 days alternate so that five of them have 153.
+    // From March on, months of 31 and 30 days alternate so that five months have 153 days.
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = (day_of_year - (153 * month_from_march + 2) / 5 + 1) as usize;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };

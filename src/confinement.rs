@@ -1,11 +1,11 @@
-//! Builds a filter from a table of system calls. With it, the kernel denies all others.
+//! Builds a seccomp filter from a table of system calls. The kernel refuses every call that the table does not allow.
 //!
 //! Documents: seccomp(2), and linux/audit.h for the names of architectures.
 //!
-//! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has
-//! taken over the process would need others: to open files, to run programs, to connect to other machines. The
-//! server drops those rights, irrevocably, before it reads the first byte from outside. The filter is a program
-//! that the kernel runs for each call. It compares numbers and jumps forward:
+//! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
+//! over the process would need other calls: to open files, to run programs, to connect to other machines. The server
+//! gives up these other calls, irrevocably, before it reads the first byte from outside. The filter is a program that
+//! the kernel runs for each call. The program compares numbers and jumps forward:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
@@ -15,23 +15,23 @@
 //!     the call fails with ENOSYS
 //! ```
 //!
-//! What happens to a call that is not allowed:
+//! The kernel refuses a call in one of these ways:
 //!
-//! * Usually it fails with ENOSYS. Libraries expect this error of a call that an old kernel lacks, and do
-//!   without the call (EPERM has broken libraries in containers). So an unforeseen call of a library, perhaps
-//!   on its way to an error message, is harmless.
-//! * A call that only injected code can make ends the process: nothing here starts a process or creates a
-//!   socket while it serves. A process that has been taken over must not try something else, or serve other
-//!   bytes. The service manager restarts the server, and sees SIGSYS as the reason.
+//! * Usually the call fails with ENOSYS. Libraries expect this error of a call that an old kernel lacks, and do without
+//!   the call (EPERM has broken libraries in containers). So an unforeseen call of a library, for example before it
+//!   writes an error message, is harmless.
+//! * A call that only injected code can make ends the process, because the server itself starts no process and creates
+//!   no socket while it serves. A process that has been taken over must not try other calls, or serve other bytes. The
+//!   service manager restarts the server, and sees SIGSYS as the reason.
 //!
-//! `abort` is not supported: its signal to itself fails with ENOSYS, and it then ends the process by an illegal
-//! instruction. The numbers of x32, the second set of calls of `x86_64`, are not in the table.
+//! `abort` is not supported: the signal that it sends to its own process fails with ENOSYS, and `abort` then ends the
+//! process by an illegal instruction. The numbers of x32, the second set of calls of `x86_64`, are not in the table.
 //!
-//! Limits: the architectures below. On others the server runs without a filter, and logs that.
+//! Limits: the architectures below. On other architectures the server runs without a filter, and logs this.
 //!
-//! Deliberately absent: rules for descriptors and for files. A filter sees only numbers, and the descriptors of
-//! clients change all the time. (`system::start` has closed the inherited ones.) A filter cannot read a file
-//! name either, so no file can be opened at all.
+//! Deliberately absent: rules for descriptors and for files. A filter sees only numbers, and the descriptors of clients
+//! change all the time. (`system::start` has closed the inherited descriptors.) A filter cannot read a file name
+//! either, so no file can be opened at all.
 
 use std::ffi::c_long;
 use std::io::{self, ErrorKind};
@@ -42,18 +42,19 @@ use crate::system;
 
 use Verdict::{Allowed, AllowedIf, Ends};
 
-/// What happens to a call.
+/// What the kernel does with a call.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// It is executed.
+    /// Executes the call.
     Allowed,
-    /// It is executed if each of these arguments, counted from 0, has this value in the bits of this mask.
+    /// Executes the call if each of these arguments, counted from 0, has this value in the bits of this mask. If not,
+    /// the call fails.
     AllowedIf(&'static [(u32, u32, u32)]),
-    /// It ends the process.
+    /// Ends the process.
     Ends,
 }
 
-/// The kernel's number for the architecture of this program; 0 if the table does not cover it.
+/// The kernel's number for the architecture of this program; 0 if the table does not cover the architecture.
 pub const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
     0xc000_003e // AUDIT_ARCH_X86_64
 } else if cfg!(target_arch = "aarch64") {
@@ -69,15 +70,15 @@ pub const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
 /// All bits of an argument.
 const ALL: u32 = u32::MAX;
 
-// Conditions of the table. The flags are those that `system::send` and std use.
+// Conditions of the table. The flags of `SENDS` are the flags that `system::send` and std use.
 const SOCKET_LEVEL: (u32, u32, u32) = (1, ALL, libc::SOL_SOCKET.cast_unsigned());
 const SENDS: Verdict = AllowedIf(&[(3, !(libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned(), 0)]);
 const MAPS: Verdict = AllowedIf(&[(2, libc::PROT_EXEC.cast_unsigned(), 0)]);
 
-/// The calls with a verdict of their own. Those with a condition come first: the kernel caches which calls are
-/// always allowed, and runs the filter only for the others.
+/// The calls with a verdict of their own. The calls with a condition come first, because the kernel caches which calls
+/// are always allowed, and runs the filter only for the other calls.
 pub const RULES: &[(c_long, Verdict)] = &[
-    // Responses. Not with MSG_FASTOPEN, which connects a socket to another machine.
+    // Responses, but not with MSG_FASTOPEN, which connects a socket to another machine.
     (libc::SYS_sendto, SENDS),
     #[cfg(target_arch = "arm")]
     (libc::SYS_send, SENDS),
@@ -126,7 +127,7 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (libc::SYS_clock_gettime, Allowed),
     #[cfg(target_arch = "arm")]
     (SYS_CLOCK_GETTIME64, Allowed),
-    // Locks. C libraries wake the waiting threads even if there are none, and abort if that fails.
+    // Locks. C libraries wake the waiting threads even if there are none, and abort if the call fails.
     (libc::SYS_futex, Allowed),
     // The kernel's continuation of a call that a stop has interrupted.
     (libc::SYS_restart_syscall, Allowed),
@@ -146,7 +147,7 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (libc::SYS_connect, Ends),
 ];
 
-/// The libc crate does not define it.
+/// The libc crate does not define this number.
 #[cfg(target_arch = "arm")]
 const SYS_CLOCK_GETTIME64: c_long = 403;
 
@@ -170,7 +171,7 @@ fn filter(architecture: u32, rules: &[(c_long, Verdict)]) -> Vec<sock_filter> {
             AllowedIf(conditions) => (conditions, ALLOW),
             Ends => (&[][..], END),
         };
-        // Other calls skip what follows: four instructions for each condition, and the last.
+        // Any other call skips the instructions that follow: four for each condition, and the last one.
         filter.push(compare(call.cast_unsigned() as u32, [0, 4 * conditions.len() as u8 + 1]));
         for &(argument, mask, value) in conditions {
             let and = instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask, [0, 0]);
@@ -182,13 +183,13 @@ fn filter(architecture: u32, rules: &[(c_long, Verdict)]) -> Vec<sock_filter> {
     filter
 }
 
-/// Loads the 32 bits at this offset.
+/// Loads the 32 bits at this offset of the input.
 fn load(offset: u32) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, [0, 0])
 }
 
-/// Compares the loaded bits with a number, and skips the first count of instructions if they are equal, else the
-/// second.
+/// Compares the loaded bits with `number`. Skips the first count of instructions if they are equal, and the second
+/// count otherwise.
 fn compare(number: u32, skipped: [u8; 2]) -> sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, skipped)
 }
@@ -201,8 +202,8 @@ fn instruction(code: u32, k: u32, [jt, jf]: [u8; 2]) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// Returns the offset of the lower 32 bits of an argument. The upper half can be ignored: the kernel takes each of
-/// the arguments in the table as an `int`, or uses only bits of the lower half.
+/// Returns the offset of the lower 32 bits of an argument. The upper half can be ignored, because the kernel takes each
+/// of the arguments in the table as an `int`, or uses only bits of the lower half.
 fn lower_half(argument: u32) -> u32 {
     ARGUMENTS + 8 * argument + if cfg!(target_endian = "big") { 4 } else { 0 }
 }

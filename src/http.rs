@@ -1,4 +1,4 @@
-//! The parts of HTTP/1.1 that a server of ready-made content needs.
+//! Implements as much of HTTP/1.1 as a server of ready-made content needs.
 //!
 //! Documents: RFC 9110 (what messages mean), RFC 9112 (how HTTP/1.1 writes them), RFC 3986 (targets).
 //!
@@ -6,7 +6,7 @@
 //!     request.rs       parses bytes into a request, or refuses them
 //!     conditional.rs   decides how much of some content a request gets
 //!     response.rs      writes the head of a response
-//!     syntax.rs        the grammar that these and the registry share
+//!     syntax.rs        the grammar that these files and the registry share
 //! ```
 //!
 //! Deliberately absent: sockets, time and registries. Everything here depends on bytes alone.

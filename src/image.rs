@@ -1,9 +1,9 @@
-//! Builds a container image of executables, one for each processor.
+//! Builds a container image from executables, one for each processor.
 //!
-//! Documents: OCI image-spec (`image-index.md`, `manifest.md`, `config.md`, `descriptor.md`); for old clients,
-//! Docker's "Image Manifest Version 2, Schema 2", which has the same documents under other media types.
+//! Documents: OCI image-spec (`image-index.md`, `manifest.md`, `config.md`, `descriptor.md`); for old clients, Docker's
+//! "Image Manifest Version 2, Schema 2", which defines the same documents under other media types.
 //!
-//! An image is a tree of content. Each piece is named by the digest of its bytes, and names the next:
+//! An image is a tree of content. Each document refers to the content below it by the digests of that content:
 //!
 //! ```text
 //!     index: which manifest is for which platform; its digest is "the digest of the image"
@@ -17,27 +17,26 @@
 //!                     └─────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A client that knows the index's digest can check every byte below it. A client that wants one
-//! platform reads the index and then takes one branch.
+//! A client that knows the digest of the index can check every byte of the tree. A client that wants one platform reads
+//! the index and then follows one branch.
 //!
-//! The image of every platform has *all* layers, ordered by architecture. The images differ in their
-//! configs alone: in the architecture, and in which file is run. A program that finds only itself in its
-//! image could not serve an image for another processor. This one finds every executable that its parent
-//! had. So it computes the same layers, configs, manifests and index as its parent, on whichever platform
-//! it runs: all generations on all processors have one digest.
+//! The image of every platform has *all* layers, ordered by architecture. The images of the platforms differ only in
+//! the config, which states the architecture and which file to run. If an image had only the executable for its own
+//! processor, the program in it could not serve an image for another processor. With all layers, a child finds every
+//! executable that its parent had. So the child computes the same layers, configs, manifests and index as its parent,
+//! on any platform, and all generations on all processors have one digest.
 //!
-//! These must never reach a document, or the quine breaks: a clock, a path of the host, a user, the order
-//! of a hash map, a random seed, and which of the platforms this process runs on. The executables and the
-//! source determine every byte. (The keys of JSON objects are sorted.) So all executables must be built
-//! from one source, and with the same `SOURCE_DATE_EPOCH`.
+//! The quine breaks if a document depends on a clock, a path of the host, a user, the order of a hash map, a random
+//! seed, or the platform that this process runs on. The executables and the source determine every byte (the keys of
+//! JSON objects are sorted). So all executables must be built from one source, and with one `SOURCE_DATE_EPOCH`.
 //!
-//! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image has
-//! that as well: a list and manifests of the same configs and layers, under other media types and so with other
-//! digests. `registry` serves them to such clients alone, and no other document refers to them.
+//! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image also has
+//! Docker's list and manifests. These documents refer to the same configs and layers, but have other media types and so
+//! other digests. `registry` serves them only to such clients, and no document of the OCI's form refers to them.
 //!
 //! Limits: one executable for each architecture, and so one variant of `arm`.
 //!
-//! Deliberately absent: a signature. A signature cannot be a part of what it signs.
+//! Deliberately absent: a signature, because a signature cannot be inside the content that it signs.
 
 use serde_json::{Value, json};
 
@@ -55,18 +54,19 @@ pub mod layer;
 pub mod sbom;
 pub mod tar;
 
-/// The name of the repository, which is that of the program.
+/// The name of the repository and of the program.
 pub const NAME: &str = layer::FILE_NAME;
 
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The tags of the image, sorted as `tags/list` must have them.
+/// The tags of the image, in the sorted order that `tags/list` requires.
 pub const TAGS: [&str; 2] = [VERSION, "latest"];
 
-/// The port that the image exposes, and the server's default.
+/// The port that the image exposes, and the default port of the server.
 pub const PORT: u16 = 8080;
 
-/// Not root, and numeric, because Kubernetes' `runAsNonRoot` needs a number. 65532 is the custom of distroless images.
+/// The user and the group in the config. They are not root, and are numbers because Kubernetes' `runAsNonRoot` needs a
+/// number. 65532 is the custom of distroless images.
 const USER: &str = "65532:65532";
 
 /// The media types of one image format.
@@ -113,7 +113,7 @@ pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
 pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
-/// The Content-Type of every blob. Only a manifest has the media type of what it is.
+/// The Content-Type of every blob. Indexes and manifests are served with their own media types.
 pub const BLOB: &str = "application/octet-stream";
 
 /// A reference to content (image-spec, `descriptor.md`).
@@ -131,7 +131,7 @@ impl Descriptor {
         Self { content_type: BLOB, digest: layer.blob.digest, size: layer.blob.size }
     }
 
-    /// Returns this descriptor as documents have it. The media type depends on the format of the document.
+    /// Returns this descriptor as JSON. The media type depends on the format of the document that contains it.
     fn to_json(self, media_type: &str) -> Value {
         json!({ "mediaType": media_type, "digest": self.digest.as_str(), "size": self.size })
     }
@@ -157,33 +157,33 @@ impl Document {
 
 /// The image: everything but the bytes of its layers.
 pub struct Image {
-    /// The index. Its digest is that of the image.
+    /// The index. Its digest is the digest of the image.
     pub index: Document,
     /// Docker's form of the index, for old clients.
     pub docker_list: Document,
     /// The platforms, ordered by architecture.
     pub platforms: Vec<Platform>,
-    /// Which of the platforms is that of this process.
+    /// The position in `platforms` of the platform that this process runs on.
     pub own: usize,
 }
 
 /// The image for one platform.
 pub struct Platform {
-    /// The layer with the executable that runs on it.
+    /// The layer with the executable for this platform.
     pub layer: Layer,
     pub config: Document,
     pub manifest: Document,
-    /// Docker's form of the manifest, of the same config and layers.
+    /// Docker's form of the manifest, with the same config and layers.
     pub docker_manifest: Document,
 }
 
 impl Image {
-    /// Builds an image of layers, each with its content (of whatever type) and for an architecture of its own. The
-    /// first has the executable of this process. Returns the contents in the order of [`Image::platforms`].
+    /// Builds an image from layers, each with its content (of any type) and for a different architecture. The first
+    /// layer has the executable of this process. Returns the contents in the order of [`Image::platforms`].
     pub fn assemble<C>(packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;
         let (mut contents, mut layers) = (Vec::new(), Vec::<Layer>::new());
-        // std's sort would be 1,900 bytes of the layer.
+        // std's sort would add 1,900 bytes to the layer.
         for (content, layer) in packed {
             let place = layers.partition_point(|other| other.architecture < layer.architecture);
             contents.insert(place, content);
@@ -200,8 +200,8 @@ impl Image {
         (contents, image)
     }
 
-    /// Iterates over the index, and the manifest and config of each platform: all to which the digest of the image
-    /// leads, except for the layers.
+    /// Iterates over the index, and the manifest and config of each platform. The digest of the image leads to these
+    /// documents and to the layers.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
         let of_platforms = self.platforms.iter().flat_map(|platform| [&platform.manifest, &platform.config]);
         std::iter::once(&self.index).chain(of_platforms)
@@ -220,7 +220,7 @@ impl Platform {
     }
 }
 
-/// Returns a platform as indexes and configs have it. Only `arm` needs a variant.
+/// Returns the fields that describe a platform in indexes and configs. Only `arm` needs a variant.
 fn platform(architecture: &str) -> Value {
     let mut platform = json!({ "architecture": architecture, "os": "linux" });
     if architecture == "arm" {
@@ -229,17 +229,17 @@ fn platform(architecture: &str) -> Value {
     platform
 }
 
-/// Builds the config of a platform: what the runtime reads, and what people see with `docker inspect`.
+/// Builds the config of a platform, which the runtime reads and `docker inspect` shows.
 fn config(architecture: &str, layers: &[Layer]) -> Value {
     let created = clock::rfc3339(clock::BUILT);
     let program = format!("/{}", layer::path(architecture));
     let seconds = |s: u64| s * 1_000_000_000; // Docker counts in nanoseconds.
     let mut runtime = json!({
-        // So that `docker exec CONTAINER quinistry ...` finds the program for this platform.
+        // With this path, `docker exec CONTAINER quinistry ...` finds the program for this platform.
         "Env": [format!("PATH=/{architecture}")],
         "ExposedPorts": { format!("{PORT}/tcp"): {} },
-        // Field note: not in the OCI's list but in Docker's. Docker honours it. containerd ignores it, and podman
-        // 4.3 and 5.8 take it from Docker's form of a manifest only.
+        // Field note: this field is not in the OCI's list but in Docker's. Docker honours the field. containerd ignores
+        // it, and podman 4.3 and 5.8 take it only from Docker's form of a manifest.
         "Healthcheck": {
             "Test": ["CMD", program, "healthcheck"],
             "Interval": seconds(30),
@@ -262,14 +262,14 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     let with = others.flat_map(|other| ["--with".into(), format!("/{}", layer::path(other.architecture))]);
     insert(&mut runtime, "Entrypoint", std::iter::once(program).chain(with).collect());
 
-    // config.md: one entry for each layer, and one for each step that made none.
+    // config.md: one entry for each layer, and one for each step that made no layer. Here every step makes a layer.
     let history = |layer: &Layer| {
         let made_by = format!("{NAME} packed {}", layer::path(layer.architecture));
         json!({ "created": created, "created_by": made_by })
     };
-    // "The rootfs key references the layer content addresses used by the image. This makes the image config hash
-    // depend on the filesystem hash." (config.md) A diff ID is the digest of the tar archive, and not that of the
-    // layer: with the wrong one no runtime unpacks the image.
+    // "The rootfs key references the layer content addresses used by the image. This makes the image config hash depend
+    // on the filesystem hash." (config.md) A diff ID is the digest of the tar archive, and not of the compressed layer.
+    // With a wrong diff ID, no runtime unpacks the image.
     let mut rootfs = json!({ "type": "layers" });
     insert(&mut rootfs, "diff_ids", layers.iter().map(|layer| layer.tar.digest.as_str()).collect());
 
@@ -294,7 +294,7 @@ fn index(media_type: &str, manifests: Vec<Value>) -> Value {
     index
 }
 
-/// Adds a field to a JSON object. Indexing would do the same, and be 2,000 bytes of the layer.
+/// Adds a field to a JSON object. Indexing would do the same, but would add 2,000 bytes to the layer.
 fn insert(object: &mut Value, key: &str, value: Value) {
     object.as_object_mut().expect("json! made an object").insert(key.into(), value);
 }

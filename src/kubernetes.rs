@@ -1,10 +1,10 @@
-//! Writes the Kubernetes manifests that run an image: those in `k8s/`, as they are or pinned.
+//! Writes the Kubernetes manifests that run an image: the files of `k8s/`, as they are or pinned to a digest.
 //!
 //! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec,
 //! "Pulling manifests".
 //!
-//! A tag may come to mean another image; a digest cannot. A node that runs a pinned pod runs this
-//! program and no other, wherever it got the image.
+//! A tag may come to mean another image, but a digest cannot. So a node that runs a pinned pod runs this program and no
+//! other, wherever the node got the image.
 //!
 //! Deliberately absent: a YAML parser. The manifests are part of the source, and only the values of two keys change.
 
@@ -12,14 +12,14 @@ use std::fmt::Write;
 
 use crate::image::Image;
 
-/// Runs the image that the node has, or gets from a mirror, and serves it on port 5000.
+/// The manifest that runs the image that the node has, or gets from a mirror, and serves the image on port 5000.
 pub const PARENT: &str = include_str!("../k8s/parent.yaml");
 
-/// Runs the image that the parent on the same node serves, and serves it on port 5001.
+/// The manifest that runs the image from the parent on the same node, and serves the image on port 5001.
 pub const CHILD: &str = include_str!("../k8s/child.yaml");
 
-/// Pins a manifest to an image: to its digest, and to nodes of its architectures. All other lines, comments included,
-/// stay as they are.
+/// Pins a manifest to the digest of an image, and to nodes of the architectures of the image. All other lines, comments
+/// included, stay as they are.
 pub fn pin(manifest: &str, image: &Image) -> String {
     let digest = image.index.descriptor.digest;
     let architectures: Vec<_> = image.platforms.iter().map(|platform| platform.layer.architecture).collect();
@@ -28,7 +28,7 @@ pub fn pin(manifest: &str, image: &Image) -> String {
         let (key, value) = line.split_once(": ").unwrap_or((line, ""));
         match key.trim_ascii_start() {
             "image" => writeln!(pinned, "{key}: {value}@{digest}"),
-            // There is one list of values: the architectures of the nodes.
+            // The manifest has one list of values: the architectures of the nodes.
             "values" => writeln!(pinned, "{key}: [{}]", architectures.join(", ")),
             _ => writeln!(pinned, "{line}"),
         }

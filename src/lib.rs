@@ -1,25 +1,25 @@
-//! A Docker registry quine: one static binary that speaks the registry protocol and serves one image,
-//! which holds that very binary. Pull it from itself, run what you pulled, pull it again from the child:
-//! the digest never changes.
+//! A Docker registry quine: one static binary that speaks the registry protocol and serves one image, which holds that
+//! very binary. Pull the image, run it, and pull it again from the container: the digest never changes.
 //!
 //! # Four stories
 //!
-//! The source explains four things, each beside the document that it follows. Each story can be read alone, and has an
-//! example that runs and can be changed:
+//! The source tells four stories, each beside the documents that the code follows. Each story can be read alone, and
+//! has an example that runs and can be changed:
 //!
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
 //!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
-//! 2. How a registry responds. [`tests/pull.rs`] is a pull, step by step, from the client's side. Then read
+//! 2. How a registry responds. Read [`tests/pull.rs`], which pulls an image step by step as a client does. Then read
 //!    [`registry`], and [`explain`], which has a sentence for each request. Example: [`registry`].
 //! 3. How HTTP/1.1 is read and written: [`http`]. Example: [`http::request`].
-//! 4. How one thread serves thousands of clients. Read [`connection`], which is one client's state machine, then
-//!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and, at last, [`server`]. Example: [`connection`].
+//! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
+//!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and, at last, [`server`]. Example:
+//!    [`connection`].
 //!
 //! [`tests/pull.rs`]: https://github.com/tazjin/quinistry/blob/master/tests/pull.rs
 //!
 //! # One way through the files
 //!
-//! Each file uses only files further down. A test compares this table with the source.
+//! Each file uses only files below it in the table. A test compares the table with the source.
 //!
 //! ```text
 //!     file                 what it does                                uses
@@ -84,74 +84,74 @@
 //! # The path of a request
 //!
 //! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
-//! 2. `Connection::turn` reads what has come (`receive`), and `http::request::parse` parses it into a request
-//!    (`respond`).
-//! 3. `Registry::respond` chooses the response (`route`, `manifest`), and `http::conditional::select` how much of
-//!    its content the client wants. `Faults::respond` calls it, and makes the response wrong if a rule applies.
-//! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts it and logs it (with the
-//!    text of `explain`, if that is wanted), sends it with its content (`flush`), and waits for the next request
-//!    (`proceed`).
-//! 5. What does not fit the socket is sent when the kernel reports that there is room (`note_event`, `send`).
+//! 2. `Connection::turn` reads the bytes that have come (`receive`), and `http::request::parse` parses them into a
+//!    request (`respond`).
+//! 3. `Registry::respond` chooses the response (`route`, `manifest`) and how much of its content the client gets
+//!    (`http::conditional::select`). Its caller, `Faults::respond`, makes the response wrong if a rule applies.
+//! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts and logs the response
+//!    (with the text of `explain` if `--explain` is given), sends the head and the content (`flush`), and waits for the
+//!    next request (`proceed`).
+//! 5. The rest of a response is sent when the kernel reports that the socket has room (`note_event`, `send`).
 //!
 //! # Words
 //!
 //! * A *blob* is content that a registry knows by its digest and does not interpret: a config or a layer.
 //! * A *diff ID* is the digest of a layer before it was compressed.
-//! * A *head* is a request line or status line with its field lines, up to the empty line.
-//! * A *turn* is what one client does before the next is served. A client is *light* or *heavy* by what its turns have
-//!   cost recently.
+//! * A *head* is a request line or a status line, its field lines, and the empty line that ends them.
+//! * A *turn* is the work that is done for one client before the next client is served. A client is *light* or *heavy*
+//!   by the recent cost of its turns.
 //! * *Pipelining* is sending requests without waiting for the responses to earlier ones.
 //!
 //! # Where a change goes
 //!
-//! * A tag: [`image::TAGS`], in sorted order. Then run the tests; those that list the tags fail. What
-//!   `save` writes has `latest` alone.
-//! * An endpoint: `Registry::route` has those with one path, and `Registry::member` those of the form
-//!   `<name>/<collection>/<reference>`; the list at the top of `registry.rs` has both. `RequestKind` in `kinds.rs`
-//!   names each, and `explain.rs` explains each. Its response needs a test in `tests/registry.rs`. JSON goes
-//!   through `image/json.rs`, which knows no booleans.
-//! * A fault: `Fault` in `kinds.rs` names it, `fault.rs` makes it, and `explain.rs` says what a good client does. It needs
-//!   a test in `tests/fault.rs`.
-//! * A text of `--explain`: `explain.rs`, and the README if its log has that text.
-//! * A header field: on every response, in `http/response.rs` (`write_head`); on some, where `registry.rs`
-//!   makes the fields. `fuzz/fuzz_targets/registry.rs` lists all names.
-//! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style
-//!   is no longer right, and shows the page to a browser.
-//! * A processor: `image/executable.rs`. If they become more than eight, `RESERVED_DESCRIPTORS` in `server.rs`. If the
-//!   server runs on it, `ARCHITECTURE` in `confinement.rs`.
-//! * A crate, or a version, quinistry's own included: `Cargo.toml` and `Cargo.lock`. Then the command in
+//! * A tag: [`image::TAGS`], in sorted order. Then run the tests; the tests that list the tags fail. The archive that
+//!   `save` writes has only the tag `latest`.
+//! * An endpoint: `Registry::route` if the endpoint has one path, or `Registry::member` if its paths have the form
+//!   `<name>/<collection>/<reference>`; in both cases the list at the top of `registry.rs`. `RequestKind` in `kinds.rs`
+//!   names each endpoint, and `explain.rs` explains each. The response needs a test in `tests/registry.rs`. JSON goes
+//!   through `image/json.rs`, which cannot write booleans.
+//! * A fault: `Fault` in `kinds.rs` names the fault, `fault.rs` makes it, and `explain.rs` says what a good client
+//!   does. Each fault needs a test in `tests/fault.rs`.
+//! * A text of `--explain`: `explain.rs`, and the README if the log that it shows has this text.
+//! * A header field: `http/response.rs` (`write_head`) if every response has the field, otherwise the code of
+//!   `registry.rs` that makes the fields. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
+//! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style is no
+//!   longer right, and shows the page to a browser.
+//! * A processor: `image/executable.rs`. If there are more than eight processors, also `RESERVED_DESCRIPTORS` in
+//!   `server.rs`. If the server runs on the new processor, also `ARCHITECTURE` in `confinement.rs`.
+//! * A crate, or a version (also quinistry's own): `Cargo.toml` and `Cargo.lock`. Then run the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
-//! * A limit: a constant at the top of the file that enforces it. If a client can notice the limit, it
-//!   also stands in the table of `README.md`, which a test compares with the constants. A limit of
-//!   HTTP is in `http/request.rs`, and ends the connection. After a limit of the registry, it continues.
-//! * A system call: `system.rs`, and nowhere else. If serving makes it, the table in `confinement.rs`, too.
+//! * A limit: a constant at the top of the file that enforces the limit. If a client can notice the limit, also the
+//!   table of `README.md`, which a test compares with the constants. A request that exceeds a limit of HTTP
+//!   (`http/request.rs`) ends the connection, but a request that exceeds a limit of the registry does not.
+//! * A system call: `system.rs`, and nowhere else. If serving needs the call, also the table in `confinement.rs`.
 //!
 //! # What must not change
 //!
 //! The program is a quine only as long as the same executable always makes the same image:
 //!
-//! * No clock, path, user, environment, map order or random number may reach the image. Keys in JSON are
-//!   sorted (which `serde_json`'s feature `preserve_order` would end), times are 0, owners are root. Only
+//! * No clock, path, user, environment, map order or random number may reach the image. The keys of JSON objects are
+//!   sorted (the feature `preserve_order` of `serde_json` would end that order), times are 0, and owners are root. Only
 //!   `SOURCE_DATE_EPOCH` may set another time, when the program is built.
 //! * A layer must not depend on the size of the pieces in which its executable is read.
-//! * What a child packs is the executable that runs (`/proc/self/exe`), to the byte.
-//! * Content that is served by a digest has that digest.
+//! * A child packs the executable that runs (`/proc/self/exe`), byte for byte.
+//! * The content that the registry serves for a digest has this digest.
 //!
-//! And it is safe only as long as
+//! And the program is safe only as long as
 //!
-//! * no byte from outside can cause a panic, a wait, or memory without a bound;
+//! * no byte from outside can cause a panic, a wait, or an unbounded use of memory;
 //! * a request that could be understood in two ways is refused;
-//! * the output that connections share is empty after every turn, or a client would get another's.
+//! * the output that connections share is empty after every turn, or a client would get the bytes of another client.
 //!
 //! # How to read the comments
 //!
-//! A file opens with what it turns into what, the document that it follows (if there is one), its limits,
-//! and what is deliberately absent. A line that obeys a MUST cites it. A *Field note* is what real clients need and no
-//! document says.
+//! Each file begins with its purpose, the documents that it follows (if there are any), its limits, and what is
+//! deliberately absent. A comment cites each MUST that a line obeys. A *Field note* states what real clients need and
+//! no document says.
 //!
-//! The library exists for the tests and the fuzzer. Its interface promises nothing to others.
+//! The library exists for the tests and the fuzzer. Its interface may change at any time.
 
 pub mod acceptor;
 pub mod budget;

@@ -1,15 +1,15 @@
-//! Wraps the system calls that std and mio lack, or lack an option for. Every `unsafe` block of the crate is in
-//! this file.
+//! Wraps the system calls that std and mio do not offer, or not with the option that is needed. Every `unsafe` block of
+//! the crate is in this file.
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
-//! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as
-//! [`io::Error`]. So its caller needs no `unsafe`.
+//! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as [`io::Error`], so
+//! that its caller needs no `unsafe`.
 //!
 //! Limits: the backlog of connections, and the unsent bytes and the receive buffer of a socket.
 //!
 //! Deliberately absent: signal handlers, because a handler may do almost nothing, and signals can be read from a
-//! descriptor; and changing `net.ipv6.bindv6only`. Where an administrator has set it, `[::]` accepts no IPv4.
+//! descriptor; and changing `net.ipv6.bindv6only`. Where an administrator has set this option, `[::]` accepts no IPv4.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
@@ -22,32 +22,31 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
-/// The most connections that wait to be accepted. With std's 128, some of 200 simultaneous
-/// clients would wait for a second, until they repeat their SYN. The system limits this to `net.core.somaxconn`.
+/// The greatest number of connections that wait to be accepted. With std's 128, some of 200 simultaneous clients would
+/// wait for a second, until they repeat their SYN. The system limits the number to `net.core.somaxconn`.
 const BACKLOG: c_int = 4096;
 
-/// The most unsent bytes that are queued for one socket. This keeps a link busy until the next call.
-/// With more, every stalled reader would cost more kernel memory, which counts as the container's.
+/// The greatest number of unsent bytes that are queued for one socket. They keep a link busy until the next call. With
+/// more bytes, every stalled reader would cost more kernel memory, which counts as memory of the container.
 const UNSENT: c_int = 128 * 1024;
 
-/// The size of a socket's receive buffer. The kernel doubles it (socket(7)), and half of that is for bytes: a few
-/// requests of the usual size. A client that sends more waits until the server reads.
+/// The size of a socket's receive buffer. The kernel doubles this size (socket(7)), and uses half of the doubled size
+/// for bytes: a few requests of the usual size. A client that sends more waits until the server reads.
 pub const RECEIVE_BUFFER: c_int = 4 * 1024;
 
-/// How many seconds the kernel holds a connection back until its first data (tcp(7), `TCP_DEFER_ACCEPT`). The
-/// request of an honest client follows at once, and a read that finds nothing is a third of the cost of a short
-/// connection. Apache httpd sets this as well. If very many clients are silent, the kernel switches to SYN
-/// cookies, and hands connections over at once. A connection that is still held back when the server exits is
-/// not closed: its client gets a reset when it sends.
+/// The number of seconds for which the kernel holds a connection back until its first data (tcp(7),
+/// `TCP_DEFER_ACCEPT`). An honest client sends its request at once, and the server saves a read that finds nothing,
+/// which is a third of the cost of a short connection. Apache httpd sets this option as well. If very many clients are
+/// silent, the kernel switches to SYN cookies, and hands connections over at once. If the server exits while a
+/// connection is held back, the connection is not closed: its client gets a reset when it sends.
 const SILENCE: c_int = 1;
 
-/// Defines `main`, from a function that takes the arguments as `&[String]` and returns the exit code,
-/// without std's own start.
+/// Defines `main` without std's own start. `main` calls a function that takes the arguments as `&[String]` and returns
+/// the exit code.
 ///
-/// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls
-/// `sscanf`, and with it come the functions that read and print floating-point numbers and wide
-/// characters: 140 KB, a tenth of the binary and of every pull. The rest of what that start does is in
-/// [`start`].
+/// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls `sscanf`,
+/// and with it come the functions that read and print floating-point numbers and wide characters. These functions are
+/// 140 KB, a tenth of the binary and of every pull. [`start`] does the other tasks of std's start.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -57,15 +56,14 @@ macro_rules! entry {
             count: core::ffi::c_int,
             arguments: *const *const core::ffi::c_char,
         ) -> core::ffi::c_int {
-            // SAFETY: these are what C passes to `main`.
+            // SAFETY: these are the arguments that C passes to `main`.
             $main(&unsafe { $crate::system::start(count, arguments) })
         }
     };
 }
 
-/// Defines a static of bytes in a section of its own: `section!(STATIC, ".name", BYTES)`.
-/// Tools find the bytes by the section's name. Something must refer to the static, or the compiler and the linker
-/// drop it.
+/// Defines a static of bytes in a section of its own: `section!(STATIC, ".name", BYTES)`. Tools find the bytes by the
+/// name of the section. The program must refer to the static, because otherwise the compiler and the linker drop it.
 #[macro_export]
 macro_rules! section {
     ($static:ident, $name:literal, $bytes:expr) => {
@@ -75,8 +73,8 @@ macro_rules! section {
     };
 }
 
-/// Prepares the process, and returns the arguments after the program's name.
-/// Bytes of an argument that are not UTF-8 become U+FFFD, so the file names of `--with` must be UTF-8.
+/// Prepares the process, and returns the arguments after the program's name. Bytes of an argument that are not UTF-8
+/// become U+FFFD, so the file names of `--with` must be UTF-8.
 ///
 /// # Safety
 ///
@@ -86,8 +84,8 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     if let Err(error) = prepared {
         let _ = io::stderr()
             .write_all(format!("quinistry: cannot prepare descriptors and signals: {error}\n").as_bytes());
-        // SAFETY: _exit(2) takes no pointers. The rest of std's `exit` is not needed yet, and would add 2 KB to every
-        // pull.
+        // SAFETY: _exit(2) takes no pointers. std's `exit` does more, which is not needed yet, and would add 2 KB to
+        // every pull.
         unsafe { libc::_exit(1) }
     }
     let count = usize::try_from(count).unwrap_or(0);
@@ -96,9 +94,9 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Opens those of the standard three descriptors that are closed. Otherwise the next file or socket would get the
-/// number, and a client could receive the log. open(2) returns the lowest free number, which is this one. A write to
-/// standard output must fail rather than lose its data, so that is opened for reading. The log may be lost.
+/// Opens each of the standard three descriptors that is closed. Otherwise the next file or socket would get its number,
+/// and a client could receive the log. open(2) returns the lowest free number, which is that of the closed descriptor.
+/// Standard output is opened for reading, so that a write to it fails rather than loses its data. The log may be lost.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: none of the calls has a pointer to anything but a constant C string.
@@ -111,8 +109,8 @@ fn open_standard() -> io::Result<()> {
     Ok(())
 }
 
-/// Ignores the signals that would end the process when a call fails: with EPIPE if a client or a reader is gone, with
-/// EFBIG if a file has reached its limit.
+/// Ignores the signals that would end the process when a call fails: SIGPIPE (with EPIPE, if a client or a reader is
+/// gone) and SIGXFSZ (with EFBIG, if a file has reached its limit).
 fn ignore_signals() -> io::Result<()> {
     for signal in [libc::SIGPIPE, libc::SIGXFSZ] {
         // SAFETY: ignoring a signal passes no function.
@@ -123,9 +121,9 @@ fn ignore_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes all descriptors except the standard three. The filter of system calls would not keep an attacker from
-/// reading and writing those that the program was started with. `close_range(2)` needs Linux 5.9, and some of systemd's
-/// filters kill a process that calls it.
+/// Closes all descriptors except the standard three. The filter of system calls would not keep an attacker from reading
+/// and writing the inherited descriptors. `close_range(2)` is not used, because it needs Linux 5.9, and some of
+/// systemd's filters kill a process that calls it.
 fn close_inherited() -> io::Result<()> {
     // SAFETY: the path is a C string. The directory stays open from the check to the last call. An entry is
     // used before the next one is read, and its name is a C string. Nothing owns the descriptors that are
@@ -136,7 +134,7 @@ fn close_inherited() -> io::Result<()> {
             return Err(io::Error::last_os_error());
         }
         let outcome = loop {
-            // readdir(3): a null pointer is the end, or an error if `errno` says so.
+            // readdir(3): a null pointer means the end, or an error if `errno` is not 0.
             *libc::__errno_location() = 0;
             let Some(entry) = libc::readdir(directory).as_ref() else { break io::Error::last_os_error() };
             let name = CStr::from_ptr(entry.d_name.as_ptr()).to_str();
@@ -154,8 +152,8 @@ fn close_inherited() -> io::Result<()> {
 /// Returns standard output as a file. std's `Stdout` reports success even if the descriptor cannot be written to,
 /// and it buffers by lines.
 pub fn stdout() -> ManuallyDrop<File> {
-    // SAFETY: the descriptor is open, since `start` made sure of that, and the file is never dropped, which
-    // would close it.
+    // SAFETY: `start` has made sure that the descriptor is open. The file is never dropped, which would close the
+    // descriptor.
     ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })
 }
 
@@ -175,33 +173,32 @@ fn own(descriptor: c_int) -> io::Result<OwnedFd> {
     check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Listens on `address`. Accepted connections inherit the options that are set here, so that no further calls are
-/// needed for each.
+/// Listens on `address`. Accepted connections inherit the options that are set here, so that no connection needs
+/// further calls.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let options = [
-        // RFC 6093 section 3: urgent data is a part of the stream like any other.
+        // RFC 6093 section 3: urgent data belongs to the stream like any other data.
         (libc::SOL_SOCKET, libc::SO_OOBINLINE, 1),
-        // Every response is written as a whole. Waiting for more, to fill a packet, would delay it.
+        // Every response is written as a whole. To wait until a packet is full would delay the response.
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
         (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),
         (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, SILENCE),
     ];
     for (level, name, value) in options {
-        // None of these is essential, and a system may lack one.
+        // None of these options is essential, and a system may lack one.
         let _ = set_option(listener.as_fd(), level, name, &value);
     }
-    // std has called it, with a smaller backlog.
-    // SAFETY: listen(2) takes no pointers.
+    // std has called listen(2), with a smaller backlog.
     check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) })?;
     Ok(listener)
 }
 
 /// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
-/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be small. Those of the loopback
-/// device have 64 KiB.
+/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be smaller than the 64 KiB of
+/// the loopback device.
 pub fn limit_rate(listener: BorrowedFd<'_>, rate: u64) {
     let rate = c_int::try_from(rate).unwrap_or(c_int::MAX);
     let _ = set_option(listener, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate);
@@ -211,13 +208,13 @@ pub fn limit_rate(listener: BorrowedFd<'_>, rate: u64) {
 /// Sets an option of a socket to a value of the type that the option has in C.
 fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<c_int> {
     let length = size_of::<T>() as libc::socklen_t;
-    // SAFETY: the pointer is to a value that outlives the call, with its length. The kernel only reads it.
+    // SAFETY: the pointer is to a value that outlives the call, with its length. The kernel only reads the value.
     check(unsafe {
         libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
     })
 }
 
-/// Sends bytes. With `more`, they wait for those that follow to share their packet.
+/// Sends bytes. With `more`, the kernel holds them back until they can share a packet with the bytes that follow.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usize> {
     let flags = libc::MSG_NOSIGNAL | if more { libc::MSG_MORE } else { 0 };
     // SAFETY: the pointer and length are those of a slice that outlives the call.
@@ -225,7 +222,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 }
 
 /// Returns how many of the bytes written to the socket have not been acknowledged by the other end (tcp(7),
-/// `SIOCOUTQ`). The end of the stream counts as one. A reset does not change it.
+/// `SIOCOUTQ`). The end of the stream counts as one byte. A reset does not change the number.
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     let mut count: c_int = 0;
     // SAFETY: this request has the number of the terminal's TIOCOUTQ, and writes one c_int.
@@ -233,8 +230,8 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     if result == -1 { 0 } else { u64::try_from(count).unwrap_or(0) }
 }
 
-/// Returns how many bytes of memory the kernel uses for what waits to be sent or to be acknowledged. Before Linux 4.12
-/// this is unknown, and 0 is returned.
+/// Returns how many bytes of memory the kernel uses for data that waits to be sent or to be acknowledged. Returns 0
+/// before Linux 4.12, which does not report this number.
 pub fn queued(socket: BorrowedFd<'_>) -> u64 {
     // linux/sock_diag.h: SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
     const QUEUED: usize = 5;
@@ -248,8 +245,8 @@ pub fn queued(socket: BorrowedFd<'_>) -> u64 {
     if result == -1 { 0 } else { info[QUEUED].into() }
 }
 
-/// Makes the kernel reset the connection when the socket is closed, and drop what it has queued (socket(7),
-/// `SO_LINGER`). Otherwise the kernel would keep that, and try to send it for minutes.
+/// Makes the kernel reset the connection when the socket is closed, and drop the bytes that it has queued (socket(7),
+/// `SO_LINGER`). Otherwise the kernel would keep these bytes, and try to send them for minutes.
 pub fn reset_when_closed(socket: BorrowedFd<'_>) {
     let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     // This fails only on a descriptor that is not a socket.
@@ -260,7 +257,7 @@ pub fn reset_when_closed(socket: BorrowedFd<'_>) {
 pub struct SealedFile(File);
 
 impl SealedFile {
-    /// Creates a file with what `write` writes. Returns the file and the result of `write`.
+    /// Creates a file with the bytes that `write` writes. Returns the file and the result of `write`.
     pub fn create<T>(write: impl FnOnce(&mut dyn Write) -> io::Result<T>) -> io::Result<(Self, T)> {
         let flags = libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING;
         // SAFETY: the name is a C string; memfd_create(2) only reads it.
@@ -279,10 +276,11 @@ impl SealedFile {
         Ok(file)
     }
 
-    /// Sends some bytes of a part of the file. The kernel sends them from its page cache, without a copy.
+    /// Sends bytes from the start of a part of the file. The kernel sends the bytes from its page cache, without a
+    /// copy.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
-        // On a 32-bit processor an `off_t` may have 32 bits, hence `sendfile64`. A `usize` has 32 bits there: a
-        // part that is too long for one call is sent by several, as any part may be.
+        // On a 32-bit processor an `off_t` may have 32 bits, hence `sendfile64`. A `usize` has 32 bits there, so a part
+        // that is too long for one call takes several calls, as any part may.
         let mut offset: libc::off64_t = part.start.cast_signed();
         let count = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
         // SAFETY: the pointer is to an off64_t that outlives the call.
@@ -295,7 +293,7 @@ impl SealedFile {
 /// Reports the resident memory of this process. Its file must be opened before `confinement` forbids opening
 /// files.
 pub struct ResidentMemory {
-    /// proc(5), `/proc/pid/statm`: numbers of pages; the second is the resident set.
+    /// proc(5), `/proc/pid/statm`: numbers of pages. The second number is the size of the resident set.
     statm: File,
     page_size: u64,
 }
@@ -318,12 +316,12 @@ impl ResidentMemory {
     }
 }
 
-/// SIGTERM and SIGINT as a descriptor (signalfd(2)). The kernel discards a signal that process 1 neither
-/// handles nor blocks. Blocking them is enough.
+/// SIGTERM and SIGINT as a descriptor (signalfd(2)). The kernel discards a signal that process 1 neither handles nor
+/// blocks. Both signals are blocked, so process 1 receives them.
 pub struct Signals(File);
 
 impl Signals {
-    /// Blocks the signals and makes them readable. It must be called before another thread starts.
+    /// Blocks the signals, and makes them readable. Must be called before another thread starts.
     pub fn new() -> io::Result<Self> {
         // SAFETY: a sigset_t is plain data. sigemptyset initialises it before it is used, and it outlives
         // the calls that get a pointer to it.
@@ -358,23 +356,23 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Installs a seccomp filter for this thread. It cannot be removed. It requires `no_new_privs`, so a set-uid
-/// program started later gains no privileges either.
+/// Installs a seccomp filter for this thread, which cannot be removed. The filter requires `no_new_privs`, so a set-uid
+/// program that is started later gains no privileges either.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program =
         libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
     let program = &raw const program;
     let (set, kind) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_MODE_FILTER);
     let (one, none): (libc::c_ulong, libc::c_ulong) = (1, 0);
-    // SAFETY: the pointer is to a sock_fprog that outlives the calls. It points to that many instructions,
+    // SAFETY: the pointer is to a sock_fprog that outlives the calls. The sock_fprog points to `len` instructions,
     // which are only read, although the pointer is mutable.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, none, none, none))?;
         // Field note: systemd's filter `@system-service` allows prctl(2), and kills a process that calls
         // seccomp(2). So if there is a filter already, only prctl(2) is called.
         if libc::prctl(libc::PR_GET_SECCOMP, none, none, none, none) == 0 {
-            // Before Linux 5.16, a filter restricts speculation, which makes the process slower, unless this flag
-            // is set. The restriction is not needed here: the process runs no code of others.
+            // Before Linux 5.16, a filter without this flag restricts speculation, which makes the process slower. The
+            // restriction is not needed here, because the process runs no code of others.
             let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
             if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
                 return Ok(());
@@ -408,8 +406,8 @@ fn is_ready(descriptor: BorrowedFd<'_>, events: c_short, patience: Duration) -> 
     check(unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as c_int) }).map(|count| count == 1)
 }
 
-/// Checks that so many bytes of memory can be allocated. They are freed before anything touches them, so that no
-/// memory is used.
+/// Checks that `size` bytes of memory can be allocated. Frees the memory before anything touches it, so that none is
+/// used.
 pub fn try_memory(size: usize) -> io::Result<()> {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: the kernel chooses an address that is not in use. Nothing refers to the memory when it is unmapped.

@@ -1,5 +1,5 @@
-//! Decides how much of some content a GET or HEAD request gets: all, a part, or nothing because the
-//! client already has it.
+//! Decides how much of the content a GET or HEAD request gets: all, a part, or nothing, for example because the client
+//! already has the content.
 //!
 //! Documents: RFC 9110 section 13 (conditional requests) and section 14 (ranges).
 //!
@@ -10,10 +10,10 @@
 //!     If-Range: "x"          wants the range only if the content has this entity tag, else everything
 //! ```
 //!
-//! Deliberately absent: dates (`If-Modified-Since`, `Last-Modified`), because an entity tag is more precise;
-//! and responses of several parts. RFC 9110 section 14.2 allows ignoring a Range: a request for several
-//! ranges gets the whole content. No client of a registry sends one, and overlapping ranges are a
-//! known attack.
+//! Deliberately absent: dates (`If-Modified-Since`, `Last-Modified`), because an entity tag is more precise; and
+//! responses of several parts. RFC 9110 section 14.2 allows a server to ignore a Range field, so a request for several
+//! ranges gets the whole content. No client of a registry sends such a request, and overlapping ranges are a known
+//! attack.
 
 use std::ops::Range;
 
@@ -21,23 +21,23 @@ use crate::http::request::{Method, Request};
 use crate::http::response::Response;
 use crate::http::syntax::{entity_tags, parse_number};
 
-/// What a request gets of some content.
+/// How much of the content a request gets, and with which status.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Selection {
-    /// All of it: 200.
+    /// The whole content: 200.
     Whole,
-    /// These bytes: 206.
+    /// This range of bytes: 206.
     Part(Range<u64>),
-    /// Nothing, because the client already has it: 304.
+    /// Nothing, because the client already has the content: 304.
     NotModified,
     /// Nothing, because the client wanted other content: 412.
     PreconditionFailed,
-    /// Nothing, because the content has no such bytes: 416.
+    /// Nothing, because the content does not have the requested bytes: 416.
     Unsatisfiable,
 }
 
-/// Returns what `request` gets of the content of `response`, which is a 200. Its entity tag, if it has one, is
-/// strong. Content without an entity tag has no ranges.
+/// Returns how much `request` gets of the content of `response`, which is a 200. The entity tag of the response, if it
+/// has one, is strong. If it has none, Range is ignored.
 pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     let has = |field: &str| request.field_bytes(field).next().is_some();
     if !["if-match", "if-none-match", "range"].into_iter().any(has) {
@@ -66,7 +66,7 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     parse_range(range, response.content.len())
 }
 
-/// Checks whether this field lists the entity tag, or is `*`, which matches any content.
+/// Checks whether the fields named `field` list the entity tag, or are a single `*`, which matches any content.
 ///
 /// ```text
 ///     If-Match      = "*" / #entity-tag                         ; RFC 9110 section 13.1.1
@@ -95,22 +95,22 @@ fn parse_range(value: &str, size: u64) -> Selection {
     let Some((unit, range)) = value.split_once('=') else {
         return Selection::Whole;
     };
-    // RFC 9110 section 14.2: MUST ignore a unit that it does not understand.
+    // RFC 9110 section 14.2: MUST ignore a range unit that the server does not understand.
     let Some((first, last)) = range.split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes")) else {
         return Selection::Whole;
     };
     let (first, last) = (first.trim_ascii(), last.trim_ascii());
     match (parse_number(first), parse_number(last)) {
-        // A suffix, "bytes=-n": the last n bytes. If there are fewer, it is all of them.
+        // A suffix, "bytes=-n", means the last n bytes, or all bytes if the content has fewer.
         (None, Some(0)) if first.is_empty() => Selection::Unsatisfiable,
         (None, Some(suffix)) if first.is_empty() => Selection::Part(size.saturating_sub(suffix)..size),
         (Some(first), None) if last.is_empty() && first < size => Selection::Part(first..size),
-        // Field note: regctl asks for one byte past the end. RFC 9110 section 14.1.2: an end beyond the
+        // Field note: regctl asks for one byte past the end. RFC 9110 section 14.1.2: a last position beyond the
         // content means its last byte.
         (Some(first), Some(last)) if first <= last && first < size => {
             Selection::Part(first..size.min(last.saturating_add(1)))
         }
-        // Field note: "bytes=500-0" is invalid, and could be ignored. The conformance tests of the
+        // Field note: "bytes=500-0" is invalid, and a server may ignore it. But the conformance tests of the
         // distribution-spec want 416.
         (Some(_), None) if last.is_empty() => Selection::Unsatisfiable,
         (Some(_), Some(_)) => Selection::Unsatisfiable,

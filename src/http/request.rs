@@ -1,4 +1,4 @@
-//! Parses bytes into a request, unless they are incomplete or must be refused.
+//! Parses bytes into a request. Reports if the bytes are incomplete, and refuses bytes that are not acceptable.
 //!
 //! Documents: RFC 9112 (the syntax of HTTP/1.1), RFC 9110 (its meaning), RFC 3986 (targets).
 //!
@@ -19,22 +19,22 @@
 //! assert_eq!((rejection.status.code(), rejection.is_head), (400, false));
 //! ```
 //!
-//! A head is checked in this order: the length and the grammar of the request line, the fields, Host,
-//! framing, target. The first error determines the response, after which the connection ends: after some
-//! faults it is unknown where the next request begins, and no fault is worth an exception.
+//! A head is checked in this order: the length and the grammar of the request line, the field lines, Host, framing,
+//! target. The first error determines the response, and the connection ends after it, because after some errors it is
+//! unknown where the next request begins. No error is worth an exception from this rule.
 //!
 //! `httparse` parses the field lines. The request line is parsed here, for two reasons: `httparse` accepts
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
 //! HTTP/1.2, which must be treated as HTTP/1.1, and for HTTP/2.0, which must not.
 //!
-//! The end of the head is found first, and `httparse` runs only on a complete head. If it ran at every byte of a head
-//! that comes byte by byte, 16 KiB would cost 47 ms of processor time. Checking the request line at every byte would
-//! cost ten times as much, so the caller states which bytes have been parsed before.
+//! The end of the head is found first, and `httparse` runs only on a complete head. If `httparse` ran at every byte of
+//! a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Checking the request line at every byte
+//! would cost ten times as much, so the caller states how many bytes have been parsed before.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
-//! Deliberately absent: content. No request that this registry fulfils needs any, and skipping it safely
-//! takes all of chunked coding. A connection that carries content ends after the response.
+//! Deliberately absent: content. No request that this registry fulfils needs content, and skipping it safely would take
+//! all of chunked coding. So the connection ends after the response to a request with content.
 
 use std::borrow::Cow;
 use std::io::BufRead;
@@ -55,7 +55,7 @@ pub const MAX_INPUT: usize = MAX_HEAD + "\r\n".len();
 /// The longest request line, without its CRLF, in bytes. RFC 9112 section 3 recommends at least 8000.
 pub const MAX_REQUEST_LINE: usize = 8 * 1024;
 
-/// The most field lines. hyper and h2o have the same limit; docker sends 4, containerd 7.
+/// The greatest number of field lines. hyper and h2o have the same limit; docker sends 4, containerd 7.
 pub const MAX_FIELDS: usize = 100;
 
 const _: () = assert!(MAX_REQUEST_LINE >= 8000 && MAX_REQUEST_LINE < MAX_HEAD);
@@ -67,9 +67,9 @@ pub enum Method {
     Head,
     Options,
     Connect,
-    /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. No path of this registry allows it.
+    /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. No path of this registry allows such a method.
     Other,
-    /// A method that neither defines, such as `get`: methods are case-sensitive (RFC 9110 section 9.1).
+    /// A method that neither RFC defines, such as `get`: methods are case-sensitive (RFC 9110 section 9.1).
     Unrecognized,
 }
 
@@ -83,9 +83,9 @@ pub struct Request<'b> {
     pub target: &'b str,
     /// The path, without needless percent-encoding.
     pub path: Cow<'b, str>,
-    /// The query, without its question mark, still encoded.
+    /// The query, without its question mark, still percent-encoded.
     pub query: Option<&'b str>,
-    /// The host and port that the client addresses; `None` if it is empty or, in HTTP/1.0, absent.
+    /// The host and port that the client addresses; `None` if the authority is empty or, in HTTP/1.0, absent.
     pub authority: Option<&'b str>,
     /// Whether something other than the next request may follow the head: content, or, after CONNECT, another
     /// protocol (RFC 9110 section 9.3.6).
@@ -95,22 +95,23 @@ pub struct Request<'b> {
 }
 
 impl<'b> Request<'b> {
-    /// Iterates over the values of all field lines of that name, in order. A value that is not UTF-8 becomes U+FFFD,
+    /// Iterates over the values of all field lines named `name`, in order. A value that is not UTF-8 becomes U+FFFD,
     /// which is invalid in every field that this server uses.
     pub fn field_lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
         self.fields.lines(name)
     }
 
-    /// Iterates over the same values as bytes, which need not be UTF-8 (RFC 9110 section 5.5, obs-text).
+    /// Like [`Self::field_lines`], but with the values as bytes, which need not be UTF-8 (RFC 9110 section 5.5,
+    /// obs-text).
     pub fn field_bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
         self.fields.bytes(name)
     }
 
-    /// Returns how much the client wants each of these media types, in thousandths. 0 means "not acceptable", or
-    /// that no Accept field lists the type.
+    /// Returns the weight that the client gives to each of these media types, in thousandths. 0 means "not acceptable",
+    /// or that no Accept field lists the type.
     ///
-    /// RFC 9110 section 12.5.1: "The most specific reference has precedence." Of several equally specific ones, the
-    /// largest weight counts.
+    /// RFC 9110 section 12.5.1: "The most specific reference has precedence." Of several equally specific media ranges,
+    /// the one with the largest weight counts.
     pub fn weights<const N: usize>(&self, types: [&str; N]) -> [u16; N] {
         let mut best = [(0, 0); N];
         for range in self.field_bytes("accept").flat_map(list_members) {
@@ -126,7 +127,7 @@ impl<'b> Request<'b> {
     }
 }
 
-/// Returns how specific a media range is for a media type: 3 for the type itself, 0 if they do not match.
+/// Returns how specific a media range is for a media type: 3 for the type itself, 0 if the range does not match.
 ///
 /// ```text
 ///     media-range = ( "*/*" / ( type "/" "*" ) / ( type "/" subtype ) ) parameters ; RFC 9110 section 12.5.1
@@ -142,7 +143,7 @@ fn specificity(range: &str, media_type: &str) -> u8 {
     }
 }
 
-/// Parses a weight, in thousandths. A malformed weight is ignored.
+/// Parses a weight, in thousandths. A malformed weight is ignored, and counts as 1000.
 ///
 /// ```text
 ///     qvalue = ( "0" [ "." 0*3DIGIT ] ) / ( "1" [ "." 0*3("0") ] )   ; RFC 9110 section 12.4.2
@@ -158,14 +159,14 @@ fn weight(text: &str) -> u16 {
     }
 }
 
-/// Why bytes are not an acceptable request.
+/// The reason why bytes are not an acceptable request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Rejection {
     /// The status of the response.
     pub status: Status,
-    /// What is wrong, for the person who uses the client.
+    /// The error, in words for the person who uses the client.
     pub reason: &'static str,
-    /// Whether the bytes look like a HEAD request, whose response has no content.
+    /// Whether the bytes begin as a HEAD request does. The response to HEAD has no content.
     pub is_head: bool,
 }
 
@@ -189,18 +190,19 @@ pub fn timeout(head: &[u8]) -> Rejection {
 /// The beginning of a HEAD request.
 const HEAD: &[u8] = b"HEAD ";
 
-/// Parses the request at the start of `bytes`. Its field lines are stored in `storage`. The first `searched` bytes have
-/// been parsed before, when they did not contain a complete head.
+/// Parses the request at the start of `bytes`, and stores its field lines in `storage`. An earlier call has parsed the
+/// first `searched` bytes, and found no complete head in them.
 ///
-/// Returns the request and the length of its head in bytes, or `None` if the head is incomplete. Fails as soon as it
-/// is certain that the bytes cannot become an acceptable request, which may be before the head is complete.
+/// Returns the request and the length of its head in bytes, or `None` if the head is incomplete. Fails as soon as it is
+/// certain that the request line, a line end or the length of the head is not acceptable, which may be before the head
+/// is complete. The field lines and the form of the target are parsed only in a complete head.
 pub fn parse<'h, 'b>(
     bytes: &'b [u8],
     searched: usize,
     storage: &'h mut FieldStorage<'b>,
 ) -> Result<Option<(Request<'h>, usize)>, Rejection> {
-    // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the
-    // request-line". We ignore one; otherwise a client could send empty lines forever.
+    // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the request-line". We
+    // ignore only one, because otherwise a client could send empty lines forever.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
@@ -210,7 +212,7 @@ pub fn parse<'h, 'b>(
     }
 }
 
-/// Parses what follows the empty line.
+/// Parses the bytes after the empty line.
 fn parse_trimmed<'h, 'b>(
     bytes: &'b [u8],
     searched: usize,
@@ -220,7 +222,7 @@ fn parse_trimmed<'h, 'b>(
     // The bytes beyond the limit are ignored, so that the outcome does not depend on how the bytes arrived.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = request_line_end(bytes)? else { return Ok(None) };
-    // The line is checked as soon as it is complete: nothing follows the `GET /` of HTTP/0.9.
+    // The request line is checked as soon as it is complete, because nothing follows the `GET /` of HTTP/0.9.
     let new_line = if searched < line_end { Some(parse_request_line(&bytes[..line_end])?) } else { None };
     let mut end = searched.max(line_end);
     loop {
@@ -238,31 +240,31 @@ fn parse_trimmed<'h, 'b>(
     }
 }
 
-/// Checks for a client of another protocol, by its first bytes.
+/// Refuses a client of another protocol, which its first bytes reveal.
 fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
-        // Field note: Docker (20.10, seen), its containerd store and containerd's CRI try HTTPS first,
-        // even on localhost. If the response begins with `HTTP/`, they go on with HTTP at once. Silence
-        // costs them a time-out of 10 s, and a reset fails the pull.
+        // Field note: Docker (20.10, seen), its containerd store and containerd's CRI try HTTPS first, even on
+        // localhost. If the response begins with `HTTP/`, these clients go on with HTTP at once. Silence costs them a
+        // time-out of 10 s, and a reset makes the pull fail.
         [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // This may be half of an empty line.
         [first, ..] if token(&[*first]).is_none() => Err(bad("a request begins with a method")),
-        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. By its version it
-        // would get a 505, but it is not a request, so it gets a 400.
+        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. The version in the
+        // preface would call for a 505. But the preface is not a request, so the response is a 400.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
         _ => Ok(()),
     }
 }
 
-/// Returns the end of the request line, or `None` if it is incomplete.
+/// Returns the end of the request line, or `None` if the line is incomplete.
 fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
     const LONGEST: usize = MAX_REQUEST_LINE + "\r\n".len();
     const LONGEST_METHOD: usize = "OPTIONS".len();
     let bytes = &bytes[..bytes.len().min(LONGEST)];
     match find_line_end(bytes, 0)? {
         None if bytes.len() < LONGEST => Ok(None),
-        // RFC 9112 section 3: SHOULD respond with 501 to a method longer than all that are implemented.
+        // RFC 9112 section 3: SHOULD respond with 501 to a method longer than every implemented method.
         None if !bytes[..=LONGEST_METHOD].contains(&b' ') => {
             Err(reject(Status::NotImplemented, "no method is this long"))
         }
@@ -272,11 +274,11 @@ fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
     }
 }
 
-/// Returns where the line ends that begins or continues at `from`, or `None` if it is incomplete.
+/// Returns the end of the line that begins or continues at `from`, or `None` if the line is incomplete.
 ///
-/// RFC 9112 section 2.2 allows taking a bare LF for the end of a line. We refuse it: where two readers
-/// disagree about the end of a line, a request can be hidden from one of them. We refuse it at once: otherwise
-/// a client that ends its head with two bare LFs would wait until the deadline.
+/// RFC 9112 section 2.2 allows a server to take a bare LF for the end of a line. We refuse a bare LF, because where two
+/// readers disagree about the end of a line, a request can be hidden from one of them. We refuse it before the head is
+/// complete, because a client that ends its head with two bare LFs would otherwise wait until the deadline.
 fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
     // std has a fast search for a byte, `memchr`, but it is private; `skip_until` calls it.
     let end = from + { &bytes[from..] }.skip_until(b'\n').expect("a slice can be read");
@@ -288,7 +290,7 @@ fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> 
     }
 }
 
-/// Parses the field lines, which end with the empty line, and what [`parse_request_line`] has returned.
+/// Parses the field lines, up to the empty line, and the target. Takes the result of [`parse_request_line`].
 fn parse_head<'h, 'b: 'h>(
     (method_name, target, is_http_1_0): (&'b str, &'b str, bool),
     fields: &'b [u8],
@@ -350,7 +352,7 @@ fn parse_request_line(line: &[u8]) -> Result<(&str, &str, bool), Rejection> {
     }
 }
 
-/// Holds the field lines of a request. One request after the other can use it.
+/// Holds the field lines of a request. One request after another can use the same storage.
 pub struct FieldStorage<'b>([httparse::Header<'b>; MAX_FIELDS]);
 
 impl Default for FieldStorage<'_> {
@@ -384,8 +386,8 @@ impl<'h> Fields<'h> {
         lines.map(|line| line.value.trim_ascii())
     }
 
-    /// Returns the value of Host. RFC 9112 section 3.2: MUST respond with 400 to a request of HTTP/1.1 without
-    /// Host, and to any request with two of them or an invalid one.
+    /// Returns the value of Host. RFC 9112 section 3.2: MUST respond with 400 to a request of HTTP/1.1 without Host,
+    /// and to any request with two Host field lines or an invalid one.
     fn host(&self, is_http_1_0: bool) -> Result<Option<&'h str>, Rejection> {
         let mut hosts = self.lines("host");
         match (hosts.next(), hosts.next()) {
@@ -401,7 +403,7 @@ impl<'h> Fields<'h> {
     fn has_content(&self, is_http_1_0: bool) -> Result<bool, Rejection> {
         let mut lengths = self.lines("content-length");
         let length = lengths.next();
-        // An empty field has no members, but it is present.
+        // An empty Transfer-Encoding has no members, but the field is present.
         if self.bytes("transfer-encoding").next().is_some() {
             // Section 6.3: such a message "ought to be handled as an error", because one reader may use
             // the length and another the coding.
@@ -421,13 +423,13 @@ impl<'h> Fields<'h> {
                 let length = parse_number(length).ok_or(bad("the Content-Length field is not a number"))?;
                 Ok(length > 0)
             }
-            // Two equal lengths may be accepted as one. No client sends them, so they are refused as well.
+            // Two equal lengths may be accepted as one. No client sends two, so equal lengths are refused as well.
             (Some(_), Some(_)) => Err(bad("the Content-Length field must not be repeated")),
         }
     }
 
-    /// Checks the transfer codings. RFC 9112 section 6.3: MUST respond with 400 if chunked is not the last one, because
-    /// then the length is unknown. Section 6.1: SHOULD respond with 501 to a coding that the server does not know.
+    /// Checks the transfer codings. RFC 9112 section 6.3: MUST respond with 400 if chunked is not the last coding,
+    /// because then the length is unknown. Section 6.1: SHOULD respond with 501 to a coding that is unknown here.
     fn check_codings(&self) -> Result<(), Rejection> {
         let codings: Vec<&str> = self.bytes("transfer-encoding").flat_map(list_members).collect();
         match codings.iter().position(|coding| coding.eq_ignore_ascii_case("chunked")) {
@@ -482,7 +484,7 @@ fn parse_target(text: &str, method: Method) -> Result<(Option<&str>, Cow<'_, str
         // RFC 9112 section 3.2.2: MUST accept the absolute form.
         Some((scheme, rest)) if is_http(scheme) => {
             let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field it is valid.
+            // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field an empty host is valid.
             if authority.is_empty() || !is_authority(authority) {
                 return Err(bad("the authority of the target is not a host and a port"));
             }

@@ -1,23 +1,23 @@
-//! Writes the head of a response. The content is borrowed, and follows the head.
+//! Describes a response, and writes its head. The connection sends the content after it.
 //!
 //! Documents: RFC 9110 (status codes and fields), RFC 9112 section 4 (the status line).
 //!
 //! ```text
 //!     HTTP/1.1 200 OK                                    the status
 //!     Date: Sun, 06 Nov 1994 08:49:37 GMT                formatted once a second
-//!     Content-Type: application/octet-stream             \
-//!     Content-Length: 1234                                | the response's own fields; for content that
-//!     ...                                                /  is requested often they are ready made
+//!     Content-Type: application/octet-stream             \  the response's own fields; for content that
+//!     Content-Length: 1234                               /  is requested often they are ready made
+//!     Docker-Distribution-Api-Version: registry/2.0      the fields that many responses share (`shared`)
 //!     Connection: close                                  if the connection ends
 //! ```
 //!
-//! Deliberately absent: chunked coding and compression. The length of every content is known before
-//! its first byte, and the bytes of a registry must arrive as they were hashed.
+//! Deliberately absent: chunked coding, because the length of every content is known before its first byte; and
+//! compression, because the bytes of a registry must arrive as they were hashed.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-/// Declares the statuses: each with its code and its reason phrase.
+/// Declares the statuses, each with its code and its reason phrase.
 macro_rules! statuses {
     ($($Name:ident = $code:literal $phrase:literal,)*) => {
         /// The statuses of this server's responses (RFC 9110 section 15; 429 and 431 are RFC 6585's).
@@ -69,19 +69,19 @@ impl Status {
     }
 }
 
-/// What follows the head.
+/// The content of a response, which follows the head.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content<'a> {
-    /// Bytes in memory, which are few, and are sent together with the head.
+    /// A few bytes in memory, which are sent together with the head.
     Bytes(Cow<'a, [u8]>),
-    /// A part of a larger file. The transport has the file and sends it.
+    /// A part of a larger file. The transport has the file, and sends the part.
     File(FilePart),
 }
 
-/// A range of one of the transport's files.
+/// A range of bytes of one of the files that the transport has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct FilePart {
-    /// Which file, counted from 0.
+    /// The number of the file, counted from 0.
     pub file: usize,
     pub range: Range<u64>,
 }
@@ -112,7 +112,7 @@ impl Content<'_> {
         self.len() == 0
     }
 
-    /// Returns these bytes of the content.
+    /// Returns the bytes of the content in `range`.
     pub fn part(self, range: Range<u64>) -> Self {
         let (start, end) = (range.start as usize, range.end as usize);
         match self {
@@ -128,11 +128,11 @@ impl Content<'_> {
 /// Whether the connection persists (RFC 9112 section 9.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Persistence {
-    /// It persists, which is the default of HTTP/1.1.
+    /// The connection persists, which is the default of HTTP/1.1.
     Implied,
-    /// It persists, which a field must state to a client of HTTP/1.0.
+    /// The connection persists, and a field must state this to a client of HTTP/1.0.
     Stated,
-    /// It ends with this response.
+    /// The connection ends with this response.
     Close,
 }
 
@@ -173,12 +173,12 @@ impl<'a> Response<'a> {
         self
     }
 
-    /// Returns the value of the response's own field with that name. The comparison is case-sensitive.
+    /// Returns the value of the response's own field named `name`. The comparison is case-sensitive.
     pub fn field(&self, name: &str) -> Option<&[u8]> {
         self.fields.split_inclusive(|&byte| byte == b'\n').find_map(|line| field_value(line, name))
     }
 
-    /// Changes a 200 to a 206 with these bytes of its content (RFC 9110 section 15.3.7).
+    /// Changes a 200 to a 206 with the bytes of the content in `range` (RFC 9110 section 15.3.7).
     pub fn part(self, range: Range<u64>) -> Self {
         let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.content.len());
         let length = (range.end - range.start).to_string();
@@ -187,7 +187,7 @@ impl<'a> Response<'a> {
         part.with("Content-Range", &content_range)
     }
 
-    /// Appends the head to `out`. `date` is the present time as HTTP writes it.
+    /// Appends the head to `out`. `date` is the present time in the format of the field Date.
     ///
     /// ```
     /// use quinistry::http::response::{Content, Persistence, Response, Status};
@@ -218,7 +218,7 @@ impl<'a> Response<'a> {
     }
 }
 
-/// Returns the value of a field line, if the field has that name.
+/// Returns the value of a field line, if the field is named `name`.
 fn field_value<'l>(line: &'l [u8], name: &str) -> Option<&'l [u8]> {
     line.strip_prefix(name.as_bytes())?.strip_prefix(b": ")?.strip_suffix(b"\r\n")
 }

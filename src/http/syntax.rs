@@ -1,16 +1,16 @@
-//! The grammar that the parsers of HTTP's fields and targets share.
+//! Implements the grammar that the parsers of HTTP's fields and targets share.
 //!
-//! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). Each function has
-//! its grammar above it, in the ABNF of RFC 5234.
+//! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). The comment of each function has the
+//! grammar, in the ABNF of RFC 5234.
 //!
 //! Deliberately absent: quoted strings, except for entity tags, because no other field that this server uses has a
-//! quoted comma or semicolon in it; and `IPvFuture`, because no later version of IP has addresses of that form.
+//! quoted comma or semicolon; and `IPvFuture`, because no later version of IP has addresses of that form.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-/// Iterates over the members of a list, trimmed, without the empty ones (RFC 9110 section 5.6.1.2). A member that
-/// is not UTF-8 becomes U+FFFD, which is invalid in every list that this server uses.
+/// Iterates over the members of a list, which are trimmed, and skips empty members (RFC 9110 section 5.6.1.2). A member
+/// that is not UTF-8 becomes U+FFFD, which is invalid in every list that this server uses.
 ///
 /// ```text
 ///     #element = [ element ] *( OWS "," OWS [ element ] )
@@ -22,8 +22,8 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &str> {
     members.map(|member| str::from_utf8(member).unwrap_or("\u{fffd}"))
 }
 
-/// Iterates over the entity tags of a list: whether each is weak, and its opaque tag with the quotes. A comma
-/// between the quotes is part of the tag. The list ends where the grammar is violated.
+/// Iterates over the entity tags of a list. Each item states whether the tag is weak, and has the opaque tag with its
+/// quotes. A comma between the quotes belongs to the tag. The iteration ends where the list violates the grammar.
 ///
 /// ```text
 ///     entity-tag = [ "W/" ] opaque-tag                          ; RFC 9110 section 8.8.3, case-sensitive
@@ -44,8 +44,8 @@ pub fn entity_tags(mut list: &[u8]) -> impl Iterator<Item = (bool, &[u8])> {
     })
 }
 
-/// Parses a number without a sign or white space. One that is too large becomes `u64::MAX`, so that
-/// comparisons with it are still right.
+/// Parses a number without a sign or white space. A number that is too large becomes `u64::MAX`, so that comparisons
+/// with it are still right.
 ///
 /// ```text
 ///     1*DIGIT
@@ -55,7 +55,7 @@ pub fn parse_number(text: &str) -> Option<u64> {
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Checks whether the text is a host with or without a port. User information is not part of it.
+/// Checks whether the text is a host with or without a port. User information is not allowed.
 ///
 /// ```text
 ///     Host       = uri-host [ ":" port ]                        ; RFC 9110 section 7.2
@@ -89,15 +89,15 @@ pub fn is_percent_encoded(text: &str) -> bool {
     text.split('%').skip(1).all(is_octet)
 }
 
-/// The characters, apart from letters and digits, that can be decoded in a path without changing its meaning. Not
-/// `/`: `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
+/// The characters, apart from letters and digits, that can be decoded in a path without changing its meaning. `/` is
+/// not among them, because `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
 pub const PLAIN_IN_PATH: &[u8] = b"-._~:+";
 
-/// The same in a query, where a slash separates nothing in any case (RFC 3986 section 3.4).
+/// The same characters for a query, and `/`, which separates nothing in a query (RFC 3986 section 3.4).
 pub const PLAIN_IN_QUERY: &[u8] = b"-._~:+/";
 
-/// Decodes the percent-encoded characters that need no encoding, such as the colon of a digest, and keeps the rest
-/// as it is.
+/// Decodes percent-encoded letters, digits and characters of `plain`, such as the colon of a digest. All other text
+/// stays as it is.
 pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
     if !text.contains('%') {
         return text.into();
@@ -131,16 +131,16 @@ pub fn token(bytes: &[u8]) -> Option<&str> {
     )
 }
 
-/// Returns the bytes as text if they are the characters of a request target: RFC 3986's reserved and unreserved ones
-/// and `%`, without `#`, which begins a fragment. Square brackets belong to an IPv6 authority. A client that does not
-/// encode them in a path or query is understood nevertheless.
+/// Returns the bytes as text if they are the characters of a request target: RFC 3986's reserved and unreserved
+/// characters and `%`, without `#`, which begins a fragment. Square brackets belong to an IPv6 authority, but a client
+/// that does not encode them in a path or query is understood nevertheless.
 pub fn target(bytes: &[u8]) -> Option<&str> {
     text_of(bytes, |byte| {
         matches!(byte, b'!' | b'$'..=b'/' | b':' | b';' | b'=' | b'?' | b'@' | b'[' | b']' | b'_' | b'~')
     })
 }
 
-/// Returns the bytes as text if there is at least one, and all are letters, digits or `others`.
+/// Returns the bytes as text if there is at least one byte, and each is a letter, a digit or one of `others`.
 fn text_of(bytes: &[u8], others: impl Fn(u8) -> bool) -> Option<&str> {
     let is_text = !bytes.is_empty() && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || others(b));
     str::from_utf8(bytes).ok().filter(|_| is_text)

@@ -1,4 +1,4 @@
-//! Writes an image as one tar archive, for those who have no registry to pull it from yet.
+//! Writes an image as one tar archive, for people who have no registry from which to pull the image yet.
 //!
 //! Documents: OCI image-spec, `image-layout.md`; for `manifest.json`, what `docker save` writes.
 //!
@@ -12,12 +12,12 @@
 //!     blobs/sha256/<layer>            /
 //! ```
 //!
-//! One archive is both an OCI image layout and a Docker archive, because each reader looks for its own
-//! file and ignores the other's. The archive is as deterministic as the image.
+//! The archive is both an OCI image layout and a Docker archive, because the readers of each format look for their own
+//! file and ignore the other file. The archive is as deterministic as the image.
 //!
-//! Docker's way knows no index. It leads to the image for this process's platform.
+//! Docker's way has no index, so `manifest.json` leads to the image for the platform of this process.
 //!
-//! Limits: those of `tar`.
+//! Limits: the limits of `tar`.
 //!
 //! Deliberately absent: reading such an archive.
 
@@ -31,7 +31,7 @@ use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, Platform, index
 /// Every user may read the files, and nobody may run them.
 const MODE: u32 = 0o644;
 
-/// Writes the archive of `image`. `contents` are those of its layers, in their order.
+/// Writes the archive of `image`. `contents` are the contents of its layers, in the order of `image.platforms`.
 pub fn write<R: Read>(
     image: &Image,
     contents: impl IntoIterator<Item = R>,
@@ -70,11 +70,11 @@ fn path(descriptor: &Descriptor) -> String {
 
 /// Builds the index of the layout. Its one entry leads to the image's own index.
 ///
-/// Field note: the entry has two names. containerd and podman read an annotation of containerd's. umoci, skopeo and
-/// oras read the OCI's. With more than one entry, skopeo and crane would ask which is meant, and Docker's containerd
-/// store would show an image without a tag. So the name with a digest, by which a kubelet looks for a pinned image, is
-/// added after the import, with `ctr images tag` (`k8s/README.md`). The import's `--digests --base-name NAME` adds
-/// it in containerd 1.6, but not in 2.1.
+/// Field note: the entry has its name in two annotations. containerd and podman read containerd's annotation, and
+/// umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would ask
+/// which entry is meant, and Docker's containerd store would show an image without a tag. A kubelet looks for a pinned
+/// image by a name with a digest. This name is added after the import, with `ctr images tag` (`k8s/README.md`). The
+/// import's `--digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
     let mut entry = image.index.descriptor.to_json(OCI_INDEX);
     let annotations = json!({

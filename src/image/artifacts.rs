@@ -8,17 +8,17 @@
 //!     a manifest   <─────────── manifest ──> config: {}
 //!     of the image               ^     └───> layer: the CycloneDX document
 //!                                │
-//!                    index of what refers to that digest
+//!                    index of the subject's referrers
 //! ```
 //!
-//! The image knows nothing of them: an artifact has the digest of its subject, and not the reverse. So the
-//! image is the same with and without them, and so is an archive, which has none.
+//! An artifact has the digest of its subject, but the subject has no reference to the artifact. So the image is the
+//! same with and without artifacts. An archive of the image has none.
 //!
-//! A client asks for what refers to the digest that it has, which may be that of the index or of a manifest. So
-//! each of these has an artifact of its own. They differ in the subject, and share the config and the layer.
+//! A client asks for the referrers of the digest that it has, which belongs to the index or to a manifest. So the index
+//! and each manifest have their own artifact. The artifacts differ in the subject, and share the config and the layer.
 //!
-//! Deliberately absent: what refers to an artifact, or to Docker's form of an index or manifest. The clients that
-//! read that form alone are older than referrers.
+//! Deliberately absent: referrers of an artifact, and of Docker's form of an index or manifest. The clients that read
+//! only Docker's form are older than referrers.
 
 use serde_json::json;
 
@@ -26,18 +26,18 @@ use crate::image::digest::Digest;
 use crate::image::sbom::{self, CYCLONE_DX};
 use crate::image::{BLOB, Descriptor, Document, Image, OCI_INDEX, OCI_MANIFEST, index, insert, manifest};
 
-/// The type of the artifacts, for which a client may filter: that of the document in them.
+/// The type of the artifacts, by which a client may filter. It is the media type of the bill of materials.
 pub const ARTIFACT_TYPE: &str = CYCLONE_DX;
 
-/// All that refers to an image, with its parts.
+/// All artifacts that refer to an image, and the documents that the artifacts share.
 pub struct Artifacts {
     /// The config of every artifact. An artifact must have one.
     pub config: Document,
     /// The layer of every artifact: the bill of materials.
     pub bill: Document,
-    /// The artifact of the index, and that of each manifest.
+    /// The artifact of the index, and the artifact of each manifest.
     pub referrers: Vec<Referrer>,
-    /// The index of the referrers of anything else, which is empty.
+    /// The empty index, which lists the referrers of any other content.
     pub no_referrers: Document,
 }
 
@@ -47,7 +47,7 @@ pub struct Referrer {
     pub subject: Digest,
     /// The manifest of the artifact.
     pub manifest: Document,
-    /// The index of all that refers to the subject, which is this artifact.
+    /// The index of the referrers of the subject. This artifact is its only entry.
     pub index: Document,
 }
 
@@ -55,7 +55,7 @@ impl Artifacts {
     pub fn of(image: &Image) -> Self {
         let config = Document::json(BLOB, &json!({}));
         let bill = Document::new(BLOB, sbom::DOCUMENT.to_vec());
-        // A config is also a document, but nothing refers to it.
+        // A config is a document as well, but has no artifact.
         let subjects = image.documents().filter(|document| document.descriptor.content_type != BLOB);
         let referrers = subjects.map(|subject| Referrer::new(&subject.descriptor, &config, &bill)).collect();
         let no_referrers = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![]));
@@ -67,7 +67,7 @@ impl Referrer {
     fn new(subject: &Descriptor, config: &Document, bill: &Document) -> Self {
         let config = config.descriptor.to_json("application/vnd.oci.empty.v1+json");
         let mut layer = bill.descriptor.to_json(CYCLONE_DX);
-        // The name of the file, for a client that writes the layer to one.
+        // The name of the file, for a client that writes the layer to a file.
         insert(&mut layer, "annotations", json!({ "org.opencontainers.image.title": "quinistry.cdx.json" }));
         let mut manifest = manifest(OCI_MANIFEST, config, vec![layer]);
         insert(&mut manifest, "artifactType", ARTIFACT_TYPE.into());

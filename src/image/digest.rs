@@ -6,10 +6,10 @@
 //!     digest = algorithm ":" encoded          sha256:1f3c…
 //! ```
 //!
-//! This registry computes one algorithm, `sha256`. A digest of another algorithm may be well formed, but nothing here
-//! has it.
+//! This registry computes digests of one algorithm, `sha256`. A digest of another algorithm may be well formed, but no
+//! content here has such a digest.
 //!
-//! Deliberately absent: the hash as bytes. A digest is only compared and copied, as text.
+//! Deliberately absent: the hash as bytes, because a digest is only compared and copied, as text.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 /// The length of `sha256:` and 64 hexadecimal digits.
 const LENGTH: usize = "sha256:".len() + 64;
 
-/// A sha256 digest, as the text in which every client and every document writes it.
+/// A sha256 digest, in the form of text that every client and every document uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Digest([u8; LENGTH]);
 
@@ -50,8 +50,8 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Checks whether `text` follows the grammar of a digest. The encoded part of a registered algorithm has a fixed
-/// length, and is in lower case (image-spec, "Registered algorithms").
+/// Checks whether `text` follows the grammar of a digest. With a registered algorithm, the encoded hash has a fixed
+/// length and is in lower case (image-spec, "Registered algorithms").
 ///
 /// ```text
 ///     digest              = algorithm ":" encoded
@@ -79,20 +79,20 @@ pub fn is_well_formed(text: &str) -> bool {
     encoded.len() == length && encoded.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// How many of the first bytes a [`Summary`] has: a line of a hex dump.
+/// The number of first bytes in a [`Summary`]: a line of a hex dump.
 pub const START: usize = 16;
 
-/// What is known of content that has passed through.
+/// The digest, length and first bytes of content that has passed through [`Hashing`].
 #[derive(Clone, Copy, Debug)]
 pub struct Summary {
     pub digest: Digest,
     /// The length of the content in bytes.
     pub size: u64,
-    /// The first bytes, for people to look at. If there are fewer, zeros follow them.
+    /// The first bytes, for people to look at. If the content has fewer bytes, zeros follow them.
     pub start: [u8; START],
 }
 
-/// Passes bytes on to a sink or from a source, and computes their summary. So content is read only once.
+/// Passes bytes on to a sink or from a source, and computes their summary, so that content is read only once.
 pub struct Hashing<T> {
     inner: T,
     hasher: Sha256,
@@ -105,7 +105,7 @@ impl<T> Hashing<T> {
         Self { inner, hasher: Sha256::new(), size: 0, start: [0; START] }
     }
 
-    /// Returns the sink or source, and the summary of all that has passed through.
+    /// Returns the sink or source, and the summary of all bytes that have passed through.
     pub fn finish(self) -> (T, Summary) {
         let Self { inner, hasher, size, start } = self;
         (inner, Summary { digest: Digest::from_hash(&hasher.finalize().into()), size, start })

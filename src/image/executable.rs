@@ -1,11 +1,11 @@
-//! Reads the architecture that an executable runs on, or the reason why it cannot be in an image.
+//! Reads the architecture that an executable runs on, or finds the reason why the executable cannot be in an image.
 //!
 //! Document: System V ABI (gABI), chapters 4 "Object Files" and 5 "Program Loading".
 //!
 //! ```text
 //!     offset, 32 / 64 bits wide
 //!          0   e_ident: 7f 45 4c 46, class, data encoding, version, OS ABI
-//!         16   e_type: ET_EXEC, or ET_DYN for what can be loaded anywhere
+//!         16   e_type: ET_EXEC, or ET_DYN if it can be loaded anywhere
 //!         18   e_machine
 //!      28/32   e_phoff: where the program headers are
 //!      42/54   e_phentsize: how large each is;  their first word is p_type
@@ -13,23 +13,23 @@
 //! ```
 //!
 //! The image holds no loader and no shared library. A dynamically linked program names its loader in a program header
-//! of type `PT_INTERP`. In the image it would fail with a bare "no such file or directory", so it is refused here,
-//! with the reason.
+//! of type `PT_INTERP`. In the image such a program would fail with a bare "no such file or directory", so
+//! [`architecture`] refuses it and states the reason.
 //!
 //! Limits: the program headers must be in the first 4096 bytes.
 //!
-//! Deliberately absent: the sections, which are at the end of the file, and which a program may lack. Only they have
-//! the version of the architecture of an `arm` executable (`.ARM.attributes`); see [`ARM_VARIANT`].
+//! Deliberately absent: the sections, which are at the end of the file, and which a program may lack. Only a section,
+//! `.ARM.attributes`, has the version of the architecture of an `arm` executable; see [`ARM_VARIANT`].
 
 use std::io;
 
-/// How much of the file [`architecture`] needs. Linkers put the program headers right behind the 64 bytes of the file
-/// header. A dozen of 56 bytes each is common.
+/// The number of bytes at the start of the file that [`architecture`] needs. Linkers put the program headers right
+/// behind the 64 bytes of the file header. A dozen program headers of 56 bytes each is common.
 pub const ENOUGH: usize = 4096;
 
 /// The variant of every `arm` executable: version 7 of the architecture, as for Debian's armhf and the targets that
-/// Rust calls armv7. A program for version 6, such as the first Raspberry Pi's, also runs there. But a client on a
-/// machine of version 6 does not find it in the index, and must request its manifest by digest.
+/// Rust calls armv7. A program for version 6, such as the first Raspberry Pi's, also runs on version 7. But a client on
+/// a machine of version 6 does not find the program in the index, and must request its manifest by digest.
 pub const ARM_VARIANT: &str = "v7";
 
 const NOT_LINUX_ELF: &str = "this is not an executable for Linux (an ELF file)";
@@ -38,8 +38,8 @@ const DYNAMICALLY_LINKED: &str = "this executable is dynamically linked, and the
     statically:\n    RUSTFLAGS='-C target-feature=+crt-static' cargo build --release\n\
     (the .cargo/config.toml of the source tree does that for a plain `cargo build`)";
 
-/// Returns the architecture of an executable, as `GOARCH` names it. `start` is its first [`ENOUGH`] bytes, or all if
-/// there are fewer. Fails if the file could not run in an image.
+/// Returns the architecture of an executable, as `GOARCH` names it. `start` is the first [`ENOUGH`] bytes of the file,
+/// or all bytes of a shorter file. Fails if the file could not run in an image.
 pub fn architecture(start: &[u8]) -> io::Result<&'static str> {
     let elf = Elf::new(start).ok_or_else(|| io::Error::other(NOT_LINUX_ELF))?;
     let (Some(machine), Some(has_interpreter)) = (elf.half(18), elf.has_interpreter()) else {
@@ -72,8 +72,8 @@ struct Elf<'a> {
 
 impl<'a> Elf<'a> {
     fn new(bytes: &'a [u8]) -> Option<Self> {
-        // e_ident: magic, class, data encoding, version, OS ABI. ELFOSABI_NONE (0) is what most linkers write;
-        // ELFOSABI_GNU (3) appears with a static glibc.
+        // e_ident: magic, class, data encoding, version, OS ABI. Most linkers write ELFOSABI_NONE (0), and ELFOSABI_GNU
+        // (3) appears with a static glibc.
         let [0x7f, b'E', b'L', b'F', class @ 1..=2, data @ 1..=2, 1, 0 | 3, ..] = *bytes else {
             return None;
         };
@@ -121,7 +121,7 @@ impl<'a> Elf<'a> {
 mod tests {
     use super::*;
 
-    /// A 64-bit little-endian ELF file for `machine` with one program header of `segment` type.
+    /// A 64-bit little-endian ELF file for `machine` with one program header of the type `segment`.
     fn elf(machine: u16, segment: u32) -> Vec<u8> {
         let mut file = vec![0; 64 + 56];
         file[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);

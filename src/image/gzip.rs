@@ -1,10 +1,10 @@
 //! Writes a gzip member.
 //!
-//! Documents: RFC 1952 (gzip); RFC 1951 (deflate) is `miniz_oxide`'s.
+//! Documents: RFC 1952 (gzip). `miniz_oxide` implements RFC 1951 (deflate).
 //!
 //! ```text
 //!     1f 8b  08  00  00 00 00 00  00  ff   deflate stream   CRC-32  length
-//!     magic  |   |   MTIME: none  |   |                     of what went in,
+//!     magic  |   |   MTIME: none  |   |                     of the input,
 //!            |   |                |   OS: unknown           4 bytes each,
 //!            |   |                XFL: neither the best     little-endian
 //!            |   |                nor the fastest
@@ -12,10 +12,10 @@
 //!            CM: deflate
 //! ```
 //!
-//! The header is the same on every machine and at every time, as a quine needs. The usual tools write
-//! the file's name and time there, which would change the layer's digest.
+//! The header is the same on every machine and at every time, because a quine needs it. The usual tools write the name
+//! and the time of the file into the header, which would change the digest of the layer.
 //!
-//! Limits: none. Of a length above 4 GiB the trailer has the lower 32 bits, as RFC 1952 requires.
+//! Limits: none. If the length exceeds 4 GiB, the trailer has its lower 32 bits, as RFC 1952 requires.
 //!
 //! Deliberately absent: decompression, which a server of ready-made content never needs.
 
@@ -27,12 +27,12 @@ use miniz_oxide::deflate::core::{
 
 const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// How hard to compress, 1 to 9. Packing takes most of the time of a start, and every pull carries the layer. Level 5
-/// packs 1.3 MB in 34 ms. Level 6 takes 20 ms more, and the layer is half a percent smaller. Level 4 takes 6 ms less, and
-/// the layer is half a percent larger.
+/// The level of compression, 1 to 9. Packing takes most of the time of a start, and every pull carries the layer. Level
+/// 5 packs 1.3 MB in 34 ms. Level 6 takes 20 ms more, and makes the layer half a percent smaller. Level 4 takes 6 ms
+/// less, and makes the layer half a percent larger.
 const LEVEL: i32 = 5;
 
-/// Compresses what is written to it into `sink`. The member is complete after [`Gzip::finish`].
+/// Compresses the bytes that are written to it into `sink`. The member is complete after [`Gzip::finish`].
 pub struct Gzip<W> {
     sink: W,
     compressor: Box<CompressorOxide>,
@@ -86,7 +86,7 @@ impl<W: Write> Write for Gzip<W> {
     }
 }
 
-/// Continues the CRC of the bytes before (RFC 1952 section 8: that of ISO 3309).
+/// Continues `crc`, the CRC of the bytes before `bytes`. It is the CRC of ISO 3309 (RFC 1952 section 8).
 fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!crc, |crc, &byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8))
 }

@@ -1,11 +1,11 @@
-//! Writes JSON. It is indented, because people read it with curl.
+//! Writes JSON, which is indented because people read it with curl.
 //!
 //! Document: RFC 8259.
 //!
 //! Limits: numbers are whole and not negative.
 //!
-//! Deliberately absent: other numbers, booleans and null, which no document here has. `serde_json` can
-//! write all of them. But it needs tables for floating-point numbers, which would be 14,000 bytes of the layer.
+//! Deliberately absent: other numbers, booleans and null, which no document here has. `serde_json` can write all of
+//! them, but its tables for floating-point numbers would add 14,000 bytes to the layer.
 
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ pub fn to_bytes(value: &Value) -> Vec<u8> {
     out.into_bytes()
 }
 
-/// Writes a value. `line_end` is a line feed, and the indentation of the line on which the value begins.
+/// Writes a value. `line_end` is a line feed, followed by the indentation of the line on which the value begins.
 fn write(value: &Value, line_end: &str, out: &mut String) {
     let (open, close, members): (_, _, Vec<(Option<&String>, &Value)>) = match value {
         Value::Object(fields) => ("{", "}", fields.iter().map(|(key, value)| (Some(key), value)).collect()),

@@ -40,15 +40,15 @@
 //! assert_eq!(unpacked, file);
 //! ```
 //!
-//! The paths depend on the architecture alone, and only the executable goes in. So a layer has the same digest in
-//! every image that has it, whatever the other layers are. Each program has a directory of its own, and the `PATH` of
-//! a platform is one of these directories. So the command `quinistry` is, on every platform, the program that runs
-//! there.
+//! Only the executable goes into a layer, and the paths depend only on the architecture. So a layer has the same digest
+//! in every image, whatever the other layers are. Each program has a directory of its own, and the `PATH` of a platform
+//! is the directory of the program that runs there. So on every platform, the command `quinistry` runs the right
+//! program.
 //!
-//! Limits: those of `executable` and `tar`; a file may have 8 GiB less one byte.
+//! Limits: the limits of `executable` and `tar`. A file may have 8 GiB less one byte.
 //!
-//! Deliberately absent: running the executable, which may be for another processor. So nothing checks whether it is
-//! this program.
+//! Deliberately absent: running the executable, which may be for another processor. So nothing checks whether the
+//! executable is this program.
 
 use std::io::{self, Chain, Cursor, Read, Write};
 
@@ -61,19 +61,19 @@ pub const FILE_NAME: &str = "quinistry";
 
 /// An executable that can be in an image. Only its beginning has been read.
 pub struct Executable<R> {
-    /// The architecture that it runs on, as `GOARCH` names it.
+    /// The architecture that the executable runs on, as `GOARCH` names it.
     pub architecture: &'static str,
     content: Chain<Cursor<Vec<u8>>, R>,
     size: u64,
 }
 
-/// A packed executable: everything but the bytes of the layer.
+/// The description of a packed executable, without the bytes of the layer.
 #[derive(Clone, Copy, Debug)]
 pub struct Layer {
     pub architecture: &'static str,
-    /// The layer itself, which the registry serves: a gzip member.
+    /// The layer itself: the gzip member that the registry serves.
     pub blob: Summary,
-    /// The tar archive in it, whose digest is the diff ID.
+    /// The tar archive in the gzip member. Its digest is the diff ID.
     pub tar: Summary,
     /// The executable in the archive.
     pub executable: Summary,
@@ -88,13 +88,12 @@ impl<R: Read> Executable<R> {
         Ok(Self { architecture, content: Cursor::new(start).chain(content), size })
     }
 
-    /// Packs the executable, and writes the content of the layer to `sink` piece by piece, so the size costs no memory.
-    /// Fails if the file is too large for tar, or if its size has changed.
+    /// Packs the executable, and writes the content of the layer to `sink` piece by piece, so that a large file takes
+    /// no more memory than a small one. Fails if the file is too large for tar, or if its size has changed.
     pub fn pack(self, sink: impl Write) -> io::Result<Layer> {
         let Self { architecture, content, size } = self;
         let mut content = Hashing::new(content);
-        // What the tar writer writes is hashed for the diff ID, then compressed, and then hashed again for the digest
-        // of the blob.
+        // The tar archive is hashed for the diff ID, then compressed, and then hashed again for the digest of the blob.
         let mut archive = Hashing::new(Gzip::new(Hashing::new(sink))?);
         tar::append_directory(&mut archive, &format!("{architecture}/"))?;
         tar::append(&mut archive, &path(architecture), 0o755, size, &mut content)?;

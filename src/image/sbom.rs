@@ -1,32 +1,32 @@
-//! Holds the bill of materials: the list of crates that ship, by which a scanner finds out whether one of them
-//! is known to be vulnerable.
+//! Holds the bill of materials: the list of crates that ship. A scanner uses the list to find out whether one of the
+//! crates is known to be vulnerable.
 //!
 //! Documents: the specification of `CycloneDX`, version 1.5; `PARSING.md` of `cargo auditable`; RFC 1950 (zlib).
 //!
 //! ```text
-//!     sbom.json    for clients of a registry: `artifacts` has it refer to the image, and `quinistry sbom` prints it
+//!     sbom.json    for clients of a registry: `artifacts` makes it refer to the image, and `quinistry sbom` prints it
 //!     sbom.zlib    for scanners of files (Trivy, Syft, Grype, cargo-audit): main.rs puts it into the executable as
 //!                  the section `.dep-v0`. Without it, an image of one stripped file would not name its crates
 //! ```
 //!
-//! Both files are generated from `Cargo.lock`. A test compares them with it, and writes them with this command:
+//! Both files are generated from `Cargo.lock`. A test checks both files, and writes them if this command runs it:
 //!
 //! ```text
 //!     QUINISTRY_UPDATE=1 cargo test --test sbom
 //! ```
 //!
-//! Limits: the list is that of a build with this source's Cargo.lock (`cargo install --locked`). It is one list for
-//! Linux on every processor, because the same image is made on all of them. So it also has what ships on some of
-//! them alone: `cpufeatures` for `386`, `amd64` and `arm64`.
+//! Limits: the list is right for a build with this source's Cargo.lock (`cargo install --locked`). There is one list
+//! for Linux on every processor, because the same image is made on all of them. So the list also has the crate that
+//! ships only on some processors: `cpufeatures` for `386`, `amd64` and `arm64`.
 //!
-//! Deliberately absent: the standard library and the C library, whose versions the source does not know; a
-//! serial number and a time, which no two builds would have in common; and the compression of the section,
-//! because the layer is compressed.
+//! Deliberately absent: the standard library and the C library, whose versions the source does not know; a serial
+//! number and a time, which would differ between builds; and the compression of the section, because the layer is
+//! compressed.
 
 /// The media type of the document.
 pub const CYCLONE_DX: &str = "application/vnd.cyclonedx+json";
 
-/// The list as a `CycloneDX` document: JSON with a line for each crate, and one for what it uses.
+/// The list as a `CycloneDX` document: JSON with one line for each crate, and one line for the crates that it uses.
 pub const DOCUMENT: &[u8] = include_bytes!("sbom.json");
 
 /// The list as `cargo auditable` writes it: JSON in a zlib stream.

@@ -24,7 +24,7 @@
 
 use std::io::{self, Read, Write};
 
-/// The unit of the format: headers fill one, contents are padded to a multiple of it.
+/// The size of a block. A header fills one block, and content is padded to a multiple of the size.
 pub const BLOCK: usize = 512;
 
 /// The end of an archive: two blocks of zeros.
@@ -40,8 +40,8 @@ const MAX_NAME: usize = 100;
 const REGULAR_FILE: u8 = b'0';
 const DIRECTORY: u8 = b'5';
 
-/// Appends a file: its header, exactly `size` bytes of `content`, and padding. The content streams through, so
-/// its size costs no memory. After an error the archive is useless.
+/// Appends a file: its header, exactly `size` bytes of `content`, and padding. The content is copied piece by piece, so
+/// that a large file takes no more memory than a small one. After an error the archive is useless.
 pub fn append(
     archive: &mut impl Write,
     path: &str,
@@ -81,7 +81,7 @@ fn header(path: &str, kind: u8, mode: u32, size: u64) -> [u8; BLOCK] {
     octal(&mut header[329..337], 0); // devmajor
     octal(&mut header[337..345], 0); // devminor
 
-    // The checksum is the sum of all bytes. Those of its own field count as spaces.
+    // The checksum is the sum of all bytes of the header. The bytes of the checksum field count as spaces.
     header[148..156].fill(b' ');
     let checksum = header.iter().map(|&byte| u64::from(byte)).sum();
     octal(&mut header[148..156], checksum);
