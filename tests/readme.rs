@@ -135,16 +135,16 @@ fn the_limits_are_the_constants() {
         ("a request's head", format!("{MAX_HEAD} bytes")),
         ("its request line", format!("{MAX_REQUEST_LINE} bytes")),
         ("its field lines", MAX_FIELDS.to_string()),
-        ("time to the first byte, and then to the end of the head", seconds(HEAD_TIMEOUT)),
-        ("time to the next request, and in which a reader takes nothing", seconds(IDLE_TIMEOUT)),
+        ("time to the first byte", seconds(HEAD_TIMEOUT)),
+        ("time from the first byte to the end of the head", seconds(HEAD_TIMEOUT)),
+        ("time to the next request", seconds(IDLE_TIMEOUT)),
+        ("time in which a reader takes nothing", seconds(IDLE_TIMEOUT)),
         ("time to close after the last response has arrived", seconds(LINGER_TIMEOUT)),
-        (
-            "bytes of a layer before it is the others' turn; a request counts as",
-            format!("{TURN_COST}; {REQUEST_COST}"),
-        ),
+        ("bytes of a layer that a client is sent in one turn", TURN_COST.to_string()),
+        ("the cost of a request, in the same unit", REQUEST_COST.to_string()),
         (
             "connections",
-            format!("{MAX_CONNECTIONS}, or the descriptors there are less {RESERVED_DESCRIPTORS}"),
+            format!("{MAX_CONNECTIONS}, or the limit of open files minus {RESERVED_DESCRIPTORS}"),
         ),
         ("incomplete heads and unsent responses, in all", format!("{} bytes", most.held)),
         ("queued by all sockets before each is limited", format!("{} bytes", most.queued)),
@@ -158,7 +158,7 @@ fn the_limits_are_the_constants() {
         .map(|line| line.rsplit_once(" | ").expect("three columns").0.to_owned() + " |\n")
         .collect();
     assert_eq!(found, rows);
-    assert!(README.contains(&format!("a reader has {GUARANTEED} bytes at a time")));
+    assert!(README.contains(&format!("each socket may queue only {GUARANTEED} bytes")));
 
     for limit in [16, 64, 256] {
         let Budget { connections, held, queued } = Budget::of(limit << 20, usize::MAX);
