@@ -250,7 +250,13 @@ impl Client {
 
     fn read_more(&mut self) -> bool {
         let mut bytes = [0; 16 * 1024];
-        let count = self.stream.read(&mut bytes).expect("a response or the end of the connection");
+        let count = loop {
+            match self.stream.read(&mut bytes) {
+                // A socket with a time-out does not restart a read that a signal interrupts (signal(7)).
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => break result.expect("a response or the end of the connection"),
+            }
+        };
         self.unread.extend_from_slice(&bytes[..count]);
         count > 0
     }
@@ -393,10 +399,14 @@ pub fn goarch() -> &'static str {
     }
 }
 
-/// Returns a loopback port that was free a moment ago.
+/// Returns a loopback port that was free a moment ago. The port is below those that Linux chooses itself, for servers on
+/// port 0 and for clients, so that no other server gets the port before it is used.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    listener.expect("a free port").port()
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let first = std::process::id() as usize * 100;
+    let ports = std::iter::repeat_with(|| 12_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000);
+    let mut ports = ports.map(|port| u16::try_from(port).expect("it is below 32,000"));
+    ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("some port is free")
 }
 
 /// A background process, which is killed when it is dropped.
