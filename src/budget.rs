@@ -23,7 +23,7 @@
 //!
 //! Limits: the fields of [`Budget`].
 //!
-//! Deliberately absent: the memory in use. Reading it takes a system call, and when it is too much, it is too late.
+//! Deliberately absent: the memory in use. Reading that number takes a system call, and may come too late.
 
 use std::fs;
 use std::path::Path;
@@ -33,7 +33,7 @@ use crate::system::RECEIVE_BUFFER;
 /// How many bytes each connection can have queued to be sent, whatever the other connections have queued.
 pub const GUARANTEED: u64 = 8 * 1024;
 
-/// The memory for a connection besides [`GUARANTEED`]: received bytes that have not been read (the kernel doubles the
+/// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read (the kernel doubles the
 /// size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 

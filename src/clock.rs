@@ -39,7 +39,7 @@ impl Clock {
         Self::at(Instant::now(), since_epoch())
     }
 
-    /// Returns a clock that shows the given times: `now` for deadlines, and `since_epoch` for the calendar.
+    /// Returns a clock that shows these times: `now` for deadlines, and `since_epoch` for the calendar.
     pub fn at(now: Instant, since_epoch: Duration) -> Self {
         let unix = since_epoch.as_secs();
         Self { now, unix, http_date: http_date(unix), rfc3339: rfc3339(unix) }

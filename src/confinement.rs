@@ -3,8 +3,8 @@
 //! Documents: seccomp(2), and linux/audit.h for the names of architectures.
 //!
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
-//! over the process would need other calls: to open files, to run programs, to connect to other machines. The server
-//! gives up these other calls, irrevocably, before it reads the first byte from outside. The filter is a program that
+//! over the process would need other calls: to open files, to run programs, to connect to other machines. Before the
+//! server reads the first byte from outside, it drops the right to make these calls forever. The filter is a program that
 //! the kernel runs for each call. The program compares numbers and jumps forward:
 //!
 //! ```text

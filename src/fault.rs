@@ -48,22 +48,17 @@ pub const PLACES: [(&str, &[RequestKind]); 9] = [
     ("blob", &[RequestKind::Config, RequestKind::Layer]),
     ("tags", &[RequestKind::Tags]),
     ("referrers", &[RequestKind::Referrers, RequestKind::Artifact]),
-    (
-        "any",
-        &[
-            RequestKind::Base,
-            RequestKind::Catalog,
-            RequestKind::Tags,
-            RequestKind::Referrers,
-            RequestKind::Index,
-            RequestKind::DockerList,
-            RequestKind::Manifest,
-            RequestKind::DockerManifest,
-            RequestKind::Artifact,
-            RequestKind::Config,
-            RequestKind::Layer,
-        ],
-    ),
+    // All but those of UNTOUCHED.
+    ("any", &[]),
+];
+
+/// The kinds of requests whose responses stay right: people watch the server by them, or browsers use them.
+const UNTOUCHED: [RequestKind; 5] = [
+    RequestKind::Welcome,
+    RequestKind::Health,
+    RequestKind::Metrics,
+    RequestKind::Options,
+    RequestKind::Token,
 ];
 
 /// The path at which `auth` requires a client to request a token.
@@ -149,6 +144,11 @@ impl Rule {
         Ok(Self { kinds, fault, number, when, reached: 0 })
     }
 
+    /// Whether the rule is about requests of this kind.
+    fn covers(&self, kind: RequestKind) -> bool {
+        self.kinds.contains(&kind) || self.kinds.is_empty() && !UNTOUCHED.contains(&kind)
+    }
+
     /// Counts a response, and returns whether the rule applies to this response.
     fn applies(&mut self) -> bool {
         self.reached += 1;
@@ -214,7 +214,7 @@ impl Faults {
                 Ok(rule) if rule.fault == Fault::Slow && self.rate().is_some() => {
                     Err(("a second rate", text))
                 }
-                // Two equal rules would give two metrics one name.
+                // The metrics of two equal rules would have one name.
                 Ok(_) if self.counts.iter().any(|(other, _)| other == text) => Err(("a second rule", text)),
                 parsed => parsed,
             };
@@ -255,7 +255,7 @@ impl Faults {
             return if is_token { token() } else { served };
         }
         let applies = |rule: &mut Rule| {
-            rule.kinds.contains(&served.kind)
+            rule.covers(served.kind)
                 && makes_a_difference(rule.fault, request, &served.response)
                 && rule.applies()
         };

@@ -23,7 +23,7 @@ macro_rules! names {
     };
 }
 
-/// Declares an enum as `names` does, and gives each variant an optional text for the log.
+/// Declares an enum as `names` does, in which each variant can have a text for the log.
 macro_rules! kinds {
     (
         $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident

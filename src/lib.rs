@@ -3,7 +3,7 @@
 //!
 //! # Four stories
 //!
-//! The source tells four stories, each beside the documents that the code follows. Each story can be read alone, and
+//! The source explains four things, and names the documents that the code follows. Each story can be read alone, and
 //! has an example that runs and can be changed:
 //!
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
@@ -89,7 +89,7 @@
 //! 3. `Registry::respond` chooses the response (`route`, `manifest`) and how much of its content the client gets
 //!    (`http::conditional::select`). Its caller, `Faults::respond`, makes the response wrong if a rule applies.
 //! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts and logs the response
-//!    (with the text of `explain` if `--explain` is given), sends the head and the content (`flush`), and waits for the
+//!    (with the text of `explain` if there is `--explain`), sends the head and the content (`flush`), and waits for the
 //!    next request (`proceed`).
 //! 5. The rest of a response is sent when the kernel reports that the socket has room (`note_event`, `send`).
 //!

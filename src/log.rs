@@ -270,19 +270,12 @@ impl Log {
         write!(line, "{time} {label}: {method} {target} {status} {length} {peer} \"{user_agent}\"")
             .expect("a Vec takes everything");
         if let Some(fault) = fault {
-            for part in [" (fault: ", fault, ")"] {
-                line.extend_from_slice(part.as_bytes());
-            }
+            write!(line, " (fault: {fault})").expect("a Vec takes everything");
         }
         line.push(b'\n');
         if let Some([client, text]) = entry.explanation {
-            for part in [INDENTATION, client, " "] {
-                line.extend_from_slice(part.as_bytes());
-            }
-            for (index, part) in text.split('\n').enumerate() {
-                line.extend_from_slice(if index == 0 { "" } else { INDENTATION }.as_bytes());
-                line.extend_from_slice(part.as_bytes());
-                line.push(b'\n');
+            for part in format!("{client} {text}").lines() {
+                writeln!(line, "{INDENTATION}{part}").expect("a Vec takes everything");
             }
         }
         self.bound(start);

@@ -328,7 +328,10 @@ impl Registry {
                 (RequestKind::UnknownManifest, name.and_then(|_| self.manifest(reference, request)))
             }
             "blobs" => (RequestKind::UnknownBlob, name.and_then(|_| self.blob(reference))),
-            "tags" if reference == "list" => (RequestKind::Tags, name.map(|name| tags(name, request))),
+            "tags" if reference == "list" => {
+                let list = |name| Served::new(RequestKind::Tags, list("tags", &TAGS, Some(name), request));
+                (RequestKind::Tags, name.map(list))
+            }
             "referrers" => (RequestKind::Referrers, name.and_then(|_| self.referrers(reference, request))),
             _ => return None,
         };
@@ -513,11 +516,6 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
     }
-}
-
-/// Lists the tags (distribution-spec, "Listing Tags").
-fn tags(name: &str, request: &Request<'_>) -> Served<'static> {
-    Served::new(RequestKind::Tags, list("tags", &TAGS, Some(name), request))
 }
 
 /// Returns entries of a sorted list, as the distribution-spec requires for tags ("Listing Tags"). `n` is the greatest

@@ -300,7 +300,7 @@ impl Server {
         }
     }
 
-    /// Gives a client a turn, and does what its connection wants next.
+    /// Runs a turn of a client, and does what its connection wants next.
     fn turn(&mut self, token: Token) {
         let (now, spare) = (self.clock.now, self.spare());
         let next = self.clients.update(token, |Client { socket, connection, load }| {

@@ -122,7 +122,7 @@ const MAX_LINES: usize = 1000;
 /// The number of additional lines for each client of a crowd.
 const LINES_OF_CLIENT: usize = 20;
 
-/// How often a client reconnects before it gives up.
+/// How often a client reconnects before it stops.
 const MAX_CUTS: usize = 100;
 
 /// How long a client waits before each request, so that the server becomes idle and writes its log.
@@ -191,7 +191,7 @@ impl Display for Fault {
 }
 
 impl Fault {
-    /// Returns whether the error is a false statement about readiness. The server is told of each event once, and must
+    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, and the server must
     /// believe EAGAIN until the next event. So the response may never come.
     fn is_lie(&self) -> bool {
         self.error == "EAGAIN" && self.call != "read" && self.call != "write"

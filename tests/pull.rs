@@ -97,7 +97,7 @@ fn pull(server: &Server) -> Pulled {
     assert_eq!(index.field("Content-Type"), Some(INDEX));
     assert_eq!(index.content_length(), resolved.content_length());
 
-    // 4. The index lists a manifest for each platform, and we look for ours. If it were missing, we would give up
+    // 4. The index lists a manifest for each platform, and we look for ours. If it were missing, we would stop
     //    before downloading anything large.
     let index = index.json();
     let entries = index["manifests"].as_array().expect("a list");

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use common::{Background, Client, Folder, eventually, free_port, has_tool, tool};
 
-/// Starts the server under strace, which traces the given calls, and runs `ask`. Returns the lines of strace until the
+/// Starts the server under strace, which traces these calls, and runs `ask`. Returns the lines of strace until the
 /// first response, and those after it. `ask` gets a client, and a function that returns the lines so far.
 fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Option<(String, String)> {
     if !has_tool("strace", &["--version"]) {

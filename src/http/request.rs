@@ -107,7 +107,7 @@ impl<'b> Request<'b> {
         self.fields.bytes(name)
     }
 
-    /// Returns the weight that the client gives to each of these media types, in thousandths. 0 means "not acceptable",
+    /// Returns the weight of each of these media types in the Accept fields, in thousandths. 0 means "not acceptable",
     /// or that no Accept field lists the type.
     ///
     /// RFC 9110 section 12.5.1: "The most specific reference has precedence." Of several equally specific media ranges,

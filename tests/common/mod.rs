@@ -45,7 +45,7 @@ impl Server {
         Self::start_as(quinistry().args(arguments).args(["--listen", "127.0.0.1:0"]))
     }
 
-    /// Starts the server with the given command.
+    /// Starts the server with this command.
     pub fn start_as(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the server starts");
         let stderr = child.stderr.take().expect("stderr is piped");
@@ -429,7 +429,7 @@ impl Drop for Background {
     }
 }
 
-/// Who owns the server's terminal, which decides how the server may write to it.
+/// Who owns the server's terminal. The way in which the server may write to it depends on that.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Terminal {
     /// The user that the server runs as.
