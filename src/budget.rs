@@ -16,7 +16,7 @@
 //!     the program, its layers, its log              the rest          8 MiB
 //! ```
 //!
-//! The last row has no bound: whoever adds layers, by `--with` or by `--fault` with `flip`, must raise the limit.
+//! The last row has no bound: whoever adds layers by `--with` must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
 //! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference.

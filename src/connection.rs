@@ -15,8 +15,7 @@
 //!     Idle        Every received request has a response, and the transport has taken all responses. The connection
 //!                 holds no bytes. Deadline: 75 s after the last progress.
 //!     Writing     The transport has not taken all of a response. Nothing is read, so the responses keep the order of
-//!                 the requests. A stall (see `fault`) stays in this state after the transport has taken everything,
-//!                 and then reads and discards input. Deadline: 75 s after the last progress.
+//!                 the requests. Deadline: 75 s after the last progress.
 //!     Lingering   The last response and the end of the stream are sent. Input is discarded. Deadline: 75 s after the
 //!                 last progress, but 5 s once the client has acknowledged everything.
 //!
@@ -36,13 +35,11 @@
 //!     any but Receiving ->  closed: Stalled       the client made no progress before the deadline   [expire]
 //!     any but Lingering ->  closed: LastResponse  the client has acknowledged the last response and [proceed]
 //!                                                 has sent nothing more
-//!     Lingering,        ->  closed: LastResponse  the client has acknowledged the last response and [discard]
-//!     Writing (a stall)                           has sent its end
+//!     Lingering         ->  closed: LastResponse  the client has acknowledged the last response and [discard]
+//!                                                 has sent its end
 //!     Lingering         ->  closed: DidNotClose   the client has the response; no end came in time  [expire]
 //!     any but Lingering ->  closed: FaultReset    `--fault` requires a reset                        [proceed]
-//!     Writing (a stall) ->  closed: FaultStall    the stall that `--fault` requires is over         [expire]
 //!     Receiving, Idle   ->  closed: Stopping      the server stops; all responses are acknowledged  [stop]
-//!     Writing (a stall) ->  closed: Stopping      the server stops                                  [stop]
 //!     any               ->  closed: Broken        the transport failed                              [turn]
 //! ```
 //!
@@ -360,8 +357,6 @@ enum Then {
     Linger,
     /// A reset, because a fault requires it.
     Reset,
-    /// Nothing until the deadline, because a fault requires a stall. What the client sends is discarded.
-    Stall,
 }
 
 /// Whether the client takes the bytes that are sent to it.
@@ -478,9 +473,6 @@ impl Connection {
         match &mut self.state {
             State::Writing(writing) => {
                 writing.send(&mut self.progress, context)?;
-                if writing.then == Then::Stall {
-                    return discard(context);
-                }
                 let (then, input) = (writing.then, std::mem::take(&mut writing.input));
                 self.proceed(then, input, context)
             }
@@ -508,17 +500,15 @@ impl Connection {
                 let rejection = request::timeout(input);
                 self.refuse(&rejection, context).err().unwrap_or_else(|| self.work(context))
             }
-            State::Writing(writing) if writing.then == Then::Stall => Next::Close(CloseReason::FaultStall),
             State::Idle if !self.is_in_flight() => Next::Close(CloseReason::Idle),
             State::Lingering if !self.is_in_flight() => Next::Close(CloseReason::DidNotClose),
             State::Idle | State::Writing(_) | State::Lingering => Next::Close(CloseReason::Stalled),
         }
     }
 
-    /// Ends a connection that waits for a request or stalls, because the server stops.
+    /// Ends a connection that waits for a request, because the server stops.
     fn stop<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         match self.state {
-            State::Writing(ref writing) if writing.then == Then::Stall => Next::Close(CloseReason::Stopping),
             State::Writing(_) | State::Lingering => Next::Wait,
             // The network namespace of a container may end with the process, and the bytes that the socket has queued
             // are then lost. So the client must have its last response before the process ends.
@@ -578,14 +568,13 @@ impl Connection {
             let wanted = if context.is_stopping { Persistence::Close } else { request.persistence };
             let persistence = fault::persistence(served.fault, wanted);
             let part = self.gather(Ok(&request), &served, persistence, context);
-            let then = match served.fault {
-                Some(Fault::Reset) => Some(Then::Reset),
-                Some(Fault::Stall) => Some(Then::Stall),
-                _ if persistence != Persistence::Close => None,
-                _ if rest.is_empty() && !request.has_body => Some(Then::Close),
-                _ => Some(Then::Linger),
+            let then = match persistence {
+                _ if served.fault == Some(Fault::Reset) => Then::Reset,
+                Persistence::Close if rest.is_empty() && !request.has_body => Then::Close,
+                Persistence::Close => Then::Linger,
+                Persistence::Implied | Persistence::Stated => Then::Persist,
             };
-            if let Some(then) = then {
+            if then != Then::Persist {
                 // RFC 9112 section 9.6: MUST NOT process further requests.
                 return self.flush(part, &[], then, context);
             }
@@ -618,14 +607,10 @@ impl Connection {
         if let Some(label) = served.label() {
             context.log.request(context.clock.rfc3339(), &self.entry(label, request, served, context.log));
         }
-        match &response.content {
-            Content::Bytes(bytes) => {
-                output.extend_from_slice(bytes);
-                context.metrics.content_bytes += bytes.len() as u64;
-                FilePart::NONE
-            }
-            Content::File(part) => part.clone(),
-        }
+        let Content { bytes, part } = &response.content;
+        output.extend_from_slice(bytes);
+        context.metrics.content_bytes += bytes.len() as u64;
+        part.clone()
     }
 
     /// Returns what the log shows of a request and its response.
@@ -672,7 +657,7 @@ impl Connection {
         output.clear();
         let bytes = rest?;
         self.progress.note_sent(context.clock.now);
-        if bytes.is_empty() && part.is_empty() && then != Then::Stall {
+        if bytes.is_empty() && part.is_empty() {
             return self.proceed(then, input.to_vec(), context);
         }
         self.state = State::Writing(Box::new(Writing { bytes, part, input: input.to_vec(), then }));
@@ -683,21 +668,27 @@ impl Connection {
     fn proceed<T: Transport>(&mut self, then: Then, input: Vec<u8>, context: &mut Context<'_, T>) -> Step {
         let began = context.clock.now;
         match then {
-            Then::Close if !context.transport.may_have_input() && context.transport.unacknowledged() == 0 => {
+            Then::Close if !context.transport.may_have_input() && self.is_acknowledged(context) => {
                 return Err(Next::Close(CloseReason::LastResponse));
             }
             Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
             Then::Persist if context.is_stopping => return self.linger(context.transport, began),
             Then::Persist if input.is_empty() => self.state = State::Idle,
             Then::Persist => self.state = State::Receiving { input, parsed: 0, began },
-            Then::Close | Then::Linger | Then::Stall => return self.linger(context.transport, began),
+            Then::Close | Then::Linger => return self.linger(context.transport, began),
         }
         Ok(())
     }
 
+    /// Asks the transport whether the client has acknowledged everything.
+    fn is_acknowledged<T: Transport>(&mut self, context: &Context<'_, T>) -> bool {
+        self.progress.note_unacknowledged(context.transport.unacknowledged(), context.clock.now);
+        self.progress.unacknowledged == Some(0)
+    }
+
     /// Closes the connection for `reason`, or lingers if the client has not acknowledged all responses.
     fn leave<T: Transport>(&mut self, reason: CloseReason, context: &mut Context<'_, T>) -> Step {
-        if context.transport.unacknowledged() == 0 {
+        if self.is_acknowledged(context) {
             return Err(Next::Close(reason));
         }
         self.linger(context.transport, context.clock.now)

@@ -21,7 +21,7 @@
 
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
-use crate::http::syntax::token;
+use crate::http::syntax::is_token;
 use crate::kinds::{Fault, RequestKind};
 
 /// The length of the longest client name that is shown. `go-containerregistry` has 20 bytes.
@@ -199,7 +199,7 @@ pub fn explain<'a>(
     let text = match (fault.and_then(explain_fault), request) {
         (Some(text), _) => text,
         (_, Some(request)) if status == Status::Ok => explain_success(request, kind)?,
-        _ if !status.is_error() && kind.label().is_none() => return None,
+        _ if !status.is_error() && kind.text().is_none() => return None,
         _ => explain_other(request, kind, status),
     };
     Some([request.and_then(name).unwrap_or("The client"), text])
@@ -222,7 +222,7 @@ fn explain_fault(fault: Fault) -> Option<&'static str> {
 /// Returns the client's own name. RFC 9110 section 10.1.5: the first product is the client.
 fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
     let product = request.field_lines("user-agent").next()?.split(['/', ' ']).next()?;
-    token(product.as_bytes()).filter(|name| name.len() <= MAX_NAME)
+    Some(product).filter(|name| is_token(name) && name.len() <= MAX_NAME)
 }
 
 fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static str> {
@@ -266,6 +266,7 @@ fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static 
 
 /// Explains a response other than 200.
 fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Status) -> &'static str {
+    let path = request.map_or("", |request| &request.path);
     match (status, kind) {
         // A 200 without a request does not occur.
         (Status::Ok | Status::PartialContent, _) => PART,
@@ -278,14 +279,12 @@ fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Statu
             RequestKind::UnknownManifest | RequestKind::UnknownBlob | RequestKind::Referrers,
         ) => NO_DIGEST,
         (Status::BadRequest, _) => UNREADABLE,
-        // Field note: cosign looks for the tag `sha256-<hex>.sig`, which is older than the schema.
-        (Status::NotFound, RequestKind::UnknownManifest) => {
-            let is_made_of_digest = request.is_some_and(|request| reference(request).starts_with("sha256-"));
-            if is_made_of_digest { NO_REFERRERS_TAG } else { NO_MANIFEST }
-        }
-        (Status::NotFound, RequestKind::UnknownBlob) => NO_BLOB,
+        (Status::NotFound, RequestKind::Base | RequestKind::Catalog | RequestKind::Other) => NO_PATH,
         (Status::NotFound, RequestKind::Tags | RequestKind::Referrers) => NO_REPOSITORY,
-        (Status::NotFound, _) => NO_PATH,
+        (Status::NotFound, _) if path.contains("/blobs/") => NO_BLOB,
+        // Field note: cosign looks for the tag `sha256-<hex>.sig`, which is older than the schema.
+        (Status::NotFound, _) if path.contains("/manifests/sha256-") => NO_REFERRERS_TAG,
+        (Status::NotFound, _) => NO_MANIFEST,
         (Status::TemporaryRedirect, _) => REDIRECT,
         (Status::Unauthorized | Status::Forbidden, _) => DENIED,
         (
@@ -297,9 +296,8 @@ fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Statu
             _,
         ) => LATER,
         (Status::MethodNotAllowed, _) => {
-            let writes = |request: &&Request<'_>| matches!(request.method_name, "POST" | "PUT" | "PATCH");
-            let push = request.filter(writes).filter(|request| request.path.starts_with("/v2/"));
-            if push.is_some() { PUSH } else { METHOD }
+            let writes = |request: &Request<'_>| matches!(request.method_name, "POST" | "PUT" | "PATCH");
+            if request.is_some_and(writes) && path.starts_with("/v2/") { PUSH } else { METHOD }
         }
         (Status::RequestTimeout, _) => TOO_SLOW,
         (Status::PreconditionFailed, _) => PRECONDITION,

@@ -18,25 +18,24 @@
 //! reaches the rule and that its fault can change. So `layer=503@first:1 layer=cut@first:1` means a 503, then half of a
 //! layer, and then whole layers. Nothing is random.
 //!
-//! A response with a fault has another status, other fields or other content. Four faults also affect the connection
-//! (see [`persistence`]). `flip` needs a copy of each layer in which a byte is wrong. The server makes these copies
-//! when it starts, and `slow` is an option of the listening socket, so this module makes no system call.
+//! A response with a fault has another status, other fields or other content. Some faults also decide whether the
+//! connection persists (see [`persistence`]), `reset` also changes how the connection closes it, and `slow` is an
+//! option of the listening socket.
 //!
 //! Limits: none of its own.
 //!
 //! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, by which people watch the server; TLS; and a second
 //! host, so that `redirect` and `auth` lead to this server.
 
-use std::fmt;
+use std::borrow::Cow;
 
 use crate::http::request::{Method, Request};
 use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
+use crate::image::gzip;
 use crate::kinds::{Fault, RequestKind};
 use crate::metrics::Vitals;
-use crate::registry::{
-    BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, UNSUPPORTED, error,
-};
+use crate::registry::{BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, error};
 
 /// The names that WHERE may have, and the kinds of requests that each name stands for.
 pub const PLACES: [(&str, &[RequestKind]); 9] = [
@@ -53,13 +52,8 @@ pub const PLACES: [(&str, &[RequestKind]); 9] = [
 ];
 
 /// The kinds of requests whose responses stay right: people watch the server by them, or browsers use them.
-const UNTOUCHED: [RequestKind; 5] = [
-    RequestKind::Welcome,
-    RequestKind::Health,
-    RequestKind::Metrics,
-    RequestKind::Options,
-    RequestKind::Token,
-];
+const UNTOUCHED: [RequestKind; 4] =
+    [RequestKind::Welcome, RequestKind::Health, RequestKind::Metrics, RequestKind::Options];
 
 /// The path at which `auth` requires a client to request a token.
 const TOKEN_PATH: &str = "/token";
@@ -70,26 +64,20 @@ const REDIRECTED: &str = "redirected";
 /// The digest that `wrong-digest` sends. It is well-formed, but no served content has it.
 const WRONG_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The byte of a layer that `flip` changes: the byte of gzip's header that names the operating system (RFC 1952 section
+/// The start of a layer after `flip`: the last byte is wrong, which names the operating system (RFC 1952 section
 /// 2.3.1). A client can still unpack the layer, and only the digest of the layer is wrong.
-pub const FLIPPED: u64 = 9;
+static FLIPPED: [u8; gzip::HEADER.len()] = {
+    let mut header = gzip::HEADER;
+    header[gzip::HEADER.len() - 1] ^= 1;
+    header
+};
 
 /// The text of `--help` about the rules.
-pub const HELP: &str = "
-Rules of --fault, WHERE=WHAT or WHERE=WHAT@WHEN:
-  WHERE  base index manifest config layer blob tags referrers any
-  WHAT   401 403 404 429 500 502 503 504: this status; 429:2 and 503:2 with Retry-After: 2
-         cut stall reset: up to half of the content, then the end, nothing, a reset
-         flip: a wrong byte; wrong-digest wrong-type no-length: a field is wrong or missing
-         no-range: all instead of a part; redirect: 307; auth: 401 until there is a token
-         slow:64k: so many bytes per second; WHERE is any
-  WHEN   first:2 every:3 always, which is the default
-";
+pub const HELP: &str = include_str!("fault.txt");
 
 /// Which of the counted responses a rule changes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum When {
-    Always,
     First(u64),
     Every(u64),
 }
@@ -104,17 +92,6 @@ struct Rule {
     reached: u64,
 }
 
-/// The invalid element of a rule: its name in [`HELP`], and its text.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Wrong(&'static str, String);
-
-impl fmt::Display for Wrong {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(part, text) = self;
-        write!(f, "{part} cannot be {text:?}\n{HELP}")
-    }
-}
-
 impl Rule {
     /// Parses a rule. The error is the name and the text of the invalid element.
     fn parse(text: &str) -> Result<Self, (&'static str, &str)> {
@@ -124,23 +101,20 @@ impl Rule {
         let found = PLACES.iter().find(|(other, _)| *other == place);
         let (_, kinds) = found.ok_or(("WHERE", place))?;
         let fault = *Fault::ALL.iter().find(|fault| fault.name() == name).ok_or(("WHAT", name))?;
-        let may_have_number =
-            matches!(fault, Fault::TooManyRequests | Fault::ServiceUnavailable | Fault::Slow);
-        let must_have_number = fault == Fault::Slow || number.is_some();
+        let is_slow = fault == Fault::Slow;
+        let may_have_number = is_slow || matches!(fault, Fault::TooManyRequests | Fault::ServiceUnavailable);
+        let must_have_number = is_slow || number.is_some();
         let number = number.and_then(parse_count).filter(|_| may_have_number);
         if must_have_number && number.is_none() {
             return Err(("WHAT", what));
         }
-        // `slow` applies to all responses, at all times. A response without a digest has no ranges.
-        let is_impossible = match fault {
-            Fault::Slow => place != "any" || when.is_some(),
-            Fault::WrongDigest | Fault::NoRange => matches!(place, "base" | "tags"),
-            _ => false,
-        };
-        if is_impossible {
-            return Err(("WHERE=WHAT@WHEN", text));
+        // All connections have the same rate, at all times.
+        if is_slow && place != "any" {
+            return Err(("WHERE of slow", place));
         }
-        let when = when.map_or(Some(When::Always), parse_when).ok_or(("WHEN", when.unwrap_or_default()))?;
+        let (text, is_possible) =
+            (when.unwrap_or("always"), |when: &When| !is_slow || *when == When::Every(1));
+        let when = parse_when(text).filter(is_possible).ok_or(("WHEN", text))?;
         Ok(Self { kinds, fault, number, when, reached: 0 })
     }
 
@@ -153,7 +127,6 @@ impl Rule {
     fn applies(&mut self) -> bool {
         self.reached += 1;
         match self.when {
-            When::Always => true,
             When::First(count) => self.reached <= count,
             When::Every(count) => self.reached.is_multiple_of(count),
         }
@@ -162,10 +135,11 @@ impl Rule {
 
 fn parse_when(text: &str) -> Option<When> {
     let (word, count) = split(text, ':');
-    match (word, count.and_then(parse_count)) {
-        ("first", Some(count)) => Some(When::First(count)),
-        ("every", Some(count)) => Some(When::Every(count)),
-        _ => (text == "always").then_some(When::Always),
+    match (word, count.map(parse_count)) {
+        ("first", Some(Some(count))) => Some(When::First(count)),
+        ("every", Some(Some(count))) => Some(When::Every(count)),
+        ("always", None) => Some(When::Every(1)),
+        _ => None,
     }
 }
 
@@ -180,25 +154,12 @@ fn parse_count(text: &str) -> Option<u64> {
     parse_number(digits)?.checked_mul(unit).filter(|count| *count > 0)
 }
 
-/// Returns whether the connection persists after a response. `wanted` applies if the fault does not decide.
-pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
-    match fault {
-        // The connection stays open even if the client asked to close it, because closing would make the stall a `cut`.
-        Some(Fault::Stall) => Persistence::Implied,
-        Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
-        _ => wanted,
-    }
-}
-
 /// The rules that make responses wrong.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Faults {
     rules: Vec<Rule>,
     /// The text of each rule, and the number of responses that the rule has changed, for the metrics.
     pub counts: Vec<(String, u64)>,
-    /// The number of layers. If [`Faults::flips`], the transport has a copy of each layer behind all the layers, and in
-    /// each copy the byte [`FLIPPED`] is wrong.
-    pub layers: usize,
 }
 
 impl Faults {
@@ -206,19 +167,18 @@ impl Faults {
     ///
     /// # Errors
     ///
-    /// If a rule is invalid or occurs twice, or if a second rule limits the rate.
-    pub fn add(&mut self, rules: &str) -> Result<(), Wrong> {
-        for text in rules.split(' ').filter(|text| !text.is_empty()) {
-            let rule = match Rule::parse(text) {
-                // A connection has only one rate.
-                Ok(rule) if rule.fault == Fault::Slow && self.rate().is_some() => {
-                    Err(("a second rate", text))
-                }
-                // The metrics of two equal rules would have one name.
-                Ok(_) if self.counts.iter().any(|(other, _)| other == text) => Err(("a second rule", text)),
-                parsed => parsed,
-            };
-            self.rules.push(rule.map_err(|(part, text)| Wrong(part, text.to_owned()))?);
+    /// If a rule is invalid or occurs twice, or if a second rule limits the rate. The error is a message.
+    pub fn add(&mut self, rules: &str) -> Result<(), String> {
+        for text in rules.split_ascii_whitespace() {
+            let rule = Rule::parse(text)
+                .map_err(|(element, text)| format!("{element} cannot be {text:?}\n\n{HELP}"))?;
+            if rule.fault == Fault::Slow && self.rate().is_some() {
+                return Err("there is only one rate, so only one rule can be `slow`".into());
+            }
+            if self.counts.iter().any(|(other, _)| other == text) {
+                return Err(format!("the rule {text} is there twice"));
+            }
+            self.rules.push(rule);
             self.counts.push((text.to_owned(), 0));
         }
         Ok(())
@@ -227,11 +187,6 @@ impl Faults {
     /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
-    }
-
-    /// Whether a rule needs copies of the layers.
-    pub fn flips(&self) -> bool {
-        self.rules.iter().any(|rule| rule.fault == Fault::Flip)
     }
 
     /// Returns the number of bytes that a connection may send in a second, if a rule limits this number.
@@ -246,57 +201,73 @@ impl Faults {
         request: &Request<'_>,
         vitals: &Vitals<'_>,
     ) -> Served<'r> {
-        let Self { rules, counts, layers } = self;
+        let Self { rules, counts } = self;
         let vitals = &Vitals { faults: counts, ..*vitals };
-        let served = registry.respond(request, vitals);
+        let mut served = registry.respond(request, vitals);
         if served.response.status.is_error() {
             let has_tokens = rules.iter().any(|rule| rule.fault == Fault::Auth);
             let is_token = has_tokens && request.method == Method::Get && request.path == TOKEN_PATH;
             return if is_token { token() } else { served };
         }
-        let applies = |rule: &mut Rule| {
-            rule.covers(served.kind)
-                && makes_a_difference(rule.fault, request, &served.response)
-                && rule.applies()
-        };
-        let Some(index) = rules.iter_mut().position(applies) else { return served };
-        let rule = &rules[index];
-        let mut served = match rule.fault {
-            Fault::NoRange => registry.whole(request, vitals),
-            _ => spoil(rule, *layers, request, served),
-        };
-        served.fault = Some(rule.fault);
-        counts[index].1 += 1;
+        for (index, rule) in rules.iter_mut().enumerate().filter(|(_, rule)| rule.covers(served.kind)) {
+            let right = &served.response;
+            let wrong = match rule.fault {
+                Fault::NoRange if right.status == Status::PartialContent => registry.whole(request, vitals),
+                _ => spoil(right.clone(), request, rule),
+            };
+            if wrong != *right && rule.applies() {
+                (served.response, served.fault) = (wrong, Some(rule.fault));
+                counts[index].1 += 1;
+                break;
+            }
+        }
         served
     }
 }
 
-/// Returns the field that a fault changes, and its wrong value. The value is empty if the fault removes the field.
-fn wrong_field(fault: Fault) -> Option<(&'static str, &'static str)> {
+/// Returns whether the connection persists after a response. `wanted` applies if the fault does not decide.
+pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
     match fault {
-        Fault::WrongDigest => Some(("Docker-Content-Digest", WRONG_DIGEST)),
-        Fault::WrongType => Some(("Content-Type", "text/html")),
-        Fault::NoLength => Some(("Content-Length", "")),
-        _ => None,
+        // The client waits for the other half, and the server for the next request. The connection stays open even if
+        // the client asked to close it, because closing would make the stall a `cut`.
+        Some(Fault::Stall) => Persistence::Implied,
+        Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
+        _ => wanted,
     }
 }
 
-/// Whether a fault changes this response.
-fn makes_a_difference(fault: Fault, request: &Request<'_>, response: &Response<'_>) -> bool {
-    if let Some((name, _)) = wrong_field(fault) {
-        return response.field(name).is_some();
+/// Applies the fault of a rule to a right response. The response stays as it is if the fault cannot change it.
+fn spoil<'r>(mut response: Response<'r>, request: &Request<'_>, rule: &Rule) -> Response<'r> {
+    let is_redirected = request.query.is_some_and(|query| query.ends_with(REDIRECTED));
+    match rule.fault {
+        // Content that follows a request is not read, so the connection must end after the response.
+        Fault::Stall if request.has_body => {}
+        Fault::Cut | Fault::Stall | Fault::Reset => {
+            let half = response.content.len() / 2;
+            response.content = response.content.slice(0..half);
+        }
+        Fault::Flip => flip(&mut response.content),
+        Fault::WrongDigest => return response.replace("Docker-Content-Digest", WRONG_DIGEST),
+        Fault::WrongType => return response.replace("Content-Type", "text/html"),
+        Fault::NoLength => return response.without(&["Content-Length"]),
+        Fault::Auth if request.field_lines("authorization").any(is_bearer) => {}
+        Fault::Redirect if is_redirected => {}
+        Fault::NoRange | Fault::Slow => {}
+        _ => return refusal(rule, request, response.shared),
     }
-    match fault {
-        Fault::Cut | Fault::Stall | Fault::Reset => !response.content.is_empty(),
-        Fault::Flip => match &response.content {
-            Content::Bytes(bytes) => !bytes.is_empty(),
-            Content::File(part) => part.range.contains(&FLIPPED),
-        },
-        Fault::NoRange => response.status == Status::PartialContent,
-        Fault::Redirect => !request.query.is_some_and(|query| query.ends_with(REDIRECTED)),
-        Fault::Auth => !request.field_lines("authorization").any(is_bearer),
-        Fault::Slow => false,
-        _ => true,
+    response
+}
+
+/// Changes a byte: the middle one of a document, or the last one of the header of a layer.
+fn flip(content: &mut Content<'_>) {
+    let Content { bytes, part } = content;
+    let middle = bytes.len() / 2;
+    if let Some(byte) = bytes.get(middle) {
+        let flipped = byte ^ 1;
+        bytes.to_mut()[middle] = flipped;
+    } else if part.range.contains(&(FLIPPED.len() as u64 - 1)) {
+        *bytes = Cow::Borrowed(&FLIPPED[part.range.start as usize..]);
+        part.range.start = FLIPPED.len() as u64;
     }
 }
 
@@ -305,72 +276,29 @@ fn is_bearer(credentials: &str) -> bool {
     credentials.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
 }
 
-/// Applies the fault of a rule to a right response.
-fn spoil<'r>(rule: &Rule, layers: usize, request: &Request<'_>, served: Served<'r>) -> Served<'r> {
-    let Served { kind, mut response, .. } = served;
-    match rule.fault {
-        Fault::Cut | Fault::Stall | Fault::Reset => {
-            let half = response.content.len() / 2;
-            response.content = response.content.part(0..half);
-        }
-        Fault::Flip => match &mut response.content {
-            Content::Bytes(bytes) => {
-                let middle = bytes.len() / 2;
-                bytes.to_mut()[middle] ^= 1;
-            }
-            Content::File(part) => part.file += layers,
-        },
-        fault => match wrong_field(fault) {
-            Some((name, "")) => response = response.without(&[name]),
-            Some((name, value)) => response = response.without(&[name]).with(name, value),
-            None => return refuse(rule, request, kind, response.shared),
-        },
-    }
-    Served::new(kind, response)
-}
-
-/// Returns the kind that a request has if the content that it names does not exist.
-fn unknown(kind: RequestKind, request: &Request<'_>) -> RequestKind {
-    match kind {
-        RequestKind::Artifact if request.path.contains("/blobs/") => RequestKind::UnknownBlob,
-        RequestKind::Base | RequestKind::Catalog => RequestKind::Other,
-        RequestKind::Artifact
-        | RequestKind::Index
-        | RequestKind::DockerList
-        | RequestKind::Manifest
-        | RequestKind::DockerManifest => RequestKind::UnknownManifest,
-        RequestKind::Config | RequestKind::Layer => RequestKind::UnknownBlob,
-        other => other,
-    }
-}
-
-/// Returns a redirection or an error, in the words of registries and gateways, instead of the requested content.
-fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'static str) -> Served<'static> {
-    let kind = if rule.fault == Fault::NotFound { unknown(kind, request) } else { kind };
-    let (status, code, message) = match (rule.fault, kind) {
-        (Fault::Forbidden, _) => (Status::Forbidden, DENIED, "access is denied"),
-        (Fault::NotFound, RequestKind::UnknownManifest) => {
-            (Status::NotFound, MANIFEST_UNKNOWN, "no such manifest")
-        }
-        (Fault::NotFound, RequestKind::UnknownBlob) => (Status::NotFound, BLOB_UNKNOWN, "no such blob"),
-        (Fault::NotFound, RequestKind::Other) => {
-            (Status::NotFound, UNSUPPORTED, "there is nothing at this path")
-        }
-        (Fault::NotFound, _) => (Status::NotFound, NAME_UNKNOWN, "no such repository"),
-        (Fault::TooManyRequests, _) => (Status::TooManyRequests, "TOOMANYREQUESTS", "too many requests"),
+/// Returns the response of a registry, or of a gateway in front of it, that redirects or refuses the client.
+fn refusal(rule: &Rule, request: &Request<'_>, shared: &'static str) -> Response<'static> {
+    let path = &*request.path;
+    let (status, code) = match rule.fault {
+        Fault::Forbidden => (Status::Forbidden, DENIED),
+        Fault::NotFound if path.contains("/blobs/") => (Status::NotFound, BLOB_UNKNOWN),
+        Fault::NotFound if path.contains("/manifests/") => (Status::NotFound, MANIFEST_UNKNOWN),
+        Fault::NotFound => (Status::NotFound, NAME_UNKNOWN),
+        Fault::TooManyRequests => (Status::TooManyRequests, "TOOMANYREQUESTS"),
         // Field note: the specification does not list the next two codes. The reference implementation has them.
-        (Fault::InternalServerError, _) => (Status::InternalServerError, "UNKNOWN", "unknown error"),
-        (Fault::ServiceUnavailable, _) => (Status::ServiceUnavailable, "UNAVAILABLE", "unavailable"),
+        Fault::InternalServerError => (Status::InternalServerError, "UNKNOWN"),
+        Fault::ServiceUnavailable => (Status::ServiceUnavailable, "UNAVAILABLE"),
         // A gateway does not know the registry's error codes.
-        (Fault::BadGateway, _) => (Status::BadGateway, "", "502 Bad Gateway"),
-        (Fault::GatewayTimeout, _) => (Status::GatewayTimeout, "", "504 Gateway Time-out"),
-        (Fault::Redirect, _) => (Status::TemporaryRedirect, "", "307 Temporary Redirect"),
-        _ => (Status::Unauthorized, "UNAUTHORIZED", "authentication required"),
+        Fault::BadGateway => (Status::BadGateway, ""),
+        Fault::GatewayTimeout => (Status::GatewayTimeout, ""),
+        Fault::Redirect => (Status::TemporaryRedirect, ""),
+        _ => (Status::Unauthorized, "UNAUTHORIZED"),
     };
+    let phrase = status.reason_phrase();
     let mut response = match code {
         // Errors of nginx have this form.
-        "" => Response::generated(status, "text/html", format!("<html><h1>{message}</h1></html>\n").into()),
-        code => error(status, code, message, &request.path),
+        "" => Response::generated(status, "text/html", format!("<html><h1>{phrase}</h1></html>\n").into()),
+        code => error(status, code, phrase, path),
     };
     if let Some((name, value)) = field_of_refusal(rule, request) {
         response = response.with(name, &value);
@@ -380,7 +308,7 @@ fn refuse(rule: &Rule, request: &Request<'_>, kind: RequestKind, shared: &'stati
         // RFC 9110 section 9.3.2: MUST NOT send content.
         response.content = Content::NONE;
     }
-    Served::new(kind, response)
+    response
 }
 
 /// Returns the field that tells the client what to do next.

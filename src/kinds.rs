@@ -4,9 +4,9 @@
 //!
 //! Deliberately absent: names that clients choose, which would let the list of metrics grow without bound.
 
-/// Declares an enum whose variants can be counted. Each variant has a number, from 0, and a name.
-macro_rules! names {
-    ($(#[$about:meta])* $Kind:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal;)* }) => {
+/// Declares an enum whose variants can be counted. Each variant has a number, from 0, a name, and perhaps a text.
+macro_rules! kinds {
+    ($(#[$about:meta])* $Kind:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal $(, $text:literal)?;)* }) => {
         $(#[$about])*
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub enum $Kind { $($(#[$doc])* $Variant,)* }
@@ -15,120 +15,103 @@ macro_rules! names {
             /// All variants, in the order of their numbers.
             pub const ALL: &[Self] = &[$(Self::$Variant,)*];
 
-            /// Returns the name of the variant.
+            /// Returns the name of the variant, for the metrics.
             pub fn name(self) -> &'static str {
                 match self { $(Self::$Variant => $name,)* }
             }
-        }
-    };
-}
 
-/// Declares an enum as `names` does, in which each variant can have a text for the log.
-macro_rules! kinds {
-    (
-        $(#[$about:meta])* $Kind:ident, $(#[$about_text:meta])* $text:ident
-        { $($(#[$doc:meta])* $Variant:ident = $name:literal, $logged:expr;)* }
-    ) => {
-        names! { $(#[$about])* $Kind { $($(#[$doc])* $Variant = $name;)* } }
-
-        impl $Kind {
-            $(#[$about_text])*
-            pub fn $text(self) -> Option<&'static str> {
-                match self { $(Self::$Variant => $logged,)* }
+            /// Returns the text of the variant, for the log.
+            pub fn text(self) -> Option<&'static str> {
+                let text: &[&str] = match self { $(Self::$Variant => &[$($text)?],)* };
+                text.first().copied()
             }
         }
     };
 }
 
 kinds! {
-    /// What a client requests.
-    RequestKind,
-    /// Returns the label for the log of a request that is not refused. Health checks and metrics are not logged,
-    /// because clients request them every few seconds.
-    label {
+    /// What a client requests. The text is the label for the log of a response that is not an error. Health checks and
+    /// metrics have none, because clients request them every few seconds.
+    RequestKind {
         /// The check whether this server is a registry.
-        Base = "base", Some("Serving API version");
+        Base = "base", "Serving API version";
         /// The repositories.
-        Catalog = "catalog", Some("Serving catalog");
+        Catalog = "catalog", "Serving catalog";
         /// The tags.
-        Tags = "tags", Some("Serving tags");
+        Tags = "tags", "Serving tags";
         /// The referrers of an index or a manifest.
-        Referrers = "referrers", Some("Serving referrers");
+        Referrers = "referrers", "Serving referrers";
         /// The index.
-        Index = "index", Some("Serving index");
+        Index = "index", "Serving index";
         /// Docker's form of the index.
-        DockerList = "docker_list", Some("Serving Docker list");
+        DockerList = "docker_list", "Serving Docker list";
         /// The manifest for a platform.
-        Manifest = "manifest", Some("Serving manifest");
+        Manifest = "manifest", "Serving manifest";
         /// Docker's form of the manifest for a platform.
-        DockerManifest = "docker_manifest", Some("Serving Docker manifest");
+        DockerManifest = "docker_manifest", "Serving Docker manifest";
         /// A piece of an artifact that refers to the image: its manifest, its config or its document.
-        Artifact = "artifact", Some("Serving artifact");
+        Artifact = "artifact", "Serving artifact";
         /// An index or a manifest that does not exist.
-        UnknownManifest = "unknown_manifest", None;
+        UnknownManifest = "unknown_manifest";
         /// The config of a platform.
-        Config = "config", Some("Serving config");
+        Config = "config", "Serving config";
         /// The layer of a platform.
-        Layer = "layer", Some("Serving layer");
+        Layer = "layer", "Serving layer";
         /// A blob that does not exist.
-        UnknownBlob = "unknown_blob", None;
+        UnknownBlob = "unknown_blob";
         /// A token. Only `--fault` makes the server require one.
-        Token = "token", Some("Serving token");
+        Token = "token", "Serving token";
         /// The description of the server, for a person.
-        Welcome = "welcome", Some("Serving welcome");
+        Welcome = "welcome", "Serving welcome";
         /// The health of the server, or the methods that are allowed outside of /v2.
-        Health = "health", None;
+        Health = "health";
         /// The counters of the server.
-        Metrics = "metrics", None;
+        Metrics = "metrics";
         /// The methods and fields that are allowed under /v2.
-        Options = "options", Some("Serving options");
+        Options = "options", "Serving options";
         /// Something else: another path, or a method that the server refuses.
-        Other = "other", None;
+        Other = "other";
         /// Nothing, because the bytes are not a request.
-        Unreadable = "unreadable", None;
+        Unreadable = "unreadable";
         /// Nothing yet, because the bytes begin a TLS connection. Field note: such a connection is the first step of a
         /// pull that succeeds (Docker 20.10 and containerd 1.7, seen), so the log must not call it a failure.
-        Tls = "tls", Some("Client tried HTTPS first, and may go on with HTTP");
+        Tls = "tls", "Client tried HTTPS first, and may go on with HTTP";
     }
 }
 
 kinds! {
-    /// Why a connection was closed.
-    CloseReason,
-    /// Returns the text for the log, or `None` if the connection ended in order, by the client or by a fault.
-    explanation {
+    /// Why a connection was closed. A connection that ended in order, by the client or by a fault has no text.
+    CloseReason {
         /// The server sent the last response: the client wanted no other, or its bytes were not a request.
-        LastResponse = "last_response", None;
+        LastResponse = "last_response";
         /// The client closed the connection before its first request, or between two requests.
-        Left = "left", None;
+        Left = "left";
         /// The client closed the connection within the head of a request.
-        CutShort = "cut_short", None;
+        CutShort = "cut_short";
         /// The connection failed, because the client reset it or the network is gone.
-        Broken = "broken", None;
+        Broken = "broken";
         /// The client never sent anything.
-        Silent = "silent", Some("it has never sent anything");
+        Silent = "silent", "it has never sent anything";
         /// The client had no further request for a long time.
-        Idle = "idle", Some("it has sent no request for a long time");
+        Idle = "idle", "it has sent no request for a long time";
         /// The client took no byte of a response for a long time.
-        Stalled = "stalled", Some("it has taken nothing of its response for a long time");
+        Stalled = "stalled", "it has taken nothing of its response for a long time";
         /// The client had its last response, but did not close its side in time.
-        DidNotClose = "did_not_close", Some("it did not close after its last response");
+        DidNotClose = "did_not_close", "it did not close after its last response";
         /// A newcomer needed the place of this connection.
-        NoPlace = "no_place", Some("a newcomer needs its place");
+        NoPlace = "no_place", "a newcomer needs its place";
         /// The memory for incomplete heads and unsent responses was full.
-        NoMemory = "no_memory", Some("the memory for incomplete heads and unsent responses is full");
+        NoMemory = "no_memory", "the memory for incomplete heads and unsent responses is full";
         /// The kernel had no memory to watch the socket.
-        NotWatched = "not_watched", Some("the kernel has no memory to watch it");
+        NotWatched = "not_watched", "the kernel has no memory to watch it";
         /// A rule of `--fault` required a reset. The log shows the fault in the line of the response.
-        FaultReset = "fault_reset", None;
-        /// A rule of `--fault` required a stall, and the client waited until the deadline.
-        FaultStall = "fault_stall", None;
+        FaultReset = "fault_reset";
         /// The server stops.
-        Stopping = "stopping", Some("the server stops");
+        Stopping = "stopping", "the server stops";
     }
 }
 
-names! {
+kinds! {
     /// A way to make a response wrong on purpose (see `fault`).
     Fault {
         /// The server accepts no credentials.

@@ -43,7 +43,8 @@
 //!     explain.rs           explains a request to a learner             http/request http/response
 //!                                                                      http/syntax kinds
 //!     fault.rs             makes right responses wrong, by rules       registry metrics http/request
-//!                                                                      http/response http/syntax kinds
+//!                                                                      http/response http/syntax
+//!                                                                      image/gzip kinds
 //!     registry.rs          chooses the response to a request           page welcome metrics
 //!                                                                      http/conditional http/request
 //!                                                                      http/response

@@ -15,17 +15,14 @@
 //!
 //! The log buffers its lines. It writes them when the server has no other work, when the buffer has many lines, or
 //! after 10 ms. A write should not block the event loop, even if no process reads the pipe, or if Ctrl-S has stopped
-//! the terminal. Other processes may share the open file, so the log cannot make it non-blocking. Lines that cannot be
-//! written stay in the buffer.
+//! the terminal. Other processes may share the open file, so the log cannot make it non-blocking. Instead, the log asks
+//! poll(2) before each write, and writes no more than surely fits. Lines that cannot be written stay in the buffer.
 //!
 //! ```text
-//!     standard error                               how a write is kept from blocking
-//!     -------------------------------------------  ------------------------------------------------------
-//!     a pipe, a socket                             poll(2) first: writable means that 4096 bytes fit
-//!     a terminal                                   reopened, non-blocking for this process alone
-//!     another user's terminal, if it controls us   reopened likewise, by its other name, /dev/tty
-//!     another user's terminal                      poll(2) first: writable means that 256 bytes fit, or a
-//!                                                  line feed, which becomes two characters
+//!     standard error    what fits when poll(2) reports it as writable
+//!     ----------------  ------------------------------------------------------
+//!     a pipe, a socket  4096 bytes
+//!     a terminal        256 bytes, or a line feed, which becomes two characters
 //! ```
 //!
 //! A write still blocks in two cases. Between poll(2) and the write, another process may fill the pipe or the terminal,
@@ -41,11 +38,9 @@
 //! decides where standard error goes.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
@@ -59,7 +54,7 @@ const MAX_BUFFERED: usize = 128 * 1024;
 /// `PIPE_BUF` on Linux), but a longer write might block.
 const MAX_WRITE: usize = 4096;
 
-/// The most bytes in one write to a terminal that blocks. A pseudo-terminal that is ready for writing has room for this
+/// The most bytes in one write to a terminal. A pseudo-terminal that is ready for writing has room for this
 /// many bytes (Linux counts its memory in pieces of 256 bytes), and a serial line or console has room for more.
 const MAX_PIECE: usize = 256;
 
@@ -101,50 +96,29 @@ pub trait Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
-/// Standard error (see the table above).
-pub enum Stderr {
-    /// A pipe or a file.
-    Shared,
-    /// A reopened terminal. poll(2) reports the terminal as writable if there is room for one byte, so a longer write
-    /// to the original would block.
-    Reopened(File),
-    /// A terminal that the process may not reopen. After `su -c`, it is not our controlling terminal either.
-    Foreign,
+/// Standard error.
+pub struct Stderr {
+    pub is_terminal: bool,
 }
 
 impl Stderr {
-    /// Determines what standard error is, and reopens a terminal if possible.
+    /// Determines what standard error is.
     pub fn open() -> Self {
-        if !io::stderr().is_terminal() {
-            return Self::Shared;
-        }
-        let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-        let open = |path| OpenOptions::new().write(true).custom_flags(flags).open(path);
-        let reopened = open("/proc/self/fd/2").or_else(|error| {
-            // Every user may open /dev/tty, which is the controlling terminal of the process.
-            if system::controls_us(io::stderr().as_fd()) { open("/dev/tty") } else { Err(error) }
-        });
-        reopened.map_or(Self::Foreign, Self::Reopened)
+        Self { is_terminal: io::stderr().is_terminal() }
     }
 }
 
 impl Sink for Stderr {
     fn is_ready(&self) -> bool {
-        match self {
-            Self::Shared | Self::Foreign => system::is_writable(io::stderr().as_fd(), Duration::ZERO),
-            Self::Reopened(_) => true,
-        }
+        system::is_writable(io::stderr().as_fd(), Duration::ZERO)
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Shared => io::stderr().write(bytes),
-            Self::Reopened(terminal) => terminal.write(bytes),
-            Self::Foreign => {
-                let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
-                io::stderr().write(&bytes[..line.clamp(1, MAX_PIECE)])
-            }
+        if !self.is_terminal {
+            return io::stderr().write(bytes);
         }
+        let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
+        io::stderr().write(&bytes[..line.clamp(1, MAX_PIECE)])
     }
 }
 
@@ -155,8 +129,7 @@ pub struct LogWriter {
 }
 
 impl LogWriter {
-    /// Opens standard error, as [`Stderr::open`] does.
-    pub fn open(now: Instant) -> Self {
+    pub fn new(now: Instant) -> Self {
         Self { stderr: Stderr::open(), written_at: now }
     }
 

@@ -109,7 +109,7 @@ fn execute(command: Command) -> Result<i32, Error> {
             print(kubernetes::pin(manifest, &pack(open(&with)?, None)?.1))?;
         }
         Command::Sbom => print(sbom::DOCUMENT)?,
-        Command::Help => print(HELP.to_owned() + fault::HELP)?,
+        Command::Help => print(format!("{HELP}\n{}", fault::HELP))?,
         Command::Version => print(format!("{NAME} {VERSION}\n"))?,
     }
     Ok(SUCCESS)
@@ -122,9 +122,7 @@ fn serve(options: Serve) -> Result<i32, Error> {
     let signals =
         Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
     let descriptors = system::raise_descriptor_limit();
-    let copies = if faults.flips() { 1 + with.len() } else { 0 };
-    let budget =
-        Budget::of(budget::memory_limit(), descriptors.saturating_sub(RESERVED_DESCRIPTORS + copies));
+    let budget = Budget::of(budget::memory_limit(), descriptors.saturating_sub(RESERVED_DESCRIPTORS));
     let memory = needed_memory(&budget);
     system::try_memory(memory).map_err(|error| {
         Error::Failed(format!(
@@ -141,10 +139,11 @@ fn serve(options: Serve) -> Result<i32, Error> {
     let address = listener
         .local_addr()
         .map_err(|error| Error::Failed(format!("cannot determine the server's own address: {error}")))?;
-    let mut log = Log::new(requests, io::stderr().is_terminal());
+    let mut stderr = Stderr::open();
+    let mut log = Log::new(requests, stderr.is_terminal);
     if log.wants_requests() {
         log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
-        log.flush("", &mut Stderr::open());
+        log.flush("", &mut stderr);
     }
     let (layers, image) = match pack(executables, Some(&signals)) {
         Err(_) if signals.has_any(Duration::ZERO) => return Ok(SUCCESS),

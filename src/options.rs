@@ -23,39 +23,13 @@ use std::fmt;
 use std::mem::take;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::fault::{self, Faults};
+use crate::fault::Faults;
 use crate::image::PORT;
 use crate::kubernetes;
 use crate::log::Requests;
 
-/// The text of `--help`, before [`fault::HELP`].
-pub const HELP: &str = "\
-quinistry: a Docker registry that serves one image, which holds this very program
-
-Usage: quinistry [serve] [--listen ADDRESS] [--quiet|--explain]  serve the image
-       quinistry healthcheck [--listen ADDRESS]                  check the health of a server here
-       quinistry save                                            write the image to standard output
-       quinistry digest                                          print the image's name and digest
-       quinistry k8s parent|child                                print a Kubernetes manifest for it
-       quinistry sbom                                            print the bill of materials, as JSON
-       quinistry help | version                                  as --help, --version
-
-Options:
-  --listen ADDRESS  8080 or :8080 (every address, the default), localhost:8080 (127.0.0.1),
-                    192.0.2.1:8080, [::1]:8080 [variable: QUINISTRY_LISTEN]
-  --quiet           log errors and the end of the server, but no requests
-  --explain         explain in the log what each client wants, and what it will request next
-  --with FILE       also include FILE, this program for another processor. For serve, save, digest
-                    and k8s; may be repeated
-  --fault RULE      make some responses wrong, to test a client: see below. For serve; may be repeated
-                    [variable: QUINISTRY_FAULT, with spaces between the rules]
-
-Run it, and in another terminal pull its image, run that, and pull it again from there:
-
-  docker pull localhost:8080/quinistry
-  docker run -d --rm -p 8090:8080 localhost:8080/quinistry
-  docker pull localhost:8090/quinistry
-";
+/// The text of `--help`, before [`HELP`](crate::fault::HELP).
+pub const HELP: &str = include_str!("options.txt");
 
 /// The command to run, with its options.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -115,57 +89,37 @@ pub fn format_address(address: SocketAddr) -> String {
     if address == every(port) { port.to_string() } else { address.to_string() }
 }
 
-/// Why a command line is invalid.
+/// Why a command line is invalid, as a message.
 #[derive(PartialEq, Eq, Debug)]
-pub enum Error {
-    /// An argument that is unknown or out of place.
-    Unexpected(String),
-    /// An option that the command does not use.
-    Unused(&'static str),
-    /// A missing argument, or two options that exclude each other. The text is the message.
-    Usage(&'static str),
-    /// An address that cannot be parsed.
-    WrongAddress {
-        /// The name of the option or variable.
-        origin: &'static str,
-        /// The value of the option or variable.
-        value: String,
-    },
-    /// A rule that cannot be parsed.
-    WrongFault {
-        /// The name of the option or variable.
-        origin: &'static str,
-        /// The invalid element of the rule.
-        reason: fault::Wrong,
-    },
-}
-
-const NO_ADDRESS: Error = Error::Usage("--listen requires an address, such as 8080 or 127.0.0.1:8080");
-const NO_FILE: Error = Error::Usage("--with requires a file");
-const NO_RULE: Error = Error::Usage("--fault requires a rule, such as layer=cut or any=503@first:2");
-const NO_MANIFEST: Error = Error::Usage("k8s requires `parent` or `child`");
-const QUIET_AND_EXPLAIN: Error =
-    Error::Usage("--quiet logs no requests, so --explain has nothing to explain; use one of them");
+pub struct Error(String);
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unexpected(argument) => {
-                write!(f, "unexpected argument {argument:?}")?;
-                match nearest(argument) {
-                    Some(known) => write!(f, "; did you mean {known}?"),
-                    None if parse_address(argument).is_some() => {
-                        write!(f, "; did you mean --listen {argument}?")
-                    }
-                    None => Ok(()),
-                }
-            }
-            Self::Unused(option) => write!(f, "this command does not use {option}"),
-            Self::Usage(message) => f.write_str(message),
-            Self::WrongAddress { origin, value } => write!(f, "{origin} is {value:?}; {}", correction(value)),
-            Self::WrongFault { origin, reason } => write!(f, "{origin}: {reason}"),
-        }
+        f.write_str(&self.0)
     }
+}
+
+impl std::error::Error for Error {}
+
+const NO_ADDRESS: &str = "--listen requires an address, such as 8080 or 127.0.0.1:8080";
+const NO_FILE: &str = "--with requires a file";
+const NO_RULE: &str = "--fault requires a rule, such as layer=cut or any=503@first:2";
+const NO_MANIFEST: &str = "k8s requires `parent` or `child`";
+const QUIET_AND_EXPLAIN: &str =
+    "--quiet logs no requests, so --explain has nothing to explain; use one of them";
+
+fn usage(message: &str) -> Error {
+    Error(message.to_owned())
+}
+
+/// Returns an error for an argument that is unknown or out of place.
+fn unexpected(argument: &str) -> Error {
+    let meant = match nearest(argument) {
+        Some(known) => format!("; did you mean {known}?"),
+        None if parse_address(argument).is_some() => format!("; did you mean --listen {argument}?"),
+        None => String::new(),
+    };
+    Error(format!("unexpected argument {argument:?}{meant}"))
 }
 
 /// Returns how to correct an address that cannot be parsed.
@@ -187,8 +141,6 @@ fn correction(value: &str) -> String {
             .into(),
     }
 }
-
-impl std::error::Error for Error {}
 
 /// The environment variables that the program reads. An empty value is ignored.
 #[derive(Clone, Copy, Default)]
@@ -215,18 +167,18 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         };
         let mut value = || value.or_else(|| arguments.next());
         match option {
-            "--listen" => listen = Some(("--listen", value().ok_or(NO_ADDRESS)?)),
-            "--with" => with.push(value().ok_or(NO_FILE)?.to_owned()),
+            "--listen" => listen = Some(("--listen", value().ok_or_else(|| usage(NO_ADDRESS))?)),
+            "--with" => with.push(value().ok_or_else(|| usage(NO_FILE))?.to_owned()),
             "--fault" => match value() {
                 Some(rules) if !rules.trim().is_empty() => add_faults(&mut faults, "--fault", rules)?,
-                _ => return Err(NO_RULE),
+                _ => return Err(usage(NO_RULE)),
             },
             _ => match argument {
                 "--help" | "-h" => return Ok(Command::Help),
                 "--version" | "-V" => return Ok(Command::Version),
                 "--quiet" => quiet = true,
                 "--explain" => explain = true,
-                _ if argument.starts_with('-') => return Err(Error::Unexpected(argument.into())),
+                _ if argument.starts_with('-') => return Err(unexpected(argument)),
                 _ => words.push(argument),
             },
         }
@@ -234,7 +186,7 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
     let mut words = words.into_iter();
     // Each command takes its options out of these variables. An option that remains is an error.
     let command = match words.next() {
-        None | Some("serve") if quiet && explain => return Err(QUIET_AND_EXPLAIN),
+        None | Some("serve") if quiet && explain => return Err(usage(QUIET_AND_EXPLAIN)),
         None | Some("serve") => {
             if faults.is_empty() {
                 add_faults(&mut faults, "QUINISTRY_FAULT", variables.fault.unwrap_or_default())?;
@@ -254,17 +206,17 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
             let manifest = match words.next() {
                 Some("parent") => kubernetes::PARENT,
                 Some("child") => kubernetes::CHILD,
-                _ => return Err(NO_MANIFEST),
+                _ => return Err(usage(NO_MANIFEST)),
             };
             Command::Kubernetes(manifest, take(&mut with))
         }
         Some("sbom") => Command::Sbom,
         Some("help") => return Ok(Command::Help),
         Some("version") => Command::Version,
-        Some(unknown) => return Err(Error::Unexpected(unknown.into())),
+        Some(unknown) => return Err(unexpected(unknown)),
     };
     if let Some(surplus) = words.next() {
-        return Err(Error::Unexpected(surplus.into()));
+        return Err(unexpected(surplus));
     }
     let left = [
         ("--listen", listen.is_some()),
@@ -273,21 +225,21 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         ("--fault", !faults.is_empty()),
     ];
     match left.into_iter().find(|(_, is_left)| *is_left) {
-        Some((option, _)) => Err(Error::Unused(option)),
+        Some((option, _)) => Err(Error(format!("this command does not use {option}"))),
         None => Ok(command),
     }
 }
 
 /// Adds the rules of an option or variable.
 fn add_faults(faults: &mut Faults, origin: &'static str, rules: &str) -> Result<(), Error> {
-    faults.add(rules).map_err(|reason| Error::WrongFault { origin, reason })
+    faults.add(rules).map_err(|reason| Error(format!("{origin}: {reason}")))
 }
 
 /// Returns the address of the option. Without the option, the variable counts, and without the variable the default.
 fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<SocketAddr, Error> {
     let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
     let Some((origin, value)) = option.or(variable) else { return Ok(every(PORT)) };
-    parse_address(value).ok_or_else(|| Error::WrongAddress { origin, value: value.to_owned() })
+    parse_address(value).ok_or_else(|| Error(format!("{origin} is {value:?}; {}", correction(value))))
 }
 
 /// Returns the known word that the user probably meant, if any: `--listen` for its names in other programs, or the word
@@ -330,10 +282,15 @@ fn nearest(word: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault;
 
     fn parse_line(line: &str, variable: Option<&str>) -> Result<Command, Error> {
         let variables = Variables { listen: variable, ..Variables::default() };
         parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>(), variables)
+    }
+
+    fn unused(option: &str) -> Error {
+        Error(format!("this command does not use {option}"))
     }
 
     fn address_of(line: &str, variable: Option<&str>) -> Result<SocketAddr, Error> {
@@ -361,7 +318,7 @@ mod tests {
             let line = format!("--listen {}", format_address(address));
             assert_eq!(address_of(&line, None), Ok(address), "as it is printed");
         }
-        assert_eq!(parse_line("--listen", None), Err(NO_ADDRESS));
+        assert_eq!(parse_line("--listen", None), Err(usage(NO_ADDRESS)));
     }
 
     #[test]
@@ -384,9 +341,7 @@ mod tests {
             ("localhost:+8080", "names other than localhost"),
             ("-1", "it must be a port"),
         ] {
-            let error = address_of(&format!("--listen={text}"), None).expect_err(text);
-            assert_eq!(error, Error::WrongAddress { origin: "--listen", value: text.into() });
-            let said = error.to_string();
+            let said = address_of(&format!("--listen={text}"), None).expect_err(text).to_string();
             assert!(said.starts_with("--listen is ") && said.contains(correction), "{said}");
         }
     }
@@ -422,8 +377,8 @@ mod tests {
     #[test]
     fn a_wrong_variable_stops_only_the_commands_that_use_it() {
         for line in ["", "serve", "healthcheck"] {
-            let error = Error::WrongAddress { origin: "QUINISTRY_LISTEN", value: "x".into() };
-            assert_eq!(parse_line(line, Some("x")), Err(error), "{line}");
+            let said = parse_line(line, Some("x")).expect_err(line).to_string();
+            assert!(said.starts_with("QUINISTRY_LISTEN is \"x\"; "), "{line}: {said}");
         }
         for line in [
             "save",
@@ -455,17 +410,13 @@ mod tests {
     #[test]
     fn a_command_refuses_an_option_that_it_does_not_use() {
         for line in ["save", "digest", "k8s parent", "sbom", "version"] {
-            assert_eq!(
-                parse_line(&format!("{line} --listen 1"), None),
-                Err(Error::Unused("--listen")),
-                "{line}"
-            );
+            assert_eq!(parse_line(&format!("{line} --listen 1"), None), Err(unused("--listen")), "{line}");
         }
         for line in ["save", "digest", "k8s parent", "sbom", "version", "healthcheck"] {
             for option in ["--quiet", "--explain", "--fault"] {
                 let value = if option == "--fault" { "=any=404" } else { "" };
                 let outcome = parse_line(&format!("{option}{value} {line}"), None);
-                assert_eq!(outcome, Err(Error::Unused(option)), "{line}");
+                assert_eq!(outcome, Err(unused(option)), "{line}");
             }
         }
     }
@@ -483,7 +434,7 @@ mod tests {
             assert_eq!(requests, expected, "{line}");
         }
         for line in ["--quiet --explain", "--explain serve --quiet"] {
-            assert_eq!(parse_line(line, None), Err(QUIET_AND_EXPLAIN), "{line}");
+            assert_eq!(parse_line(line, None), Err(usage(QUIET_AND_EXPLAIN)), "{line}");
         }
     }
 
@@ -509,7 +460,7 @@ mod tests {
         {
             assert_eq!(rules_of(line, Some("tags=404")), rules(&[cut, flip]), "{line}");
         }
-        assert_eq!(rules_of("--fault", None), Err(NO_RULE));
+        assert_eq!(rules_of("--fault", None), Err(usage(NO_RULE)));
         for (line, variable, said) in [
             ("--fault layer=cat", None, "--fault: WHAT cannot be \"cat\"\n"),
             ("", Some("layer=cut x"), "QUINISTRY_FAULT: WHERE cannot be \"x\"\n"),
@@ -539,7 +490,7 @@ mod tests {
             let line = format!("--with a=b --with=--quiet {command} --with c");
             assert_eq!(parse_line(&line, None), Ok(expected), "{line}");
         }
-        assert_eq!(parse_line("save --with", None), Err(NO_FILE));
+        assert_eq!(parse_line("save --with", None), Err(usage(NO_FILE)));
     }
 
     #[test]
@@ -560,11 +511,11 @@ mod tests {
             ("--quiet=1", "--quiet=1"),
             ("-", "-"),
         ] {
-            assert_eq!(parse_line(line, None), Err(Error::Unexpected(argument.into())), "{line}");
+            assert_eq!(parse_line(line, None), Err(unexpected(argument)), "{line}");
         }
-        assert_eq!(parse(&[String::new()], Variables::default()), Err(Error::Unexpected(String::new())));
+        assert_eq!(parse(&[String::new()], Variables::default()), Err(unexpected("")));
         for line in ["k8s", "k8s other"] {
-            assert_eq!(parse_line(line, None), Err(NO_MANIFEST), "{line}");
+            assert_eq!(parse_line(line, None), Err(usage(NO_MANIFEST)), "{line}");
         }
     }
 

@@ -53,7 +53,7 @@
 //! ```
 //! use quinistry::clock::Clock;
 //! use quinistry::http::request::{FieldStorage, parse};
-//! use quinistry::http::response::{Content, Status};
+//! use quinistry::http::response::Status;
 //! use quinistry::image::Image;
 //! use quinistry::image::layer::Executable;
 //! use quinistry::metrics::{Metrics, Vitals};
@@ -83,8 +83,7 @@
 //! let response = registry.respond(&request, &vitals).response;
 //! assert_eq!(response.status, Status::Ok);
 //! assert_eq!(response.field("Docker-Content-Digest"), Some(digest.as_bytes()));
-//! let Content::Bytes(index) = response.content else { unreachable!("only a layer is a file") };
-//! let index: serde_json::Value = serde_json::from_slice(&index).expect("it is JSON");
+//! let index: serde_json::Value = serde_json::from_slice(&response.content.bytes).expect("it is JSON");
 //! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
 //! ```
 //!
@@ -189,7 +188,7 @@ impl<'a> Served<'a> {
     /// Returns the label for the log, or `None` if the response is not logged.
     pub fn label(&self) -> Option<&'static str> {
         let is_refusal = self.response.status.is_error() && self.kind != RequestKind::Tls;
-        if is_refusal { Some("Refusing") } else { self.kind.label() }
+        if is_refusal { Some("Refusing") } else { self.kind.text() }
     }
 }
 
@@ -216,7 +215,7 @@ impl Registry {
         ];
         let mut blobs = Vec::new();
         for (file, Platform { layer, .. }) in platforms.iter().enumerate() {
-            let content = Content::File(FilePart { file, range: 0..layer.blob.size });
+            let content = Content::file(FilePart { file, range: 0..layer.blob.size });
             blobs.push(Resource::new(RequestKind::Layer, Descriptor::of(layer), content));
         }
         platforms.swap(0, own);
@@ -292,10 +291,10 @@ impl Registry {
     }
 
     /// Responds to a GET under `/v2` as if it had no conditions and no range.
-    pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
-        let mut served = self.route(request, vitals);
-        served.response.shared = SHARED_UNDER_V2;
-        served
+    pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'_> {
+        let mut response = self.route(request, vitals).response;
+        response.shared = SHARED_UNDER_V2;
+        response
     }
 
     fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
@@ -340,11 +339,13 @@ impl Registry {
 
     /// Responds to a request for a manifest (distribution-spec, "Pulling manifests").
     fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
-        let resource = if reference.contains(':') {
-            check_digest(reference)?;
+        let unknown = (MANIFEST_UNKNOWN, "no such manifest");
+        if reference.contains(':') {
             // A digest selects the content, whatever Accept has.
-            find(&self.manifests, reference).map(Resource::by_digest)
-        } else if TAGS.contains(&reference) {
+            let resource = find(&self.manifests, reference).map(Resource::by_digest);
+            return resource.ok_or_else(|| not_found(unknown, reference));
+        }
+        let resource = if TAGS.contains(&reference) {
             // The first type of the table that the client accepts decides.
             let first = request.weights(TAGGED).iter().position(|weight| *weight > 0);
             Some(self.manifests[first.unwrap_or(0)].by_name())
@@ -355,14 +356,15 @@ impl Registry {
         };
         // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature. Like every other client, cosign
         // expects a 404 if the tag does not exist.
-        let unknown = || error(Status::NotFound, MANIFEST_UNKNOWN, "no such manifest", reference);
-        resource.ok_or_else(unknown)
+        resource.ok_or_else(|| error(Status::NotFound, unknown.0, unknown.1, reference))
     }
 
     /// Lists the referrers of a digest (distribution-spec, "Listing Referrers"). If there are none, the list is empty,
     /// because a 404 would make the client request the tag.
     fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
-        check_digest(digest)?;
+        if !digest::is_well_formed(digest) {
+            return Err(invalid(digest));
+        }
         let filter = Parameters::of(request).artifact_type;
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
         let index =
@@ -384,11 +386,10 @@ impl Registry {
 
     /// Responds to a request for a blob (distribution-spec, "Pulling blobs").
     fn blob(&self, digest: &str) -> Result<Served<'_>, Response<'static>> {
-        check_digest(digest)?;
         // Field note: a manifest is not served as a blob, because containerd would store such a manifest without a
         // media type and fail later.
-        let unknown = || error(Status::NotFound, BLOB_UNKNOWN, "no such blob", digest);
-        find(&self.blobs, digest).map(Resource::by_digest).ok_or_else(unknown)
+        let resource = find(&self.blobs, digest).map(Resource::by_digest);
+        resource.ok_or_else(|| not_found((BLOB_UNKNOWN, "no such blob"), digest))
     }
 
     /// Describes the server, in a page or in a short text.
@@ -403,7 +404,7 @@ impl Registry {
             return response;
         }
         let text = if is_page { self.page.write(host, vitals) } else { welcome::text(host) };
-        response.content = Content::Bytes(text.into_bytes().into());
+        response.content = Content::bytes(text.into_bytes());
         let length = response.content.len().to_string();
         response.with("Content-Length", &length)
     }
@@ -416,7 +417,7 @@ impl Registry {
 
 /// The response to `/v2/`, which most pulls request first. It consists of constants, so it allocates nothing.
 const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
-const BASE_CONTENT: Content = Content::Bytes(Cow::Borrowed(b"{}"));
+const BASE_CONTENT: Content = Content { bytes: Cow::Borrowed(b"{}"), part: FilePart::NONE };
 
 /// Checks the name of a repository. The name is `quinistry` in any namespace, because a client that uses this server as
 /// a mirror requests `library/quinistry`, or another namespace of the mirrored registry.
@@ -448,7 +449,7 @@ fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
 
 impl Resource {
     fn document(kind: RequestKind, document: Document) -> Self {
-        Self::new(kind, document.descriptor, Content::Bytes(document.content.into()))
+        Self::new(kind, document.descriptor, Content::bytes(document.content))
     }
 
     fn new(kind: RequestKind, descriptor: Descriptor, content: Content<'static>) -> Self {
@@ -472,18 +473,16 @@ impl Resource {
     }
 
     fn by_digest(&self) -> Served<'_> {
-        self.answer(&self.fields_by_digest)
+        self.serve(&self.fields_by_digest)
     }
 
     fn by_name(&self) -> Served<'_> {
-        self.answer(&self.fields_by_name)
+        self.serve(&self.fields_by_name)
     }
 
-    fn answer<'a>(&'a self, fields: &'a [u8]) -> Served<'a> {
-        let content = match &self.content {
-            Content::Bytes(bytes) => Content::Bytes(Cow::Borrowed(bytes)),
-            Content::File(part) => Content::File(part.clone()),
-        };
+    fn serve<'a>(&'a self, fields: &'a [u8]) -> Served<'a> {
+        let Content { bytes, part } = &self.content;
+        let content = Content { bytes: Cow::Borrowed(bytes), part: part.clone() };
         Served::new(self.kind, Response::new(Status::Ok, fields, content))
     }
 }
@@ -601,10 +600,17 @@ fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'sta
     error(status, UNSUPPORTED, message, &request.path)
 }
 
-fn check_digest(digest: &str) -> Result<(), Response<'static>> {
+/// Returns the error for a digest that no content has, or that violates the grammar.
+fn not_found((code, message): (&str, &str), digest: &str) -> Response<'static> {
     if digest::is_well_formed(digest) {
-        return Ok(());
+        error(Status::NotFound, code, message, digest)
+    } else {
+        invalid(digest)
     }
+}
+
+/// Returns the error for a digest that violates the grammar.
+fn invalid(digest: &str) -> Response<'static> {
     let message = "a digest is an algorithm, a colon and its encoded hash";
-    Err(error(Status::BadRequest, DIGEST_INVALID, message, digest))
+    error(Status::BadRequest, DIGEST_INVALID, message, digest)
 }

@@ -53,7 +53,7 @@ const HALF_LIFE: Duration = Duration::from_millis(250);
 
 /// Returns the cost of a request and its response, without the bytes of a file. The head has `head` bytes.
 pub fn cost(head: usize, content: &Content<'_>) -> u64 {
-    let generated = if let Content::Bytes(Cow::Owned(bytes)) = content { bytes.len() } else { 0 };
+    let generated = if let Cow::Owned(bytes) = &content.bytes { bytes.len() } else { 0 };
     REQUEST_COST + PROCESSED_BYTE_COST * (head + generated) as u64
 }
 

@@ -22,7 +22,7 @@
 //! Deliberately absent: threads. Everything is sent from memory, and one core sends at the speed of memory.
 //! `cargo bench` measures this speed.
 
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd};
 use std::time::{Duration, Instant};
@@ -37,7 +37,7 @@ use crate::clients::{Client, Clients};
 use crate::clock::Clock;
 use crate::confinement;
 use crate::connection::{Buffers, Connection, Context, Next};
-use crate::fault::{FLIPPED, Faults};
+use crate::fault::Faults;
 use crate::kinds::CloseReason;
 use crate::log::{Log, LogWriter, counted};
 use crate::metrics::Metrics;
@@ -47,7 +47,7 @@ use crate::socket::{Socket, SocketTransport};
 use crate::system::{self, ResidentMemory, SealedFile, Signals};
 
 /// The number of descriptors that are not connections: the three standard descriptors, those of epoll, the listener,
-/// the signals, the terminal and the resident memory, and one for each of up to eight layers.
+/// the signals and the resident memory, and one for each of up to eight layers.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// Returns the most memory that the process needs, in bytes: the bytes that connections hold, 640 bytes for each
@@ -106,8 +106,8 @@ impl Server {
         listener: std::net::TcpListener,
         signals: Signals,
         registry: Registry,
-        mut layers: Vec<SealedFile>,
-        mut faults: Faults,
+        layers: Vec<SealedFile>,
+        faults: Faults,
         log: Log,
         budget: Budget,
     ) -> io::Result<Self> {
@@ -115,12 +115,7 @@ impl Server {
         let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
-        if faults.flips() {
-            faults.layers = layers.len();
-            let copies = layers.iter().map(with_wrong_byte).collect::<io::Result<Vec<_>>>()?;
-            layers.extend(copies);
-        }
-        let log_writer = LogWriter::open(clock.now);
+        let log_writer = LogWriter::new(clock.now);
         // A server that can accept no client at all must not start.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
             let descriptors = system::raise_descriptor_limit();
@@ -361,13 +356,13 @@ impl Server {
         let Some(client) = self.clients.remove(token) else { return };
         self.run_queue.remove(token, &client.load);
         self.metrics.note_closed(reason);
-        if let Some(explanation) = reason.explanation()
+        if let Some(text) = reason.text()
             && self.log.wants_requests()
         {
-            let event = format!("Closing {}: {explanation}", client.connection.peer());
+            let event = format!("Closing {}: {text}", client.connection.peer());
             self.log.event(self.clock.rfc3339(), &event);
         }
-        client.socket.close(reason == CloseReason::FaultReset);
+        client.socket.close(reason == CloseReason::FaultReset, client.connection.is_in_flight());
     }
 
     /// Notes which clients make progress.
@@ -429,14 +424,6 @@ impl Server {
             self.turn(token);
         }
     }
-}
-
-/// Returns a copy of a layer with one wrong byte, for the fault `flip`.
-fn with_wrong_byte(layer: &SealedFile) -> io::Result<SealedFile> {
-    let mut bytes = Vec::new();
-    layer.content()?.read_to_end(&mut bytes)?;
-    bytes[FLIPPED as usize] ^= 1;
-    SealedFile::create(|copy| copy.write_all(&bytes)).map(|(copy, ())| copy)
 }
 
 /// Creates the queue of events, and registers the listener and the signals.

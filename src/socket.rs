@@ -86,10 +86,11 @@ impl Socket {
         system::unacknowledged(self.stream.as_fd())
     }
 
-    /// Closes the socket. Resets the connection if `wants_reset` is true or the client has not acknowledged everything.
-    /// Without a reset, the kernel would keep the queued bytes for minutes, and their number would have no limit.
-    pub fn close(self, wants_reset: bool) {
-        if wants_reset || self.unacknowledged() > 0 {
+    /// Closes the socket. Resets the connection if `wants_reset` is true, or if a response is in flight and the client
+    /// has not acknowledged everything. Without a reset, the kernel would keep the queued bytes for minutes, and their
+    /// number would have no limit.
+    pub fn close(self, wants_reset: bool, is_in_flight: bool) {
+        if wants_reset || is_in_flight && self.unacknowledged() > 0 {
             system::reset_when_closed(self.stream.as_fd());
         }
     }

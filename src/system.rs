@@ -389,12 +389,6 @@ pub fn is_writable(descriptor: BorrowedFd<'_>, patience: Duration) -> bool {
     is_ready(descriptor, libc::POLLOUT, patience).unwrap_or(false)
 }
 
-/// Returns whether this terminal is the controlling terminal of the process (`tcgetsid(3)`).
-pub fn controls_us(terminal: BorrowedFd<'_>) -> bool {
-    // SAFETY: tcgetsid(3) takes no pointers.
-    unsafe { libc::tcgetsid(terminal.as_raw_fd()) != -1 }
-}
-
 /// Returns whether there may be a connection to accept.
 pub fn is_acceptable(listener: BorrowedFd<'_>) -> bool {
     is_ready(listener, libc::POLLIN, Duration::ZERO).unwrap_or(true)

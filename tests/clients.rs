@@ -83,6 +83,33 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
 }
 
 #[test]
+fn docker_retries_what_a_fault_fails_once_and_refuses_a_wrong_digest() {
+    if !has_docker() {
+        return;
+    }
+    for (rules, faults) in [
+        ("any=auth", "auth"),
+        ("layer=503@first:1", "503"),
+        ("layer=cut@first:1", "cut"),
+        ("layer=redirect", "redirect"),
+        ("layer=no-length", "no-length"),
+    ] {
+        let server = Server::start_with(&["--fault", rules]);
+        let image = ImageName::at(server.address.port());
+        assert_eq!(image.pull(), server.manifest_digest(), "{rules}");
+        assert!(server.log().contains(&format!("(fault: {faults})")), "{rules}: {}", server.log());
+    }
+    for rules in ["layer=flip", "config=flip"] {
+        let server = Server::start_with(&["--fault", rules]);
+        let image = ImageName::at(server.address.port());
+        let output = tool("docker").args(["pull", &image.0]).output().expect("docker starts");
+        let said = lossy(&output.stderr).into_owned() + &lossy(&output.stdout);
+        assert!(!output.status.success(), "{rules}: {said}");
+        assert!(said.contains("verification failed") || said.contains("digest"), "{rules}: {said}");
+    }
+}
+
+#[test]
 fn docker_finds_the_container_healthy_and_runs_it_as_any_user() {
     if !has_docker() {
         return;

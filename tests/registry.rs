@@ -103,12 +103,9 @@ impl World {
         let mut head = Vec::new();
         served.write_head(DATE, Persistence::Implied, &mut head);
         let mut response = Response::from_head(&head);
-        response.content = match &served.content {
-            Content::Bytes(bytes) => bytes.to_vec(),
-            Content::File(part) => {
-                self.contents[part.file][part.range.start as usize..part.range.end as usize].to_vec()
-            }
-        };
+        let Content { bytes, part } = &served.content;
+        let of_file = &self.contents[part.file][part.range.start as usize..part.range.end as usize];
+        response.content = [&**bytes, of_file].concat();
 
         assert_eq!(response.status, served.status.code());
         assert_eq!(response.field("date"), Some(DATE));

@@ -122,7 +122,6 @@ impl Transport for Pieces<'_> {
 fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> Output {
     let mut faults = Faults::default();
     faults.add(rules).expect("the rules are valid");
-    faults.layers = 2;
     let mut transport = Pieces { input, pieces, calls: 0, output: Output::default() };
     let (mut log, mut metrics) = (Log::new(Requests::Explained, false), Metrics::new(&CLOCK, None));
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), CLOCK.now);

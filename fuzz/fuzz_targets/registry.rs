@@ -46,10 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
     let response = SERVED.registry.respond(&request, &vitals).response;
     let mut head = Vec::new();
     response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);
-    let content = match &response.content {
-        Content::Bytes(bytes) => bytes,
-        Content::File(part) => SERVED.layer(part),
-    };
+    let Content { bytes, part } = &response.content;
+    let content = &*[&**bytes, SERVED.layer(part)].concat();
 
     let head = str::from_utf8(&head).expect("ASCII").strip_suffix("\r\n\r\n").expect("a complete head");
     assert!(head.is_ascii() && head.starts_with(&format!("HTTP/1.1 {} ", response.status.code())));

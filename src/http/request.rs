@@ -41,8 +41,8 @@ use std::io::BufRead;
 
 use crate::http::response::{Persistence, Status};
 use crate::http::syntax::{
-    PLAIN_IN_PATH, is_authority, is_percent_encoded, list_members, parse_number, percent_decode, target,
-    token,
+    PLAIN_IN_PATH, is_authority, is_percent_encoded, is_target, is_tchar, is_token, list_members,
+    parse_number, percent_decode,
 };
 
 /// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
@@ -249,7 +249,7 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
         // time-out of 10 s, and a reset makes the pull fail.
         [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // This may be half of an empty line.
-        [first, ..] if token(&[*first]).is_none() => Err(bad("a request begins with a method")),
+        [first, ..] if !is_tchar(*first) => Err(bad("a request begins with a method")),
         // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. The version in the
         // preface would call for a 505. But the preface is not a request, so the response is a 400.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
@@ -331,20 +331,24 @@ fn parse_head<'h, 'b: 'h>(
 ///     HTTP-version = "HTTP" "/" DIGIT "." DIGIT                 ; RFC 9112 section 2.3, case-sensitive
 /// ```
 fn parse_request_line(line: &[u8]) -> Result<(&str, &str, bool), Rejection> {
-    let line = line.strip_suffix(b"\r\n").unwrap_or(line);
-    let mut parts = line.split(|&byte| byte == b' ');
-    let (Some(method), Some(uri), Some(version), None) =
+    let line = str::from_utf8(line).map_err(|_| bad("the request line is not ASCII"))?;
+    let mut parts = line.strip_suffix("\r\n").unwrap_or(line).split(' ');
+    let (Some(method), Some(target), Some(version), None) =
         (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(bad("a request line is a method, a target and a version, separated by single spaces"));
     };
-    let method = token(method).ok_or(bad("the method contains an invalid character"))?;
+    if !is_token(method) {
+        return Err(bad("the method contains an invalid character"));
+    }
     // RFC 9112 section 3.2: SHOULD respond to an invalid request line with 400, and not repair it.
-    let uri = target(uri).ok_or(bad("the target contains a character that must be percent-encoded"))?;
-    match version {
-        b"HTTP/1.0" => Ok((method, uri, true)),
+    if !is_target(target) {
+        return Err(bad("the target contains a character that must be percent-encoded"));
+    }
+    match version.as_bytes() {
+        b"HTTP/1.0" => Ok((method, target, true)),
         // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Ok((method, uri, false)),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Ok((method, target, false)),
         [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
             Err(reject(Status::VersionNotSupported, "this server supports only HTTP/1.1 and HTTP/1.0"))
         }

@@ -27,6 +27,7 @@ macro_rules! statuses {
         impl Status {
             pub const ALL: &[Self] = &[$(Self::$Name,)*];
 
+            /// Returns the status line.
             fn line(self) -> &'static str {
                 match self { $(Self::$Name => concat!("HTTP/1.1 ", $code, " ", $phrase, "\r\n"),)* }
             }
@@ -67,15 +68,19 @@ impl Status {
     pub fn code(self) -> u16 {
         self as u16
     }
+
+    pub fn reason_phrase(self) -> &'static str {
+        self.line()["HTTP/1.1 200 ".len()..].trim_ascii_end()
+    }
 }
 
-/// The content of a response, which follows the head.
+/// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Content<'a> {
+pub struct Content<'a> {
     /// A few bytes in memory, which are sent together with the head.
-    Bytes(Cow<'a, [u8]>),
+    pub bytes: Cow<'a, [u8]>,
     /// A part of a larger file. The transport has the file, and sends the part.
-    File(FilePart),
+    pub part: FilePart,
 }
 
 /// A range of bytes of one of the files that the transport has.
@@ -98,29 +103,39 @@ impl FilePart {
     }
 }
 
-impl Content<'_> {
-    pub const NONE: Self = Self::Bytes(Cow::Borrowed(&[]));
+impl<'a> Content<'a> {
+    pub const NONE: Self = Self { bytes: Cow::Borrowed(&[]), part: FilePart::NONE };
+
+    /// Returns content that is in memory.
+    pub fn bytes(bytes: impl Into<Cow<'a, [u8]>>) -> Self {
+        Self { bytes: bytes.into(), part: FilePart::NONE }
+    }
+
+    /// Returns content that the transport has.
+    pub fn file(part: FilePart) -> Self {
+        Self { part, ..Self::NONE }
+    }
 
     pub fn len(&self) -> u64 {
-        match self {
-            Self::Bytes(bytes) => bytes.len() as u64,
-            Self::File(part) => part.len(),
-        }
+        self.bytes.len() as u64 + self.part.len()
     }
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns the bytes of the content in `range`.
-    pub fn part(self, range: Range<u64>) -> Self {
-        let (start, end) = (range.start as usize, range.end as usize);
-        match self {
-            Self::Bytes(Cow::Borrowed(bytes)) => Self::Bytes(bytes[start..end].into()),
-            Self::Bytes(Cow::Owned(bytes)) => Self::Bytes(bytes[start..end].to_vec().into()),
-            Self::File(FilePart { file, range: whole }) => {
-                Self::File(FilePart { file, range: whole.start + range.start..whole.start + range.end })
-            }
+    /// Returns the content in `range`.
+    pub fn slice(self, range: Range<u64>) -> Self {
+        let Self { bytes, part: FilePart { file, range: whole } } = self;
+        let length = bytes.len() as u64;
+        let in_bytes = range.start.min(length) as usize..range.end.min(length) as usize;
+        let in_file = |at: u64| whole.start + at.saturating_sub(length);
+        Self {
+            bytes: match bytes {
+                Cow::Borrowed(bytes) => bytes[in_bytes].into(),
+                Cow::Owned(bytes) => bytes[in_bytes].to_vec().into(),
+            },
+            part: FilePart { file, range: in_file(range.start)..in_file(range.end) },
         }
     }
 }
@@ -155,7 +170,7 @@ impl<'a> Response<'a> {
     /// Builds a response with content that was generated for it.
     pub fn generated(status: Status, media_type: &str, content: Vec<u8>) -> Self {
         let fields = format!("Content-Type: {media_type}\r\nContent-Length: {}\r\n", content.len());
-        Self::new(status, fields.into_bytes(), Content::Bytes(content.into()))
+        Self::new(status, fields.into_bytes(), Content::bytes(content))
     }
 
     /// Adds a field line. `value` must not contain CR or LF.
@@ -163,6 +178,11 @@ impl<'a> Response<'a> {
         debug_assert!(!value.contains(['\r', '\n']), "a value must stay on its line");
         self.fields.to_mut().extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
         self
+    }
+
+    /// Changes the value of a field, or does nothing if the response has no such field.
+    pub fn replace(self, name: &str, value: &str) -> Self {
+        if self.field(name).is_none() { self } else { self.without(&[name]).with(name, value) }
     }
 
     /// Removes the field lines with these names.
@@ -182,8 +202,8 @@ impl<'a> Response<'a> {
     pub fn part(self, range: Range<u64>) -> Self {
         let content_range = format!("bytes {}-{}/{}", range.start, range.end - 1, self.content.len());
         let length = (range.end - range.start).to_string();
-        let mut part = self.without(&["Content-Length"]).with("Content-Length", &length);
-        (part.status, part.content) = (Status::PartialContent, part.content.part(range));
+        let mut part = self.replace("Content-Length", &length);
+        (part.status, part.content) = (Status::PartialContent, part.content.slice(range));
         part.with("Content-Range", &content_range)
     }
 

@@ -117,31 +117,36 @@ pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
     decoded
 }
 
-/// Returns the bytes as text if they are a token, such as a method or a field's name.
+/// Checks whether the text is a token, such as a method or a field's name.
 ///
 /// ```text
 ///     token = 1*tchar                                           ; RFC 9110 section 5.6.2
+/// ```
+pub fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_tchar)
+}
+
+/// Checks whether the byte is a character of a token.
+///
+/// ```text
 ///     tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~"
 ///           / DIGIT / ALPHA
 /// ```
-pub fn token(bytes: &[u8]) -> Option<&str> {
-    text_of(
-        bytes,
-        |byte| matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~'),
-    )
+pub fn is_tchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// Returns the bytes as text if they are the characters of a request target: RFC 3986's reserved and unreserved
+/// Checks whether the text consists of the characters of a request target: RFC 3986's reserved and unreserved
 /// characters and `%`, without `#`, which begins a fragment. Square brackets belong to an IPv6 authority, but a client
 /// that does not encode them in a path or query is understood nevertheless.
-pub fn target(bytes: &[u8]) -> Option<&str> {
-    text_of(bytes, |byte| {
-        matches!(byte, b'!' | b'$'..=b'/' | b':' | b';' | b'=' | b'?' | b'@' | b'[' | b']' | b'_' | b'~')
-    })
-}
-
-/// Returns the bytes as text if there is at least one byte, and each is a letter, a digit or one of `others`.
-fn text_of(bytes: &[u8], others: impl Fn(u8) -> bool) -> Option<&str> {
-    let is_text = !bytes.is_empty() && bytes.iter().all(|&b| b.is_ascii_alphanumeric() || others(b));
-    str::from_utf8(bytes).ok().filter(|_| is_text)
+pub fn is_target(text: &str) -> bool {
+    let is_of_target = |byte: u8| {
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'!' | b'$'..=b'/' | b':' | b';' | b'=' | b'?' | b'@' | b'[' | b']' | b'_' | b'~'
+            )
+    };
+    !text.is_empty() && text.bytes().all(is_of_target)
 }

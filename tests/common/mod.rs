@@ -429,17 +429,6 @@ impl Drop for Background {
     }
 }
 
-/// Who owns the server's terminal. The way in which the server may write to it depends on that.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Terminal {
-    /// The user that the server runs as.
-    Own,
-    /// Another user, and the terminal controls the server, as with `su`.
-    Controlling,
-    /// Another user, and the terminal does not control the server, as with `su -c`.
-    Foreign,
-}
-
 /// A server on a terminal.
 pub struct OnTerminal {
     pub server: Background,
@@ -450,18 +439,12 @@ pub struct OnTerminal {
 }
 
 impl OnTerminal {
-    /// Starts the server, and waits until it listens. Only root can start it on another user's terminal.
-    pub fn start(kind: Terminal) -> Self {
+    /// Starts the server, and waits until it listens.
+    pub fn start() -> Self {
         let (address, (person, program)) = (([127, 0, 0, 1], free_port()).into(), system::terminal());
         let mut command = quinistry();
         let stderr = program.try_clone().expect("a descriptor");
         command.args(["--listen", &SocketAddr::to_string(&address)]).stderr(stderr);
-        if kind != Terminal::Own {
-            command.uid(65532).gid(65532);
-        }
-        if kind == Terminal::Controlling {
-            system::with_control(&mut command);
-        }
         let server = Background::start(&mut command);
         eventually("it listens", || TcpStream::connect(address).ok());
         Self { server, address, person, program }

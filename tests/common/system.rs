@@ -155,14 +155,6 @@ pub fn hold(person: &mut File, program: &File) {
     eventually("the terminal has stopped its output", || is_held().then_some(()));
 }
 
-/// Makes standard error the controlling terminal of the command's process.
-pub fn with_control(command: &mut Command) {
-    // SAFETY: none of the calls takes a pointer.
-    before_exec(command, || unsafe {
-        if libc::setsid() == -1 { -1 } else { libc::ioctl(libc::STDERR_FILENO, libc::TIOCSCTTY, 0) }
-    });
-}
-
 /// Sends bytes, the last of which is marked as urgent.
 pub fn send_urgent(stream: &TcpStream, bytes: &[u8]) {
     // SAFETY: the pointer and length are those of a slice that outlives the call.
