@@ -23,6 +23,7 @@
 #![no_main]
 
 use std::env;
+use std::fmt::Display;
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
@@ -30,7 +31,6 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process;
-use std::time::Duration;
 
 use quinistry::budget::{self, Budget};
 use quinistry::fault::{self, Faults};
@@ -75,6 +75,11 @@ enum Error {
     Failed(String),
 }
 
+/// Returns a function that adds what has failed to an error.
+fn failed(what: impl Display) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::Failed(format!("{what}: {error}"))
+}
+
 quinistry::entry!(run);
 quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 
@@ -104,9 +109,9 @@ fn execute(command: Command) -> Result<i32, Error> {
         Command::Serve(options) => return serve(options),
         Command::Healthcheck(address) => check_health(address)?,
         Command::Save(with) => save(&with)?,
-        Command::Digest(with) => print(digest_line(&pack(open(&with)?, None)?.1))?,
+        Command::Digest(with) => print(digest_line(&pack(open(&with)?)?.1))?,
         Command::Kubernetes(manifest, with) => {
-            print(kubernetes::pin(manifest, &pack(open(&with)?, None)?.1))?;
+            print(kubernetes::pin(manifest, &pack(open(&with)?)?.1))?;
         }
         Command::Sbom => print(sbom::DOCUMENT)?,
         Command::Help => print(format!("{HELP}\n{}", fault::HELP))?,
@@ -118,37 +123,27 @@ fn execute(command: Command) -> Result<i32, Error> {
 /// Listens, packs the image, and serves it until a signal comes.
 fn serve(options: Serve) -> Result<i32, Error> {
     let Serve { address, requests, faults, with } = options;
-    // From here on, signals are queued until the server can handle them, because process 1 would lose them otherwise.
-    let signals =
-        Signals::new().map_err(|error| Error::Failed(format!("cannot wait for signals: {error}")))?;
+    // From here on, signals are queued until the server runs, because process 1 would lose them otherwise.
+    let signals = Signals::new().map_err(failed("cannot wait for signals"))?;
     let descriptors = system::raise_descriptor_limit();
     let budget = Budget::of(budget::memory_limit(), descriptors.saturating_sub(RESERVED_DESCRIPTORS));
     let memory = needed_memory(&budget);
-    system::try_memory(memory).map_err(|error| {
-        Error::Failed(format!(
-            "cannot allocate the {} MiB of memory that serving may need: {error}",
-            memory >> 20
-        ))
-    })?;
+    let reason = format!("cannot allocate the {} MiB of memory that serving may need", memory >> 20);
+    system::try_memory(memory).map_err(failed(reason))?;
     let executables = open(&with)?;
     // Listening precedes packing, so that a port in use is reported at once, and clients can connect and wait.
     let listener = listen(address)?;
     if let Some(rate) = faults.rate() {
         system::limit_rate(listener.as_fd(), rate);
     }
-    let address = listener
-        .local_addr()
-        .map_err(|error| Error::Failed(format!("cannot determine the server's own address: {error}")))?;
+    let address = listener.local_addr().map_err(failed("cannot determine the server's own address"))?;
     let mut stderr = Stderr::open();
     let mut log = Log::new(requests, stderr.is_terminal);
     if log.wants_requests() {
         log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
         log.flush("", &mut stderr);
     }
-    let (layers, image) = match pack(executables, Some(&signals)) {
-        Err(_) if signals.has_any(Duration::ZERO) => return Ok(SUCCESS),
-        packed => packed?,
-    };
+    let (layers, image) = pack(executables)?;
     if log.wants_requests() {
         log.text(&describe(&image, &faults, address));
     }
@@ -231,48 +226,26 @@ fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
             }
             Executable::check(file, metadata.len())
         };
-        let executable = check().map_err(|error| Error::Failed(format!("cannot include {path}: {error}")))?;
+        let executable = check().map_err(failed(format!("cannot include {path}")))?;
         let architecture = executable.architecture;
         if executables.iter().any(|other| other.architecture == architecture) {
-            let reason = format!("there is already an executable for {architecture}");
-            return Err(Error::Failed(format!("cannot include {path}: {reason}")));
+            let reason = format!("cannot include {path}: there is already an executable for {architecture}");
+            return Err(Error::Failed(reason));
         }
         executables.push(executable);
     }
     Ok(executables)
 }
 
-/// Packs executables, of which the first is that of this process. A signal of `signals` stops the packing.
-fn pack(
-    executables: Vec<Executable<File>>,
-    signals: Option<&Signals>,
-) -> Result<(Vec<SealedFile>, Image), Error> {
+/// Packs executables, of which the first is that of this process.
+fn pack(executables: Vec<Executable<File>>) -> Result<(Vec<SealedFile>, Image), Error> {
     let pack = |executable: Executable<File>| {
         let architecture = executable.architecture;
-        SealedFile::create(|layer| executable.pack(UntilSignal { layer, signals }))
-            .map_err(|error| Error::Failed(format!("cannot make the layer for {architecture}: {error}")))
+        SealedFile::create(|layer| executable.pack(layer))
+            .map_err(failed(format!("cannot make the layer for {architecture}")))
     };
-    let packed = executables.into_iter().map(pack).collect::<Result<_, _>>();
+    let packed: Result<_, _> = executables.into_iter().map(pack).collect();
     packed.map(Image::assemble)
-}
-
-/// Writes the bytes of a layer until a signal comes, because packing large files takes long.
-struct UntilSignal<'a> {
-    layer: &'a mut dyn Write,
-    signals: Option<&'a Signals>,
-}
-
-impl Write for UntilSignal<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.signals.is_some_and(|signals| signals.has_any(Duration::ZERO)) {
-            return Err(io::Error::other("a signal has come"));
-        }
-        self.layer.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.layer.flush()
-    }
 }
 
 /// Describes the served image, the rules that make responses wrong, and the commands that pull the image.
@@ -317,7 +290,7 @@ fn save(with: &[String]) -> Result<(), Error> {
         let reason = "a terminal cannot show an archive; try `quinistry save | docker load`";
         return Err(Error::Failed(reason.into()));
     }
-    let (layers, image) = pack(open(with)?, None)?;
+    let (layers, image) = pack(open(with)?)?;
     write(|stdout| {
         let contents = layers.iter().map(SealedFile::content).collect::<io::Result<Vec<_>>>()?;
         archive::write(&image, contents, stdout)
@@ -337,7 +310,7 @@ fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {
 fn write(content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error> {
     content(&mut system::stdout()).map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => Error::ClosedPipe,
-        _ => Error::Failed(format!("cannot write to standard output: {error}")),
+        _ => failed("cannot write to standard output")(error),
     })
 }
 

@@ -336,11 +336,6 @@ impl Signals {
         Ok(Self(own(descriptor)?.into()))
     }
 
-    /// Returns whether a signal has come, or comes within `patience`.
-    pub fn has_any(&self, patience: Duration) -> bool {
-        is_ready(self.0.as_fd(), libc::POLLIN, patience).unwrap_or(false)
-    }
-
     /// Returns the number of the next signal that has come, if any.
     pub fn take(&mut self) -> Option<u32> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::{
     Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, is_root, lossy,
-    quinistry, request, sha256, sibling, skip, system, tool,
+    quinistry, request, sha256, skip, system, tool,
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -415,28 +415,6 @@ fn a_signal_ends_a_server_that_is_still_packing() {
 }
 
 #[test]
-fn a_signal_ends_the_packing_of_a_large_file() {
-    const SIZE: u64 = 8 * 1024 * 1024 * 1024 - 1; // The maximum for tar. Packing it takes a minute or more.
-    let folder = Folder::new("large");
-    let large = sibling(&folder);
-    OpenOptions::new()
-        .write(true)
-        .open(&large)
-        .and_then(|file| file.set_len(SIZE))
-        .expect("a file with a hole");
-    let mut command = quinistry();
-    command.args(["--with", &large, "--listen", "127.0.0.1:0"]).stderr(Stdio::piped());
-    let mut child = Background::start(&mut command);
-    let mut stderr = child.0.stderr.take().expect("it is piped");
-    stderr.read_exact(&mut [0; 10]).expect("the start of the log");
-    child.signal(libc::SIGTERM);
-    let mut said = String::new();
-    stderr.read_to_string(&mut said).expect("text");
-    assert!(!said.contains("Listening"), "{said}");
-    assert_eq!(child.0.wait().expect("our child").code(), Some(0), "{said}");
-}
-
-#[test]
 fn a_named_pipe_is_refused_without_waiting_for_it() {
     let folder = Folder::new("fifo");
     let pipe = folder.path("pipe");
@@ -546,7 +524,7 @@ fn the_health_check_succeeds_only_if_the_server_is_healthy() {
     let mute_address = mute.local_addr().expect("an address");
     let (code, _, stderr) = check(&mute_address.to_string());
     assert_eq!(code, Some(1));
-    assert!(stderr.contains(&mute_address.to_string()), "{stderr}");
+    assert!(stderr.contains(&mute_address.to_string()) && stderr.contains("timed out"), "{stderr}");
     drop(mute);
     let (code, _, stderr) = check(&mute_address.to_string());
     assert_eq!(code, Some(1));
@@ -560,26 +538,6 @@ fn the_health_check_succeeds_only_if_the_server_is_healthy() {
     });
     assert_eq!(check(&address.to_string()).0, Some(1));
     responding.join().expect("it has sent the response");
-}
-
-#[test]
-fn the_health_check_times_out_during_a_slow_response() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let address = listener.local_addr().expect("an address").to_string();
-    let dripping = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().expect("the check connects");
-        // The right response, but it takes twelve seconds. The check ends before that, and then a write fails.
-        for byte in b"HTTP/1.1 200 " {
-            if stream.write_all(&[*byte]).is_err() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(900));
-        }
-    });
-    let (code, _, stderr) = output(quinistry().args(["healthcheck", "--listen", &address]));
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("timed out"), "{stderr}");
-    dripping.join().expect("it saw the end");
 }
 
 #[test]
