@@ -47,13 +47,23 @@ pub const PLACES: [(&str, &[RequestKind]); 9] = [
     ("blob", &[RequestKind::Config, RequestKind::Layer]),
     ("tags", &[RequestKind::Tags]),
     ("referrers", &[RequestKind::Referrers, RequestKind::Artifact]),
-    // All but those of UNTOUCHED.
-    ("any", &[]),
+    ("any", &ANY),
 ];
 
-/// The kinds of requests whose responses stay right: people watch the server by them, or browsers use them.
-const UNTOUCHED: [RequestKind; 4] =
-    [RequestKind::Welcome, RequestKind::Health, RequestKind::Metrics, RequestKind::Options];
+/// All kinds of requests under `/v2` whose response can be a success, except OPTIONS, which only browsers send.
+const ANY: [RequestKind; 11] = [
+    RequestKind::Base,
+    RequestKind::Catalog,
+    RequestKind::Tags,
+    RequestKind::Referrers,
+    RequestKind::Artifact,
+    RequestKind::Index,
+    RequestKind::DockerList,
+    RequestKind::Manifest,
+    RequestKind::DockerManifest,
+    RequestKind::Config,
+    RequestKind::Layer,
+];
 
 /// The path at which `auth` requires a client to request a token.
 const TOKEN_PATH: &str = "/token";
@@ -118,11 +128,6 @@ impl Rule {
         Ok(Self { kinds, fault, number, when, reached: 0 })
     }
 
-    /// Whether the rule is about requests of this kind.
-    fn covers(&self, kind: RequestKind) -> bool {
-        self.kinds.contains(&kind) || self.kinds.is_empty() && !UNTOUCHED.contains(&kind)
-    }
-
     /// Counts a response, and returns whether the rule applies to this response.
     fn applies(&mut self) -> bool {
         self.reached += 1;
@@ -172,11 +177,10 @@ impl Faults {
         for text in rules.split_ascii_whitespace() {
             let rule = Rule::parse(text)
                 .map_err(|(element, text)| format!("{element} cannot be {text:?}\n\n{HELP}"))?;
-            if rule.fault == Fault::Slow && self.rate().is_some() {
-                return Err("there is only one rate, so only one rule can be `slow`".into());
-            }
-            if self.counts.iter().any(|(other, _)| other == text) {
-                return Err(format!("the rule {text} is there twice"));
+            // Two equal rules would have one name in the metrics, and all connections have one rate.
+            let is_second_rate = rule.fault == Fault::Slow && self.rate().is_some();
+            if is_second_rate || self.counts.iter().any(|(other, _)| other == text) {
+                return Err(format!("there is already a rule like {text}"));
             }
             self.rules.push(rule);
             self.counts.push((text.to_owned(), 0));
@@ -209,13 +213,13 @@ impl Faults {
             let is_token = has_tokens && request.method == Method::Get && request.path == TOKEN_PATH;
             return if is_token { token() } else { served };
         }
-        for (index, rule) in rules.iter_mut().enumerate().filter(|(_, rule)| rule.covers(served.kind)) {
+        for (rule, index) in rules.iter_mut().zip(0..) {
             let right = &served.response;
             let wrong = match rule.fault {
                 Fault::NoRange if right.status == Status::PartialContent => registry.whole(request, vitals),
                 _ => spoil(right.clone(), request, rule),
             };
-            if wrong != *right && rule.applies() {
+            if rule.kinds.contains(&served.kind) && wrong != *right && rule.applies() {
                 (served.response, served.fault) = (wrong, Some(rule.fault));
                 counts[index].1 += 1;
                 break;

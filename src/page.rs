@@ -96,8 +96,8 @@ fn warning(faults: &[(String, u64)]) -> String {
     if faults.is_empty() {
         return String::new();
     }
-    let mut text = "\n<p class=\"text\"><strong>This server is wrong on purpose, to test clients.</strong> These are its \
-                    rules, and how many responses each has made wrong:</p>\n<pre><code>"
+    let mut text = "\n<p class=\"text\"><strong>This server is wrong on purpose, to test clients.</strong> Its rules, and the number \
+                    of responses that each has made wrong:</p>\n<pre><code>"
         .to_owned();
     for (rule, count) in faults {
         let _ = writeln!(text, "{rule}  {count}");

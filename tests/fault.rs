@@ -490,9 +490,9 @@ fn an_invalid_rule_is_refused_and_its_invalid_part_named() {
         assert_eq!(said, format!("quinistry: QUINISTRY_FAULT: {reason}"));
     }
     let twice = refused(&["--fault=layer=cut", "--fault", "layer=cut"], "");
-    assert_eq!(twice, "quinistry: --fault: the rule layer=cut is there twice");
+    assert_eq!(twice, "quinistry: --fault: there is already a rule like layer=cut");
     let rates = refused(&["--fault", "any=slow:1k any=slow:2k"], "");
-    assert_eq!(rates, "quinistry: --fault: there is only one rate, so only one rule can be `slow`");
+    assert_eq!(rates, "quinistry: --fault: there is already a rule like any=slow:2k");
     let nothing = refused(&["--fault"], "");
     assert!(nothing.starts_with("quinistry: --fault requires a rule"), "{nothing}");
 }
