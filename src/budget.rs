@@ -19,7 +19,8 @@
 //! The last row has no bound: whoever adds layers by `--with` must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
-//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference.
+//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference. Without a limit of
+//! the container, this is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
 //!
 //! Limits: the fields of [`Budget`].
 //!
@@ -64,7 +65,7 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Divides `memory` bytes, and allows at most one connection for each descriptor.
+    /// Divides the memory `limit`, in bytes, and allows at most one connection for each descriptor.
     ///
     /// ```
     /// use quinistry::budget::Budget;
@@ -72,13 +73,14 @@ impl Budget {
     /// let budget = Budget::of(64 << 20, 100_000);
     /// assert_eq!(budget, Budget { connections: 2048, held: 4 << 20, queued: 4 << 20 });
     /// ```
-    pub fn of(memory: u64, descriptors: usize) -> Self {
-        let memory = memory.min(MOST_MEMORY);
+    pub fn of(limit: u64, descriptors: usize) -> Self {
+        let memory = limit.min(MOST_MEMORY);
         let connections = memory / 4 * 3 / (GUARANTEED + FIXED_OVERHEAD);
         Self {
             connections: (connections as usize).min(descriptors).max(1),
             held: (memory / 16).min(MAX_HELD) as usize,
-            queued: memory / 16,
+            // With 32 MiB for all sockets, 1,000 clients that fetch the layer at once take twice as long.
+            queued: (limit / 16).min(MOST_MEMORY),
         }
     }
 }
