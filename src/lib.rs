@@ -111,8 +111,9 @@
 //!   `<name>/<collection>/<reference>`; in both cases the list at the top of `registry.rs`. `RequestKind` in `kinds.rs`
 //!   names each endpoint, and `explain.rs` explains each. The response needs a test in `tests/registry.rs`. JSON goes
 //!   through `image/json.rs`, which cannot write booleans.
-//! * A fault: `Fault` in `kinds.rs` names the fault, `fault.rs` makes it, and `explain.rs` says what a good client
-//!   does. Each fault needs a test in `tests/fault.rs`.
+//! * A fault: `Fault` in `kinds.rs` names the fault, `fault.rs` makes it, `fault.txt` describes it for `--help`, and
+//!   `explain.rs` says what a good client does. Each fault needs a test in `tests/fault.rs`.
+//! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`.
 //! * A text of `--explain`: `explain.rs`, and the README if the log that it shows has this text.
 //! * A header field: `http/response.rs` (`write_head`) if every response has the field, otherwise the code of
 //!   `registry.rs` that makes the fields. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
