@@ -10,7 +10,8 @@
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! `system::start`, which runs first, exits with 1 if it fails. In two cases a signal ends the process, and a shell
+//! `system::start`, which runs first, exits with 1 if it fails. glibc, which runs before `main`, exits with 127 if one of
+//! its calls fails. In two cases a signal ends the process, and a shell
 //! reports 128 + the signal:
 //!
 //! ```text
@@ -160,8 +161,8 @@ fn serve(options: Serve) -> Result<i32, Error> {
 
 fn check_health(address: SocketAddr) -> Result<(), Error> {
     let address = match address.ip() {
-        // Both wildcards accept IPv4. Field note: with Docker 17.04 to 25, a container on a network without IPv6
-        // has no `::1`.
+        // Both wildcards accept IPv4, unless `net.ipv6.bindv6only` is set. Field note: with Docker 17.04 to 25, a
+        // container on a network without IPv6 has no `::1`.
         ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         _ => address,
     };
