@@ -141,7 +141,7 @@ fn the_limits_are_the_constants() {
         ("time in which a reader takes nothing", seconds(IDLE_TIMEOUT)),
         ("time to close after the last response has arrived", seconds(LINGER_TIMEOUT)),
         ("bytes of a layer that a client is sent in one turn", TURN_COST.to_string()),
-        ("the cost of a request, in the same unit", REQUEST_COST.to_string()),
+        ("the cost of a request, in bytes of a layer", REQUEST_COST.to_string()),
         (
             "connections",
             format!("{MAX_CONNECTIONS}, or the limit of open files minus {RESERVED_DESCRIPTORS}"),
