@@ -87,11 +87,6 @@ impl Clients {
         self.queued
     }
 
-    /// Returns the tokens of all clients.
-    pub fn tokens(&self) -> Vec<Token> {
-        self.occupied().map(|(token, _)| token).collect()
-    }
-
     /// Returns the token of a slot's present generation.
     fn token(&self, slot: usize) -> Token {
         let generation = self.slots[slot].generation;
@@ -135,6 +130,14 @@ impl Clients {
         Some(result)
     }
 
+    /// Changes each client as [`Self::update`] does.
+    pub fn for_each(&mut self, mut change: impl FnMut(Token, &mut Client)) {
+        for slot in 0..self.slots.len() {
+            let token = self.token(slot);
+            self.update(token, |client| change(token, client));
+        }
+    }
+
     fn count_off(&mut self, (held, queued): (usize, u64)) {
         self.held -= held;
         self.queued -= queued;
@@ -156,11 +159,11 @@ impl Clients {
 
     /// Asks the kernel how many bytes each socket has queued. Sockets that had no bytes queued still have none.
     pub fn measure(&mut self) {
-        for token in self.tokens() {
-            if self.find(token).is_some_and(|client| client.socket.queued() > 0) {
-                self.update(token, |client| client.socket.measure());
+        self.for_each(|_, Client { socket, .. }| {
+            if socket.queued() > 0 {
+                socket.measure();
             }
-        }
+        });
     }
 
     /// Returns the clients to close for newcomers. The list can be empty.

@@ -367,11 +367,9 @@ impl Server {
 
     /// Notes which clients make progress.
     fn watch(&mut self) {
-        for token in self.clients.tokens() {
-            self.clients.update(token, |Client { socket, connection, .. }| {
-                connection.watch(|| socket.unacknowledged(), self.clock.now);
-            });
-        }
+        self.clients.for_each(|_, Client { socket, connection, .. }| {
+            connection.watch(|| socket.unacknowledged(), self.clock.now);
+        });
     }
 
     /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Arrived
@@ -384,17 +382,15 @@ impl Server {
         self.watch();
         self.check_at = now + CHECK_PAUSE;
         let spare = self.spare();
-        for token in self.clients.tokens() {
-            self.clients.update(token, |Client { socket, connection, load }| {
-                if socket.has_memory_again(spare) || connection.deadline() <= now {
-                    socket.expect_input();
-                    self.run_queue.enqueue(token, load, now);
-                }
-                if socket.is_short_of_memory() {
-                    self.check_at = now + SHORTAGE_PAUSE;
-                }
-            });
-        }
+        self.clients.for_each(|token, Client { socket, connection, load }| {
+            if socket.has_memory_again(spare) || connection.deadline() <= now {
+                socket.expect_input();
+                self.run_queue.enqueue(token, load, now);
+            }
+            if socket.is_short_of_memory() {
+                self.check_at = now + SHORTAGE_PAUSE;
+            }
+        });
     }
 
     /// Returns how many more bytes all sockets together may queue before each is limited to its guaranteed share.
@@ -402,7 +398,8 @@ impl Server {
         self.budget.queued.saturating_sub(self.clients.queued())
     }
 
-    /// Closes the listener and the connections without a response in flight. The others have [`GRACE`] to finish.
+    /// Closes the listener, and queues all clients. In its turn, a connection closes if no response is in flight. The
+    /// others have [`GRACE`] to finish.
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections in the backlog. These connections came before
         // the signal, so the server accepts them first, up to the limit.
@@ -417,12 +414,12 @@ impl Server {
         let event =
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
         self.log.event(self.clock.rfc3339(), &event);
-        for token in self.clients.tokens() {
-            // Responds to requests that came before the signal, even if their events have not been reported. A client
-            // to which a response is still being sent receives no further response.
-            self.clients.update(token, |client| client.socket.expect_input());
-            self.turn(token);
-        }
+        // Requests that came before the signal get a response, even if their events have not been reported. A client to
+        // which a response is still being sent receives no further response.
+        self.clients.for_each(|token, Client { socket, load, .. }| {
+            socket.expect_input();
+            self.run_queue.enqueue(token, load, self.clock.now);
+        });
     }
 }
 
