@@ -88,8 +88,8 @@ impl Budget {
 /// Returns the lowest memory limit of the control groups of this process, in bytes, or `u64::MAX` if no limit is
 /// visible.
 ///
-/// cgroups(7) describes `/proc/self/cgroup`. A container as a rule sees its own group at the root of the file system of
-/// groups, whatever path `/proc/self/cgroup` has. So all folders of the path are tried.
+/// cgroups(7) describes `/proc/self/cgroup`. A container usually sees its own group at the root of the cgroup file
+/// system, whatever path `/proc/self/cgroup` has. So all directories of the path are tried.
 pub fn memory_limit() -> u64 {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = groups.lines().flat_map(|line| {
@@ -101,9 +101,9 @@ pub fn memory_limit() -> u64 {
             _ => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
         };
         let is_ours = controllers.is_empty() || controllers.split(',').any(|name| name == "memory");
-        let folders = Path::new(path).ancestors().filter(move |_| is_ours);
-        folders.filter_map(move |folder| {
-            let limit = fs::read_to_string(format!("{root}{}/{file}", folder.display())).ok()?;
+        let directories = Path::new(path).ancestors().filter(move |_| is_ours);
+        directories.filter_map(move |directory| {
+            let limit = fs::read_to_string(format!("{root}{}/{file}", directory.display())).ok()?;
             limit.trim().parse().ok() // `max` is no limit.
         })
     });

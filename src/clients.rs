@@ -3,8 +3,8 @@
 //! Document: epoll(7).
 //!
 //! The kernel returns a client's token with each of the client's events. A token names a slot of the table and the
-//! slot's generation, which grows whenever the slot is emptied. So an event for a closed connection does not reach the
-//! connection that uses the slot now.
+//! slot's generation, which grows whenever the slot is emptied. So neither an event nor a turn that was meant for a closed
+//! connection reaches the connection that uses the slot now.
 //!
 //! ```text
 //!     token = generation * MAX_CONNECTIONS + slot
@@ -61,7 +61,7 @@ pub struct Clients {
     free: Vec<usize>,
     /// How many bytes all connections together hold.
     held: usize,
-    /// The most bytes that all sockets together can have queued.
+    /// An upper bound of the bytes that all sockets together have queued.
     queued: u64,
 }
 
@@ -82,7 +82,7 @@ impl Clients {
         self.held
     }
 
-    /// Returns the most bytes that all sockets together can have queued.
+    /// Returns an upper bound of the bytes that all sockets together have queued.
     pub fn queued(&self) -> u64 {
         self.queued
     }
@@ -105,15 +105,12 @@ impl Clients {
         self.slots[slot].client.as_mut()
     }
 
-    /// Adds a client, and returns its token.
+    /// Adds a client that holds and has queued nothing yet, and returns its token.
     pub fn insert(&mut self, client: Client) -> Token {
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
             self.slots.push(Slot::default());
         }
-        let (held, queued) = client.used();
-        self.held += held;
-        self.queued += queued;
         self.slots[slot].client = Some(client);
         self.token(slot)
     }

@@ -202,10 +202,11 @@ fn instruction(code: u32, k: u32, [jt, jf]: [u8; 2]) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// Returns the offset of the lower 32 bits of an argument. The upper half can be ignored, because the kernel takes each
-/// of the arguments in the table as an `int`, or uses only bits of the lower half.
+/// Returns the offset of the lower 32 bits of an argument, on a little-endian processor, as those in the table are. The
+/// upper half can be ignored, because the kernel takes each of the arguments in the table as an `int`, or uses only bits
+/// of the lower half.
 fn lower_half(argument: u32) -> u32 {
-    ARGUMENTS + 8 * argument + if cfg!(target_endian = "big") { 4 } else { 0 }
+    ARGUMENTS + 8 * argument
 }
 
 /// Confines this thread to the calls of the table, irrevocably. Fails if the kernel does not support filters, or the

@@ -40,7 +40,7 @@
 //!     Lingering         ->  closed: DidNotClose   the client has the response; no end came in time  [expire]
 //!     any but Lingering ->  closed: FaultReset    `--fault` requires a reset                        [proceed]
 //!     Receiving, Idle   ->  closed: Stopping      the server stops; all responses are acknowledged  [stop]
-//!     any               ->  closed: Broken        the transport failed                              [turn]
+//!     any               ->  closed: Broken        the transport failed                              [any step]
 //! ```
 //!
 //! *Progress* means that the transport has taken some bytes or that the client has acknowledged some. Acknowledgements
@@ -163,6 +163,7 @@
 //! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects 100 Continue
 //! has content that is not read, so its final response is sent at once (RFC 9110 section 10.1.1).
 
+use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -176,7 +177,6 @@ use crate::kinds::{CloseReason, Fault};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Registry, Served};
-use crate::run_queue::{REQUEST_COST, cost};
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
@@ -195,9 +195,15 @@ pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
 /// The most bytes that one call reads. Real clients send heads of 200 bytes to 2 KiB. Bytes that are not read stay in
-/// the kernel, and take none of the memory that all connections share. With 4 KiB, the requests of 4,000 clients that
-/// pipelined without end filled that memory.
+/// the kernel, and take none of the memory that all connections share. At 4 KiB, 4,000 clients that pipeline without
+/// end fill that memory.
 const MAX_READ: usize = 2560;
+
+/// The cost of a small request and its response, in the unit of `run_queue`.
+pub const REQUEST_COST: u64 = 32 * 1024;
+
+/// The cost of parsing or generating one byte. A long head costs as much as several requests, a page as a whole turn.
+const PROCESSED_BYTE_COST: u64 = 64;
 
 /// The length of gathered output, in bytes, at which the output is sent before more requests are parsed: a dozen
 /// manifests with their heads, in one write.
@@ -737,6 +743,12 @@ impl Writing {
         }
         Ok(())
     }
+}
+
+/// Returns the cost of a request and its response, without the bytes of a file. The head has `head` bytes.
+fn cost(head: usize, content: &Content<'_>) -> u64 {
+    let generated = if let Cow::Owned(bytes) = &content.bytes { bytes.len() } else { 0 };
+    REQUEST_COST + PROCESSED_BYTE_COST * (head + generated) as u64
 }
 
 /// Reads and discards input, until the client has sent its end and has acknowledged everything.

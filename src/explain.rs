@@ -10,8 +10,8 @@
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
-//! No document specifies the order of a client's requests. The texts take this order from the sources of moby,
-//! containerd and containers/image, and it was observed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
+//! No document specifies the order of a client's requests. The order comes from the sources of moby, containerd and
+//! containers/image. It was confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
 //! 1.9.3 and podman 4.3.1. Where these clients differ, a text says only what is true of all of them.
 //!
 //! Limits: a text has at most two sentences, and fits a terminal of 100 columns after the subject "The client". This
@@ -138,7 +138,7 @@ const NOT_SATISFIABLE: &str = "requests a range of bytes that the content does n
 const PRECONDITION: &str = "wants the content only if it is what If-Match names, and it is not.\n\
     After 412 it can repeat the request without If-Match. (RFC 9110 section 15.5.13)";
 
-const UNREADABLE: &str = "sends something other than a request, or one that could be understood in two ways.\n\
+const UNREADABLE: &str = "sends something that is not a request, or that could be understood in two ways.\n\
     It is refused with 400, and the connection ends. (RFC 9110 section 15.5.1)";
 
 const TOO_LONG: &str = "sends more than a request to a registry needs.\n\
@@ -161,7 +161,7 @@ const CHALLENGE: &str = "needs a token, and learns where to request one: at /tok
 const TOKEN_FOR_ANYONE: &str = "requests a token after a 401, and receives one, as anyone does.\n\
     It repeats next the request that was refused, with the token. (RFC 6750 section 2.1)";
 
-const LATER: &str = "learns that this fails for now, or that it sends too many requests.\n\
+const LATER: &str = "is told that this fails for now, or that it sends too many requests.\n\
     It waits for the time in Retry-After, or longer each time, and tries again.\n\
     (RFC 9110 section 10.2.3)";
 

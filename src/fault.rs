@@ -19,7 +19,7 @@
 //! layer, and then whole layers. Nothing is random.
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide whether the
-//! connection persists (see [`persistence`]), `reset` also changes how the connection closes it, and `slow` is an
+//! connection persists (see [`persistence`]), `reset` also changes how the connection is closed, and `slow` is an
 //! option of the listening socket.
 //!
 //! Limits: none of its own.
@@ -122,8 +122,8 @@ impl Rule {
         if is_slow && place != "any" {
             return Err(("WHERE of slow", place));
         }
-        let (text, is_possible) =
-            (when.unwrap_or("always"), |when: &When| !is_slow || *when == When::Every(1));
+        let text = when.unwrap_or("always");
+        let is_possible = |when: &When| !is_slow || *when == When::Every(1);
         let when = parse_when(text).filter(is_possible).ok_or(("WHEN", text))?;
         Ok(Self { kinds, fault, number, when, reached: 0 })
     }

@@ -9,7 +9,7 @@
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
 //!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
 //! 2. How a registry responds. Read [`tests/pull.rs`], which pulls an image step by step as a client does. Then read
-//!    [`registry`], and [`explain`], which has a sentence for each request. Example: [`registry`].
+//!    [`registry`], and [`explain`], which explains each request. Example: [`registry`].
 //! 3. How HTTP/1.1 is read and written: [`http`]. Example: [`http::request`].
 //! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
 //!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and, at last, [`server`]. Example:
@@ -37,9 +37,9 @@
 //!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
 //!     socket.rs            a client's socket, as a transport           connection budget http/response
 //!                                                                      system
-//!     connection.rs        responds to a client's requests             explain fault registry run_queue
-//!                                                                      metrics http/request http/response
-//!                                                                      kinds log clock
+//!     connection.rs        responds to a client's requests             explain fault registry metrics
+//!                                                                      http/request http/response kinds
+//!                                                                      log clock
 //!     explain.rs           explains a request to a learner             http/request http/response
 //!                                                                      http/syntax kinds
 //!     fault.rs             makes right responses wrong, by rules       registry metrics http/request
@@ -49,11 +49,12 @@
 //!                                                                      http/conditional http/request
 //!                                                                      http/response
 //!                                                                      http/syntax image/artifacts image
-//!                                                                      image/digest image/json kinds
+//!                                                                      image/sbom image/json image/digest
+//!                                                                      kinds
 //!     page.rs              writes the page that shows the image        welcome metrics image
 //!                                                                      image/digest image/layer kinds
 //!     welcome.rs           writes the commands that pull the image     image
-//!     run_queue.rs         decides who is served next, for how long    http/response
+//!     run_queue.rs         decides who is served next, for how long
 //!     metrics.rs           counts, and writes the counters as text     http/response kinds clock system
 //!     http/conditional.rs  decides how much content a request gets     http/request http/response
 //!                                                                      http/syntax
@@ -126,8 +127,7 @@
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs`.
 //! * A limit: a constant at the top of the file that enforces the limit. If a client can notice the limit, also the
-//!   table of `README.md`, which a test compares with the constants. A request that exceeds a limit of HTTP
-//!   (`http/request.rs`) ends the connection, but a request that exceeds a limit of the registry does not.
+//!   table of `README.md`, which a test compares with the constants.
 //! * A system call: `system.rs`, and nowhere else. If serving needs the call, also the table in `confinement.rs`.
 //!
 //! # What must not change

@@ -59,7 +59,7 @@ const MAX_WRITE: usize = 4096;
 const MAX_PIECE: usize = 256;
 
 /// A buffer with more bytes than this is written immediately. The rest of [`MAX_WRITE`] is for the lines that one more
-/// turn of the event loop adds.
+/// turn adds.
 const AMPLE: usize = MAX_WRITE * 3 / 4;
 
 /// The longest time that a line waits while the server has other work.

@@ -15,8 +15,8 @@
 //! reports 128 + the signal:
 //!
 //! ```text
-//!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies
-//!               SIGABRT, and `abort` ends with an illegal instruction, which is SIGSEGV on x86-64
+//!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
+//!               call that raises SIGABRT, so `abort` executes an instruction that traps: SIGSEGV on x86-64
 //!     159  a system call that only injected code would make (SIGSYS, see `confinement`)
 //! ```
 //!

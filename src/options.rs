@@ -1,7 +1,7 @@
 //! Parses the command line into a [`Command`].
 //!
 //! Document: POSIX.1-2017, Base Definitions, section 12.2, with two exceptions: options have long names, as GNU's do,
-//! and may also precede the command.
+//! and may also follow the command.
 //!
 //! ```text
 //!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--fault RULE]... [--with FILE]...

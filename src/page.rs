@@ -297,8 +297,9 @@ fn ascii(bytes: &[u8]) -> String {
 
 /// The distance from one object of the picture to the next. A unit is about a pixel.
 const ROW: u64 = 92;
-/// The horizontal positions of the middle of the squares, and of the middle of the config's square.
+/// The horizontal position of the middle of every square but the config's.
 const AXIS: u64 = 56;
+/// The horizontal position of the middle of the config's square.
 const BRANCH: u64 = 84;
 /// The side of the largest square.
 const SIDE: u64 = 68;

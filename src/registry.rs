@@ -98,9 +98,10 @@ use crate::http::conditional::{Selection, select};
 use crate::http::request::{Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::{PLAIN_IN_QUERY, parse_number, percent_decode};
-use crate::image::artifacts::{ARTIFACT_TYPE, Artifacts, Referrer};
+use crate::image::artifacts::{Artifacts, Referrer};
 use crate::image::digest::{self, Digest};
 use crate::image::json::to_bytes;
+use crate::image::sbom::CYCLONE_DX;
 use crate::image::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform, TAGS,
     VERSION,
@@ -366,7 +367,7 @@ impl Registry {
             return Err(invalid(digest));
         }
         let filter = Parameters::of(request).artifact_type;
-        let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == ARTIFACT_TYPE);
+        let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == CYCLONE_DX);
         let index =
             digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
         let mut served = index.unwrap_or(&self.no_referrers).by_name();
@@ -510,7 +511,7 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
             refuse(Status::PreconditionFailed, "the content has another entity tag", request)
         }
         Selection::Unsatisfiable => {
-            let message = "the range begins behind the end of the content, or ends before its beginning";
+            let message = "the range begins after the end of the content, or ends before its beginning";
             error(Status::RangeNotSatisfiable, SIZE_INVALID, message, &request.path)
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }

@@ -23,24 +23,15 @@
 //!
 //! Deliberately absent: the addresses of clients. A whole cluster may share one address.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use mio::Token;
 
-use crate::http::response::Content;
-
 /// The most that one turn may cost. This is enough for a whole layer with its request (150 us of work if the client
 /// takes the layer as fast as it is sent), and for some 20 small requests, because clients that pipeline send 16 at
 /// once. With 256 KiB, a layer took a third more system calls. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const TURN_COST: u64 = 768 * 1024;
-
-/// The cost of a small request and its response.
-pub const REQUEST_COST: u64 = 32 * 1024;
-
-/// The cost of parsing or generating one byte. A long head costs as much as several requests, a page as a whole turn.
-const PROCESSED_BYTE_COST: u64 = 64;
 
 /// The most light clients that have a turn between two polls. As many are accepted, and each may need another turn.
 const LIGHT_TURNS_PER_POLL: usize = 512;
@@ -50,12 +41,6 @@ const HEAVY_TURNS_PER_POLL: usize = 32;
 
 /// The time after which the past cost of a client counts half.
 const HALF_LIFE: Duration = Duration::from_millis(250);
-
-/// Returns the cost of a request and its response, without the bytes of a file. The head has `head` bytes.
-pub fn cost(head: usize, content: &Content<'_>) -> u64 {
-    let generated = if let Cow::Owned(bytes) = &content.bytes { bytes.len() } else { 0 };
-    REQUEST_COST + PROCESSED_BYTE_COST * (head + generated) as u64
-}
 
 /// What a client has cost recently, and whether the client is in a queue.
 pub struct Load {
@@ -122,19 +107,11 @@ impl RunQueue {
         }
     }
 
-    /// Takes from the queues the clients that are served before the next poll.
+    /// Takes from the queues the clients that are served before the next poll. A client may be gone by now.
     pub fn next_batch(&mut self) -> Vec<Token> {
         let light = self.light.len().min(LIGHT_TURNS_PER_POLL);
         let heavy = self.heavy.len().min(HEAVY_TURNS_PER_POLL);
         self.light.drain(..light).chain(self.heavy.drain(..heavy)).collect()
-    }
-
-    /// Removes a closed client from its queue.
-    pub fn remove(&mut self, client: Token, load: &Load) {
-        if load.is_queued {
-            self.light.retain(|&other| other != client);
-            self.heavy.retain(|&other| other != client);
-        }
     }
 }
 
@@ -166,7 +143,7 @@ mod tests {
                 now += Duration::from_micros(50);
                 loads[client].leave_queue();
                 if client == CROWD {
-                    loads[client].note_turn(REQUEST_COST, now);
+                    loads[client].note_turn(TURN_COST / 24, now);
                 } else {
                     loads[client].note_turn(TURN_COST, now);
                     queue.enqueue(Token(client), &mut loads[client], now);
@@ -185,8 +162,7 @@ mod tests {
             queue.enqueue(Token(client), load, now);
             queue.enqueue(Token(client), load, now);
         }
-        queue.remove(Token(1), &loads[1]);
-        assert_eq!(queue.next_batch(), [Token(0), Token(2), Token(3)], "each is there once");
+        assert_eq!(queue.next_batch(), [0, 1, 2, 3].map(Token), "each is there once");
         assert!(queue.is_empty());
     }
 

@@ -4,8 +4,8 @@
 //!
 //! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
 //! read or room to write. The loop polls the kernel, does for each of these clients the work that needs no waiting, and
-//! polls again. The loop waits only in the poll, except that the last lines of the log may wait for their reader (see
-//! `log` for other writes that can block).
+//! polls again. The loop waits only in the poll. There is one exception: at the end, it waits briefly until the last
+//! lines of the log can be written. (`log` lists the writes that can block.)
 //!
 //! The kernel reports when a socket *becomes* ready, and does not report the same bytes again ("edge-triggered"). The
 //! loop must therefore remember a client whose work is not finished. Such a client waits in the run queue (see
@@ -44,7 +44,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::run_queue::{Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
-use crate::system::{self, ResidentMemory, SealedFile, Signals};
+use crate::system::{ResidentMemory, SealedFile, Signals};
 
 /// The number of descriptors that are not connections: the three standard descriptors, those of epoll, the listener,
 /// the signals and the resident memory, and one for each of up to eight layers.
@@ -118,9 +118,7 @@ impl Server {
         let log_writer = LogWriter::new(clock.now);
         // A server that can accept no client at all must not start.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
-            let descriptors = system::raise_descriptor_limit();
-            let message = format!("{descriptors} open files are too few to accept a client: {error}");
-            io::Error::other(message)
+            io::Error::other(format!("there are too few open files to accept a client: {error}"))
         })?;
         Ok(Self {
             registry,
@@ -354,7 +352,6 @@ impl Server {
 
     fn close(&mut self, token: Token, reason: CloseReason) {
         let Some(client) = self.clients.remove(token) else { return };
-        self.run_queue.remove(token, &client.load);
         self.metrics.note_closed(reason);
         if let Some(text) = reason.text()
             && self.log.wants_requests()
@@ -402,7 +399,7 @@ impl Server {
     /// others have [`GRACE`] to finish.
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections in the backlog. These connections came before
-        // the signal, so the server accepts them first, up to the limit.
+        // the signal, so the server accepts them first, and may close idle connections for them.
         self.acceptor.resume(self.clock.now);
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();

@@ -37,7 +37,7 @@ pub struct Socket {
     /// read returns separately, or urgent data, in front of which a read stops (tcp(7)). The kernel reports the end and
     /// urgent data once, so this stays true.
     may_read_short: bool,
-    /// The most bytes that the kernel can have queued.
+    /// An upper bound of the bytes that the kernel has queued.
     queued: u64,
     /// Whether bytes wait to be sent because the socket has used up its share of the memory.
     is_short_of_memory: bool,
@@ -61,7 +61,7 @@ impl Socket {
         self.is_readable = true;
     }
 
-    /// Returns the most bytes that the kernel can have queued.
+    /// Returns an upper bound of the bytes that the kernel has queued.
     pub fn queued(&self) -> u64 {
         self.queued
     }

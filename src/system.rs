@@ -192,6 +192,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         let _ = set_option(listener.as_fd(), level, name, &value);
     }
     // std has called listen(2), with a smaller backlog.
+    // SAFETY: listen(2) takes no pointers.
     check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) })?;
     Ok(listener)
 }

@@ -190,7 +190,7 @@ fn malformed_requests_are_explained_too() {
     for (bytes, beginning) in [
         (&b"\x16\x03\x01\x02\x00\x01"[..], "tries HTTPS first"),
         (b"GET /v2/ HTTP/2.0\r\n", "speaks a version of HTTP"),
-        (b"GET /v2/\r\n", "sends something other than a request"),
+        (b"GET /v2/\r\n", "sends something that is not a request"),
     ] {
         let (.., explanation) = world.explain(bytes).expect("it is refused at once");
         let [client, text] = explanation.expect("a refusal is logged");
@@ -306,11 +306,11 @@ fn each_fault_is_explained_by_what_a_good_client_does() {
         "is refused, whatever password it sends",
         "is refused, whatever password it sends",
         "requests a blob that is not here",
-        "learns that this fails for now",
-        "learns that this fails for now",
-        "learns that this fails for now",
-        "learns that this fails for now",
-        "learns that this fails for now",
+        "is told that this fails for now",
+        "is told that this fails for now",
+        "is told that this fails for now",
+        "is told that this fails for now",
+        "is told that this fails for now",
         "receives up to half of the content",
         "receives half of the content, and then nothing",
         "receives up to half of the content",

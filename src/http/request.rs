@@ -21,7 +21,7 @@
 //!
 //! A head is checked in this order: the length and the grammar of the request line, the field lines, Host, framing,
 //! target. The first error determines the response, and the connection ends after it, because after some errors it is
-//! unknown where the next request begins. No error is worth an exception from this rule.
+//! unknown where the next request begins. No error is worth an exception to this rule.
 //!
 //! `httparse` parses the field lines. The request line is parsed here, for two reasons: `httparse` accepts
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
@@ -482,9 +482,8 @@ fn parse_target(text: &str, method: Method) -> Result<(Option<&str>, Cow<'_, str
         return Ok((None, text.into(), None));
     }
     let is_http = |scheme: &str| ["http", "https"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
-    let scheme_and_rest = if text.starts_with('/') { None } else { text.split_once("://") };
-    let (authority, path_and_query) = match scheme_and_rest {
-        None if text.starts_with('/') => (None, text),
+    let (authority, path_and_query) = match text.split_once("://") {
+        _ if text.starts_with('/') => (None, text),
         // RFC 9112 section 3.2.2: MUST accept the absolute form.
         Some((scheme, rest)) if is_http(scheme) => {
             let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));

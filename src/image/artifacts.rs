@@ -26,9 +26,6 @@ use crate::image::digest::Digest;
 use crate::image::sbom::{self, CYCLONE_DX};
 use crate::image::{BLOB, Descriptor, Document, Image, OCI_INDEX, OCI_MANIFEST, index, insert, manifest};
 
-/// The type of the artifacts, by which a client may filter. It is the media type of the bill of materials.
-pub const ARTIFACT_TYPE: &str = CYCLONE_DX;
-
 /// All artifacts that refer to an image, and the documents that the artifacts share.
 pub struct Artifacts {
     /// The config of every artifact. An artifact must have one.
@@ -70,13 +67,13 @@ impl Referrer {
         // The name of the file, for a client that writes the layer to a file.
         insert(&mut layer, "annotations", json!({ "org.opencontainers.image.title": "quinistry.cdx.json" }));
         let mut manifest = manifest(OCI_MANIFEST, config, vec![layer]);
-        insert(&mut manifest, "artifactType", ARTIFACT_TYPE.into());
+        insert(&mut manifest, "artifactType", CYCLONE_DX.into());
         insert(&mut manifest, "subject", subject.to_json(subject.content_type));
         let manifest = Document::json(OCI_MANIFEST, &manifest);
 
         let mut entry = manifest.descriptor.to_json(OCI_MANIFEST);
         // "The descriptors MUST include an artifactType field" (Listing Referrers).
-        insert(&mut entry, "artifactType", ARTIFACT_TYPE.into());
+        insert(&mut entry, "artifactType", CYCLONE_DX.into());
         let index = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![entry]));
         Self { subject: subject.digest, manifest, index }
     }

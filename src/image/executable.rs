@@ -23,8 +23,8 @@
 
 use std::io;
 
-/// The number of bytes at the start of the file that [`architecture`] needs. Linkers put the program headers right
-/// behind the 64 bytes of the file header. A dozen program headers of 56 bytes each is common.
+/// The number of bytes at the start of the file that [`architecture`] needs. Linkers put the program headers
+/// immediately after the 64 bytes of the file header. A dozen program headers of 56 bytes each is common.
 pub const ENOUGH: usize = 4096;
 
 /// The variant of every `arm` executable: version 7 of the architecture, as for Debian's armhf and the targets that

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!     1f 8b 08 00 00000000 00 ff             gzip: no name, no time                  gzip.rs
-//!     ├─ "arm64/"          0000755 …         tar: a header of 512 bytes, a folder    tar.rs
+//!     ├─ "arm64/"          0000755 …         tar: a header of 512 bytes, directory   tar.rs
 //!     ├─ "arm64/quinistry" 0000755 …         tar: a header of 512 bytes, a file
 //!     ├─ 7f 45 4c 46 …                       the executable                          executable.rs
 //!     ├─ 00 00 00 …                          zeros to a multiple of 512, and 1024 more
@@ -88,8 +88,7 @@ impl<R: Read> Executable<R> {
         Ok(Self { architecture, content: Cursor::new(start).chain(content), size })
     }
 
-    /// Packs the executable, and writes the content of the layer to `sink` piece by piece, so that a large file takes
-    /// no more memory than a small one. Fails if the file is too large for tar, or if its size has changed.
+    /// Packs the executable, and writes the content of the layer to `sink` piece by piece. Fails if the file is too large for tar, or if its size has changed.
     pub fn pack(self, sink: impl Write) -> io::Result<Layer> {
         let Self { architecture, content, size } = self;
         let mut content = Hashing::new(content);

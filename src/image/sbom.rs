@@ -20,8 +20,8 @@
 //! ships only on some processors: `cpufeatures` for `386`, `amd64` and `arm64`.
 //!
 //! Deliberately absent: the standard library and the C library, whose versions the source does not know; a serial
-//! number and a time, which would differ between builds; and the compression of the section, because the layer is
-//! compressed.
+//! number and a time, which would differ between builds; and compression, because the layer is compressed: the zlib
+//! stream of the section has stored blocks.
 
 /// The media type of the document.
 pub const CYCLONE_DX: &str = "application/vnd.cyclonedx+json";

@@ -6,7 +6,7 @@
 //!     archive = entry* END             entry = header, content, zeros to a multiple of 512
 //!
 //!     header, 512 bytes: the offset, length and name of each field. Numbers are octal digits in
-//!     ASCII, closed by a NUL
+//!     ASCII, terminated by a NUL
 //!
 //!         0 100 name        136  12 mtime       257  6 magic       329   8 devmajor
 //!       100   8 mode        148   8 chksum      263  2 version     337   8 devminor
@@ -88,7 +88,7 @@ fn header(path: &str, kind: u8, mode: u32, size: u64) -> [u8; BLOCK] {
     header
 }
 
-/// Writes `value` in octal digits that fill `field` up to the closing NUL.
+/// Writes `value` in octal digits that fill `field` up to the terminating NUL.
 fn octal(field: &mut [u8], mut value: u64) {
     let digits = field.len() - 1;
     for digit in field[..digits].iter_mut().rev() {
