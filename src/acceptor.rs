@@ -34,7 +34,7 @@ pub struct Acceptor {
     /// `None` once the server is stopping.
     listener: Option<TcpListener>,
     /// Whether there may be connections in the backlog.
-    may_wait: bool,
+    may_have_backlog: bool,
     /// The moment before which no connection is accepted.
     resume_at: Instant,
     /// When a shortage was last logged.
@@ -44,17 +44,17 @@ pub struct Acceptor {
 impl Acceptor {
     /// Creates an acceptor. There may be connections in the backlog already.
     pub fn new(listener: TcpListener, now: Instant) -> Self {
-        Self { listener: Some(listener), may_wait: true, resume_at: now, logged_at: None }
+        Self { listener: Some(listener), may_have_backlog: true, resume_at: now, logged_at: None }
     }
 
     /// Notes that the kernel has reported a connection in the backlog.
     pub fn note_event(&mut self) {
-        self.may_wait = true;
+        self.may_have_backlog = true;
     }
 
     /// Ends a pause. There may be connections in the backlog.
     pub fn resume(&mut self, now: Instant) {
-        (self.may_wait, self.resume_at) = (true, now);
+        (self.may_have_backlog, self.resume_at) = (true, now);
     }
 
     /// Closes the listener. The kernel resets the connections in the backlog.
@@ -64,7 +64,7 @@ impl Acceptor {
 
     /// Returns when to accept next, or `None` if there is nothing to accept.
     pub fn accept_at(&self) -> Option<Instant> {
-        (self.may_wait && self.listener.is_some()).then_some(self.resume_at)
+        (self.may_have_backlog && self.listener.is_some()).then_some(self.resume_at)
     }
 
     /// Accepts no connection for a while. Returns whether the shortage must be logged.
@@ -79,9 +79,9 @@ impl Acceptor {
 
     /// Asks the kernel whether there is a connection in the backlog.
     pub fn poll_backlog(&mut self) -> bool {
-        self.may_wait =
+        self.may_have_backlog =
             self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
-        self.may_wait
+        self.may_have_backlog
     }
 
     /// Accepts a connection if there is one in the backlog.
@@ -90,14 +90,16 @@ impl Acceptor {
     ///
     /// If a connection cannot be accepted, usually because the system has no room for another.
     pub fn accept(&mut self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
-        let Some(listener) = self.listener.as_ref().filter(|_| self.may_wait) else { return Ok(None) };
+        let Some(listener) = self.listener.as_ref().filter(|_| self.may_have_backlog) else {
+            return Ok(None);
+        };
         match listener.accept() {
             Ok(accepted) => return Ok(Some(accepted)),
-            Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_wait = false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_have_backlog = false,
             // The connection is gone, or a signal has interrupted the call.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
             // Linux looks for a free descriptor before it looks for a connection, so there may be none. The kernel does
-            // not repeat the event, so `may_wait` must stay true if there is a connection.
+            // not repeat the event, so `may_have_backlog` must stay true if there is a connection.
             Err(error) => {
                 if self.poll_backlog() {
                     return Err(error);

@@ -46,11 +46,8 @@ const EVICTED_ONE_IN: usize = 64;
 
 /// A connected client.
 pub struct Client {
-    /// The client's socket, and what is known of the socket.
     pub socket: Socket,
-    /// The state of the connection.
     pub connection: Connection,
-    /// What the client has cost recently.
     pub load: Load,
 }
 

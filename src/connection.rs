@@ -264,18 +264,12 @@ impl Default for Buffers {
 
 /// What a connection may use in one turn, and how much the turn may cost.
 pub struct Context<'t, T> {
-    /// The byte stream to the client.
     pub transport: &'t mut T,
-    /// What is served.
     pub registry: &'t Registry,
-    /// Decides which responses are wrong on purpose.
     pub faults: &'t mut Faults,
     pub clock: &'t Clock,
-    /// Where responses are logged.
     pub log: &'t mut Log,
-    /// Where responses and bytes are counted.
     pub metrics: &'t mut Metrics,
-    /// The buffers that all connections share.
     pub buffers: &'t mut Buffers,
     /// Whether the server is stopping. If so, every response is its connection's last.
     pub is_stopping: bool,

@@ -20,6 +20,15 @@
 //! A client that knows the digest of the index can check every byte of the tree. A client that wants one platform reads
 //! the index and then follows one branch.
 //!
+//! The documents are JSON. Without some fields, they are:
+//!
+//! ```text
+//!     index      {"manifests": [{"digest": "sha256:…", "platform": {"architecture": "amd64", "os": "linux"}}, …]}
+//!     manifest   {"config": {"digest": "sha256:…"}, "layers": [{"digest": "sha256:…"}, …]}
+//!     config     {"architecture": "amd64", "config": {"Entrypoint": ["/amd64/quinistry", …]},
+//!                 "rootfs": {"diff_ids": ["sha256:…", …]}}
+//! ```
+//!
 //! The image of every platform has *all* layers, ordered by architecture. The images of the platforms differ only in
 //! the config, which states the architecture and which file to run. If an image had only the executable for its own
 //! processor, the program in it could not serve an image for another processor. With all layers, a child finds every

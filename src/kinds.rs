@@ -35,27 +35,18 @@ kinds! {
     RequestKind {
         /// The check whether this server is a registry.
         Base = "base", "Serving API version";
-        /// The repositories.
         Catalog = "catalog", "Serving catalog";
-        /// The tags.
         Tags = "tags", "Serving tags";
-        /// The referrers of an index or a manifest.
         Referrers = "referrers", "Serving referrers";
-        /// The index.
         Index = "index", "Serving index";
-        /// Docker's form of the index.
         DockerList = "docker_list", "Serving Docker list";
-        /// The manifest for a platform.
         Manifest = "manifest", "Serving manifest";
-        /// Docker's form of the manifest for a platform.
         DockerManifest = "docker_manifest", "Serving Docker manifest";
         /// A piece of an artifact that refers to the image: its manifest, its config or its document.
         Artifact = "artifact", "Serving artifact";
         /// An index or a manifest that does not exist.
         UnknownManifest = "unknown_manifest";
-        /// The config of a platform.
         Config = "config", "Serving config";
-        /// The layer of a platform.
         Layer = "layer", "Serving layer";
         /// A blob that does not exist.
         UnknownBlob = "unknown_blob";

@@ -172,9 +172,7 @@ pub struct Registry {
 
 /// A response, and the kind of the request that it answers.
 pub struct Served<'a> {
-    /// The kind of the request.
     pub kind: RequestKind,
-    /// The response to the request.
     pub response: Response<'a>,
     /// The fault of the response, if a rule has made it wrong (see `fault`).
     pub fault: Option<Fault>,
@@ -279,9 +277,10 @@ impl Registry {
                 Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD respond to an unrecognized method with 501.
-            Method::Unrecognized => {
-                Served::new(RequestKind::Other, refuse(Status::NotImplemented, "no such method", request))
-            }
+            Method::Unrecognized => Served::new(
+                RequestKind::Other,
+                unsupported(Status::NotImplemented, "no such method", request),
+            ),
         };
         served.response.shared = if is_under_v2 { SHARED_UNDER_V2 } else { SHARED };
         if request.method == Method::Head {
@@ -309,9 +308,10 @@ impl Registry {
             "/v2/_catalog" => (RequestKind::Catalog, list("repositories", &[NAME], None, request)),
             path => match self.member(path, request) {
                 Some(served) => return served,
-                None => {
-                    (RequestKind::Other, refuse(Status::NotFound, "there is nothing at this path", request))
-                }
+                None => (
+                    RequestKind::Other,
+                    unsupported(Status::NotFound, "there is nothing at this path", request),
+                ),
             },
         };
         Served::new(kind, response)
@@ -508,7 +508,7 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
             response
         }
         Selection::PreconditionFailed => {
-            refuse(Status::PreconditionFailed, "the content has another entity tag", request)
+            unsupported(Status::PreconditionFailed, "the content has another entity tag", request)
         }
         Selection::Unsatisfiable => {
             let message = "the range begins after the end of the content, or ends before its beginning";
@@ -597,7 +597,7 @@ pub fn error(status: Status, code: &str, message: &str, detail: &str) -> Respons
     generated(status, JSON, NO_STORE, to_bytes(&errors))
 }
 
-fn refuse(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
+fn unsupported(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
     error(status, UNSUPPORTED, message, &request.path)
 }
 
