@@ -156,7 +156,7 @@ impl Server {
     /// If waiting for events fails, which only a bug could cause.
     pub fn run(&mut self) -> io::Result<Option<u32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
-        loop {
+        let second_signal = 'serving: loop {
             // 1. Wait until the kernel has something to report or something else is due. While clients are in the run
             //    queue, the poll does not wait.
             if let Err(error) = self.poll.poll(&mut events, self.time_to_wait())
@@ -182,8 +182,7 @@ impl Server {
                 if self.grace_ends.is_none() {
                     self.stop();
                 } else if signal.is_some() {
-                    self.log_writer.write_last(&mut self.log, &self.clock);
-                    return Ok(signal);
+                    break 'serving signal;
                 }
             }
             // 4. Serve some of the clients in the run queue.
@@ -198,13 +197,14 @@ impl Server {
             let is_over =
                 self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
             if is_over {
-                self.log_writer.write_last(&mut self.log, &self.clock);
-                return Ok(None);
+                break None;
             }
             // 8. Write the log.
             let is_idle = events.is_empty() && self.run_queue.is_empty();
             self.log_writer.write(&mut self.log, &self.clock, is_idle);
-        }
+        };
+        self.log_writer.write_last(&mut self.log, &self.clock);
+        Ok(second_signal)
     }
 
     /// Returns how long to wait for events. The time is zero while there is something to do, such as writing the log.
