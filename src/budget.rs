@@ -19,8 +19,8 @@
 //! The last row has no bound: whoever adds layers by `--with` must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
-//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference. Without a limit of
-//! the container, this is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
+//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference. Without a limit
+//! of the container, this is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
 //!
 //! Limits: the fields of [`Budget`].
 //!
@@ -34,8 +34,8 @@ use crate::system::RECEIVE_BUFFER;
 /// How many bytes each connection can have queued to be sent, whatever the other connections have queued.
 pub const GUARANTEED: u64 = 8 * 1024;
 
-/// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read (the kernel doubles the
-/// size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
+/// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read (the kernel
+/// doubles the size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
 /// The memory that is divided if the process has no limit or a higher limit. It is enough for [`MAX_CONNECTIONS`].

@@ -4,8 +4,8 @@
 //!
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
 //! over the process would need other calls: to open files, to run programs, to connect to other machines. Before the
-//! server reads the first byte from outside, it drops the right to make these calls forever. The filter is a program that
-//! the kernel runs for each call. The program compares numbers and jumps forward:
+//! server reads the first byte from outside, it drops the right to make these calls forever. The filter is a program
+//! that the kernel runs for each call. The program compares numbers and jumps forward:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
@@ -24,8 +24,8 @@
 //!   no socket while it serves. A process that has been taken over must not try other calls, or serve other bytes. The
 //!   service manager restarts the server, and sees SIGSYS as the reason.
 //!
-//! `abort` is not supported: the signal that it sends to its own process fails with ENOSYS, and `abort` then ends the
-//! process by an illegal instruction. The numbers of x32, the second set of calls of `x86_64`, are not in the table.
+//! `abort` does not end with SIGABRT: the call that sends the signal fails with ENOSYS, and `abort` then executes an
+//! instruction that traps. The numbers of x32, the second set of calls of `x86_64`, are not in the table.
 //!
 //! Limits: the architectures below. On other architectures the server runs without a filter, and logs this.
 //!
@@ -203,8 +203,8 @@ fn instruction(code: u32, k: u32, [jt, jf]: [u8; 2]) -> sock_filter {
 }
 
 /// Returns the offset of the lower 32 bits of an argument, on a little-endian processor, as those in the table are. The
-/// upper half can be ignored, because the kernel takes each of the arguments in the table as an `int`, or uses only bits
-/// of the lower half.
+/// upper half can be ignored, because the kernel takes each of the arguments in the table as an `int`, or uses only
+/// bits of the lower half.
 fn lower_half(argument: u32) -> u32 {
     ARGUMENTS + 8 * argument
 }

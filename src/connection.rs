@@ -54,7 +54,7 @@
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
 //! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
-//! the connection lingers. If every connection lingered, one with a single request would take 50 % more processor time.
+//! the connection lingers. To linger always would cost a connection with a single request 50 % more processor time.
 //!
 //! Bytes that the kernel has queued for a closed connection count towards no limit, and can stay queued for minutes. A
 //! connection is therefore closed without a reset only when the client has acknowledged everything. Otherwise a reset
@@ -183,8 +183,9 @@ use crate::registry::{Registry, Served};
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may make no progress: send no further request, or take nothing of a response. A slow reader may
-/// take hours. nginx waits 75 s for a request and 60 s for a reader. A load balancer keeps idle connections for up to
-/// 60 s (AWS; nginx upstream), and must be the first to close one, because a request that meets a close is lost.
+/// take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load balancers keep an idle connection
+/// for 60 s (AWS; nginx upstream). They must close it before the server does, because a request that crosses a close is
+/// lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a client may take to close its side after it has received its last response. nginx waits 5 s, and 30 s in
@@ -194,9 +195,9 @@ pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a reader must have taken nothing before its connection can be closed for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
-/// The most bytes that one call reads. Real clients send heads of 200 bytes to 2 KiB. Bytes that are not read stay in
-/// the kernel, and take none of the memory that all connections share. At 4 KiB, 4,000 clients that pipeline without
-/// end fill that memory.
+/// The most bytes of requests that one call reads. Real clients send heads of 200 bytes to 2 KiB. Bytes that are not
+/// read stay in the kernel, and take none of the memory that all connections share. At 4 KiB, 4,000 clients that
+/// pipeline without end fill that memory.
 const MAX_READ: usize = 2560;
 
 /// The cost of a small request and its response, in the unit of `run_queue`.
@@ -213,7 +214,7 @@ const _: () = assert!(MAX_READ < MAX_INPUT);
 // A load balancer's 60 s, and 10 s for packets that are on their way.
 const _: () = assert!(IDLE_TIMEOUT.as_secs() >= 60 + 10);
 
-/// A byte stream to one client that never blocks. It can also send files too large for a connection's memory.
+/// A byte stream to one client. No method blocks. It can also send files too large for a connection's memory.
 pub trait Transport {
     /// Reads some bytes. Returns 0 at the end of the stream.
     ///
@@ -310,8 +311,8 @@ impl From<io::Error> for Next {
 /// The result of one step within a turn. After `Ok`, another step follows. An error ends the turn.
 type Step = Result<(), Next>;
 
-/// The order in which connections are closed for newcomers: the smallest rank first. Connections without a response in
-/// flight come first. Within each group, the connection that has waited longest comes first.
+/// Whether a response is in flight, and since when the connection has waited. For a newcomer, the connection with the
+/// smallest rank is closed first.
 pub type Rank = (bool, Instant);
 
 /// One client's connection.
@@ -351,7 +352,7 @@ struct Writing {
 enum Then {
     /// The next request.
     Persist,
-    /// The end of the stream. The client sends nothing more.
+    /// The end of the stream. The client has sent nothing after its request so far.
     Close,
     /// The end of the stream. The client may send more.
     Linger,
@@ -399,7 +400,7 @@ impl Connection {
     }
 
     /// Works until the transport would block or the turn is over, and only then checks the deadline. The order matters
-    /// when a stopped process continues: every deadline has passed, but requests may be waiting.
+    /// when a suspended process continues: every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         let mut next = self.work(context);
         if matches!(next, Next::Wait | Next::Again) && context.clock.now >= self.deadline() {
@@ -460,7 +461,7 @@ impl Connection {
         }
     }
 
-    /// Works until the transport would block or the turn is over.
+    /// Takes steps until one ends the turn.
     fn work<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         loop {
             if let Err(next) = self.step(context) {

@@ -82,7 +82,7 @@ const BLOB_BY_HEAD: &str = "asks by HEAD whether this blob is here, and learns i
 const TAGS: &str = "asks which tags there are.\n\
     It lists them, or chooses one and requests that next. (distribution-spec, Listing Tags)";
 
-const REFERRERS: &str = "asks what refers to a manifest, such as a signature or a list of parts.\n\
+const REFERRERS: &str = "asks what refers to a manifest, such as a signature or a bill of materials.\n\
     It receives an index, and requests next what it needs. (distribution-spec, Listing Referrers)";
 
 const ARTIFACT: &str = "requests a part of an artifact that refers to the image: its manifest, or a blob.\n\
@@ -126,7 +126,7 @@ const NO_NUMBER: &str = "requests a part of a list, but \"n\" is not a number of
 const NO_PATH: &str = "requests a path that does not exist here.\n\
     It tries another protocol, or wants an icon, as a browser does. (RFC 9110 section 15.5.5)";
 
-const METHOD: &str = "uses a method that does not read, and is refused.\n\
+const METHOD: &str = "uses a method that no path here allows, and is refused.\n\
     405 names the methods that it may use: GET, HEAD and OPTIONS. (RFC 9110 section 15.5.6)";
 
 const NOT_KNOWN: &str = "uses a method or a transfer coding that this server does not know.\n\
@@ -141,7 +141,7 @@ const PRECONDITION: &str = "wants the content only if it is what If-Match names,
 const UNREADABLE: &str = "sends something that is not a request, or that could be understood in two ways.\n\
     It is refused with 400, and the connection ends. (RFC 9110 section 15.5.1)";
 
-const TOO_LONG: &str = "sends more than a request to a registry needs.\n\
+const TOO_LONG: &str = "sends a request line or a head that exceeds the limits of this server.\n\
     It is refused, and the connection ends. (RFC 9110 section 15.5.15, RFC 6585 section 5)";
 
 const TOO_SLOW: &str = "began a request and did not end it in time.\n\
@@ -171,11 +171,11 @@ const CUT: &str = "receives up to half of the content, and then the end of the c
 const STALL: &str = "receives half of the content, and then nothing, on a connection that stays open.\n\
     After a time-out of its own it closes the connection, and tries again. (RFC 9112 section 9.5)";
 
-const MISMATCH: &str = "receives content whose digest is not the requested one, or not that in the head.\n\
+const MISMATCH: &str = "receives content that does not match the requested digest, or that in the head.\n\
     It computes the digest itself, and keeps nothing that does not match. (image-spec, Digests)";
 
 const WRONG_TYPE: &str = "receives the right content with a wrong Content-Type.\n\
-    It accepts no manifest whose type is not one that it accepts.\n\
+    It refuses a manifest of a type that it did not list in Accept.\n\
     (distribution-spec, Pulling manifests)";
 
 const NO_LENGTH: &str = "receives content without its length: the end of the connection ends it.\n\

@@ -13,10 +13,10 @@
 //!     number   = 1*DIGIT [ "k" ]
 //! ```
 //!
-//! A rule applies only to a success, and only if its fault changes the response. For example, `cut` never applies to a
-//! response without content. The first rule that applies makes the response wrong. A rule counts each response that
-//! reaches the rule and that its fault can change. So `layer=503@first:1 layer=cut@first:1` means a 503, then half of a
-//! layer, and then whole layers. Nothing is random.
+//! A rule applies only to a response that is not an error (its status is below 400), and only if its fault changes the
+//! response. For example, `cut` never applies to a response without content. The first rule that applies makes the
+//! response wrong. A rule counts each response that reaches the rule and that its fault can change. So
+//! `layer=503@first:1 layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide whether the
 //! connection persists (see [`persistence`]), `reset` also changes how the connection is closed, and `slow` is an
@@ -74,7 +74,7 @@ const REDIRECTED: &str = "redirected";
 /// The digest that `wrong-digest` sends. It is well-formed, but no served content has it.
 const WRONG_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
-/// The start of a layer after `flip`: the last byte is wrong, which names the operating system (RFC 1952 section
+/// The header of a layer after `flip`. Its last byte, which names the operating system, is wrong (RFC 1952 section
 /// 2.3.1). A client can still unpack the layer, and only the digest of the layer is wrong.
 static FLIPPED: [u8; gzip::HEADER.len()] = {
     let mut header = gzip::HEADER;

@@ -3,7 +3,8 @@
 //! Document: none. Kubernetes' own servers use the name `/healthz` for such an endpoint. The registry does not log
 //! successful checks.
 //!
-//! Limits: 2 s for the connection, and 2 s between two bytes of the response. Docker ends a check after 3 s.
+//! Limits: 2 s for the connection, and 2 s between two bytes of the response. By the config of the image, Docker ends a
+//! check after 3 s.
 //!
 //! Deliberately absent: parsing the response. The server is this program, and a healthy server's response begins with
 //! `HTTP/1.1 200`.

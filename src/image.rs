@@ -247,7 +247,7 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
         // With this path, `docker exec CONTAINER quinistry ...` finds the program for this platform.
         "Env": [format!("PATH=/{architecture}")],
         "ExposedPorts": { format!("{PORT}/tcp"): {} },
-        // Field note: this field is not in the OCI's list but in Docker's. Docker honours the field. containerd ignores
+        // Field note: the image-spec only reserves this field. Docker defines it, and honours it. containerd ignores
         // it, and podman 4.3 and 5.8 take it only from Docker's form of a manifest.
         "Healthcheck": {
             "Test": ["CMD", program, "healthcheck"],

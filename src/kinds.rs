@@ -71,7 +71,7 @@ kinds! {
 }
 
 kinds! {
-    /// Why a connection was closed. A connection that ended in order, by the client or by a fault has no text.
+    /// Why a connection was closed. Only a reason for which the server itself ends a connection early has a text.
     CloseReason {
         /// The server sent the last response: the client wanted no other, or its bytes were not a request.
         LastResponse = "last_response";
@@ -86,7 +86,7 @@ kinds! {
         /// The client had no further request for a long time.
         Idle = "idle", "it has sent no request for a long time";
         /// The client took no byte of a response for a long time.
-        Stalled = "stalled", "it has taken nothing of its response for a long time";
+        Stalled = "stalled", "it has read nothing of its response for a long time";
         /// The client had its last response, but did not close its side in time.
         DidNotClose = "did_not_close", "it did not close after its last response";
         /// A newcomer needed the place of this connection.

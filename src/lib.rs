@@ -24,7 +24,7 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              runs the command of the command line        options server budget fault
+//!     main.rs              runs the command that the user gives        options server budget fault
 //!                                                                      registry welcome kubernetes
 //!                                                                      health image/archive image
 //!                                                                      image/layer image/sbom log system
@@ -109,9 +109,9 @@
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests; the tests that list the tags fail. The archive that
 //!   `save` writes has only the tag `latest`.
 //! * An endpoint: `Registry::route` if the endpoint has one path, or `Registry::member` if its paths have the form
-//!   `<name>/<collection>/<reference>`; in both cases the list at the top of `registry.rs`. `RequestKind` in `kinds.rs`
-//!   names each endpoint, and `explain.rs` explains each. The response needs a test in `tests/registry.rs`. JSON goes
-//!   through `image/json.rs`, which cannot write booleans.
+//!   `<name>/<collection>/<reference>`; in both cases also the list at the top of `registry.rs`. `RequestKind` in
+//!   `kinds.rs` names each endpoint, and `explain.rs` explains each. The response needs a test in `tests/registry.rs`.
+//!   JSON goes through `image/json.rs`, which cannot write booleans.
 //! * A fault: `Fault` in `kinds.rs` names the fault, `fault.rs` makes it, `fault.txt` describes it for `--help`, and
 //!   `explain.rs` says what a good client does. Each fault needs a test in `tests/fault.rs`.
 //! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`.

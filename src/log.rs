@@ -80,7 +80,8 @@ pub const MAX_EXPLANATION: usize = 320;
 // A line and its explanation fit into one write even if every byte of method, target and user agent must be escaped.
 const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
 
-/// The start of each line of an explanation. Except in the announcement at the start, no other line begins with a space.
+/// The start of each line of an explanation. Except in the announcement at the start, no other line begins with a
+/// space.
 const INDENTATION: &str = "    ";
 
 /// A destination of the log.
@@ -92,7 +93,8 @@ pub trait Sink {
     ///
     /// # Errors
     ///
-    /// `WouldBlock` if the bytes can be written later. Any other error means that the bytes are lost.
+    /// `WouldBlock` if the bytes can be written later, and `Interrupted` if the call must be repeated. After any other
+    /// error, the bytes are lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
@@ -310,7 +312,7 @@ impl Log {
             self.buffer.clear();
         } else if self.buffer.is_empty() && self.dropped > self.reported && sink.is_ready() {
             let lines = counted(self.dropped - self.reported, "line");
-            let report = format!("{time} Dropped {lines} of this log, which could not be written\n");
+            let report = format!("{time} Dropped {lines} that could not be written to this log\n");
             if let Ok(written) = sink.write(report.as_bytes()) {
                 self.reported = self.dropped;
                 self.buffer.extend_from_slice(&report.as_bytes()[written..]);

@@ -10,13 +10,13 @@
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! `system::start`, which runs first, exits with 1 if it fails. glibc, which runs before `main`, exits with 127 if one of
-//! its calls fails. In two cases a signal ends the process, and a shell
-//! reports 128 + the signal:
+//! `system::start`, which runs first, exits with 1 if it fails. glibc, which runs before `main`, exits with 127 if one
+//! of its calls fails. In two cases a signal ends the process, and a shell reports 128 + the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
-//!               call that raises SIGABRT, so `abort` executes an instruction that traps: SIGSEGV on x86-64
+//!               call that raises SIGABRT, so `abort` executes an instruction that traps: SIGSEGV on x86-64,
+//!               elsewhere perhaps another signal
 //!     159  a system call that only injected code would make (SIGSYS, see `confinement`)
 //! ```
 //!

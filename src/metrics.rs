@@ -3,7 +3,7 @@
 //! Documents: Prometheus, "Text-based format" (version 0.0.4) and "Metric and label naming".
 //!
 //! ```text
-//!     # HELP quinistry_requests_total Responses, by endpoint and status.
+//!     # HELP quinistry_requests_total Answered requests, by endpoint and status.
 //!     # TYPE quinistry_requests_total counter
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```
@@ -103,7 +103,7 @@ impl Vitals<'_> {
         let mut text = Text(String::new());
         text.family("quinistry_build_info", "gauge", "Version and digest of the served image.");
         text.sample("quinistry_build_info", &[("version", version), ("digest", digest)], 1);
-        text.family("quinistry_requests_total", "counter", "Responses, by endpoint and status.");
+        text.family("quinistry_requests_total", "counter", "Answered requests, by endpoint and status.");
         for (kind, status, count) in metrics.responses() {
             let labels = [("endpoint", kind.name()), ("status", &status.code().to_string())];
             text.sample("quinistry_requests_total", &labels, count);

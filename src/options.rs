@@ -1,7 +1,7 @@
 //! Parses the command line into a [`Command`].
 //!
-//! Document: POSIX.1-2017, Base Definitions, section 12.2, with two exceptions: options have long names, as GNU's do,
-//! and may also follow the command.
+//! Document: POSIX.1-2017, Base Definitions, section 12.2, with three exceptions: options have long names, as GNU's do;
+//! they may also follow the command; and `--` does not end them.
 //!
 //! ```text
 //!     quinistry [serve] [--listen ADDRESS] [--quiet | --explain] [--fault RULE]... [--with FILE]...
@@ -65,7 +65,7 @@ pub struct Serve {
     pub with: Vec<String>,
 }
 
-/// Returns every address of the machine, with this port.
+/// Returns the wildcard address, which stands for every address of the machine, with this port.
 const fn every(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port)
 }
@@ -155,7 +155,7 @@ pub struct Variables<'v> {
 ///
 /// # Errors
 ///
-/// For the first invalid argument.
+/// If an argument is unknown, is out of place, or has an invalid value. The error names one such argument.
 pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, Error> {
     let mut arguments = arguments.iter().map(String::as_str);
     let (mut words, mut listen, mut with, mut faults) = (Vec::new(), None, Vec::new(), Faults::default());
@@ -235,7 +235,7 @@ fn add_faults(faults: &mut Faults, origin: &'static str, rules: &str) -> Result<
     faults.add(rules).map_err(|reason| Error(format!("{origin}: {reason}")))
 }
 
-/// Returns the address of the option. Without the option, the variable counts, and without the variable the default.
+/// Returns the address from the option, else from the variable, else the default.
 fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<SocketAddr, Error> {
     let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
     let Some((origin, value)) = option.or(variable) else { return Ok(every(PORT)) };

@@ -96,8 +96,9 @@ fn warning(faults: &[(String, u64)]) -> String {
     if faults.is_empty() {
         return String::new();
     }
-    let mut text = "\n<p class=\"text\"><strong>This server is wrong on purpose, to test clients.</strong> Its rules, and the number \
-                    of responses that each has made wrong:</p>\n<pre><code>"
+    let mut text = "\n<p class=\"text\"><strong>Some responses of this server are wrong on purpose, to test \
+                    clients.</strong> Its rules, and the number of responses that each has made wrong:</p>\n\
+                    <pre><code>"
         .to_owned();
     for (rule, count) in faults {
         let _ = writeln!(text, "{rule}  {count}");
@@ -137,7 +138,7 @@ struct Kind {
 
 static INDEX: Kind = Kind {
     name: "Index",
-    about: "Which manifest is for which platform? Its digest is the digest of the image.",
+    about: "Which manifest is for which platform? The digest of the index is the digest of the image.",
     class: "document",
     x: AXIS,
 };
@@ -168,7 +169,7 @@ static TAR: Kind = Kind {
 };
 static EXECUTABLE: Kind = Kind {
     name: "Executable",
-    about: "The one file in the layer: a static program, and if it is for this machine, the one that serves this page.",
+    about: "The one file in the layer: a static program. The one for this machine serves this page.",
     class: "program",
     x: AXIS,
 };

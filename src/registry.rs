@@ -134,8 +134,8 @@ const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Max-Age: 86400\r\n";
 
 /// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246): for content that the client requested by its digest, for
-/// content that may differ tomorrow, and for content that is true only now. Field note: Varnish 7.1 keeps a response
-/// without any of these values for two minutes, even the response to a health check.
+/// content that must be validated before each reuse, and for content that must not be stored. Field note: Varnish 7.1
+/// keeps a response without any of these values for two minutes, even the response to a health check.
 const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
@@ -511,7 +511,7 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
             unsupported(Status::PreconditionFailed, "the content has another entity tag", request)
         }
         Selection::Unsatisfiable => {
-            let message = "the range begins after the end of the content, or ends before its beginning";
+            let message = "the range begins past the end of the content, ends before it begins, or is empty";
             error(Status::RangeNotSatisfiable, SIZE_INVALID, message, &request.path)
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
@@ -527,7 +527,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
         Some((Some(number), _)) => number,
         Some((None, text)) => {
             let (status, code) = (Status::BadRequest, PAGINATION_NUMBER_INVALID);
-            return error(status, code, "n is how many entries to list", &text);
+            return error(status, code, "n must be a number of entries", &text);
         }
     };
     // The response begins after "last", which need not be an entry itself.
@@ -612,6 +612,6 @@ fn not_found((code, message): (&str, &str), digest: &str) -> Response<'static> {
 
 /// Returns the error for a digest that violates the grammar.
 fn invalid(digest: &str) -> Response<'static> {
-    let message = "a digest is an algorithm, a colon and its encoded hash";
+    let message = "a digest is an algorithm, a colon and an encoded hash";
     error(Status::BadRequest, DIGEST_INVALID, message, digest)
 }

@@ -1,5 +1,5 @@
-//! Decides which client is served next and for how long, so that a client that asks little does not wait for clients
-//! that ask much.
+//! Decides which client is served next and for how long, so that a client with few requests does not wait for clients
+//! with many.
 //!
 //! Document: none. The idea is that of a multilevel feedback queue in an operating system's scheduler.
 //!
@@ -13,8 +13,8 @@
 //! ```
 //!
 //! A *turn* is what one client does before the next client is served. It ends when it has cost [`TURN_COST`]. The unit
-//! of cost is the work of sending one byte of a file. After each quarter of a second, the past cost of a client counts
-//! half. A client that has just used a whole turn is heavy.
+//! of cost is the work of sending one byte of a file. After each quarter of a second, the recorded cost of a client is
+//! halved. A client that has just used a whole turn is heavy.
 //!
 //! With one queue, a client with one request would wait until each of 4,000 clients that ask without end has had a
 //! turn, and the client would wait as long for its next request.
@@ -39,7 +39,7 @@ const LIGHT_TURNS_PER_POLL: usize = 512;
 /// The most heavy clients that have a turn between two polls: 5 ms of work if each of them takes a whole layer.
 const HEAVY_TURNS_PER_POLL: usize = 32;
 
-/// The time after which the past cost of a client counts half.
+/// The time after which the recorded cost of a client is halved.
 const HALF_LIFE: Duration = Duration::from_millis(250);
 
 /// What a client has cost recently, and whether the client is in a queue.

@@ -67,7 +67,7 @@ const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// The time between two checks while a client waits for memory. A reader that has only its guaranteed share then
-/// receives up to 320 KB per second. A check of 16,384 such readers takes some 8 ms.
+/// receives up to 320 KiB per second. A check of 16,384 such readers takes some 8 ms.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(25);
 
 const LISTENER: Token = Token(usize::MAX);
@@ -233,7 +233,7 @@ impl Server {
             if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
                 return;
             }
-            // A connection is closed only when there is a newcomer.
+            // No connection is evicted unless a newcomer is waiting.
             let is_full = self.clients.count() >= self.budget.connections;
             if is_full && self.acceptor.poll_backlog() {
                 // One scan of all clients between two polls is enough.
@@ -370,7 +370,7 @@ impl Server {
     }
 
     /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Arrived
-    /// input is read before the deadline of its client counts, even if the kernel has not reported the input.
+    /// input is read before the deadline of its client is enforced, even if the kernel has not reported the input.
     fn check(&mut self) {
         let now = self.clock.now;
         if self.spare() < GUARANTEED {
@@ -408,8 +408,9 @@ impl Server {
         self.acceptor.close();
         let open = counted(self.clients.count() as u64, "connection");
         let seconds = GRACE.as_secs();
-        let event =
-            format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends it at once");
+        let event = format!(
+            "Stopping: {open} open, up to {seconds} s to finish; a second signal ends the server at once"
+        );
         self.log.event(self.clock.rfc3339(), &event);
         // Requests that came before the signal get a response, even if their events have not been reported. A client to
         // which a response is still being sent receives no further response.

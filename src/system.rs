@@ -63,11 +63,12 @@ macro_rules! entry {
 }
 
 /// Defines a static of bytes in a section of its own: `section!(STATIC, ".name", BYTES)`. Tools find the bytes by the
-/// name of the section. The program must refer to the static, because otherwise the compiler and the linker drop it.
+/// name of the section, which must mean nothing to the linker and the loader. The program must refer to the static,
+/// because otherwise the compiler and the linker drop it.
 #[macro_export]
 macro_rules! section {
     ($static:ident, $name:literal, $bytes:expr) => {
-        // SAFETY: a section of this name means nothing to the linker.
+        // SAFETY: the caller names a section that means nothing to the linker and the loader.
         #[unsafe(link_section = $name)]
         static $static: [u8; $bytes.len()] = $bytes;
     };
@@ -96,7 +97,8 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
 
 /// Opens each of the standard three descriptors that is closed. Otherwise the next file or socket would get its number,
 /// and a client could receive the log. open(2) returns the lowest free number, which is that of the closed descriptor.
-/// Standard output is opened for reading, so that a write to it fails rather than loses its data. The log may be lost.
+/// Standard output is opened for reading, so that a write to it fails and loses nothing silently. For the log, a loss
+/// is acceptable.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: none of the calls has a pointer to anything but a constant C string.
@@ -181,7 +183,8 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let options = [
         // RFC 6093 section 3: urgent data belongs to the stream like any other data.
         (libc::SOL_SOCKET, libc::SO_OOBINLINE, 1),
-        // Every response is written as a whole. To wait until a packet is full would delay the response.
+        // The server marks by MSG_MORE where more bytes follow. Elsewhere, waiting for a full packet would only cause
+        // delay.
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
         (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),
@@ -231,8 +234,8 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     if result == -1 { 0 } else { u64::try_from(count).unwrap_or(0) }
 }
 
-/// Returns how many bytes of memory the kernel uses for data that waits to be sent or to be acknowledged. Returns 0
-/// before Linux 4.12, which does not report this number.
+/// Returns how many bytes of memory the kernel uses for data that waits to be sent or to be acknowledged. Returns 0 on
+/// kernels before Linux 4.12, which do not report this number.
 pub fn queued(socket: BorrowedFd<'_>) -> u64 {
     // linux/sock_diag.h: SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
     const QUEUED: usize = 5;
@@ -352,7 +355,7 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Installs a seccomp filter for this thread, which cannot be removed. The filter requires `no_new_privs`, so a set-uid
+/// Installs a seccomp filter for this thread. A filter cannot be removed. It requires `no_new_privs`, so a set-uid
 /// program that is started later gains no privileges either.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program =

@@ -175,8 +175,9 @@ fn stopping_logs_how_many_connections_remain_and_how_to_end_at_once() {
         server.signal(libc::SIGTERM);
         let log = server.wait_for_log("Stopping");
         let connections = ["0 connections", "1 connection", "2 connections"][count];
-        let words =
-            format!("Stopping: {connections} open, up to 8 s to finish; a second signal ends it at once");
+        let words = format!(
+            "Stopping: {connections} open, up to 8 s to finish; a second signal ends the server at once"
+        );
         assert!(log.contains(&words), "{log}");
         drop(clients);
     }

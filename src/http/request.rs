@@ -207,7 +207,7 @@ pub fn parse<'h, 'b>(
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
         Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
-        // Only one empty line is skipped. Otherwise `is_head` would depend on how the bytes were split into packets.
+        // `is_head` is about the bytes that were parsed: those after one empty line.
         Err(rejection) => Err(Rejection { is_head: bytes.starts_with(HEAD), ..rejection }),
     }
 }
@@ -370,7 +370,7 @@ struct Fields<'h>(&'h [httparse::Header<'h>]);
 
 impl<'h> Fields<'h> {
     fn parse<'b: 'h>(bytes: &'b [u8], storage: &'h mut FieldStorage<'b>) -> Result<Self, Rejection> {
-        // `httparse` refuses what RFC 9112 sections 2.2, 5.1 and 5.2 require or allow to be refused: a bare
+        // `httparse` refuses what a server must or may refuse by RFC 9112 sections 2.2, 5.1 and 5.2: a bare
         // CR, a space before the colon, a line that begins with white space, control characters.
         match httparse::parse_headers(bytes, &mut storage.0) {
             Ok(httparse::Status::Complete((_, parsed))) => Ok(Self(parsed)),

@@ -63,6 +63,8 @@ pub fn parse_number(text: &str) -> Option<u64> {
 ///     reg-name   = *( unreserved / pct-encoded / sub-delims )   ; and so it may be empty
 ///     port       = *DIGIT
 /// ```
+///
+/// An empty host is accepted only without a colon: `:80` is refused, although the grammar allows it.
 pub fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
@@ -89,8 +91,9 @@ pub fn is_percent_encoded(text: &str) -> bool {
     text.split('%').skip(1).all(is_octet)
 }
 
-/// The characters, apart from letters and digits, that can be decoded in a path without changing its meaning. `/` is
-/// not among them, because `%2F` is a slash that separates nothing (RFC 3986 sections 2.2 and 2.3).
+/// The characters, apart from letters and digits, that are decoded in a path. `-._~` are unreserved (RFC 3986 section
+/// 2.3). `:` and `+` are reserved, but separate nothing in the paths of this registry. `/` is not among them, because
+/// `%2F` is data and not a separator.
 pub const PLAIN_IN_PATH: &[u8] = b"-._~:+";
 
 /// The same characters for a query, and `/`, which separates nothing in a query (RFC 3986 section 3.4).

@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 /// The length of `sha256:` and 64 hexadecimal digits.
 const LENGTH: usize = "sha256:".len() + 64;
 
-/// A sha256 digest, in the form of text that every client and every document uses.
+/// A sha256 digest, as the text that every client and every document uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Digest([u8; LENGTH]);
 

@@ -88,7 +88,8 @@ impl<R: Read> Executable<R> {
         Ok(Self { architecture, content: Cursor::new(start).chain(content), size })
     }
 
-    /// Packs the executable, and writes the content of the layer to `sink` piece by piece. Fails if the file is too large for tar, or if its size has changed.
+    /// Packs the executable, and writes the content of the layer to `sink` piece by piece. Fails if the file is too
+    /// large for tar, or if its size has changed.
     pub fn pack(self, sink: impl Write) -> io::Result<Layer> {
         let Self { architecture, content, size } = self;
         let mut content = Hashing::new(content);
