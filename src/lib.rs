@@ -24,7 +24,7 @@
 //! ```text
 //!     file                 what it does                                uses
 //!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              runs the user's command                    options server budget fault
+//!     main.rs              runs the user's command                     options server budget fault
 //!                                                                      registry welcome kubernetes
 //!                                                                      health image/archive image
 //!                                                                      image/layer image/sbom log system
