@@ -3,8 +3,8 @@
 //! Document: epoll(7).
 //!
 //! The kernel returns a client's token with each of the client's events. A token names a slot of the table and the
-//! slot's generation, which grows whenever the slot is emptied. So neither an event nor a turn that was meant for a
-//! closed connection reaches the connection that uses the slot now.
+//! slot's generation, which grows whenever the slot is emptied. So an event for a closed connection does not
+//! reach the connection that uses the slot now.
 //!
 //! ```text
 //!     token = generation * MAX_CONNECTIONS + slot

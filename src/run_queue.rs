@@ -107,11 +107,20 @@ impl RunQueue {
         }
     }
 
-    /// Takes from the queues the clients that are served before the next poll. A client may be gone by now.
+    /// Takes from the queues the clients that are served before the next poll.
     pub fn next_batch(&mut self) -> Vec<Token> {
         let light = self.light.len().min(LIGHT_TURNS_PER_POLL);
         let heavy = self.heavy.len().min(HEAVY_TURNS_PER_POLL);
         self.light.drain(..light).chain(self.heavy.drain(..heavy)).collect()
+    }
+
+    /// Removes a closed client from its queue. Otherwise a flood of evicted clients would fill the heavy queue faster
+    /// than the loop serves it.
+    pub fn remove(&mut self, client: Token, load: &Load) {
+        if load.is_queued {
+            self.light.retain(|&other| other != client);
+            self.heavy.retain(|&other| other != client);
+        }
     }
 }
 
@@ -162,7 +171,8 @@ mod tests {
             queue.enqueue(Token(client), load, now);
             queue.enqueue(Token(client), load, now);
         }
-        assert_eq!(queue.next_batch(), [0, 1, 2, 3].map(Token), "each is there once");
+        queue.remove(Token(1), &loads[1]);
+        assert_eq!(queue.next_batch(), [Token(0), Token(2), Token(3)], "each is there once");
         assert!(queue.is_empty());
     }
 

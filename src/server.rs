@@ -352,6 +352,7 @@ impl Server {
 
     fn close(&mut self, token: Token, reason: CloseReason) {
         let Some(client) = self.clients.remove(token) else { return };
+        self.run_queue.remove(token, &client.load);
         self.metrics.note_closed(reason);
         if let Some(text) = reason.text()
             && self.log.wants_requests()
