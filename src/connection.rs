@@ -171,7 +171,7 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::explain::explain;
 use crate::fault::{self, Faults};
-use crate::http::request::{self, FieldStorage, MAX_INPUT, Rejection, Request};
+use crate::http::request::{self, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
 use crate::kinds::{CloseReason, Fault};
 use crate::log::{Entry, Log};
@@ -552,9 +552,9 @@ impl Connection {
         began: Instant,
         context: &mut Context<'_, T>,
     ) -> Step {
-        let (mut rest, mut storage) = (input, FieldStorage::default());
+        let mut rest = input;
         loop {
-            let (request, length) = match request::parse(rest, parsed, &mut storage) {
+            let (request, length) = match request::parse(rest, parsed) {
                 Ok(Some(request)) => request,
                 Ok(None) if rest.len() == input.len() => {
                     self.state = State::Receiving { input: input.to_vec(), parsed: input.len(), began };

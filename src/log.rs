@@ -38,7 +38,7 @@
 //! decides where standard error goes.
 
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -99,16 +99,7 @@ pub trait Sink {
 }
 
 /// Standard error.
-pub struct Stderr {
-    pub is_terminal: bool,
-}
-
-impl Stderr {
-    /// Determines what standard error is.
-    pub fn open() -> Self {
-        Self { is_terminal: io::stderr().is_terminal() }
-    }
-}
+pub struct Stderr;
 
 impl Sink for Stderr {
     fn is_ready(&self) -> bool {
@@ -116,49 +107,7 @@ impl Sink for Stderr {
     }
 
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if !self.is_terminal {
-            return io::stderr().write(bytes);
-        }
-        let line = bytes.iter().position(|&byte| byte == b'\n').unwrap_or(bytes.len());
-        io::stderr().write(&bytes[..line.clamp(1, MAX_PIECE)])
-    }
-}
-
-/// Writes a log to standard error.
-pub struct LogWriter {
-    stderr: Stderr,
-    written_at: Instant,
-}
-
-impl LogWriter {
-    pub fn new(now: Instant) -> Self {
-        Self { stderr: Stderr::open(), written_at: now }
-    }
-
-    /// Returns when an otherwise idle server must write next. A busy server writes many lines at once.
-    pub fn due_at(&self, log: &Log, now: Instant) -> Option<Instant> {
-        if log.is_new { Some(now) } else { log.is_waiting().then(|| now + RETRY_PAUSE) }
-    }
-
-    /// Writes lines without blocking if the server is idle, many lines wait, or the last write was `DELAY` ago.
-    pub fn write(&mut self, log: &mut Log, clock: &Clock, is_idle: bool) {
-        let is_due = log.is_new && log.buffer.len() > AMPLE || clock.now >= self.written_at + DELAY;
-        if is_idle || is_due {
-            log.flush(clock.rfc3339(), &mut self.stderr);
-            self.written_at = clock.now;
-        }
-    }
-
-    /// Writes the last lines. The reader of the log has a tenth of a second to make room for them.
-    pub fn write_last(&mut self, log: &mut Log, clock: &Clock) {
-        let end = Instant::now() + LAST_PATIENCE;
-        loop {
-            self.write(log, clock, true);
-            if !log.is_waiting() || Instant::now() >= end {
-                break;
-            }
-            let _ = system::is_writable(io::stderr().as_fd(), DELAY);
-        }
+        io::stderr().write(bytes)
     }
 }
 
@@ -203,14 +152,17 @@ pub struct Log {
     dropped: u64,
     /// How many of the dropped lines the log has reported.
     reported: u64,
-    /// Whether only the first product of a user agent is shown.
-    is_short: bool,
+    /// Whether a terminal shows the log.
+    is_on_terminal: bool,
+    /// When the log last wrote to standard error.
+    written_at: Option<Instant>,
 }
 
 impl Log {
-    /// Creates an empty log. `is_short` is for a terminal: lines show only the first product of a user agent.
-    pub fn new(requests: Requests, is_short: bool) -> Self {
-        Self { requests, buffer: Vec::new(), is_new: false, dropped: 0, reported: 0, is_short }
+    /// Creates an empty log.
+    pub fn new(requests: Requests, is_on_terminal: bool) -> Self {
+        let (buffer, is_new, dropped, reported) = (Vec::new(), false, 0, 0);
+        Self { requests, buffer, is_new, dropped, reported, is_on_terminal, written_at: None }
     }
 
     /// Whether requests and clients are logged, and not only events of the server.
@@ -236,7 +188,7 @@ impl Log {
         let Entry { label, request: [method, target], status, length, peer, mut user_agent, fault, .. } =
             *entry;
         // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.
-        if self.is_short {
+        if self.is_on_terminal {
             user_agent = user_agent.split(' ').next().unwrap_or_default();
         }
         let start = self.buffer.len();
@@ -286,18 +238,51 @@ impl Log {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
 
+    /// Returns the first bytes of `lines`: as many as surely fit. They end with an entry if possible, because a line
+    /// within one write is not interleaved with lines of other processes.
+    fn piece<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
+        if self.is_on_terminal {
+            let line = lines.iter().position(|&byte| byte == b'\n').unwrap_or(lines.len());
+            return &lines[..line.clamp(1, MAX_PIECE)];
+        }
+        match lines.get(..=MAX_WRITE) {
+            Some(more) => &lines[..last_end(more).unwrap_or(MAX_WRITE)],
+            None => lines,
+        }
+    }
+
+    /// Returns when an otherwise idle server must write next. A busy server writes many lines at once.
+    pub fn due_at(&self, now: Instant) -> Option<Instant> {
+        if self.is_new { Some(now) } else { self.is_waiting().then(|| now + RETRY_PAUSE) }
+    }
+
+    /// Writes to standard error if the server is idle, many lines wait, or the last write was `DELAY` ago.
+    pub fn write(&mut self, clock: &Clock, is_idle: bool) {
+        let is_late = self.written_at.is_none_or(|at| clock.now >= at + DELAY);
+        if is_idle || is_late || self.is_new && self.buffer.len() > AMPLE {
+            self.flush(clock.rfc3339(), &mut Stderr);
+            self.written_at = Some(clock.now);
+        }
+    }
+
+    /// Writes the last lines to standard error. The reader of the log has a tenth of a second to make room for them.
+    pub fn write_last(&mut self, clock: &Clock) {
+        let end = Instant::now() + LAST_PATIENCE;
+        loop {
+            self.flush(clock.rfc3339(), &mut Stderr);
+            if !self.is_waiting() || Instant::now() >= end {
+                break;
+            }
+            let _ = system::is_writable(io::stderr().as_fd(), DELAY);
+        }
+    }
+
     /// Writes the lines that can be written without blocking.
     pub fn flush(&mut self, time: &str, sink: &mut impl Sink) {
         let mut written = 0;
         let mut is_lost = false;
         while written < self.buffer.len() && !is_lost && sink.is_ready() {
-            let rest = &self.buffer[written..];
-            let lines = match rest.get(..=MAX_WRITE) {
-                // A line within one write is not interleaved with lines of other processes.
-                Some(more) => last_end(more).map_or(&rest[..MAX_WRITE], |end| &rest[..end]),
-                None => rest,
-            };
-            match sink.write(lines) {
+            match sink.write(self.piece(&self.buffer[written..])) {
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -313,7 +298,7 @@ impl Log {
         } else if self.buffer.is_empty() && self.dropped > self.reported && sink.is_ready() {
             let lines = counted(self.dropped - self.reported, "line");
             let report = format!("{time} Dropped {lines} that could not be written to this log\n");
-            if let Ok(written) = sink.write(report.as_bytes()) {
+            if let Ok(written) = sink.write(self.piece(report.as_bytes())) {
                 self.reported = self.dropped;
                 self.buffer.extend_from_slice(&report.as_bytes()[written..]);
             }
@@ -483,9 +468,10 @@ mod tests {
     }
 
     #[test]
-    fn a_short_line_has_the_first_product_of_the_user_agent_and_a_long_one_has_all() {
-        for (is_short, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")] {
-            let (mut log, mut pipe) = (Log::new(Requests::Shown, is_short), Pipe::with_room());
+    fn a_terminal_shows_the_first_product_of_the_user_agent_and_a_file_has_all() {
+        for (is_on_terminal, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")]
+        {
+            let (mut log, mut pipe) = (Log::new(Requests::Shown, is_on_terminal), Pipe::with_room());
             for user_agent in ["docker/28.2.2 go/go1.24 os/linux", ""] {
                 log.request(TIME, &entry("/", user_agent));
             }

@@ -138,11 +138,10 @@ fn serve(options: Serve) -> Result<i32, Error> {
         system::limit_rate(listener.as_fd(), rate);
     }
     let address = listener.local_addr().map_err(failed("cannot determine the server's own address"))?;
-    let mut stderr = Stderr::open();
-    let mut log = Log::new(requests, stderr.is_terminal);
+    let mut log = Log::new(requests, io::stderr().is_terminal());
     if log.wants_requests() {
         log.text(&format!("quinistry {VERSION}: packing this program into an image ...\n"));
-        log.flush("", &mut stderr);
+        log.flush("", &mut Stderr);
     }
     let (layers, image) = pack(executables)?;
     if log.wants_requests() {

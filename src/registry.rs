@@ -52,7 +52,7 @@
 //!
 //! ```
 //! use quinistry::clock::Clock;
-//! use quinistry::http::request::{FieldStorage, parse};
+//! use quinistry::http::request::parse;
 //! use quinistry::http::response::Status;
 //! use quinistry::image::Image;
 //! use quinistry::image::layer::Executable;
@@ -78,8 +78,7 @@
 //!
 //! // The tag stands for the index.
 //! let head = b"GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
-//! let mut storage = FieldStorage::default();
-//! let (request, _) = parse(head, 0, &mut storage).expect("valid").expect("complete");
+//! let (request, _) = parse(head, 0).expect("valid").expect("complete");
 //! let response = registry.respond(&request, &vitals).response;
 //! assert_eq!(response.status, Status::Ok);
 //! assert_eq!(response.field("Docker-Content-Digest"), Some(digest.as_bytes()));

@@ -39,7 +39,7 @@ use crate::confinement;
 use crate::connection::{Buffers, Connection, Context, Next};
 use crate::fault::Faults;
 use crate::kinds::CloseReason;
-use crate::log::{Log, LogWriter, counted};
+use crate::log::{Log, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::run_queue::{Load, RunQueue, TURN_COST};
@@ -88,7 +88,6 @@ pub struct Server {
     buffers: Buffers,
     clock: Clock,
     log: Log,
-    log_writer: LogWriter,
     metrics: Metrics,
     /// When all clients are checked next.
     check_at: Instant,
@@ -115,7 +114,6 @@ impl Server {
         let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
-        let log_writer = LogWriter::new(clock.now);
         // A server that can accept no client at all must not start.
         listener.as_fd().try_clone_to_owned().map_err(|error| {
             io::Error::other(format!("there are too few open files to accept a client: {error}"))
@@ -134,7 +132,6 @@ impl Server {
             check_at: clock.now,
             clock,
             log,
-            log_writer,
             metrics,
             grace_ends: None,
         })
@@ -201,16 +198,16 @@ impl Server {
             }
             // 8. Write the log.
             let is_idle = events.is_empty() && self.run_queue.is_empty();
-            self.log_writer.write(&mut self.log, &self.clock, is_idle);
+            self.log.write(&self.clock, is_idle);
         };
-        self.log_writer.write_last(&mut self.log, &self.clock);
+        self.log.write_last(&self.clock);
         Ok(second_signal)
     }
 
     /// Returns how long to wait for events. The time is zero while there is something to do, such as writing the log.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.clock.now;
-        let log_at = self.log_writer.due_at(&self.log, now);
+        let log_at = self.log.due_at(now);
         let work_at = (!self.run_queue.is_empty()).then_some(now);
         let check_at = (self.clients.count() > 0).then_some(self.check_at);
         let at = [self.acceptor.accept_at(), log_at, work_at, check_at, self.grace_ends];
@@ -324,7 +321,7 @@ impl Server {
         if self.clients.held() > self.budget.held {
             self.release_memory();
         }
-        self.log_writer.write(&mut self.log, &self.clock, false);
+        self.log.write(&self.clock, false);
     }
 
     /// Closes connections until the others hold at most 7/8 of the budget. Without this margin, the next head would

@@ -9,7 +9,7 @@ use common::{Server, readme_block, request};
 use quinistry::clock::Clock;
 use quinistry::explain::{MAX_NAME, explain};
 use quinistry::fault::Faults;
-use quinistry::http::request::{self, FieldStorage, MAX_HEAD, MAX_REQUEST_LINE};
+use quinistry::http::request::{self, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::http::response::Status;
 use quinistry::image::Image;
 use quinistry::image::artifacts::Artifacts;
@@ -66,11 +66,10 @@ impl World {
     fn explain_with(&self, rules: &str, bytes: &[u8]) -> Option<Explained> {
         let mut faults = Faults::default();
         faults.add(rules).expect("rules");
-        let mut storage = FieldStorage::default();
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
-        let (request, served) = match request::parse(bytes, 0, &mut storage) {
+        let (request, served) = match request::parse(bytes, 0) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
                 let served = faults.respond(&self.registry, &request, &vitals);

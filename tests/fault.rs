@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use common::{Client, Response, Server, find, lossy, quinistry, request, sample, sha256};
 use quinistry::clock::Clock;
 use quinistry::fault::{Faults, HELP, PLACES};
-use quinistry::http::request::{FieldStorage, parse};
+use quinistry::http::request::parse;
 use quinistry::kinds::Fault;
 use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
@@ -35,8 +35,7 @@ impl World {
     fn ask(&mut self, line: &str, fields: &[&str]) -> (String, Option<Fault>) {
         let line = line.replace("LAYER", &self.layer).replace("INDEX", &self.index);
         let bytes = request(&line, fields);
-        let mut storage = FieldStorage::default();
-        let (request, _) = parse(bytes.as_bytes(), 0, &mut storage).expect("valid").expect("complete");
+        let (request, _) = parse(bytes.as_bytes(), 0).expect("valid").expect("complete");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };

@@ -10,7 +10,7 @@ mod common;
 use common::sample::{self, AMD64, ARM64};
 use common::{Response, request, sha256};
 use quinistry::clock::Clock;
-use quinistry::http::request::{self, FieldStorage};
+use quinistry::http::request;
 use quinistry::http::response::{Content, Persistence};
 use quinistry::image::sbom::{self, CYCLONE_DX};
 use quinistry::image::{Descriptor, VERSION};
@@ -92,8 +92,7 @@ impl World {
 
     /// Returns the response to a request, whose field values may contain any bytes.
     fn response(&self, line: &str, bytes: &[u8]) -> Response {
-        let mut lines = FieldStorage::default();
-        let parsed = request::parse(bytes, 0, &mut lines).expect("a valid request");
+        let parsed = request::parse(bytes, 0).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
         let clock = Clock::start();

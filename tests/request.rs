@@ -3,9 +3,7 @@
 //! Every case is parsed whole, byte by byte, and with other bytes after it. The outcome must be the same, because a
 //! packet can end anywhere.
 
-use quinistry::http::request::{
-    FieldStorage, MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, Method, Rejection, Request, parse,
-};
+use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, Method, Rejection, Request, parse};
 use quinistry::http::response::Persistence;
 
 /// The outcome of parsing, in a form that outlives the bytes.
@@ -21,17 +19,17 @@ fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<O
 
 /// Parses bytes at once, and asserts that all other ways have the same outcome.
 fn outcome(bytes: &[u8]) -> Option<Outcome> {
-    let whole = describe(parse(bytes, 0, &mut FieldStorage::default()));
+    let whole = describe(parse(bytes, 0));
     let mut seen = 0;
     let by_bytes = (1..=bytes.len()).find_map(|end| {
-        let outcome = describe(parse(&bytes[..end], seen, &mut FieldStorage::default()));
+        let outcome = describe(parse(&bytes[..end], seen));
         seen = end;
         outcome
     });
     assert_eq!(by_bytes, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
     if whole.is_some() {
         for more in [&b"HEAD / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &vec![b'x'; 2 * MAX_HEAD]] {
-            let with_more = describe(parse(&[bytes, more].concat(), 0, &mut FieldStorage::default()));
+            let with_more = describe(parse(&[bytes, more].concat(), 0));
             assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
         }
     }
@@ -52,9 +50,7 @@ fn accepted(bytes: &[u8]) -> Request<'_> {
         String::from_utf8_lossy(bytes),
         outcome(bytes)
     );
-    // A test may leak memory.
-    let lines = Box::leak(Box::new(FieldStorage::default()));
-    let (request, length) = parse(bytes, 0, lines).expect("no fault").expect("complete");
+    let (request, length) = parse(bytes, 0).expect("no fault").expect("complete");
     assert_eq!(length, bytes.len());
     request
 }

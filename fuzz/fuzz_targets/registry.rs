@@ -5,7 +5,7 @@
 mod served;
 
 use libfuzzer_sys::fuzz_target;
-use quinistry::http::request::{FieldStorage, Method, parse};
+use quinistry::http::request::{Method, parse};
 use quinistry::http::response::{Content, Persistence, Status};
 use quinistry::image::digest::Digest;
 use quinistry::metrics::{Metrics, Vitals};
@@ -39,8 +39,7 @@ const NAMES: [&str; 22] = [
 
 fuzz_target!(|bytes: &[u8]| {
     let bytes = SERVED.with_digests(bytes);
-    let mut lines = FieldStorage::default();
-    let Ok(Some((request, _))) = parse(&bytes, 0, &mut lines) else { return };
+    let Ok(Some((request, _))) = parse(&bytes, 0) else { return };
     let metrics = Metrics::new(&CLOCK, None);
     let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0, faults: &[] };
     let response = SERVED.registry.respond(&request, &vitals).response;

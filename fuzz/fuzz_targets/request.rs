@@ -11,10 +11,9 @@ fuzz_target!(|input: &[u8]| {
     let Some((&cut, bytes)) = input.split_first() else { return };
     // The cut can be at any byte of an input of up to 256 bytes. In a longer input, its position is in proportion.
     let (start, _) = bytes.split_at(bytes.len() * usize::from(cut) / 256);
-    let (mut whole_storage, mut start_storage, mut rest_storage) = Default::default();
-    let whole = parse(bytes, 0, &mut whole_storage);
-    let in_pieces = match parse(start, 0, &mut start_storage) {
-        Ok(None) => parse(bytes, start.len(), &mut rest_storage),
+    let whole = parse(bytes, 0);
+    let in_pieces = match parse(start, 0) {
+        Ok(None) => parse(bytes, start.len()),
         outcome => outcome,
     };
     assert_eq!(whole, in_pieces);

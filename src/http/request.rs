@@ -3,19 +3,18 @@
 //! Documents: RFC 9112 (the syntax of HTTP/1.1), RFC 9110 (its meaning), RFC 3986 (targets).
 //!
 //! ```
-//! use quinistry::http::request::{FieldStorage, Method, parse};
+//! use quinistry::http::request::{Method, parse};
 //!
 //! // A request line, field lines, the empty line that ends the head, and the beginning of another request.
 //! let bytes = b"GET /v2/_catalog?n=1 HTTP/1.1\r\nHost: localhost:8080\r\nAccept: */*\r\n\r\nGET /";
-//! let mut storage = FieldStorage::default();
-//! let (request, length) = parse(bytes, 0, &mut storage).expect("valid").expect("complete");
+//! let (request, length) = parse(bytes, 0).expect("valid").expect("complete");
 //! assert_eq!(request.method, Method::Get);
 //! assert_eq!((&*request.path, request.query), ("/v2/_catalog", Some("n=1")));
 //! assert_eq!(request.authority, Some("localhost:8080"));
 //! assert_eq!(request.field_lines("accept").next(), Some("*/*"));
 //!
-//! assert_eq!(parse(&bytes[length..], 0, &mut FieldStorage::default()), Ok(None), "it is incomplete");
-//! let rejection = parse(b"\x16\x03\x01", 0, &mut FieldStorage::default()).expect_err("it is TLS");
+//! assert_eq!(parse(&bytes[length..], 0), Ok(None), "it is incomplete");
+//! let rejection = parse(b"\x16\x03\x01", 0).expect_err("it is TLS");
 //! assert_eq!((rejection.status.code(), rejection.is_head), (400, false));
 //! ```
 //!
@@ -190,41 +189,33 @@ pub fn timeout(head: &[u8]) -> Rejection {
 /// The beginning of a HEAD request.
 const HEAD: &[u8] = b"HEAD ";
 
-/// Parses the request at the start of `bytes`, and stores its field lines in `storage`. An earlier call has parsed the
-/// first `searched` bytes, and found no complete head in them.
+/// Parses the request at the start of `bytes`. An earlier call has parsed the first `parsed` bytes, and found no
+/// complete head in them.
 ///
 /// Returns the request and the length of its head in bytes, or `None` if the head is incomplete. Fails as soon as it is
 /// certain that the request line, a line end or the length of the head is not acceptable, which may be before the head
 /// is complete. The field lines and the form of the target are parsed only in a complete head.
-pub fn parse<'h, 'b>(
-    bytes: &'b [u8],
-    searched: usize,
-    storage: &'h mut FieldStorage<'b>,
-) -> Result<Option<(Request<'h>, usize)>, Rejection> {
+pub fn parse(bytes: &[u8], parsed: usize) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the request-line". We
     // ignore only one, because otherwise a client could send empty lines forever.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let bytes = &bytes[skipped..];
-    match parse_trimmed(bytes, searched.saturating_sub(skipped), storage) {
-        Ok(parsed) => Ok(parsed.map(|(request, length)| (request, skipped + length))),
+    match parse_trimmed(bytes, parsed.saturating_sub(skipped)) {
+        Ok(request) => Ok(request.map(|(request, length)| (request, skipped + length))),
         // `is_head` is about the bytes that were parsed: those after one empty line.
         Err(rejection) => Err(Rejection { is_head: bytes.starts_with(HEAD), ..rejection }),
     }
 }
 
 /// Parses the bytes after the empty line.
-fn parse_trimmed<'h, 'b>(
-    bytes: &'b [u8],
-    searched: usize,
-    storage: &'h mut FieldStorage<'b>,
-) -> Result<Option<(Request<'h>, usize)>, Rejection> {
+fn parse_trimmed(bytes: &[u8], parsed: usize) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     check_first_bytes(bytes)?;
     // The bytes beyond the limit are ignored, so that the outcome does not depend on how the bytes arrived.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = request_line_end(bytes)? else { return Ok(None) };
     // The request line is checked as soon as it is complete, because nothing follows the `GET /` of HTTP/0.9.
-    let new_line = if searched < line_end { Some(parse_request_line(&bytes[..line_end])?) } else { None };
-    let mut end = searched.max(line_end);
+    let new_line = if parsed < line_end { Some(parse_request_line(&bytes[..line_end])?) } else { None };
+    let mut end = parsed.max(line_end);
     loop {
         end = match find_line_end(bytes, end)? {
             Some(end) => end,
@@ -235,7 +226,7 @@ fn parse_trimmed<'h, 'b>(
         };
         if bytes[..end].ends_with(b"\r\n\r\n") {
             let line = new_line.map_or_else(|| parse_request_line(&bytes[..line_end]), Ok)?;
-            return Ok(Some((parse_head(line, &bytes[line_end..end], storage)?, end)));
+            return Ok(Some((parse_head(line, &bytes[line_end..end])?, end)));
         }
     }
 }
@@ -291,12 +282,11 @@ fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> 
 }
 
 /// Parses the field lines, up to the empty line, and the target. Takes the result of [`parse_request_line`].
-fn parse_head<'h, 'b: 'h>(
+fn parse_head<'b>(
     (method_name, target, is_http_1_0): (&'b str, &'b str, bool),
     fields: &'b [u8],
-    storage: &'h mut FieldStorage<'b>,
-) -> Result<Request<'h>, Rejection> {
-    let fields = Fields::parse(fields, storage)?;
+) -> Result<Request<'b>, Rejection> {
+    let fields = Fields::parse(fields)?;
     let host = fields.host(is_http_1_0)?;
     let has_content = fields.has_content(is_http_1_0)?;
     let method = match method_name {
@@ -356,24 +346,19 @@ fn parse_request_line(line: &[u8]) -> Result<(&str, &str, bool), Rejection> {
     }
 }
 
-/// Holds the field lines of a request. One request after another can use the same storage.
-pub struct FieldStorage<'b>([httparse::Header<'b>; MAX_FIELDS]);
+/// The field lines of a request.
+#[derive(PartialEq, Eq, Debug)]
+struct Fields<'b>(Vec<httparse::Header<'b>>);
 
-impl Default for FieldStorage<'_> {
-    fn default() -> Self {
-        Self([httparse::EMPTY_HEADER; MAX_FIELDS])
-    }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Fields<'h>(&'h [httparse::Header<'h>]);
-
-impl<'h> Fields<'h> {
-    fn parse<'b: 'h>(bytes: &'b [u8], storage: &'h mut FieldStorage<'b>) -> Result<Self, Rejection> {
+impl<'b> Fields<'b> {
+    fn parse(bytes: &'b [u8]) -> Result<Self, Rejection> {
+        let line_ends = bytes.iter().filter(|&&byte| byte == b'\n').count();
+        // The last line end is that of the empty line.
+        let mut lines = vec![httparse::EMPTY_HEADER; line_ends.saturating_sub(1).min(MAX_FIELDS)];
         // `httparse` refuses what a server must or may refuse by RFC 9112 sections 2.2, 5.1 and 5.2: a bare
         // CR, a space before the colon, a line that begins with white space, control characters.
-        match httparse::parse_headers(bytes, &mut storage.0) {
-            Ok(httparse::Status::Complete((_, parsed))) => Ok(Self(parsed)),
+        match httparse::parse_headers(bytes, &mut lines) {
+            Ok(httparse::Status::Complete(_)) => Ok(Self(lines)),
             Err(httparse::Error::TooManyHeaders) => {
                 Err(reject(Status::FieldsTooLarge, "a request must not have more than 100 field lines"))
             }
@@ -381,18 +366,18 @@ impl<'h> Fields<'h> {
         }
     }
 
-    fn lines(&self, name: &str) -> impl Iterator<Item = &'h str> {
+    fn lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
         self.bytes(name).map(|value| str::from_utf8(value).unwrap_or("\u{fffd}"))
     }
 
-    fn bytes(&self, name: &str) -> impl Iterator<Item = &'h [u8]> {
+    fn bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
         let lines = self.0.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
         lines.map(|line| line.value.trim_ascii())
     }
 
     /// Returns the value of Host. RFC 9112 section 3.2: MUST respond with 400 to a request of HTTP/1.1 without Host,
     /// and to any request with two Host field lines or an invalid one.
-    fn host(&self, is_http_1_0: bool) -> Result<Option<&'h str>, Rejection> {
+    fn host(&self, is_http_1_0: bool) -> Result<Option<&'b str>, Rejection> {
         let mut hosts = self.lines("host");
         match (hosts.next(), hosts.next()) {
             (None, _) if is_http_1_0 => Ok(None),
