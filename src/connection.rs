@@ -175,8 +175,8 @@ use crate::http::request::{self, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
 use crate::kinds::{CloseReason, Fault};
 use crate::log::{Entry, Log};
-use crate::metrics::{Metrics, Vitals};
-use crate::registry::{Registry, Served};
+use crate::metrics::Metrics;
+use crate::registry::{Registry, Served, shared_fields};
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
@@ -282,8 +282,7 @@ impl<'t, T> Context<'t, T> {
     /// Responds to a request.
     fn respond(&mut self, request: &Request<'_>) -> Served<'t> {
         let dropped_lines = self.log.dropped_lines();
-        let vitals = Vitals { metrics: self.metrics, clock: self.clock, dropped_lines, faults: &[] };
-        self.faults.respond(self.registry, request, &vitals)
+        self.faults.respond(self.registry, request, self.metrics, self.clock, dropped_lines)
     }
 }
 
@@ -604,7 +603,8 @@ impl Connection {
         let Served { kind, response, .. } = served;
         context.metrics.note_response(*kind, response.status);
         let output = &mut context.buffers.output;
-        response.write_head(context.clock.http_date(), persistence, output);
+        let shared = shared_fields(request.map_or("", |request| &request.path));
+        response.write_head(context.clock.http_date(), shared, persistence, output);
         if let Some(label) = served.label() {
             context.log.request(context.clock.rfc3339(), &self.entry(label, request, served, context.log));
         }

@@ -29,12 +29,13 @@
 
 use std::borrow::Cow;
 
+use crate::clock::Clock;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
 use crate::image::gzip;
 use crate::kinds::{Fault, RequestKind};
-use crate::metrics::Vitals;
+use crate::metrics::{Metrics, Vitals};
 use crate::registry::{BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, error};
 
 /// The names that WHERE may have, and the kinds of requests that each name stands for.
@@ -198,30 +199,27 @@ impl Faults {
         self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
     }
 
-    /// Responds to a request, with a fault if a rule applies.
+    /// Responds to a request, with a fault if a rule applies. The last three arguments are those of [`Vitals`].
     pub fn respond<'r>(
         &mut self,
         registry: &'r Registry,
         request: &Request<'_>,
-        vitals: &Vitals<'_>,
+        metrics: &Metrics,
+        clock: &Clock,
+        dropped_lines: u64,
     ) -> Served<'r> {
         let Self { rules, counts } = self;
-        let vitals = &Vitals { faults: counts, ..*vitals };
-        let mut served = registry.respond(request, vitals);
+        let mut served = registry.respond(request, &Vitals { metrics, clock, dropped_lines, faults: counts });
         if served.response.status.is_error() {
             let has_tokens = rules.iter().any(|rule| rule.fault == Fault::Auth);
             let is_token = has_tokens && request.method == Method::Get && request.path == TOKEN_PATH;
             return if is_token { token() } else { served };
         }
-        for (rule, index) in rules.iter_mut().zip(0..) {
-            let right = &served.response;
-            let wrong = match rule.fault {
-                Fault::NoRange if right.status == Status::PartialContent => registry.whole(request, vitals),
-                _ => spoil(right.clone(), request, rule),
-            };
-            if rule.kinds.contains(&served.kind) && wrong != *right && rule.applies() {
+        for (rule, (_, count)) in rules.iter_mut().zip(counts) {
+            let wrong = spoil(served.response.clone(), request, rule, registry);
+            if rule.kinds.contains(&served.kind) && wrong != served.response && rule.applies() {
                 (served.response, served.fault) = (wrong, Some(rule.fault));
-                counts[index].1 += 1;
+                *count += 1;
                 break;
             }
         }
@@ -241,7 +239,12 @@ pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
 }
 
 /// Applies the fault of a rule to a right response. The response stays as it is if the fault cannot change it.
-fn spoil<'r>(mut response: Response<'r>, request: &Request<'_>, rule: &Rule) -> Response<'r> {
+fn spoil<'r>(
+    mut response: Response<'r>,
+    request: &Request<'_>,
+    rule: &Rule,
+    registry: &'r Registry,
+) -> Response<'r> {
     let is_redirected = request.query.is_some_and(|query| query.ends_with(REDIRECTED));
     match rule.fault {
         // Content that follows a request is not read, so the connection must end after the response.
@@ -256,8 +259,11 @@ fn spoil<'r>(mut response: Response<'r>, request: &Request<'_>, rule: &Rule) -> 
         Fault::NoLength => return response.without(&["Content-Length"]),
         Fault::Auth if request.field_lines("authorization").any(is_bearer) => {}
         Fault::Redirect if is_redirected => {}
+        Fault::NoRange if response.status == Status::PartialContent => {
+            return registry.whole(request).unwrap_or(response);
+        }
         Fault::NoRange | Fault::Slow => {}
-        _ => return refusal(rule, request, response.shared),
+        _ => return refusal(rule, request),
     }
     response
 }
@@ -281,7 +287,7 @@ fn is_bearer(credentials: &str) -> bool {
 }
 
 /// Returns the response of a registry, or of a gateway in front of it, that redirects or refuses the client.
-fn refusal(rule: &Rule, request: &Request<'_>, shared: &'static str) -> Response<'static> {
+fn refusal(rule: &Rule, request: &Request<'_>) -> Response<'static> {
     let path = &*request.path;
     let (status, code) = match rule.fault {
         Fault::Forbidden => (Status::Forbidden, DENIED),
@@ -307,7 +313,6 @@ fn refusal(rule: &Rule, request: &Request<'_>, shared: &'static str) -> Response
     if let Some((name, value)) = field_of_refusal(rule, request) {
         response = response.with(name, &value);
     }
-    response.shared = shared;
     if request.method == Method::Head {
         // RFC 9110 section 9.3.2: MUST NOT send content.
         response.content = Content::NONE;

@@ -8,6 +8,8 @@
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```
 //!
+//! `metrics.txt` is the template of the text. No name and no value of a label contains a character that must be escaped.
+//!
 //! Counting allocates no memory and makes no system call. Every value of a label is a constant or a rule of the command
 //! line, so a client cannot add a value.
 //!
@@ -44,7 +46,6 @@ pub struct Metrics {
 }
 
 /// The state that the server reports about itself.
-#[derive(Clone, Copy)]
 pub struct Vitals<'a> {
     /// The counters.
     pub metrics: &'a Metrics,
@@ -99,78 +100,43 @@ impl Metrics {
 impl Vitals<'_> {
     /// Returns the counters as text. `version` and `digest` are those of the served image.
     pub fn to_text(&self, version: &str, digest: &str) -> String {
-        let Self { metrics, dropped_lines, faults, .. } = self;
-        let mut text = Text(String::new());
-        text.family("quinistry_build_info", "gauge", "Version and digest of the served image.");
-        text.sample("quinistry_build_info", &[("version", version), ("digest", digest)], 1);
-        text.family("quinistry_requests_total", "counter", "Answered requests, by endpoint and status.");
-        for (kind, status, count) in metrics.responses() {
-            let labels = [("endpoint", kind.name()), ("status", &status.code().to_string())];
-            text.sample("quinistry_requests_total", &labels, count);
-        }
-        let closed = "quinistry_connections_closed_total";
-        text.family(closed, "counter", "Closed connections, by reason.");
-        for (reason, &count) in CloseReason::ALL.iter().zip(&metrics.closed) {
-            text.sample(closed, &[("reason", reason.name())], count);
-        }
-        if !faults.is_empty() {
-            let total = "quinistry_faults_total";
-            text.family(total, "counter", "Responses that are wrong on purpose, by rule.");
-            for (rule, count) in *faults {
-                text.sample(total, &[("rule", rule)], *count);
-            }
-        }
-        let numbers = [
-            ("quinistry_connections_accepted_total", "counter", "Accepted connections.", metrics.accepted),
-            ("quinistry_connections_open", "gauge", "Open connections.", metrics.open()),
-            (
-                "quinistry_accept_pauses_total",
-                "counter",
-                "Pauses of accepting, usually because a limit was reached.",
-                metrics.pauses,
-            ),
-            ("quinistry_content_bytes_total", "counter", "Sent bytes of content.", metrics.content_bytes),
-            (
-                "quinistry_log_lines_dropped_total",
-                "counter",
-                "Log lines that could not be written.",
-                *dropped_lines,
-            ),
-            (
-                "process_start_time_seconds",
-                "gauge",
-                "Start time of the server, in seconds since the epoch.",
-                metrics.started,
-            ),
-        ];
-        for (name, kind, help, value) in numbers {
-            text.family(name, kind, help);
-            text.sample(name, &[], value);
-        }
-        if let Some(bytes) = metrics.memory.as_ref().and_then(ResidentMemory::bytes) {
-            text.family("process_resident_memory_bytes", "gauge", "Resident memory of the process.");
-            text.sample("process_resident_memory_bytes", &[], bytes);
-        }
-        text.0
-    }
-}
-
-/// The text under construction. No name, label or help text contains a character that must be escaped.
-struct Text(String);
-
-impl Text {
-    /// Writes the HELP and TYPE lines of a metric.
-    fn family(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = write!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
+        let Self { metrics, dropped_lines, .. } = self;
+        let requests = metrics.responses().map(|(kind, status, count)| {
+            let (endpoint, status) = (kind.name(), status.code());
+            format!("quinistry_requests_total{{endpoint=\"{endpoint}\",status=\"{status}\"}} {count}")
+        });
+        let closed = CloseReason::ALL.iter().zip(&metrics.closed).map(|(reason, count)| {
+            format!("quinistry_connections_closed_total{{reason=\"{}\"}} {count}", reason.name())
+        });
+        let memory = metrics.memory.as_ref().and_then(ResidentMemory::bytes);
+        format!(
+            include_str!("metrics.txt"),
+            version = version,
+            digest = digest,
+            requests = requests.collect::<Vec<_>>().join("\n"),
+            closed = closed.collect::<Vec<_>>().join("\n"),
+            accepted = metrics.accepted,
+            open = metrics.open(),
+            pauses = metrics.pauses,
+            bytes = metrics.content_bytes,
+            dropped = dropped_lines,
+            started = metrics.started,
+            memory = memory.map_or_else(|| "NaN".to_owned(), |bytes| bytes.to_string()),
+            faults = self.faults(),
+        )
     }
 
-    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
-        self.0 += name;
-        for (index, (label, value)) in labels.iter().enumerate() {
-            let before = if index == 0 { '{' } else { ',' };
-            let _ = write!(self.0, "{before}{label}=\"{value}\"");
+    /// Returns the metric of the rules of `--fault`, or nothing if there are no rules.
+    fn faults(&self) -> String {
+        if self.faults.is_empty() {
+            return String::new();
         }
-        let after = if labels.is_empty() { "" } else { "}" };
-        let _ = writeln!(self.0, "{after} {value}");
+        let mut text = "# HELP quinistry_faults_total Responses that are wrong on purpose, by rule.\n\
+                        # TYPE quinistry_faults_total counter\n"
+            .to_owned();
+        for (rule, count) in self.faults {
+            let _ = writeln!(text, "quinistry_faults_total{{rule=\"{rule}\"}} {count}");
+        }
+        text
     }
 }

@@ -139,6 +139,15 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 const NO_CACHE: &str = "no-cache";
 const NO_STORE: &str = "no-store";
 
+/// Returns the fields that all responses for a path share, whatever they are.
+pub fn shared_fields(path: &str) -> &'static str {
+    if is_under_v2(path) { SHARED_UNDER_V2 } else { SHARED }
+}
+
+fn is_under_v2(path: &str) -> bool {
+    path == "/v2" || path.starts_with("/v2/")
+}
+
 // The error codes of the distribution-spec that this registry uses.
 pub const BLOB_UNKNOWN: &str = "BLOB_UNKNOWN";
 pub const DENIED: &str = "DENIED";
@@ -242,14 +251,12 @@ impl Registry {
             // RFC 9110 section 9.3.2: MUST NOT send content in response to HEAD.
             response.content = Content::NONE;
         }
-        response.shared = SHARED;
         let kind = if *rejection == TLS { RequestKind::Tls } else { RequestKind::Unreadable };
         Served::new(kind, response)
     }
 
     /// Responds to a request. Only responses about the server itself use `vitals`.
     pub fn respond(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
-        let is_under_v2 = request.path == "/v2" || request.path.starts_with("/v2/");
         let mut served = match request.method {
             Method::Get | Method::Head => {
                 let Served { kind, response, .. } = self.route(request, vitals);
@@ -258,7 +265,7 @@ impl Registry {
             // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` and Apache 2.4 `OPTIONS * HTTP/1.0` every few seconds
             // to see whether a server is alive.
             Method::Options => {
-                let (kind, fields) = if is_under_v2 {
+                let (kind, fields) = if is_under_v2(&request.path) {
                     (RequestKind::Options, PREFLIGHT)
                 } else {
                     (RequestKind::Health, &[][..])
@@ -281,7 +288,6 @@ impl Registry {
                 unsupported(Status::NotImplemented, "no such method", request),
             ),
         };
-        served.response.shared = if is_under_v2 { SHARED_UNDER_V2 } else { SHARED };
         if request.method == Method::Head {
             // RFC 9110 section 9.3.2: MUST NOT send content; SHOULD send the fields of the GET.
             served.response.content = Content::NONE;
@@ -289,11 +295,9 @@ impl Registry {
         served
     }
 
-    /// Responds to a GET under `/v2` as if it had no conditions and no range.
-    pub fn whole(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'_> {
-        let mut response = self.route(request, vitals).response;
-        response.shared = SHARED_UNDER_V2;
-        response
+    /// Responds to a request for a member of a collection as if it had no conditions and no range.
+    pub fn whole(&self, request: &Request<'_>) -> Option<Response<'_>> {
+        Some(self.member(&request.path, request)?.response)
     }
 
     fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
@@ -415,7 +419,7 @@ impl Registry {
     }
 }
 
-/// The response to `/v2/`, which most pulls request first. It consists of constants, so it allocates nothing.
+/// The response to `/v2/`, which most pulls request first. It consists of constants, so writing it allocates nothing.
 const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
 const BASE_CONTENT: Content = Content { bytes: Cow::Borrowed(b"{}"), part: FilePart::NONE };
 

@@ -1,4 +1,5 @@
-//! A frequent request allocates nothing, and a request for the layer allocates once.
+//! A frequent request allocates only the list of its field lines. A request for the layer also allocates the state of
+//! its transfer.
 //!
 //! These tests drive a connection over a transport in memory, as the event loop does over a socket, and count
 //! allocations. A backtrace shows the first allocation.
@@ -180,32 +181,32 @@ fn assert_allocates_at_most(limit: usize, requests: &str, content: u64) {
 }
 
 #[test]
-fn the_index_by_tag_and_by_digest_allocates_nothing() {
+fn the_index_by_tag_and_by_digest_allocates_only_field_lines() {
     let index = sample::packed().0.index.descriptor;
     for reference in ["latest", index.digest.as_str()] {
-        assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{reference}")), index.size);
+        assert_allocates_at_most(1, &get(&format!("/v2/quinistry/manifests/{reference}")), index.size);
     }
 }
 
 #[test]
-fn a_manifest_allocates_nothing() {
+fn a_manifest_allocates_only_field_lines() {
     let manifest = sample::packed().0.platforms[0].manifest.descriptor;
-    assert_allocates_at_most(0, &get(&format!("/v2/quinistry/manifests/{}", manifest.digest)), manifest.size);
+    assert_allocates_at_most(1, &get(&format!("/v2/quinistry/manifests/{}", manifest.digest)), manifest.size);
 }
 
 #[test]
-fn pipelined_requests_allocate_nothing() {
+fn pipelined_requests_allocate_only_field_lines() {
     let index = sample::packed().0.index.descriptor;
     // As wrk sends them. They fit one read, so nothing is kept until the next read.
     let requests = "GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".repeat(16);
-    assert_allocates_at_most(0, &requests, 16 * index.size);
+    assert_allocates_at_most(16, &requests, 16 * index.size);
 }
 
 #[test]
-fn the_config_and_the_base_allocate_nothing() {
+fn the_config_and_the_base_allocate_only_field_lines() {
     let config = sample::packed().0.platforms[0].config.descriptor;
-    assert_allocates_at_most(0, &get(&format!("/v2/quinistry/blobs/{}", config.digest)), config.size);
-    assert_allocates_at_most(0, &get("/v2/"), 2);
+    assert_allocates_at_most(1, &get(&format!("/v2/quinistry/blobs/{}", config.digest)), config.size);
+    assert_allocates_at_most(1, &get("/v2/"), 2);
 }
 
 /// The state of a transfer is on the heap, so that an idle connection needs no space for it. One allocation is
@@ -213,5 +214,5 @@ fn the_config_and_the_base_allocate_nothing() {
 #[test]
 fn the_layer_allocates_the_state_of_its_transfer() {
     let layer = sample::packed().0.platforms[0].layer.blob;
-    assert_allocates_at_most(1, &get(&format!("/v2/quinistry/blobs/{}", layer.digest)), layer.size);
+    assert_allocates_at_most(2, &get(&format!("/v2/quinistry/blobs/{}", layer.digest)), layer.size);
 }

@@ -15,7 +15,7 @@ use quinistry::image::Image;
 use quinistry::image::artifacts::Artifacts;
 use quinistry::kinds::{Fault, RequestKind};
 use quinistry::log::MAX_EXPLANATION;
-use quinistry::metrics::{Metrics, Vitals};
+use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
 
 /// A registry, and the digests of what it serves.
@@ -68,11 +68,10 @@ impl World {
         faults.add(rules).expect("rules");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
         let (request, served) = match request::parse(bytes, 0) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
-                let served = faults.respond(&self.registry, &request, &vitals);
+                let served = faults.respond(&self.registry, &request, &metrics, &clock, 0);
                 (Some(request), served)
             }
             Err(rejection) => (None, Registry::refuse(&rejection)),

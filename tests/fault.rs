@@ -10,7 +10,7 @@ use quinistry::clock::Clock;
 use quinistry::fault::{Faults, HELP, PLACES};
 use quinistry::http::request::parse;
 use quinistry::kinds::Fault;
-use quinistry::metrics::{Metrics, Vitals};
+use quinistry::metrics::Metrics;
 use quinistry::registry::Registry;
 
 /// A registry with rules, without a server around it.
@@ -38,8 +38,7 @@ impl World {
         let (request, _) = parse(bytes.as_bytes(), 0).expect("valid").expect("complete");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
-        let served = self.faults.respond(&self.registry, &request, &vitals);
+        let served = self.faults.respond(&self.registry, &request, &metrics, &clock, 0);
         (format!("{:?}", served.response), served.fault)
     }
 }

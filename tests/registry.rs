@@ -15,7 +15,7 @@ use quinistry::http::response::{Content, Persistence};
 use quinistry::image::sbom::{self, CYCLONE_DX};
 use quinistry::image::{Descriptor, VERSION};
 use quinistry::metrics::{Metrics, Vitals};
-use quinistry::registry::Registry;
+use quinistry::registry::{Registry, shared_fields};
 use serde_json::Value;
 
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -100,7 +100,7 @@ impl World {
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
         let served = self.registry.respond(&request, &vitals).response;
         let mut head = Vec::new();
-        served.write_head(DATE, Persistence::Implied, &mut head);
+        served.write_head(DATE, shared_fields(&request.path), Persistence::Implied, &mut head);
         let mut response = Response::from_head(&head);
         let Content { bytes, part } = &served.content;
         let of_file = &self.contents[part.file][part.range.start as usize..part.range.end as usize];

@@ -9,6 +9,7 @@ use quinistry::http::request::{Method, parse};
 use quinistry::http::response::{Content, Persistence, Status};
 use quinistry::image::digest::Digest;
 use quinistry::metrics::{Metrics, Vitals};
+use quinistry::registry::shared_fields;
 use served::{CLOCK, SERVED};
 
 /// The names of the fields that a response may have.
@@ -44,7 +45,8 @@ fuzz_target!(|bytes: &[u8]| {
     let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0, faults: &[] };
     let response = SERVED.registry.respond(&request, &vitals).response;
     let mut head = Vec::new();
-    response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", Persistence::Close, &mut head);
+    let shared = shared_fields(&request.path);
+    response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", shared, Persistence::Close, &mut head);
     let Content { bytes, part } = &response.content;
     let content = &*[&**bytes, SERVED.layer(part)].concat();
 

@@ -352,9 +352,9 @@ struct Fields<'b>(Vec<httparse::Header<'b>>);
 
 impl<'b> Fields<'b> {
     fn parse(bytes: &'b [u8]) -> Result<Self, Rejection> {
-        let line_ends = bytes.iter().filter(|&&byte| byte == b'\n').count();
-        // The last line end is that of the empty line.
-        let mut lines = vec![httparse::EMPTY_HEADER; line_ends.saturating_sub(1).min(MAX_FIELDS)];
+        // The last line is the empty line.
+        let count = bytes.split_inclusive(|&byte| byte == b'\n').count().saturating_sub(1);
+        let mut lines = vec![httparse::EMPTY_HEADER; count.min(MAX_FIELDS)];
         // `httparse` refuses what a server must or may refuse by RFC 9112 sections 2.2, 5.1 and 5.2: a bare
         // CR, a space before the colon, a line that begins with white space, control characters.
         match httparse::parse_headers(bytes, &mut lines) {

@@ -156,15 +156,13 @@ pub struct Response<'a> {
     pub status: Status,
     /// Complete field lines, each with its CRLF.
     fields: Cow<'a, [u8]>,
-    /// More field lines, which many responses share.
-    pub shared: &'static str,
     pub content: Content<'a>,
 }
 
 impl<'a> Response<'a> {
     /// Builds a response from complete field lines, which must include Content-Length where HTTP requires it.
     pub fn new(status: Status, fields: impl Into<Cow<'a, [u8]>>, content: Content<'a>) -> Self {
-        Self { status, fields: fields.into(), shared: "", content }
+        Self { status, fields: fields.into(), content }
     }
 
     /// Builds a response with content that was generated for it.
@@ -207,7 +205,8 @@ impl<'a> Response<'a> {
         part.with("Content-Range", &content_range)
     }
 
-    /// Appends the head to `out`. `date` is the present time in the format of the field Date.
+    /// Appends the head to `out`. `date` is the present time in the format of the field Date, and `shared` has complete
+    /// field lines in addition to those of the response.
     ///
     /// ```
     /// use quinistry::http::response::{Content, Persistence, Response, Status};
@@ -215,21 +214,21 @@ impl<'a> Response<'a> {
     /// let fields = &b"Content-Length: 0\r\n"[..];
     /// let response = Response::new(Status::Ok, fields, Content::NONE);
     /// let mut head = Vec::new();
-    /// response.write_head("Sun, 06 Nov 1994 08:49:37 GMT", Persistence::Close, &mut head);
+    /// response.write_head("Sun, 06 Nov 1994 08:49:37 GMT", "Server: example\r\n", Persistence::Close, &mut head);
     /// assert_eq!(
     ///     str::from_utf8(&head),
     ///     Ok("HTTP/1.1 200 OK\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\nContent-Length: 0\r\n\
-    ///         Connection: close\r\n\r\n")
+    ///         Server: example\r\nConnection: close\r\n\r\n")
     /// );
     /// ```
-    pub fn write_head(&self, date: &str, persistence: Persistence, out: &mut Vec<u8>) {
+    pub fn write_head(&self, date: &str, shared: &str, persistence: Persistence, out: &mut Vec<u8>) {
         out.extend_from_slice(self.status.line().as_bytes());
         // RFC 9110 section 6.6.1: an origin server with a clock MUST send Date in 2xx, 3xx, 4xx.
         out.extend_from_slice(b"Date: ");
         out.extend_from_slice(date.as_bytes());
         out.extend_from_slice(b"\r\n");
         out.extend_from_slice(&self.fields);
-        out.extend_from_slice(self.shared.as_bytes());
+        out.extend_from_slice(shared.as_bytes());
         out.extend_from_slice(match persistence {
             Persistence::Implied => b"\r\n",
             Persistence::Stated => b"Connection: keep-alive\r\n\r\n",
