@@ -327,7 +327,7 @@ fn a_server_in_a_container_is_confined_whatever_the_container_allows() {
             let output = tool("docker").args(["logs", &id]).output().expect("docker starts");
             common::lossy(&output.stderr).into_owned()
         };
-        eventually("it listens", || log().contains("Listening on").then_some(()));
+        eventually("the server listens", || log().contains("Listening on").then_some(()));
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &id]);
         eventually("it is confined", || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");

@@ -452,7 +452,7 @@ fn refused(arguments: &[&str], variable: &str) -> String {
     let mut command = quinistry();
     // A server would run forever. It cannot listen on this address, which is reserved for documentation (RFC 5737).
     command.args(arguments).envs([("QUINISTRY_FAULT", variable), ("QUINISTRY_LISTEN", "192.0.2.1:1")]);
-    let output = command.output().expect("it starts");
+    let output = command.output().expect("the command starts");
     let said = lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{arguments:?} {variable}: {said}");
     assert!(said.ends_with("Try `quinistry --help`.\n"), "{said}");
@@ -505,7 +505,8 @@ fn rules_affect_only_the_server_and_not_its_image() {
     }
     // Other commands ignore the variable, even if it is invalid.
     let digest = |variable| {
-        let output = quinistry().arg("digest").env("QUINISTRY_FAULT", variable).output().expect("it starts");
+        let output =
+            quinistry().arg("digest").env("QUINISTRY_FAULT", variable).output().expect("the command starts");
         assert!(output.status.success(), "{}", lossy(&output.stderr));
         lossy(&output.stdout).trim().to_owned()
     };

@@ -159,7 +159,7 @@ fn lean(folder: &Folder) -> String {
         executable[60..64].fill(0);
     }
     let path = folder.path("quinistry");
-    fs::write(&path, executable).expect("room for it");
+    fs::write(&path, executable).expect("the file can be written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
     path
 }
@@ -475,7 +475,7 @@ fn address(number: usize) -> SocketAddr {
 
 /// Waits until a server listens or ends. Returns whether it listens.
 fn listens(server: &mut Background, address: SocketAddr) -> bool {
-    eventually("it listens, or ends", || match server.0.try_wait().expect("our own child") {
+    eventually("the server listens or ends", || match server.0.try_wait().expect("our own child") {
         None => TcpStream::connect(address).is_ok().then_some(true),
         Some(_) => Some(false),
     })
@@ -490,7 +490,7 @@ fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trac
     // With -D, the process that is started becomes the server, and strace is a separate process.
     command.args(["-D", "-q", "-o", &trace]).args(injection(fault));
     command.arg(&site.program).args(["--listen", &address.to_string()]);
-    command.stderr(File::create(&stderr).expect("room for it"));
+    command.stderr(File::create(&stderr).expect("the file can be written"));
     let mut server = Background::start(command.env_remove("QUINISTRY_LISTEN"));
     listens(&mut server, address);
     let mut ended = || server.0.try_wait().expect("our own child");
@@ -500,7 +500,7 @@ fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trac
     } else {
         let cuts = visited?;
         server.signal(libc::SIGTERM);
-        check_end(eventually("it ends", || server.0.try_wait().expect("our own child")))?;
+        check_end(eventually("the process ends", || server.0.try_wait().expect("our own child")))?;
         Run::Served { cuts }
     };
     Ok((run, Trace::read(&trace), fs::read_to_string(&stderr).expect("text")))
@@ -617,7 +617,7 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
             let mut command = quinistry_at(&site.program);
             command
                 .args(["--listen", &address.to_string()])
-                .stderr(File::create(&stderr).expect("room for it"));
+                .stderr(File::create(&stderr).expect("the file can be written"));
             let mut server = Background::start(limit(&mut command, size));
             if listens(&mut server, address) {
                 return Some(server);

@@ -167,7 +167,7 @@ fn thousands_of_idle_connections_cost_little_memory_and_no_cpu_time() {
         (server.cpu_ticks() <= ticks + 1).then_some(())
     });
     drop(clients);
-    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+    eventually("all connections are closed", || (server.open_descriptors() < 20).then_some(()));
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn thousands_of_silent_clients_do_not_keep_out_an_honest_one() {
     // The silent clients are closed, too, by eviction or at their deadline.
     assert!(crowd[0].is_closed());
     drop(crowd);
-    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+    eventually("all connections are closed", || (server.open_descriptors() < 20).then_some(()));
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn stalled_readers_do_not_delay_fast_ones() {
         reading.join().expect("a reader");
     }
     drop(stalled);
-    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+    eventually("all connections are closed", || (server.open_descriptors() < 20).then_some(()));
 }
 
 #[test]
@@ -378,11 +378,11 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
     const PER_TURN: usize = (TURN_COST / REQUEST_COST) as usize;
     // The log has the order of the responses. A log in a file loses no line.
     let folder = Folder::new("order");
-    let log = File::create(folder.path("log")).expect("room for it");
+    let log = File::create(folder.path("log")).expect("the file can be written");
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut command = quinistry();
     let server = Background::start(command.args(["--listen", &address.to_string()]).stderr(log));
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     let connect = || {
         let mut client = Client::connect(address);
         client.send_request(MANIFEST, &[]);
@@ -496,7 +496,7 @@ fn a_server_that_can_accept_no_client_refuses_to_start() {
     let mut command = quinistry();
     let command = system::with_descriptors(&mut command, 7).args(["--listen", "127.0.0.1:0"]);
     let mut child = Background::start(command.stderr(Stdio::piped()));
-    let status = eventually("it ends", || child.0.try_wait().expect("our own child"));
+    let status = eventually("the process ends", || child.0.try_wait().expect("our own child"));
     let mut said = String::new();
     child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
     assert_eq!(status.code(), Some(1), "{said}");
@@ -576,7 +576,7 @@ fn a_server_that_starts_on_a_held_terminal_serves() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     system::hold(&mut person, &program);
     let _server = Background::start(quinistry().args(["--listen", &address.to_string()]).stderr(program));
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request(MANIFEST, &[]);
     assert_eq!(client.response_to(MANIFEST).status, 200);
@@ -614,7 +614,7 @@ fn an_unread_log_does_not_stop_the_server_and_later_reports_the_loss() {
     server.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
     let mut server = Background::start(&mut server);
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     // A pipe holds 64 KiB; this is ten times that.
     let mut client = Client::connect(address);
     for _ in 0..6000 {

@@ -289,7 +289,7 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_owned_by_root() {
         }
         let folder = Folder::new(name);
         let archive = folder.0.join("layer.tar.gz");
-        fs::write(&archive, &layer).expect("room for it");
+        fs::write(&archive, &layer).expect("the file can be written");
         let listed = run(tool(name).arg("-tvzf").arg(&archive));
         let lines: Vec<_> = listed.lines().collect();
         assert!(lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with("amd64/"), "{listed}");

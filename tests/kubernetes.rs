@@ -68,7 +68,7 @@ fn pinning_changes_no_line_that_only_looks_like_an_image_or_an_architecture() {
 #[test]
 fn the_command_prints_manifests_that_are_pinned_to_its_own_image() {
     let result = |arguments: &[&str]| {
-        let output = quinistry().args(arguments).output().expect("it starts");
+        let output = quinistry().args(arguments).output().expect("the command starts");
         (output.status.code(), lossy(&output.stdout).into_owned())
     };
     let (_, digest) = result(&["digest"]);

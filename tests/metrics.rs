@@ -152,7 +152,7 @@ fn lines_that_the_log_dropped_are_counted() {
     command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(full);
     let _server = Background::start(&mut command);
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    eventually("the server listens", || std::net::TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     eventually("a line is dropped", || {
         client.send_request("GET /v2/", &[]);
@@ -211,7 +211,7 @@ fn prometheus_scrapes_it() {
          static_configs:\n      - targets: ['{}']\n",
         server.address
     );
-    std::fs::write(folder.path("prometheus.yml"), config).expect("room for it");
+    std::fs::write(folder.path("prometheus.yml"), config).expect("the file can be written");
     let mut prometheus = tool("prometheus");
     prometheus
         .arg(format!("--config.file={}", folder.path("prometheus.yml")))

@@ -379,8 +379,8 @@ fn tidy_finds_no_error_in_the_page() {
     let path = folder.path("page.html");
     for arguments in [&[][..], &["--with", &sibling(&folder)]] {
         let page = page(&Server::start_with(arguments));
-        std::fs::write(&path, page).expect("room for it");
-        let output = tool("tidy").args(["-quiet", "-errors", &path]).output().expect("it starts");
+        std::fs::write(&path, page).expect("the file can be written");
+        let output = tool("tidy").args(["-quiet", "-errors", &path]).output().expect("the command starts");
         let said = lossy(&output.stderr);
         // tidy takes a link in SVG for an obsolete HTML element.
         let is_wrong = |line: &&str| !line.contains("<a> proprietary attribute");
@@ -397,7 +397,8 @@ fn chromium(folder: &Folder, scheme: &str, size: (u32, u32), arguments: &[&str])
     // The sandbox does not work for root, and the page is trusted.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-breakpad", "--hide-scrollbars"]);
     command.args(["--enable-logging=stderr", &profile, &scheme, &window]).args(arguments);
-    let output = command.env("TMPDIR", &folder.0).env("HOME", &folder.0).output().expect("it starts");
+    let output =
+        command.env("TMPDIR", &folder.0).env("HOME", &folder.0).output().expect("the command starts");
     let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}");
     (stdout.into_owned(), stderr.into_owned())
@@ -553,7 +554,7 @@ fn the_page_fits_a_phone_and_a_desktop_and_is_readable() {
                 "<!DOCTYPE html><meta name=\"color-scheme\" content=\"light dark\">\
                  <iframe width=\"{width}\" height=\"800\" frameborder=\"0\" srcdoc=\"{page}\"></iframe>"
             );
-            std::fs::write(folder.path("page.html"), html).expect("room for it");
+            std::fs::write(folder.path("page.html"), html).expect("the file can be written");
             let url = format!("file://{}", folder.path("page.html"));
             for scheme in SCHEMES {
                 let (html, _) = chromium(&folder, scheme, (1400, 900), &["--dump-dom", &url]);

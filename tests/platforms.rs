@@ -12,7 +12,7 @@ use std::process::Output;
 use common::{Folder, Server, goarch, lossy, quinistry, run, sibling};
 
 fn output(arguments: &[&str]) -> Output {
-    quinistry().args(arguments).output().expect("it starts")
+    quinistry().args(arguments).output().expect("the command starts")
 }
 
 /// Runs a command, which must succeed, and returns its standard output.
@@ -51,9 +51,9 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
     let own = env!("CARGO_BIN_EXE_quinistry");
     let missing = folder.path("missing");
     let script = folder.path("script");
-    std::fs::write(&script, "#!/bin/sh\n").expect("room for it");
+    std::fs::write(&script, "#!/bin/sh\n").expect("the file can be written");
     let dynamic = folder.path("dynamic");
-    std::fs::write(&dynamic, with_interpreter(&other)).expect("room for it");
+    std::fs::write(&dynamic, with_interpreter(&other)).expect("the file can be written");
     // If the server listened first, it would report this port as in use.
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();

@@ -15,7 +15,7 @@ use common::{
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().expect("it starts");
+    let Output { status, stdout, stderr } = command.output().expect("the command starts");
     (status.code(), lossy(&stdout).into_owned(), lossy(&stderr).into_owned())
 }
 
@@ -260,7 +260,7 @@ fn is_served_with(redirection: &str) {
     let folder = Folder::new("redirection");
     let mut child = Background::start(bash(&script, &folder).stdout(Stdio::null()));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     for _ in 0..100 {
         let mut client = Client::connect(address);
         client.send_request("GET /v2/", &[]);
@@ -424,7 +424,7 @@ fn a_named_pipe_is_refused_without_waiting_for_it() {
         let mut child = Background::start(
             quinistry().args([command, "--with", &pipe]).stdout(Stdio::null()).stderr(Stdio::piped()),
         );
-        let status = eventually("it ends", || child.0.try_wait().expect("our own child"));
+        let status = eventually("the process ends", || child.0.try_wait().expect("our own child"));
         let mut said = String::new();
         child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
         assert_eq!(status.code(), Some(1), "{said}");
@@ -574,7 +574,7 @@ fn a_quiet_server_logs_only_errors_and_its_end() {
     command.args(["serve", "--quiet", "--listen", &format!("localhost:{port}")]);
     let mut child = Background::start(command.stderr(Stdio::piped()));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request("GET /v2/", &[]);
     assert_eq!(client.response_to("GET /v2/").status, 200);
@@ -623,14 +623,14 @@ fn a_log_at_the_file_size_limit_drops_and_counts_lines() {
     const LINE: &str = "GET /v2/";
     let folder = Folder::new("log-limit");
     let (path, port) = (folder.path("log"), free_port());
-    let log = File::create(&path).expect("room for it");
+    let log = File::create(&path).expect("the file can be written");
     log.set_len(LIMIT - ROOM).expect("a file with a hole");
     let mut command = quinistry();
     let appended = OpenOptions::new().append(true).open(&path).expect("it is there");
     command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(appended);
     let _server = Background::start(system::with_file_size(&mut command, LIMIT));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     for _ in 0..200 {
         let mut client = Client::connect(address);
         client.send_request(LINE, &[]);

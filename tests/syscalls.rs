@@ -20,7 +20,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
     command.arg(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", &format!("127.0.0.1:{port}")]);
     let mut server = Background::start(command.stderr(Stdio::null()));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    eventually("the server listens", || std::net::TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request("GET /v2/", &[]);
     client.response_to("GET /v2/");
@@ -29,7 +29,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
     ask(&mut client, &lines);
     drop(client);
     server.signal(libc::SIGTERM);
-    eventually("it ends", || server.0.try_wait().expect("our own child"));
+    eventually("the process ends", || server.0.try_wait().expect("our own child"));
     eventually("strace ends", || lines().ends_with("exited with 0 +++\n").then_some(()));
     let after = lines()[at_start.len()..].to_owned();
     Some((at_start, after))
