@@ -83,7 +83,7 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
 }
 
 #[test]
-fn docker_retries_what_a_fault_fails_once_and_refuses_a_wrong_digest() {
+fn docker_handles_harmless_faults_and_refuses_wrong_content() {
     if !has_docker() {
         return;
     }
@@ -446,7 +446,7 @@ fn docker_pulls_the_requested_platform_and_reports_a_missing_one() {
     let before = blobs();
     let refused = pull("s390x");
     assert!(lossy(&refused.stderr).contains("no matching manifest"), "{refused:?}");
-    assert_eq!(blobs(), before, "docker finds out before it requests a blob");
+    assert_eq!(blobs(), before, "docker notices this before it requests a blob");
 
     // The pulled image serves both platforms again, and the program is in PATH.
     assert_eq!(image.pull(), digest);

@@ -250,7 +250,7 @@ fn calls_through_the_interfaces_of_other_architectures_are_refused() {
     assert_eq!(attempt("x32", true).code(), Some(libc::ENOSYS));
 }
 
-/// Returns the kind of a process's filter, and whether it is barred from gaining privileges, from /proc.
+/// Returns from /proc the kind of a process's filter, and whether the process is barred from gaining privileges.
 fn confinement_of(status: &str) -> [Option<&str>; 2] {
     ["Seccomp:\t", "NoNewPrivs:\t"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)))
 }
@@ -329,7 +329,7 @@ fn a_server_in_a_container_is_confined_whatever_the_container_allows() {
         };
         eventually("the server listens", || log().contains("Listening on").then_some(()));
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &id]);
-        eventually("it is confined", || {
+        eventually("the server is confined", || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
             (confinement_of(&status) == FULLY_CONFINED).then_some(())
         });

@@ -332,7 +332,11 @@ fn a_client_that_does_not_read_costs_bounded_memory() {
 fn a_client_never_receives_what_was_meant_for_another() {
     let mut first = World::new(manifest());
     first.transport.acts = [Act::Bytes(usize::MAX), Act::Break].into();
-    assert_eq!(first.turn(), closed(CloseReason::Broken), "the transport breaks while the response is written");
+    assert_eq!(
+        first.turn(),
+        closed(CloseReason::Broken),
+        "the transport breaks while the response is written"
+    );
     let mut second = World::new(request("GET /v2/", &[]));
     second.buffers = first.buffers;
     assert_eq!(second.turn(), Next::Wait);
@@ -642,7 +646,8 @@ fn a_connection_is_closed_once_its_last_response_has_arrived() {
     assert_eq!(world.run(), Next::Wait);
     world.transport.unacknowledged = 0;
     assert_eq!(world.turn(), closed(CloseReason::LastResponse));
-    // More input arrives before the response is sent. If the server closed the connection now, it would reset it.
+    // More input arrives before the response is sent. If the server closed the connection
+    // now, the client would receive a reset.
     let mut world = asked();
     let no_room = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000), Act::Block];
     world.transport.acts = no_room.into();

@@ -1,4 +1,4 @@
-//! `--fault`: which responses are made wrong, in which way, and that all others are right.
+//! `--fault`: the chosen responses are wrong in the chosen way, and all others are right.
 
 mod common;
 
@@ -179,7 +179,7 @@ fn the_help_lists_every_name() {
 enum End {
     Fin,
     Reset,
-    /// It did not end.
+    /// The transfer did not end.
     Silence,
 }
 
@@ -274,7 +274,7 @@ fn half_of_the_content_arrives_before_the_end_a_stall_or_a_reset() {
     for (fault, end) in [("cut", End::Fin), ("stall", End::Silence), ("reset", End::Reset)] {
         let server = serve(&format!("any={fault}@every:2"));
         for line in [&*layer(&server).0, "GET /v2/quinistry/manifests/latest"] {
-            // docker sends this field, and a stall must not close the connection even then.
+            // Field note: docker sends this field. A stall must not close the connection even then.
             for fields in [&[][..], &["Connection: close"]] {
                 let whole = right.ask(line, &[]);
                 server.ask(line, &[]);

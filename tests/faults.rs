@@ -3,7 +3,7 @@
 //!
 //! Documents: strace(1), and section 2 of the manual pages for the errors of each call.
 //!
-//! strace injects the error instead of making the call. A first run without faults records which calls the server
+//! strace injects the error instead of making the call. A first run without faults records the calls that the server
 //! makes, at start and while it serves. Then the first, second, third and last call of each kind fails, each in a
 //! separate run, and in another run every third call from the second on. Meanwhile a client requests everything,
 //! resumes after a connection was cut, and compares every byte. This finds a call that is missing in the table below,
@@ -122,13 +122,13 @@ const MAX_LINES: usize = 1000;
 /// The number of additional lines for each client of a crowd.
 const LINES_OF_CLIENT: usize = 20;
 
-/// How often a client reconnects before it stops.
+/// How often a client reconnects before it gives up.
 const MAX_CUTS: usize = 100;
 
 /// How long a client waits before each request, so that the server becomes idle and writes its log.
 const BREATH: Duration = Duration::from_millis(3);
 
-/// How long a client waits for a server that cannot know that there is something to do.
+/// How long a client waits for a server that cannot know that the client has sent something.
 const LIED_TO: Duration = Duration::from_millis(300);
 
 /// How many clients stay connected to provoke the calls in `OF_CROWD`: the table of clients outgrows the heap, and then
@@ -191,8 +191,8 @@ impl Display for Fault {
 }
 
 impl Fault {
-    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, and the server must
-    /// believe EAGAIN until the next event. So the response may never come.
+    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, so the server
+    /// must believe EAGAIN until the next event, and may never send the response.
     fn is_lie(&self) -> bool {
         self.error == "EAGAIN" && self.call != "read" && self.call != "write"
     }

@@ -201,7 +201,7 @@ fn promtool_reports_no_problem() {
 }
 
 #[test]
-fn prometheus_scrapes_it() {
+fn prometheus_scrapes_the_server() {
     if !has_tool("prometheus", &["--version"]) {
         return;
     }
@@ -219,7 +219,7 @@ fn prometheus_scrapes_it() {
         .arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let _prometheus = Background::start(prometheus.stdout(Stdio::null()).stderr(Stdio::null()));
     let query = "GET /api/v1/query?query=quinistry_requests_total%7Bendpoint%3D%22metrics%22%7D";
-    let count = eventually("two scrapes", || {
+    let count = eventually("prometheus has scraped twice", || {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.write_all(request(query, &["Connection: close"]).as_bytes()).ok()?;
         let mut response = String::new();

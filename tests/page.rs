@@ -36,7 +36,7 @@ fn shown(html: &str) -> String {
 fn a_browser_gets_the_page_and_every_other_client_the_text() {
     let server = Server::start();
     for (accept, is_page) in [
-        // Firefox and Safari, Chromium, w3m.
+        // These are from Firefox and Safari, from Chromium, and from w3m.
         (BROWSER, true),
         (
             "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,\
@@ -50,7 +50,7 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         // An invalid weight is ignored.
         ("Accept: text/html;q=05, text/plain;q=0.9", true),
         ("Accept: text/html;q=0.5000, text/plain;q=0.9", true),
-        // curl and wget, no Accept, lynx, Docker, containerd.
+        // These are from curl and wget, from a client without Accept, and from lynx, Docker and containerd.
         ("Accept: */*", false),
         ("X: y", false),
         ("Accept: text/html, text/plain, text/sgml, text/css, application/xhtml+xml, */*;q=0.01", false),
@@ -203,7 +203,7 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
             let mut archive = Vec::new();
             std::io::copy(&mut flate2::read::GzDecoder::new(&content[..]), &mut archive).expect("a member");
             inside.insert(sha256(&archive), archive);
-            let executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("it is there");
+            let executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
             inside.insert(sha256(&executable), executable);
         }
         if count < 6 {
@@ -432,8 +432,8 @@ fn a_browser_shows_the_page_and_logs_no_error() {
     assert!(server.log().contains("Serving welcome"));
 }
 
-/// A page of another origin that sends requests to a registry. Its title becomes, for each request, the status, the
-/// digest and link that the page can read, and the length of the content, or else the name of the error.
+/// A page of another origin that sends requests to a registry. For each request, its title gets the status, the digest
+/// and link that the page can read, and the length of the content. If the request fails, it gets the name of the error.
 const READ: &str = r#"<!DOCTYPE html><title></title><script>
 const ask = (method, path, fields = {}) => {
   const request = new XMLHttpRequest();
@@ -545,7 +545,7 @@ fn the_page_fits_a_phone_and_a_desktop_and_is_readable() {
     }
     let folder = Folder::new("measure");
     for arguments in [&[][..], &["--with", &sibling(&folder)]] {
-        // The folded parts are measured, too.
+        // The folded parts are also measured.
         let page = page(&Server::start_with(arguments)).replace("<details", "<details open") + MEASURE;
         let page = page.replace('&', "&amp;").replace('"', "&quot;");
         for width in WIDTHS {

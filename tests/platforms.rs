@@ -26,7 +26,7 @@ fn every_command_includes_the_given_executable() {
     let other = sibling(&folder);
     let server = Server::start_with(&["--with", &other]);
     let digest = server.manifest_digest();
-    // As in the image's entrypoint, and as users write it.
+    // The image's entrypoint has the first form, and users write the second.
     for arguments in [["--with", &*other, "digest"], ["digest", "--with", &*other]] {
         assert_eq!(printed(&arguments), format!("quinistry@{digest}\n"));
     }
@@ -82,7 +82,7 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
 /// Returns a copy of an executable whose first program header requests an interpreter (`PT_INTERP`, 3). The program
 /// headers follow the file header, which has 64 or 52 bytes.
 fn with_interpreter(executable: &str) -> Vec<u8> {
-    let mut bytes = std::fs::read(executable).expect("it is there");
+    let mut bytes = std::fs::read(executable).expect("the executable");
     let (table, size) = if bytes[4] == 2 { (32, 64) } else { (28, 52) };
     assert_eq!(bytes[table], size, "where the program headers are");
     bytes[usize::from(size)..][..4].copy_from_slice(&3_u32.to_le_bytes());

@@ -1,4 +1,4 @@
-//! The bill of materials: its files match Cargo's list, and each form of it is what its readers expect.
+//! The bill of materials: its files match Cargo's list, and each of its forms is what its readers expect.
 //!
 //! The files are generated. This command writes them again:
 //!

@@ -70,7 +70,7 @@ fn a_request_on_a_persistent_connection_costs_one_recv_and_one_send() {
     let network = "recvfrom,recvmsg,sendto,sendmsg,read,readv,write,writev,ioctl,setsockopt";
     let Some((_, after)) = traced(network, ask) else { return };
     let count = |call: &str| after.lines().filter(|line| line.starts_with(call)).count();
-    // There is one more read, which finds the end of the input. Calls of write are the log's.
+    // One more read finds the end of the input. The log is written by calls of `write`, which are not counted.
     assert_eq!(count("recvfrom(") - 1, REQUESTS, "{after}");
     assert_eq!(count("sendto("), REQUESTS, "{after}");
     for call in ["recvmsg(", "sendmsg(", "readv(", "writev(", "setsockopt("] {

@@ -399,8 +399,8 @@ pub fn goarch() -> &'static str {
     }
 }
 
-/// Returns a loopback port that was free a moment ago. Linux itself chooses only higher ports, for servers on port 0 and
-/// for clients, so no other server gets this port before the test uses it.
+/// Returns a loopback port that was free a moment ago. Linux itself chooses only higher ports, for servers on port 0
+/// and for clients, so no other server gets this port before the test uses it.
 pub fn free_port() -> u16 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let first = std::process::id() as usize * 100;
@@ -460,8 +460,8 @@ impl OnTerminal {
         self.person.write_all(b"\x11").expect("the terminal is there");
     }
 
-    /// Reads until a complete line contains `text`, and returns everything that was read. Meanwhile, requests that are not
-    /// logged wake the server, which would otherwise pause before it writes to a full terminal again.
+    /// Reads until a complete line contains `text`, and returns everything that was read. Meanwhile, requests that are
+    /// not logged wake the server, which would otherwise pause before it writes to a full terminal again.
     pub fn read_until(&mut self, text: &str) -> String {
         let (mut read, mut bytes) = (String::new(), [0; 4096]);
         let mut waking = Client::connect(self.address);

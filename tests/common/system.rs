@@ -22,7 +22,7 @@ fn id(child: &Child) -> libc::pid_t {
 
 /// Sends a signal to a child, such as `libc::SIGTERM`. After SIGSTOP, waits until it has stopped.
 pub fn signal(child: &Child, signal: libc::c_int) {
-    // SAFETY: kill(2) takes no pointers. The ID is the child's, because the kernel keeps it until the child is waited for.
+    // SAFETY: kill(2) takes no pointers. The kernel keeps the child's ID until the child is waited for.
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
     if signal == libc::SIGSTOP {
         // proc(5): the state follows the name.
