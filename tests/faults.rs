@@ -608,8 +608,8 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
     for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
         // The other tests use the lower numbers.
         let (address, stderr) = (address(5000 + number), site.folder.path("stderr"));
-        // First the memory that the server reserves, and then ever more, until there is also room for what it already
-        // uses.
+        // At first, there is only the memory that the server reserves. Each further attempt has more, until there is also
+        // room for what the server already uses.
         let memory = needed_memory(&Budget::of(u64::MAX, usize::MAX));
         let sizes = (0..).map(|step| (memory + step * 128 * 1024) as u64);
         let mut refused = 0;

@@ -153,8 +153,7 @@ fn a_selector_matches_its_own_pods_and_their_grace_period_is_long_enough() {
     }
 }
 
-/// kubectl reads a manifest into its own types, changes it, and writes it again. Fields that these types do not have are
-/// lost.
+/// kubectl reads a manifest into its own types, changes it, and writes it again. Fields that these types lack are lost.
 #[test]
 fn kubectl_reads_the_manifests_and_loses_nothing() {
     if !has_tool("kubectl", &["version", "--client"]) {
