@@ -191,8 +191,8 @@ impl Display for Fault {
 }
 
 impl Fault {
-    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, so the server
-    /// must believe EAGAIN until the next event, and may never send the response.
+    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, so the
+    /// server must believe EAGAIN until the next event, and may never send the response.
     fn is_lie(&self) -> bool {
         self.error == "EAGAIN" && self.call != "read" && self.call != "write"
     }
@@ -608,8 +608,8 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
     for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
         // The other tests use the lower numbers.
         let (address, stderr) = (address(5000 + number), site.folder.path("stderr"));
-        // At first, there is only the memory that the server reserves. Each further attempt has more, until there is also
-        // room for what the server already uses.
+        // At first, there is only the memory that the server reserves. Each further attempt has more, until there is
+        // also room for what the server already uses.
         let memory = needed_memory(&Budget::of(u64::MAX, usize::MAX));
         let sizes = (0..).map(|step| (memory + step * 128 * 1024) as u64);
         let mut refused = 0;

@@ -195,7 +195,7 @@ fn thousands_of_silent_clients_do_not_keep_out_an_honest_one() {
     newest.send("Host: x\r\n\r\n");
     assert_eq!(newest.response_to("GET /v2/").status, 200);
     assert!(crowd[1].is_closed());
-    // The silent clients are closed, too, by eviction or at their deadline.
+    // The silent clients are also closed, by eviction or at their deadline.
     assert!(crowd[0].is_closed());
     drop(crowd);
     eventually("all connections are closed", || (server.open_descriptors() < 20).then_some(()));

@@ -294,7 +294,7 @@ fn client_input_gets_into_no_command_and_no_page() {
         for host in ["<script>", "a\"b", "a b", "a`b`", "a\\b", "a|b"] {
             assert_eq!(ask("/", host, accept).status, 400, "{host}");
         }
-        // An error is JSON for browsers, too.
+        // An error is JSON even for browsers.
         for target in ["/'onload='alert(1)", "/%3Cscript%3E", "/v2/&lt;img/manifests/x"] {
             assert_eq!(ask(target, "localhost", accept).field("content-type"), Some("application/json"));
         }
@@ -433,7 +433,7 @@ fn a_browser_shows_the_page_and_logs_no_error() {
 }
 
 /// A page of another origin that sends requests to a registry. For each request, its title gets the status, the digest
-/// and link that the page can read, and the length of the content. If the request fails, it gets the name of the error.
+/// and link that the page can read, and the length of the content, or else the name of the error.
 const READ: &str = r#"<!DOCTYPE html><title></title><script>
 const ask = (method, path, fields = {}) => {
   const request = new XMLHttpRequest();

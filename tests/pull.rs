@@ -26,7 +26,7 @@ fn a_pull_step_by_step_yields_a_program_that_serves_the_same_image() {
     let child = start(&pulled, &Folder::new("pulled"));
     assert!(pull(&child) == pulled);
 
-    // The artifact that refers to the image is the same, too.
+    // The artifact that refers to the image is also the same.
     assert_eq!(bill_of_materials(&child), bill_of_materials(&parent));
 }
 

@@ -80,7 +80,7 @@ fn the_commands_for_docker_work_as_printed_except_for_the_ports() {
     let mut expected = on_port(port, transcript).replace(printed, &server.manifest_digest());
     script = on_port(port, &script);
     let mut images = vec![ImageName::at(port)];
-    // The ports and image names of the containers may be in use, too.
+    // The ports and image names of the containers may also be in use.
     while let Some((before, after)) = script.split_once("-p 80") {
         let (published, rest) = after.split_once(':').expect("two ports");
         let (old, new) = (format!("localhost:80{published}"), free_port());
