@@ -174,7 +174,7 @@ fn child() {
         "i386" => system::exit(system::call_as_i386()),
         #[cfg(target_arch = "x86_64")]
         "x32" => system::exit(system::call(libc::SYS_getppid | 0x4000_0000, NONE)),
-        // The blocks exceed what the allocator takes from the heap. All of them grow, and then some are released.
+        // The larger blocks exceed what the allocator takes from the heap. All blocks grow, and then some are released.
         "memory" => {
             let mut blocks: Vec<Vec<u8>> = (0..300).map(|size| vec![1; size * size * 10]).collect();
             for block in &mut blocks {
