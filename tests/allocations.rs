@@ -4,8 +4,8 @@
 //! These tests drive a connection over a transport in memory, as the event loop does over a socket, and count
 //! allocations. A backtrace shows the first allocation.
 //!
-//! Deliberately absent: errors, ranges and conditional requests, which are rare and may allocate; and responses that do
-//! not fit the socket, whose rest must be kept.
+//! Deliberately absent: errors, ranges and conditional requests, which are rare and may allocate. Also absent are
+//! responses that do not fit the socket, because the server must keep their rest.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::backtrace::Backtrace;
@@ -49,8 +49,8 @@ fn count() {
 static ALLOCATOR: Counting = Counting;
 
 #[allow(unsafe_code, reason = "there is no other way to count allocations")]
-// SAFETY: every call goes to the system's allocator as it came. What happens before the call does not
-// unwind. It allocates only while counting is off, so there is no infinite recursion.
+// SAFETY: every call is passed on to the system's allocator unchanged. What happens before the call does not unwind.
+// It allocates only while counting is off, so there is no infinite recursion.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();
@@ -197,7 +197,7 @@ fn a_manifest_allocates_only_field_lines() {
 #[test]
 fn pipelined_requests_allocate_only_field_lines() {
     let index = sample::packed().0.index.descriptor;
-    // As wrk sends them. They fit one read, so nothing is kept until the next read.
+    // wrk sends requests in this form. They fit one read, so nothing is kept until the next read.
     let requests = "GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n".repeat(16);
     assert_allocates_at_most(16, &requests, 16 * index.size);
 }

@@ -1,24 +1,24 @@
 #!/usr/bin/env python3
-"""Measures what clients of a registry do when its responses are wrong, and writes the tables of client-faults.md.
+"""Measures how clients of a registry handle wrong responses, and writes the tables of client-faults.md.
 
-    tests/client-faults.py [--client TEXT] [--rule TEXT] [FOLDER [STEP...]]
+    tests/client-faults.py [--client TEXT] [--rule TEXT] [DIRECTORY [STEP...]]
 
 It needs a Debian machine, root, debootstrap, the program (cargo build --release), and the packages docker.io,
-containerd, podman, skopeo and buildah. FOLDER (by default /var/tmp/quinistry-client-faults) keeps what is slow to make.
-Delete it to begin anew. The steps, all of them if none is named:
+containerd, podman, skopeo and buildah. DIRECTORY (by default /var/tmp/quinistry-client-faults) keeps what is slow to
+make. Delete it to start over. The steps are as follows. By default, all are run.
 
-    chroot   make a Debian sid in FOLDER with the current version of each client; done once
-    measure  pull with each client under each rule of --fault, and write FOLDER/runs.json; 10 minutes
+    chroot   make a Debian sid in DIRECTORY with the current version of each client; done once
+    measure  pull with each client under each rule of --fault, and write DIRECTORY/runs.json; 10 minutes
     table    write the tables into client-faults.md, between its two marks
 
 A fourth step, `show`, prints each run: the requests, the last message, and the files that are left. --client and --rule
 limit `measure` and `show` to the clients and rules that contain TEXT.
 
-A run starts a server with its rules, and the client with an empty store. It records the lines of the server's log with
-the time at which each one arrives, the client's output, and the files that the client leaves. If the first pull fails
-and only a first response was wrong, the client pulls again. All runs are in one namespace for networks, mounts
-and processes, in which loopback is the only network. It ends with everything that was started or mounted in it. Many
-runs go on at once, because most clients only wait.
+A run starts a server with its rules, and the client with an empty store. The run records the lines of the server's log
+with the time at which each one arrives, the client's output, and the files that the client leaves. If the first pull
+fails and only a first response was wrong, the client pulls again. All runs share one namespace for networks, mounts and
+processes, whose only network is the loopback interface. When this namespace ends, so does everything that was started
+or mounted in it. Many runs are in progress at once, because most clients only wait.
 
 Deliberately absent: TLS, passwords, pushes, and Kubernetes' interface to containerd (CRI).
 """
@@ -45,16 +45,16 @@ DOCUMENT = TESTS / "client-faults.md"
 MARKS = "<!-- The tables: tests/client-faults.py writes them. -->\n", "<!-- The end of the tables. -->\n"
 STEPS = ["chroot", "measure", "table"]
 
-# How long a pull may take, in seconds. podman's retries after 429 take 124.
+# The maximum time of a pull, in seconds. podman's retries after 429 take 124.
 LIMIT = 150
-# How many runs go on at once.
+# How many runs are in progress at once.
 CROWD = 24
-# The shortest pause between two requests that a table shows, in seconds. Shorter ones may be the machine's.
+# The shortest pause between two requests that a table shows, in seconds. The machine may cause shorter ones.
 PAUSE = 0.15
-# What is appended to the program, in bytes. Field note: containers/image resumes a download for the second time only if
-# it has got 1 MiB since the first (bodyReaderMinimumProgress), and a small layer would hide that.
+# The number of bytes that are appended to the program. Field note: containers/image resumes a download for the second
+# time only if it has received 1 MiB since the first (bodyReaderMinimumProgress). A small layer would hide that.
 PADDING = 3 << 20
-# The size of a file that can be only a part of the layer, in bytes.
+# The size in bytes above which a file can only be a part of the layer.
 LARGE = 10_000
 
 # --- The clients
@@ -62,7 +62,7 @@ LARGE = 10_000
 
 @dataclass
 class Client:
-    """A client, its Debian package, whether it is sid's or this machine's, and its commands."""
+    """A client, its Debian package, whether the package is sid's or this machine's, and the client's commands."""
 
     name: str
     package: str
@@ -141,7 +141,7 @@ RULES = [
     *"layer=cut layer=reset@first:1 layer=reset layer=stall layer=flip@first:1 layer=flip".split(),
     *"layer=wrong-digest layer=wrong-type layer=no-length layer=redirect any=auth any=slow:256k".split(),
 ]
-# The rules of the tables of messages and of files.
+# The rules in the table of messages, and those in the table of files.
 TELLING = ["layer=cut", "layer=flip", "layer=429", "layer=503"]
 LEAVING = ["layer=cut", "layer=flip", "config=503"]
 
@@ -161,7 +161,7 @@ def give_settings(sid):
     shutil.copy("/etc/resolv.conf", sid / "etc/resolv.conf")
     lines = output_of("apt-config", "dump").splitlines(keepends=True)
     wanted = [line for line in lines if re.match(r"Acquire::(https?::|Retries|ForceIPv)", line)]
-    # A mirror that is late, or frozen, has a package of each client as well.
+    # A mirror that is out of date also has a package of each client.
     wanted.append('Acquire::Check-Valid-Until "false";\n')
     (sid / "etc/apt/apt.conf.d/90machine").write_text("".join(wanted))
     bundle = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
@@ -195,7 +195,7 @@ def make_chroot(folder):
 
 
 class Server:
-    """A quinistry, and the lines of its log, each with its time."""
+    """A server under test, and the lines of its log, each with its time."""
 
     def __init__(self, program, rules, port):
         faults = [word for rule in rules.split() for word in ("--fault", rule)]
@@ -223,7 +223,7 @@ class Server:
 
 
 class Run:
-    """One client and one sequence of rules, with a folder and a port of its own."""
+    """One client and one sequence of rules, with their own directory and port."""
 
     def __init__(self, folder, client, rules, number):
         self.sid, self.client, self.rules = folder / "sid", client, rules
@@ -261,7 +261,7 @@ class Run:
         return {str(path.relative_to(self.dir)): path.stat().st_size for path in paths}
 
     def pull(self):
-        """Pulls. Returns the exit code (none if the client had to be killed) and the output."""
+        """Pulls. Returns the exit code (None if the client had to be killed) and the output."""
         client = self.start(self.client.pull, subprocess.PIPE)
         try:
             output, _ = client.communicate(timeout=LIMIT)
@@ -303,14 +303,14 @@ def version(folder, client):
 
 
 def prepare_namespace(folder):
-    """Mounts what the chroot needs, and covers what belongs to the machine's own daemons."""
+    """Mounts what the chroot needs, and hides what belongs to the machine's own daemons."""
     runs, sid = folder / "runs", folder / "sid"
     inner = Path(f"{sid}{runs}")
     runs.mkdir(exist_ok=True)
     inner.mkdir(parents=True, exist_ok=True)
     run("ip", "link", "set", "lo", "up")
     run("mount", "-t", "tmpfs", "tmpfs", runs)
-    # Field note: Docker's driver vfs unpacks in a chroot of its own, for which the root must be a mount point.
+    # Field note: Docker's driver vfs unpacks in its own chroot, for which the root must be a mount point.
     run("mount", "--bind", sid, sid)
     for name in ("proc", "sys", "dev"):
         run("mount", "--rbind", f"/{name}", sid / name)
@@ -318,7 +318,7 @@ def prepare_namespace(folder):
     for path in (Path("/run"), sid / "run"):
         run("mount", "-t", "tmpfs", "tmpfs", path)
     program = runs / "quinistry"
-    # The program packs the file that it is, and so a longer file makes a longer layer.
+    # The program packs its own file, so a longer file makes a longer layer.
     program.write_bytes(QUINISTRY.read_bytes() + random.Random(1).randbytes(PADDING))
     program.chmod(0o755)
 
@@ -329,7 +329,7 @@ def measure(folder, is_wanted):
     results = json.loads(path.read_text()) if path.exists() else {}
     results["versions"] = {client.key(): version(folder, client) for client in CLIENTS}
     tasks = [(client, rules) for rules in RULES for client in CLIENTS if is_wanted(client, rules)]
-    # In order, the clients that wait under one rule would hold up all others.
+    # In the original order, the clients that wait under one rule would delay all others.
     random.Random(1).shuffle(tasks)
     with concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
         futures = {}
@@ -428,7 +428,7 @@ def markdown(rows):
 
 
 def behaviour(results):
-    """Returns the tables of what each client does, after lists of the rules under which all do the same."""
+    """Returns the tables of what each client does, after lists of the rules under which all clients do the same."""
     alike, rows = collections.defaultdict(list), []
     for rules in RULES[1:]:
         cells = {client.key(): cell(results, client, rules) for client in CLIENTS}
@@ -437,7 +437,7 @@ def behaviour(results):
             alike[cells[CLIENTS[0].key()]].append(name)
         else:
             rows.append((name, cells))
-    text = "These are the same for every client:\n\n"
+    text = "Under these rules, every client does the same:\n\n"
     text += "".join(f"* {same}: {', '.join(names)}\n" for same, names in sorted(alike.items()))
     for clients in (ENGINES, TOOLS):
         lines = [["rule", *[head(results, client) for client in clients]]]
@@ -447,7 +447,7 @@ def behaviour(results):
 
 
 def message(output):
-    """Returns the part of the output that explains the failure, without what differs from run to run."""
+    """Returns the part of the output that explains the failure, without what varies between runs."""
     lines = [line.strip() for line in re.split(r"\x1b\[[0-9;]*[A-Za-z]|[\r\n]", output) if line.strip()]
     telling = [line for line in lines if re.search("(?i)error|fail|fatal|^ctr:|denied|unexpected|too many", line)]
     text = (telling or lines or [""])[-1].replace("sha256:", "")
@@ -466,7 +466,7 @@ def message(output):
 
 
 def messages(results):
-    """Returns the table of the clients' last words, with one row for those that say the same."""
+    """Returns the table of the clients' last messages, with one row for clients with the same messages."""
     groups = collections.defaultdict(list)
     for client in CLIENTS:
         shown = [results[rules][client.key()]["output"] for rules in TELLING]
@@ -495,9 +495,10 @@ def write_tables(folder):
     text = DOCUMENT.read_text()
     before, after = text[: text.index(MARKS[0])], text[text.index(MARKS[1]) :]
     parts = [
-        "\n## What they do\n\n" + behaviour(results),
-        "\n## What they say\n\nThis is the end of the message:\n\n" + messages(results),
-        "\n## What they leave\n\nThese have some of the layer a second after the failure:\n\n" + leftovers(results),
+        "\n## What clients do\n\n" + behaviour(results),
+        "\n## What clients report\n\nThe table has the end of each error message:\n\n" + messages(results),
+        "\n## What clients leave behind\n\n"
+        "These clients still have some of the layer a second after the failure:\n\n" + leftovers(results),
     ]
     DOCUMENT.write_text(before + MARKS[0] + "".join(parts) + "\n" + after)
 
@@ -528,9 +529,9 @@ def main():
     if unknown := set(options.steps) - {*STEPS, "show"}:
         parser.error(f"no such step: {' '.join(unknown)}")
     if os.geteuid() != 0:
-        parser.error("it must be run by root")
+        parser.error("only root can run this")
     if not QUINISTRY.exists():
-        parser.error(f"there is no {QUINISTRY}: run cargo build --release")
+        parser.error(f"{QUINISTRY} does not exist: run cargo build --release")
     folder = options.folder.resolve()
     is_wanted = lambda client, rules: options.client in client.key() and options.rule in (rules or "right")
     if "INSIDE" in os.environ:

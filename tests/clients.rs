@@ -65,7 +65,7 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
     assert!(again.contains("Image is up to date"), "{again}");
 
     for container in &generations {
-        // For the kernel, the process has this user and no capabilities.
+        // The kernel's own record: the process has this user and no capabilities.
         let status = format!("/proc/{}/status", container.inspect("{{.State.Pid}}"));
         if let Ok(status) = std::fs::read_to_string(status) {
             for line in
@@ -83,7 +83,7 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
 }
 
 #[test]
-fn docker_retries_what_a_fault_fails_once_and_refuses_a_wrong_digest() {
+fn docker_handles_harmless_faults_and_refuses_wrong_content() {
     if !has_docker() {
         return;
     }
@@ -119,7 +119,7 @@ fn docker_finds_the_container_healthy_and_runs_it_as_any_user() {
     image.pull();
     let options = ["--user", "12345:54321", "--health-interval", "1s"];
     let container = Container::run(&image, &options);
-    eventually("docker finds it healthy", || {
+    eventually("docker finds the container healthy", || {
         (container.inspect("{{.State.Health.Status}}") == "healthy").then_some(())
     });
     docker(&["stop", "-t", "1", &container.0]);
@@ -143,7 +143,7 @@ fn docker_push_fails_at_once_with_the_reason() {
     assert!(!push.status.success() && said.contains("read-only"), "{said}");
     let log = server.log();
     let writes = log.lines().filter(|line| line.contains("Refusing: P")).count();
-    assert!(writes <= 2, "docker does not retry forever: {log}");
+    assert!(writes <= 2, "docker must not retry forever: {log}");
 }
 
 #[test]
@@ -153,7 +153,7 @@ fn docker_loads_a_saved_image_and_its_container_saves_the_same_one() {
     }
     let folder = Folder::new("saved");
     let [saved, renamed, again] = ["saved.tar", "renamed.tar", "again.tar"].map(|name| folder.path(name));
-    // The archive's own name may already be in use. This name has the same length, so it fits.
+    // The name in the archive may already be in use. The new name has the same length, so that it fits.
     let name = format!("q{:08}", std::process::id());
     let with = ["--with", &sibling(&folder)];
     for with in [&[][..], &with] {
@@ -167,10 +167,10 @@ fn docker_loads_a_saved_image_and_its_container_saves_the_same_one() {
                 archive[at..][..old.len()].copy_from_slice(new.as_bytes());
             }
         }
-        std::fs::write(&renamed, archive).expect("room for it");
+        std::fs::write(&renamed, archive).expect("the file can be written");
         assert!(docker(&["load", "--input", &renamed]).contains(&image.0));
         assert_eq!(docker(&["inspect", "--format", "{{.Architecture}}", &image.0]), goarch());
-        let file = std::fs::File::create(&again).expect("room for it");
+        let file = std::fs::File::create(&again).expect("the file can be written");
         run(tool("docker").args(["run", "--rm", &image.0, "save"]).stdout(file));
         assert!(std::fs::read(&again).expect("it was saved") == saved);
     }
@@ -180,13 +180,14 @@ fn docker_loads_a_saved_image_and_its_container_saves_the_same_one() {
 fn skipped_tests_are_counted_in_one_line_after_the_tests() {
     let mut command = this_test();
     // Runs three other tests, which need the same tool, without any tools.
-    let output = command.arg("skopeo_").env("PATH", "").env_remove("CI").output().expect("it starts");
+    let output =
+        command.arg("skopeo_").env("PATH", "").env_remove("CI").output().expect("the command starts");
     assert!(output.status.success(), "{output:?}");
     let line = "*** SKIPPED 3 times in clients (a test, or a part of one): 3 x `skopeo --version` fails (package skopeo) ***\n";
     assert_eq!(lossy(&output.stderr), line);
 }
 
-/// Returns a command for skopeo. If the user is not root, it keeps its state in this folder.
+/// Returns a command for skopeo. If the user is not root, skopeo keeps its state in this directory.
 fn skopeo_in(folder: &Folder) -> Command {
     let mut command = tool("skopeo");
     command.env("XDG_DATA_HOME", &folder.0).env("XDG_RUNTIME_DIR", &folder.0);
@@ -263,7 +264,7 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
     }
     if has_tool("umoci", &["--version"]) && has_tool("tar", &["--version"]) {
         let (layout, bundle) = (folder.path("layout"), folder.path("bundle"));
-        std::fs::create_dir(&layout).expect("a new folder");
+        std::fs::create_dir(&layout).expect("a new directory");
         run(tool("tar").args(["-xf", &archive, "-C", &layout]));
         run(tool("umoci").args(["unpack", "--rootless", "--image", &format!("{layout}:latest"), &bundle]));
         let unpacked =
@@ -277,8 +278,8 @@ fn has_podman() -> bool {
     has_tool("podman", &["--version"]) && is_root("podman would leave a process behind")
 }
 
-/// Returns a podman command whose storage is in a folder. The path must be short: podman accepts at most 50 characters
-/// for `--runroot`.
+/// Returns a podman command whose storage is in a directory. The path must be short, because podman accepts at most 50
+/// characters for `--runroot`.
 fn podman_in(folder: &str, mut command: Command) -> Command {
     command.args(["--storage-driver", "vfs", "--root", &format!("{folder}/root")]);
     command.args(["--runroot", &format!("{folder}/run"), "--tmpdir", &format!("{folder}/tmp")]);
@@ -293,8 +294,8 @@ fn readme_file(language: &str, text: &str, registry: &str) -> String {
 /// Writes a file for a host into a node's `--hosts-dir`.
 fn hosts_file(node: &Node, host: &str, text: &str) {
     let folder = format!("{}/hosts/{host}", node.folder);
-    std::fs::create_dir_all(&folder).expect("a new folder");
-    std::fs::write(format!("{folder}/hosts.toml"), text).expect("room for it");
+    std::fs::create_dir_all(&folder).expect("a new directory");
+    std::fs::write(format!("{folder}/hosts.toml"), text).expect("the file can be written");
 }
 
 #[test]
@@ -351,7 +352,7 @@ fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
     let text = readme_file("json", "insecure-registries", &registry);
     let [file, data, state, pid_file, socket] =
         ["daemon.json", "data", "exec", "pid", "docker.sock"].map(|name| format!("{}/{name}", puller.folder));
-    std::fs::write(&file, text).expect("room for it");
+    std::fs::write(&file, text).expect("the file can be written");
     let socket = format!("unix://{socket}");
     let mut command = puller.command(&tool("dockerd"));
     command.args([
@@ -364,7 +365,7 @@ fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
         "--pidfile",
         &pid_file,
     ]);
-    // It runs in its own network namespace. Otherwise it would remove the bridge of another dockerd.
+    // This dockerd runs in its own network namespace. Otherwise it would remove the bridge of another dockerd.
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
     command.args(["--containerd", &format!("{}/socket", puller.folder), "--host", &socket]);
     let _daemon = Daemon::start(&mut command);
@@ -397,7 +398,7 @@ fn podman_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
     let (digest, registry) = (holder.run(&holder.load()), holder.registry());
     let file = format!("{}/registries.conf", puller.folder);
     let text = readme_file("toml", "/etc/containers/registries.conf.d/50-quinistry.conf", &registry);
-    std::fs::write(&file, text).expect("room for it");
+    std::fs::write(&file, text).expect("the file can be written");
     for image in [format!("{registry}/quinistry"), "docker.io/library/quinistry".into()] {
         let podman = |arguments: &[&str]| {
             let mut command = podman_in(&puller.folder, puller.command(&tool("podman")));
@@ -439,13 +440,13 @@ fn docker_pulls_the_requested_platform_and_reports_a_missing_one() {
         let output = pull(architecture);
         assert!(lossy(&output.stdout).contains(&format!("Digest: {digest}")), "{output:?}");
         assert_eq!(docker(&["inspect", "--format", "{{.Architecture}}", &image.0]), architecture);
-        docker(&["rmi", &image.0]); // Otherwise the next image would take the name, and this one would remain.
+        docker(&["rmi", &image.0]); // Otherwise this image would lose its name to the next one, and would remain.
     }
     let blobs = || server.log().matches("/blobs/").count();
     let before = blobs();
     let refused = pull("s390x");
     assert!(lossy(&refused.stderr).contains("no matching manifest"), "{refused:?}");
-    assert_eq!(blobs(), before, "docker finds out before it downloads a blob");
+    assert_eq!(blobs(), before, "docker notices this before it requests a blob");
 
     // The pulled image serves both platforms again, and the program is in PATH.
     assert_eq!(image.pull(), digest);
@@ -479,7 +480,7 @@ fn skopeo_inspects_and_copies_every_platform_of_registry_and_archive() {
         let copy = folder.path(&number.to_string());
         let how = ["copy", "--insecure-policy", "--src-tls-verify=false", "--all", "--preserve-digests"];
         skopeo(&[&how[..], &[source, &format!("dir:{copy}")]].concat());
-        // In a `dir:` folder, every blob is a file that is named by its digest. Both layers must be there.
+        // In a `dir:` directory, every blob is a file that is named by its digest. Both layers must be there.
         let layers = server.layers();
         assert_eq!(layers.len(), 2);
         for (layer, _) in layers {

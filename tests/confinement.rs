@@ -174,7 +174,7 @@ fn child() {
         "i386" => system::exit(system::call_as_i386()),
         #[cfg(target_arch = "x86_64")]
         "x32" => system::exit(system::call(libc::SYS_getppid | 0x4000_0000, NONE)),
-        // More than the allocator takes from the heap, then more for each block, then less.
+        // The larger blocks exceed what the allocator takes from the heap. All blocks grow, and then some are released.
         "memory" => {
             let mut blocks: Vec<Vec<u8>> = (0..300).map(|size| vec![1; size * size * 10]).collect();
             for block in &mut blocks {
@@ -250,7 +250,7 @@ fn calls_through_the_interfaces_of_other_architectures_are_refused() {
     assert_eq!(attempt("x32", true).code(), Some(libc::ENOSYS));
 }
 
-/// Returns the kind of a process's filter, and whether it is barred from gaining privileges, from /proc.
+/// Returns from /proc the kind of a process's filter, and whether the process is barred from gaining privileges.
 fn confinement_of(status: &str) -> [Option<&str>; 2] {
     ["Seccomp:\t", "NoNewPrivs:\t"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)))
 }
@@ -327,9 +327,9 @@ fn a_server_in_a_container_is_confined_whatever_the_container_allows() {
             let output = tool("docker").args(["logs", &id]).output().expect("docker starts");
             common::lossy(&output.stderr).into_owned()
         };
-        eventually("it listens", || log().contains("Listening on").then_some(()));
+        eventually("the server listens", || log().contains("Listening on").then_some(()));
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &id]);
-        eventually("it is confined", || {
+        eventually("the server is confined", || {
             let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
             (confinement_of(&status) == FULLY_CONFINED).then_some(())
         });

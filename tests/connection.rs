@@ -268,7 +268,7 @@ fn requests_are_answered_in_order_and_the_connection_persists() {
 
 #[test]
 fn a_turn_is_bounded_in_requests_and_in_bytes() {
-    // About 20, and more than the 16 that clients pipeline.
+    // A turn has about 20 requests, which is more than the 16 that clients pipeline.
     let mut world = World::new(manifest().repeat(60));
     let mut answered = 0;
     for _ in 0..2 {
@@ -283,7 +283,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
     let mut world = World::new("");
     world.transport.layer = vec![b'x'; 3 * TURN_COST as usize];
     let (mut image, _) = sample::packed();
-    // The registry takes this for the size of the layer.
+    // The registry believes that this is the size of the layer.
     image.platforms[0].layer.blob.size = world.transport.layer.len() as u64;
     world.registry = Registry::new(image);
     world.transport.input = world.layer_request().into_bytes();
@@ -332,7 +332,11 @@ fn a_client_that_does_not_read_costs_bounded_memory() {
 fn a_client_never_receives_what_was_meant_for_another() {
     let mut first = World::new(manifest());
     first.transport.acts = [Act::Bytes(usize::MAX), Act::Break].into();
-    assert_eq!(first.turn(), closed(CloseReason::Broken), "it breaks while the response is written");
+    assert_eq!(
+        first.turn(),
+        closed(CloseReason::Broken),
+        "the transport breaks while the response is written"
+    );
     let mut second = World::new(request("GET /v2/", &[]));
     second.buffers = first.buffers;
     assert_eq!(second.turn(), Next::Wait);
@@ -377,7 +381,7 @@ fn nothing_after_the_last_request_is_answered() {
         format!("\r\nHEAD /v2/ HTTP/1.1\r\n\r\n{smuggled}"),
     ] {
         let mut world = World::new(&bytes);
-        assert_eq!(world.run(), Next::Wait, "it lingers: {bytes:?}");
+        assert_eq!(world.run(), Next::Wait, "the connection lingers: {bytes:?}");
         assert!(world.transport.finished && world.transport.input.is_empty(), "{bytes:?}");
         let output = &world.transport.output;
         assert_eq!(output.windows(9).filter(|window| window == b"HTTP/1.1 ").count(), 1, "{bytes:?}");
@@ -490,8 +494,8 @@ fn a_slow_reader_is_served_and_a_stalled_one_is_closed() {
     }
     assert_eq!(world.wait_for_deadline(IDLE_TIMEOUT), closed(CloseReason::Stalled));
 
-    // A client that has taken everything and was sent more has made progress, although more is unacknowledged than
-    // before.
+    // A client has made progress if it has acknowledged everything and was then sent more, although more is now
+    // unacknowledged than before.
     let mut world = World::asked_for_layer();
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
     assert_eq!(world.turn(), Next::Wait);
@@ -528,7 +532,7 @@ fn a_reader_can_be_evicted_only_after_it_has_stalled_for_a_while() {
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(100), Act::Block].into();
     assert_eq!(world.turn(), Next::Wait);
     assert_eq!(world.rank(), None, "something was just sent");
-    // It reads steadily, but the transport has no room for more yet.
+    // The client reads steadily, but the transport has no room for more yet.
     for left in (0..10).rev() {
         world.transport.unacknowledged = left * 1000;
         world.pass(STALL_NOTICED);
@@ -583,7 +587,7 @@ fn a_connection_with_a_response_in_flight_is_evicted_after_idle_ones() {
     let mut newer = World::new("");
     newer.clock = Clock::at(answered.clock.now + STALL_NOTICED, SINCE_EPOCH);
     newer.connection = Connection::new(newer.connection.peer(), newer.clock.now);
-    assert!(answered.rank() < newer.rank(), "it has been idle since its response arrived");
+    assert!(answered.rank() < newer.rank(), "the answered client has been idle since its response arrived");
 }
 
 #[test]
@@ -627,12 +631,12 @@ fn a_connection_is_closed_once_its_last_response_has_arrived() {
         world.transport.input = request(&line, &["Connection: close"]).into_bytes();
         world
     };
-    // The client has acknowledged all of it.
+    // The client has acknowledged the whole response.
     let mut world = asked();
     assert_eq!(world.turn(), closed(CloseReason::LastResponse));
     assert!(!world.transport.finished);
     assert_eq!(world.responses()[0].content, world.transport.layer);
-    // A part of it is still in flight. The server's end of the stream follows it, and the client's arrives.
+    // A part of the response is still in flight. The server ends its side of the stream, and the client ends its own.
     let mut world = asked();
     world.transport.unacknowledged = 300;
     assert_eq!(world.turn(), Next::Wait);
@@ -642,7 +646,8 @@ fn a_connection_is_closed_once_its_last_response_has_arrived() {
     assert_eq!(world.run(), Next::Wait);
     world.transport.unacknowledged = 0;
     assert_eq!(world.turn(), closed(CloseReason::LastResponse));
-    // More input arrives meanwhile. Closing the connection now would reset it.
+    // More input arrives before the response is sent. If the server closed the connection
+    // now, the client would receive a reset.
     let mut world = asked();
     let no_room = [Act::Bytes(usize::MAX), Act::Bytes(usize::MAX), Act::Bytes(5000), Act::Block];
     world.transport.acts = no_room.into();
@@ -757,7 +762,7 @@ fn stopping_closes_idle_connections_and_finishes_responses_in_flight() {
 
 #[test]
 fn a_transport_that_accepts_no_byte_without_blocking_breaks_the_connection() {
-    // First while the head is sent, then while the layer is sent.
+    // The transport fails while the head is sent, and then while the layer is sent.
     for acts in [
         vec![Act::Bytes(1000), Act::Bytes(0), Act::Bytes(0)],
         vec![Act::Bytes(1000), Act::Bytes(1000), Act::Bytes(10_000), Act::Bytes(0)],

@@ -1,4 +1,4 @@
-//! `--fault`: which responses are made wrong, in which way, and that all others are right.
+//! `--fault`: the chosen responses are wrong in the chosen way, and all others are right.
 
 mod common;
 
@@ -177,7 +177,7 @@ fn the_help_lists_every_name() {
 enum End {
     Fin,
     Reset,
-    /// It did not end.
+    /// The transfer did not end.
     Silence,
 }
 
@@ -272,7 +272,7 @@ fn half_of_the_content_arrives_before_the_end_a_stall_or_a_reset() {
     for (fault, end) in [("cut", End::Fin), ("stall", End::Silence), ("reset", End::Reset)] {
         let server = serve(&format!("any={fault}@every:2"));
         for line in [&*layer(&server).0, "GET /v2/quinistry/manifests/latest"] {
-            // docker sends this field, and a stall must not close the connection even then.
+            // Field note: docker sends this field. A stall must not close the connection even then.
             for fields in [&[][..], &["Connection: close"]] {
                 let whole = right.ask(line, &[]);
                 server.ask(line, &[]);
@@ -450,7 +450,7 @@ fn refused(arguments: &[&str], variable: &str) -> String {
     let mut command = quinistry();
     // A server would run forever. It cannot listen on this address, which is reserved for documentation (RFC 5737).
     command.args(arguments).envs([("QUINISTRY_FAULT", variable), ("QUINISTRY_LISTEN", "192.0.2.1:1")]);
-    let output = command.output().expect("it starts");
+    let output = command.output().expect("the command starts");
     let said = lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(2), "{arguments:?} {variable}: {said}");
     assert!(said.ends_with("Try `quinistry --help`.\n"), "{said}");
@@ -503,7 +503,8 @@ fn rules_affect_only_the_server_and_not_its_image() {
     }
     // Other commands ignore the variable, even if it is invalid.
     let digest = |variable| {
-        let output = quinistry().arg("digest").env("QUINISTRY_FAULT", variable).output().expect("it starts");
+        let output =
+            quinistry().arg("digest").env("QUINISTRY_FAULT", variable).output().expect("the command starts");
         assert!(output.status.success(), "{}", lossy(&output.stderr));
         lossy(&output.stdout).trim().to_owned()
     };

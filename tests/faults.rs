@@ -3,7 +3,7 @@
 //!
 //! Documents: strace(1), and section 2 of the manual pages for the errors of each call.
 //!
-//! strace injects the error instead of making the call. A first run without faults records which calls the server
+//! strace injects the error instead of making the call. A first run without faults records the calls that the server
 //! makes, at start and while it serves. Then the first, second, third and last call of each kind fails, each in a
 //! separate run, and in another run every third call from the second on. Meanwhile a client requests everything,
 //! resumes after a connection was cut, and compares every byte. This finds a call that is missing in the table below,
@@ -122,13 +122,13 @@ const MAX_LINES: usize = 1000;
 /// The number of additional lines for each client of a crowd.
 const LINES_OF_CLIENT: usize = 20;
 
-/// How often a client reconnects before it stops.
+/// How often a client reconnects before it gives up.
 const MAX_CUTS: usize = 100;
 
 /// How long a client waits before each request, so that the server becomes idle and writes its log.
 const BREATH: Duration = Duration::from_millis(3);
 
-/// How long a client waits for a server that cannot know that there is something to do.
+/// How long a client waits for a server that cannot know that the client has sent something.
 const LIED_TO: Duration = Duration::from_millis(300);
 
 /// How many clients stay connected to provoke the calls in `OF_CROWD`: the table of clients outgrows the heap, and then
@@ -159,7 +159,7 @@ fn lean(folder: &Folder) -> String {
         executable[60..64].fill(0);
     }
     let path = folder.path("quinistry");
-    fs::write(&path, executable).expect("room for it");
+    fs::write(&path, executable).expect("the file can be written");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
     path
 }
@@ -191,8 +191,8 @@ impl Display for Fault {
 }
 
 impl Fault {
-    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, and the server must
-    /// believe EAGAIN until the next event. So the response may never come.
+    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, so the
+    /// server must believe EAGAIN until the next event, and may never send the response.
     fn is_lie(&self) -> bool {
         self.error == "EAGAIN" && self.call != "read" && self.call != "write"
     }
@@ -475,7 +475,7 @@ fn address(number: usize) -> SocketAddr {
 
 /// Waits until a server listens or ends. Returns whether it listens.
 fn listens(server: &mut Background, address: SocketAddr) -> bool {
-    eventually("it listens, or ends", || match server.0.try_wait().expect("our own child") {
+    eventually("the server listens or ends", || match server.0.try_wait().expect("our own child") {
         None => TcpStream::connect(address).is_ok().then_some(true),
         Some(_) => Some(false),
     })
@@ -490,7 +490,7 @@ fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trac
     // With -D, the process that is started becomes the server, and strace is a separate process.
     command.args(["-D", "-q", "-o", &trace]).args(injection(fault));
     command.arg(&site.program).args(["--listen", &address.to_string()]);
-    command.stderr(File::create(&stderr).expect("room for it"));
+    command.stderr(File::create(&stderr).expect("the file can be written"));
     let mut server = Background::start(command.env_remove("QUINISTRY_LISTEN"));
     listens(&mut server, address);
     let mut ended = || server.0.try_wait().expect("our own child");
@@ -500,7 +500,7 @@ fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trac
     } else {
         let cuts = visited?;
         server.signal(libc::SIGTERM);
-        check_end(eventually("it ends", || server.0.try_wait().expect("our own child")))?;
+        check_end(eventually("the process ends", || server.0.try_wait().expect("our own child")))?;
         Run::Served { cuts }
     };
     Ok((run, Trace::read(&trace), fs::read_to_string(&stderr).expect("text")))
@@ -608,8 +608,8 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
     for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
         // The other tests use the lower numbers.
         let (address, stderr) = (address(5000 + number), site.folder.path("stderr"));
-        // First the memory that the server reserves, and then ever more, until there is also room for what it already
-        // uses.
+        // At first, there is only the memory that the server reserves. Each further attempt has more, until there is
+        // also room for what the server already uses.
         let memory = needed_memory(&Budget::of(u64::MAX, usize::MAX));
         let sizes = (0..).map(|step| (memory + step * 128 * 1024) as u64);
         let mut refused = 0;
@@ -617,7 +617,7 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
             let mut command = quinistry_at(&site.program);
             command
                 .args(["--listen", &address.to_string()])
-                .stderr(File::create(&stderr).expect("room for it"));
+                .stderr(File::create(&stderr).expect("the file can be written"));
             let mut server = Background::start(limit(&mut command, size));
             if listens(&mut server, address) {
                 return Some(server);

@@ -138,7 +138,7 @@ fn silent_and_slow_clients_are_closed_at_their_deadline() {
     slow.send("GET /v2/ HTTP/1.1\r\nX: ");
     let mut idle = server.connect_idle();
     honest.is_served(&server);
-    // The silent client gets no response; the slow one gets a 408.
+    // The silent client gets no response, and the slow one gets a 408.
     assert_eq!(slow.response_to("GET").status, 408);
     slow.expect_end();
     silent.expect_end();
@@ -159,7 +159,7 @@ fn thousands_of_idle_connections_cost_little_memory_and_no_cpu_time() {
     let added = server.status("VmRSS").saturating_sub(before);
     assert!(added * 10 <= count as u64 * 6, "{added} KiB for {count} connections");
     honest.is_served(&server);
-    // Once the server has finished what it had begun.
+    // Wait until the server has finished what it had begun.
     eventually("a server without requests is idle", || {
         let ticks = server.cpu_ticks();
         std::thread::sleep(Duration::from_secs(2));
@@ -167,7 +167,7 @@ fn thousands_of_idle_connections_cost_little_memory_and_no_cpu_time() {
         (server.cpu_ticks() <= ticks + 1).then_some(())
     });
     drop(clients);
-    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+    eventually("all connections are closed", || (server.open_descriptors() < 20).then_some(()));
 }
 
 #[test]
@@ -189,16 +189,16 @@ fn thousands_of_silent_clients_do_not_keep_out_an_honest_one() {
             assert!(server.open_descriptors() <= 64);
         }
     }
-    // Of the clients that have begun a request, the newest may continue. The oldest was evicted without a response.
-    // At its deadline, it would have received a 408.
+    // Of the clients that have begun a request, the newest may continue. The oldest was evicted without a response. If
+    // it had been closed at its deadline, it would have received a 408.
     let newest = &mut crowd[1999];
     newest.send("Host: x\r\n\r\n");
     assert_eq!(newest.response_to("GET /v2/").status, 200);
     assert!(crowd[1].is_closed());
-    // The silent clients are closed, too, by eviction or at their deadline.
+    // The silent clients are also closed, by eviction or at their deadline.
     assert!(crowd[0].is_closed());
     drop(crowd);
-    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+    eventually("all connections are closed", || (server.open_descriptors() < 20).then_some(()));
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn a_client_whose_request_has_arrived_is_not_evicted_even_if_idle_longest() {
 
 #[test]
 fn clients_whose_requests_arrive_at_once_are_not_evicted_before_their_turn() {
-    // More than have a turn between two polls of the kernel.
+    // More clients than have a turn between two polls of the kernel.
     const PLACES: usize = 700;
     let server = with_limit(PLACES + 16);
     let mut clients: Vec<Client> = (0..PLACES).map(|_| server.connect_idle()).collect();
@@ -248,7 +248,7 @@ fn stalled_readers_do_not_keep_out_an_honest_one() {
     let stalled: Vec<Client> = (0..64)
         .map(|_| {
             let mut client = server.connect();
-            // More than the sockets hold, so that a response waits for its reader.
+            // The responses are larger than the sockets' buffers, so one of them waits for its reader.
             let lines = request(&honest.layer_line, &[]).repeat(30);
             let _ = client.stream.write_all(lines.as_bytes());
             client
@@ -278,7 +278,7 @@ fn a_server_without_descriptors_waits_until_some_are_free() {
     newcomer.send_request(MANIFEST, &[]);
     assert_eq!(newcomer.response_to(MANIFEST).content, honest.manifest.content);
     assert!(before.is_closed());
-    // Without another newcomer, it keeps its connection.
+    // Until there is another newcomer, this client keeps its connection.
     std::thread::sleep(Duration::from_millis(300));
     newcomer.send_request(MANIFEST, &[]);
     assert_eq!(newcomer.response_to(MANIFEST).content, honest.manifest.content);
@@ -293,7 +293,7 @@ fn a_server_without_descriptors_waits_until_some_are_free() {
     let ticks = server.cpu_ticks();
     std::thread::sleep(Duration::from_secs(1));
     assert!(server.cpu_ticks() - ticks < 20, "the server spins");
-    assert_eq!(server.log().matches("Cannot accept connections").count(), 1, "it is logged once");
+    assert_eq!(server.log().matches("Cannot accept connections").count(), 1, "the pause is logged once");
     server.limit_descriptors(hard_limit);
     assert_eq!(waiting.response_to(MANIFEST).content, honest.manifest.content);
     honest.is_served(&server);
@@ -335,7 +335,7 @@ fn stalled_readers_do_not_delay_fast_ones() {
         reading.join().expect("a reader");
     }
     drop(stalled);
-    eventually("all are closed", || (server.open_descriptors() < 20).then_some(()));
+    eventually("all connections are closed", || (server.open_descriptors() < 20).then_some(()));
 }
 
 #[test]
@@ -376,13 +376,13 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
     const CROWD: usize = 300;
     const REQUESTS: usize = 300;
     const PER_TURN: usize = (TURN_COST / REQUEST_COST) as usize;
-    // The log has the order of the responses. A log in a file loses no line.
+    // The log shows the order of the responses. A log in a file loses no line.
     let folder = Folder::new("order");
-    let log = File::create(folder.path("log")).expect("room for it");
+    let log = File::create(folder.path("log")).expect("the file can be written");
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut command = quinistry();
     let server = Background::start(command.args(["--listen", &address.to_string()]).stderr(log));
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     let connect = || {
         let mut client = Client::connect(address);
         client.send_request(MANIFEST, &[]);
@@ -397,7 +397,7 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
         client.send(&requests);
     }
     server.signal(libc::SIGCONT);
-    let lines = || std::fs::read_to_string(folder.path("log")).expect("it is there");
+    let lines = || std::fs::read_to_string(folder.path("log")).expect("the log exists");
     let answered = |log: &str| log.matches("HEAD /x").count();
     eventually("each client of the crowd has had a turn", || {
         (answered(&lines()) >= CROWD * PER_TURN).then_some(())
@@ -406,7 +406,7 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
     while answered(&lines()) < CROWD * REQUESTS / 2 {
         // The visitor sends its request while the crowd is being answered.
         server.signal(libc::SIGSTOP);
-        let size = std::fs::metadata(folder.path("log")).expect("it is there").len();
+        let size = std::fs::metadata(folder.path("log")).expect("the log exists").len();
         visitor.send_request("GET /v2/", &[]);
         server.signal(libc::SIGCONT);
         assert_eq!(visitor.response_to("GET /v2/").status, 200);
@@ -416,8 +416,8 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
             Some(answered(log.get(size as usize..at).unwrap_or_default()))
         }));
     }
-    // With one queue, each client of the crowd would have a turn before each visit. The cost of a client is forgotten
-    // over time, also while the server is stopped. So on a busy machine, some visits may wait for the crowd.
+    // With one queue, each client of the crowd would have a turn before each visit. The server forgets the cost of a
+    // client over time, also while it is stopped. So on a busy machine, some visits may wait for the crowd.
     visits.sort_unstable();
     let waited = visits[visits.len() / 4];
     assert!(waited < CROWD * PER_TURN / 2, "{waited} requests of the crowd were answered first: {visits:?}");
@@ -425,7 +425,7 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
 
 #[test]
 fn steady_readers_receive_everything_even_if_others_wait() {
-    // Room for 24 connections, and 40 slow readers.
+    // There is room for 24 connections, and there are 40 slow readers.
     let server = with_limit(40);
     let honest = Honest::learn(&server);
     let size = honest.layer.len().min(600_000);
@@ -434,7 +434,7 @@ fn steady_readers_receive_everything_even_if_others_wait() {
         .map(|_| {
             let (line, range, mut client) = (honest.layer_line.clone(), range.clone(), server.connect());
             std::thread::spawn(move || {
-                // Otherwise the kernel would buffer all of it at once.
+                // Otherwise the kernel would buffer the whole range at once.
                 system::limit_receive_buffer(&client.stream, 16 * 1024);
                 client.send_request(&line, &[&range]);
                 let (mut count, mut bytes) = (0, [0; 12 * 1024]);
@@ -496,7 +496,7 @@ fn a_server_that_can_accept_no_client_refuses_to_start() {
     let mut command = quinistry();
     let command = system::with_descriptors(&mut command, 7).args(["--listen", "127.0.0.1:0"]);
     let mut child = Background::start(command.stderr(Stdio::piped()));
-    let status = eventually("it ends", || child.0.try_wait().expect("our own child"));
+    let status = eventually("the process ends", || child.0.try_wait().expect("our own child"));
     let mut said = String::new();
     child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
     assert_eq!(status.code(), Some(1), "{said}");
@@ -555,7 +555,7 @@ fn a_held_terminal_does_not_stop_the_server_and_later_shows_the_loss() {
         if is_held {
             server.hold();
         }
-        // More than the terminal and the log hold.
+        // The lines are more than the terminal and the log hold.
         for _ in 0..REQUESTS {
             client.send_request(MANIFEST, &[]);
             assert_eq!(client.response_to(MANIFEST).status, 200);
@@ -576,7 +576,7 @@ fn a_server_that_starts_on_a_held_terminal_serves() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     system::hold(&mut person, &program);
     let _server = Background::start(quinistry().args(["--listen", &address.to_string()]).stderr(program));
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request(MANIFEST, &[]);
     assert_eq!(client.response_to(MANIFEST).status, 200);
@@ -614,14 +614,14 @@ fn an_unread_log_does_not_stop_the_server_and_later_reports_the_loss() {
     server.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
     let mut server = Background::start(&mut server);
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
-    // A pipe holds 64 KiB; this is ten times that.
+    eventually("the server listens", || TcpStream::connect(address).ok());
+    // A pipe holds 64 KiB, and these lines are ten times as long.
     let mut client = Client::connect(address);
     for _ in 0..6000 {
         client.send_request(MANIFEST, &["User-Agent: somebody who has a long name for himself"]);
         assert_eq!(client.response_to(MANIFEST).status, 200);
     }
-    // Once the log is read, it reports the loss.
+    // Once somebody reads the log, it reports the loss.
     let mut stderr = server.0.stderr.take().expect("it is piped");
     let mut log = String::new();
     let mut bytes = [0; 4096];
@@ -639,7 +639,7 @@ fn an_unread_log_does_not_stop_the_server_and_later_reports_the_loss() {
 
 #[test]
 fn a_hundred_downloads_in_flight_complete_after_the_signal() {
-    // Small enough for a busy machine to send it in the grace period, and more than the sockets hold.
+    // This is little enough for a busy machine to send in the grace period, and more than the sockets hold.
     const SIZE: usize = 500_000;
     let mut server = Server::start();
     let honest = Honest::learn(&server);

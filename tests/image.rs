@@ -289,7 +289,7 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_owned_by_root() {
         }
         let folder = Folder::new(name);
         let archive = folder.0.join("layer.tar.gz");
-        fs::write(&archive, &layer).expect("room for it");
+        fs::write(&archive, &layer).expect("the file can be written");
         let listed = run(tool(name).arg("-tvzf").arg(&archive));
         let lines: Vec<_> = listed.lines().collect();
         assert!(lines[0].starts_with("drwxr-xr-x") && lines[0].ends_with("amd64/"), "{listed}");
@@ -304,7 +304,7 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_owned_by_root() {
         run(tool(name).arg("-xzf").arg(&archive).arg("-C").arg(&folder.0));
         let unpacked = folder.0.join("amd64/quinistry");
         assert_eq!(fs::read(&unpacked).expect("it was unpacked"), sample::executable(AMD64));
-        let metadata = fs::metadata(&unpacked).expect("it is there");
+        let metadata = fs::metadata(&unpacked).expect("it was unpacked");
         assert_eq!((metadata.permissions().mode() & 0o777, metadata.mtime()), (0o755, 0));
     }
 }
@@ -314,7 +314,7 @@ fn a_program_that_is_not_linked_statically_does_not_compile() {
     let errors = |feature: &str| {
         let main = concat!(env!("CARGO_MANIFEST_DIR"), "/src/main.rs");
         let mut rustc = tool("rustc");
-        // Without the library, there are errors in any case.
+        // The library is missing, so there are errors in both cases.
         rustc.args(["--edition=2024", "--emit=metadata=/dev/null", "-C", feature, main]);
         lossy(&rustc.output().expect("rustc starts").stderr).into_owned()
     };

@@ -68,7 +68,7 @@ fn pinning_changes_no_line_that_only_looks_like_an_image_or_an_architecture() {
 #[test]
 fn the_command_prints_manifests_that_are_pinned_to_its_own_image() {
     let result = |arguments: &[&str]| {
-        let output = quinistry().args(arguments).output().expect("it starts");
+        let output = quinistry().args(arguments).output().expect("the command starts");
         (output.status.code(), lossy(&output.stdout).into_owned())
     };
     let (_, digest) = result(&["digest"]);
@@ -100,7 +100,7 @@ fn parent_and_child_differ_where_they_must_and_nowhere_else() {
         "/spec/template/spec/containers/0/ports/0/hostPort",
     ] {
         let [parent, child] = [&mut parent, &mut child]
-            .map(|manifest| manifest.pointer_mut(pointer).expect("it is there").take());
+            .map(|manifest| manifest.pointer_mut(pointer).expect("the manifest has it").take());
         assert_ne!(parent, child, "{pointer}");
     }
     assert_eq!(parent, child);
@@ -153,7 +153,7 @@ fn a_selector_matches_its_own_pods_and_their_grace_period_is_long_enough() {
     }
 }
 
-/// kubectl reads a manifest into its own types, which drop what it does not know, changes it, and writes it back.
+/// kubectl reads a manifest into its own types, changes it, and writes it again. Fields that these types lack are lost.
 #[test]
 fn kubectl_reads_the_manifests_and_loses_nothing() {
     if !has_tool("kubectl", &["version", "--client"]) {

@@ -1,4 +1,4 @@
-//! The table of files in `src/lib.rs`: it is complete, and each file uses only files further down.
+//! The table of files in `src/lib.rs` is complete, and each file uses only files further down.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,7 +15,7 @@ fn table() -> (Vec<String>, Uses) {
         let line = line.strip_prefix("//!     ").expect("a row of the table");
         let (columns, others) = line.split_at_checked(65).unwrap_or((line, ""));
         if let Some(file) = columns.split_whitespace().next() {
-            order.push(file.strip_suffix(".rs").expect("a file of Rust").to_owned());
+            order.push(file.strip_suffix(".rs").expect("a Rust file").to_owned());
         }
         let file = order.last().expect("the first row has a file");
         uses.entry(file.clone()).or_default().extend(others.split_whitespace().map(str::to_owned));
@@ -58,10 +58,10 @@ fn submodules(file: &str, text: &str) -> Vec<String> {
     used.map(|name| format!("{file}::{name}")).collect()
 }
 
-/// Returns all source files below a folder, as named in the table.
+/// Returns all source files below a directory, by their names in the table.
 fn files(folder: &Path) -> Vec<String> {
     let mut found = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder") {
+    for entry in std::fs::read_dir(folder).expect("a directory") {
         let path = entry.expect("an entry").path();
         if path.is_dir() {
             found.extend(files(&path));

@@ -49,7 +49,7 @@ fn with_places(count: usize) -> Server {
     Server::start_as(system::with_descriptors(&mut command, count + 16).args(["--listen", "127.0.0.1:0"]))
 }
 
-/// A control group that is removed when it is dropped.
+/// A control group, which is removed when the value is dropped.
 struct Group(String);
 
 impl Group {
@@ -128,10 +128,10 @@ fn a_reader_that_waits_for_memory_when_the_server_stops_is_served() {
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
     let stalled = stalled(&server, &layer_line, 200);
     let mut reader = server.connect();
-    // Otherwise the kernel would buffer all of it at once.
+    // Otherwise the kernel would buffer the whole response at once.
     system::limit_receive_buffer(&reader.stream, 8 * 1024);
     reader.send_request(&layer_line, &["Range: bytes=0-399999"]);
-    eventually("its response has begun", || {
+    eventually("the response has begun", || {
         sockets(&server).iter().filter(|row| row.queue > 0).nth(stalled.len()).map(|_| ())
     });
     server.signal(libc::SIGTERM);
@@ -157,14 +157,14 @@ fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
             client
         })
         .collect();
-    // They are evicted for those that follow.
+    // The server evicts these clients for those that follow.
     eventually("the last request is answered", || {
         let accepted = server.log().matches(&*layer_line).count();
         (accepted >= clients.len()).then_some(())
     });
     let orphans: Vec<u64> =
         sockets(&server).iter().filter(|row| !row.is_owned).map(|row| row.queue).collect();
-    // Sockets that wait to be accepted have no owner either, but nothing queued.
+    // Connections that wait to be accepted have no owner either, but nothing is queued for them.
     let queued: u64 = orphans.iter().filter(|&&queue| queue > 1).sum();
     assert_eq!(queued, 0, "{orphans:?}");
 }
@@ -183,7 +183,7 @@ fn newcomers_do_not_wait_for_any_number_of_stalled_readers() {
     };
     let before = pauses(&server.ask("GET /metrics", &[]));
     let stalled = stalled(&server, &layer_line, PLACES);
-    std::thread::sleep(Duration::from_secs(2)); // Wait until they count as stalled.
+    std::thread::sleep(Duration::from_secs(2)); // Wait until the readers count as stalled.
     let newcomers: Vec<Client> = (0..PLACES / 2)
         .map(|_| {
             let mut client = server.connect();
@@ -206,7 +206,8 @@ fn an_honest_incomplete_head_is_kept_while_unread_responses_fill_the_memory() {
     let (half, rest) = request.split_at(30);
     let many = request.repeat(4000);
     let mut crowd: Vec<Client> = Vec::new();
-    // Until connections have been closed several times, honest heads come in two pieces, with clients of the crowd between.
+    // Until connections have been closed several times, honest heads arrive in two pieces, with clients of the crowd
+    // between them.
     while server.log().matches("is full").count() < 100 {
         let mut honest = server.connect();
         honest.send(half);

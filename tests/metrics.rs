@@ -152,7 +152,7 @@ fn lines_that_the_log_dropped_are_counted() {
     command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(full);
     let _server = Background::start(&mut command);
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    eventually("the server listens", || std::net::TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     eventually("a line is dropped", || {
         client.send_request("GET /v2/", &[]);
@@ -201,7 +201,7 @@ fn promtool_reports_no_problem() {
 }
 
 #[test]
-fn prometheus_scrapes_it() {
+fn prometheus_scrapes_the_server() {
     if !has_tool("prometheus", &["--version"]) {
         return;
     }
@@ -211,7 +211,7 @@ fn prometheus_scrapes_it() {
          static_configs:\n      - targets: ['{}']\n",
         server.address
     );
-    std::fs::write(folder.path("prometheus.yml"), config).expect("room for it");
+    std::fs::write(folder.path("prometheus.yml"), config).expect("the file can be written");
     let mut prometheus = tool("prometheus");
     prometheus
         .arg(format!("--config.file={}", folder.path("prometheus.yml")))
@@ -219,7 +219,7 @@ fn prometheus_scrapes_it() {
         .arg(format!("--web.listen-address=127.0.0.1:{port}"));
     let _prometheus = Background::start(prometheus.stdout(Stdio::null()).stderr(Stdio::null()));
     let query = "GET /api/v1/query?query=quinistry_requests_total%7Bendpoint%3D%22metrics%22%7D";
-    let count = eventually("two scrapes", || {
+    let count = eventually("prometheus has scraped twice", || {
         let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
         stream.write_all(request(query, &["Connection: close"]).as_bytes()).ok()?;
         let mut response = String::new();

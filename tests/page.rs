@@ -36,7 +36,7 @@ fn shown(html: &str) -> String {
 fn a_browser_gets_the_page_and_every_other_client_the_text() {
     let server = Server::start();
     for (accept, is_page) in [
-        // Firefox and Safari, Chromium, w3m.
+        // These are from Firefox and Safari, from Chromium, and from w3m.
         (BROWSER, true),
         (
             "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,\
@@ -50,7 +50,7 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         // An invalid weight is ignored.
         ("Accept: text/html;q=05, text/plain;q=0.9", true),
         ("Accept: text/html;q=0.5000, text/plain;q=0.9", true),
-        // curl and wget, no Accept, lynx, Docker, containerd.
+        // These are from curl and wget, from a client without Accept, and from lynx, Docker and containerd.
         ("Accept: */*", false),
         ("X: y", false),
         ("Accept: text/html, text/plain, text/sgml, text/css, application/xhtml+xml, */*;q=0.01", false),
@@ -203,7 +203,7 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
             let mut archive = Vec::new();
             std::io::copy(&mut flate2::read::GzDecoder::new(&content[..]), &mut archive).expect("a member");
             inside.insert(sha256(&archive), archive);
-            let executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("it is there");
+            let executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
             inside.insert(sha256(&executable), executable);
         }
         if count < 6 {
@@ -294,7 +294,7 @@ fn client_input_gets_into_no_command_and_no_page() {
         for host in ["<script>", "a\"b", "a b", "a`b`", "a\\b", "a|b"] {
             assert_eq!(ask("/", host, accept).status, 400, "{host}");
         }
-        // An error is JSON for browsers, too.
+        // An error is JSON even for browsers.
         for target in ["/'onload='alert(1)", "/%3Cscript%3E", "/v2/&lt;img/manifests/x"] {
             assert_eq!(ask(target, "localhost", accept).field("content-type"), Some("application/json"));
         }
@@ -379,8 +379,8 @@ fn tidy_finds_no_error_in_the_page() {
     let path = folder.path("page.html");
     for arguments in [&[][..], &["--with", &sibling(&folder)]] {
         let page = page(&Server::start_with(arguments));
-        std::fs::write(&path, page).expect("room for it");
-        let output = tool("tidy").args(["-quiet", "-errors", &path]).output().expect("it starts");
+        std::fs::write(&path, page).expect("the file can be written");
+        let output = tool("tidy").args(["-quiet", "-errors", &path]).output().expect("the command starts");
         let said = lossy(&output.stderr);
         // tidy takes a link in SVG for an obsolete HTML element.
         let is_wrong = |line: &&str| !line.contains("<a> proprietary attribute");
@@ -397,7 +397,8 @@ fn chromium(folder: &Folder, scheme: &str, size: (u32, u32), arguments: &[&str])
     // The sandbox does not work for root, and the page is trusted.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-breakpad", "--hide-scrollbars"]);
     command.args(["--enable-logging=stderr", &profile, &scheme, &window]).args(arguments);
-    let output = command.env("TMPDIR", &folder.0).env("HOME", &folder.0).output().expect("it starts");
+    let output =
+        command.env("TMPDIR", &folder.0).env("HOME", &folder.0).output().expect("the command starts");
     let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}");
     (stdout.into_owned(), stderr.into_owned())
@@ -431,8 +432,8 @@ fn a_browser_shows_the_page_and_logs_no_error() {
     assert!(server.log().contains("Serving welcome"));
 }
 
-/// A page of another origin that sends requests to a registry. Its title becomes, for each request, the status, the
-/// digest and link that the page can read, and the length of the content, or else the name of the error.
+/// A page of another origin that sends requests to a registry. For each request, its title gets the status, the digest
+/// and link that the page can read, and the length of the content, or else the name of the error.
 const READ: &str = r#"<!DOCTYPE html><title></title><script>
 const ask = (method, path, fields = {}) => {
   const request = new XMLHttpRequest();
@@ -544,7 +545,7 @@ fn the_page_fits_a_phone_and_a_desktop_and_is_readable() {
     }
     let folder = Folder::new("measure");
     for arguments in [&[][..], &["--with", &sibling(&folder)]] {
-        // The folded parts are measured, too.
+        // The folded parts are also measured.
         let page = page(&Server::start_with(arguments)).replace("<details", "<details open") + MEASURE;
         let page = page.replace('&', "&amp;").replace('"', "&quot;");
         for width in WIDTHS {
@@ -553,7 +554,7 @@ fn the_page_fits_a_phone_and_a_desktop_and_is_readable() {
                 "<!DOCTYPE html><meta name=\"color-scheme\" content=\"light dark\">\
                  <iframe width=\"{width}\" height=\"800\" frameborder=\"0\" srcdoc=\"{page}\"></iframe>"
             );
-            std::fs::write(folder.path("page.html"), html).expect("room for it");
+            std::fs::write(folder.path("page.html"), html).expect("the file can be written");
             let url = format!("file://{}", folder.path("page.html"));
             for scheme in SCHEMES {
                 let (html, _) = chromium(&folder, scheme, (1400, 900), &["--dump-dom", &url]);

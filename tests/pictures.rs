@@ -132,8 +132,8 @@ fn built(what: &str) -> u32 {
     number.replace(',', "").parse().expect("a number")
 }
 
-/// Returns the size of a tar archive with one file of this size and its folder: a header of one block (512 bytes) for
-/// each, the file in whole blocks, and two blocks at the end.
+/// Returns the size of a tar archive with one file of this size and its directory: a header of one block (512 bytes)
+/// for each, the file in whole blocks, and two blocks at the end.
 fn archived(file: u32) -> u32 {
     (file.div_ceil(512) + 4) * 512
 }

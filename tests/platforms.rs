@@ -12,7 +12,7 @@ use std::process::Output;
 use common::{Folder, Server, goarch, lossy, quinistry, run, sibling};
 
 fn output(arguments: &[&str]) -> Output {
-    quinistry().args(arguments).output().expect("it starts")
+    quinistry().args(arguments).output().expect("the command starts")
 }
 
 /// Runs a command, which must succeed, and returns its standard output.
@@ -26,7 +26,7 @@ fn every_command_includes_the_given_executable() {
     let other = sibling(&folder);
     let server = Server::start_with(&["--with", &other]);
     let digest = server.manifest_digest();
-    // As in the image's entrypoint, and as users write it.
+    // The image's entrypoint has the first form, and users write the second.
     for arguments in [["--with", &*other, "digest"], ["digest", "--with", &*other]] {
         assert_eq!(printed(&arguments), format!("quinistry@{digest}\n"));
     }
@@ -51,9 +51,9 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
     let own = env!("CARGO_BIN_EXE_quinistry");
     let missing = folder.path("missing");
     let script = folder.path("script");
-    std::fs::write(&script, "#!/bin/sh\n").expect("room for it");
+    std::fs::write(&script, "#!/bin/sh\n").expect("the file can be written");
     let dynamic = folder.path("dynamic");
-    std::fs::write(&dynamic, with_interpreter(&other)).expect("room for it");
+    std::fs::write(&dynamic, with_interpreter(&other)).expect("the file can be written");
     // If the server listened first, it would report this port as in use.
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
@@ -82,7 +82,7 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
 /// Returns a copy of an executable whose first program header requests an interpreter (`PT_INTERP`, 3). The program
 /// headers follow the file header, which has 64 or 52 bytes.
 fn with_interpreter(executable: &str) -> Vec<u8> {
-    let mut bytes = std::fs::read(executable).expect("it is there");
+    let mut bytes = std::fs::read(executable).expect("the executable");
     let (table, size) = if bytes[4] == 2 { (32, 64) } else { (28, 52) };
     assert_eq!(bytes[table], size, "where the program headers are");
     bytes[usize::from(size)..][..4].copy_from_slice(&3_u32.to_le_bytes());

@@ -26,7 +26,7 @@ fn a_pull_step_by_step_yields_a_program_that_serves_the_same_image() {
     let child = start(&pulled, &Folder::new("pulled"));
     assert!(pull(&child) == pulled);
 
-    // The artifact that refers to the image is the same, too.
+    // The artifact that refers to the image is also the same.
     assert_eq!(bill_of_materials(&child), bill_of_materials(&parent));
 }
 
@@ -44,12 +44,12 @@ fn three_generations_with_a_program_for_another_processor_have_one_digest() {
 }
 
 /// Does what a runtime does with an image: unpacks the files, and runs the command in the config. (A runtime would also
-/// make the folder the root directory of the program.)
+/// make the directory the root directory of the program.)
 fn start(pulled: &Pulled, root: &Folder) -> Server {
     for (path, file) in &pulled.files {
         let path = root.path(path.trim_start_matches('/'));
-        std::fs::create_dir_all(path.rsplit_once('/').expect("a folder").0).expect("a new folder");
-        std::fs::write(&path, file).expect("room for it");
+        std::fs::create_dir_all(path.rsplit_once('/').expect("a directory").0).expect("a new directory");
+        std::fs::write(&path, file).expect("the file can be written");
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("our own file");
     }
     let entrypoint = pulled.config["config"]["Entrypoint"].as_array().expect("a command");
@@ -80,7 +80,7 @@ fn pull(server: &Server) -> Pulled {
         client.response_to(line)
     };
 
-    // 1. Is this a registry, and does it require authentication? It would then respond with a 401.
+    // 1. Is this a registry, and does it require authentication? If it did, it would respond with a 401.
     let base = ask("GET /v2/", &[]);
     assert_eq!(base.status, 200);
     assert_eq!(base.field("Docker-Distribution-Api-Version"), Some("registry/2.0"));
@@ -91,7 +91,7 @@ fn pull(server: &Server) -> Pulled {
     let resolved = ask("HEAD /v2/quinistry/manifests/latest", &[&accept]);
     let digest = resolved.field("Docker-Content-Digest").expect("what the tag stands for").to_owned();
 
-    // 3. The index, by that digest. We compare the digest, so we need not trust whoever sent the bytes.
+    // 3. The index, by that digest. We check the digest, so we need not trust the sender of the bytes.
     let index = ask(&format!("GET /v2/quinistry/manifests/{digest}"), &[&accept]);
     assert_eq!(sha256(&index.content), digest);
     assert_eq!(index.field("Content-Type"), Some(INDEX));

@@ -25,7 +25,7 @@ fn script(word: &str) -> String {
         .fold("set -eux\n".to_owned(), |script, block| script + block)
 }
 
-/// Runs a script, which must succeed, in its own folder. Returns its standard output.
+/// Runs a script, which must succeed, in its own directory. Returns its standard output.
 fn run_script(script: &str) -> String {
     let folder = Folder::new("readme");
     let output = bash(script, &folder).current_dir(&folder.0).output().expect("bash starts");
@@ -80,7 +80,7 @@ fn the_commands_for_docker_work_as_printed_except_for_the_ports() {
     let mut expected = on_port(port, transcript).replace(printed, &server.manifest_digest());
     script = on_port(port, &script);
     let mut images = vec![ImageName::at(port)];
-    // The ports and image names of the containers may be in use, too.
+    // The ports and image names of the containers may also be in use.
     while let Some((before, after)) = script.split_once("-p 80") {
         let (published, rest) = after.split_once(':').expect("two ports");
         let (old, new) = (format!("localhost:80{published}"), free_port());
@@ -106,8 +106,8 @@ fn every_rule_of_a_fault_is_valid() {
 
 #[test]
 fn every_block_of_commands_is_run_somewhere() {
-    // Some are run by the tests above or those of the Kubernetes manifests. Of the others, the first is run by hand,
-    // those of rustup by `tests/targets.sh` in another form, and the rest by the gate.
+    // The tests above and those of the Kubernetes manifests run some of the blocks. Of the others, the first is run by
+    // hand, `tests/targets.sh` runs those of rustup in another form, and the gate runs the rest.
     let elsewhere = ["curl", "docker ", "kubectl patch"];
     let others: Vec<_> =
         readme_blocks("sh").filter(|block| !elsewhere.iter().any(|word| block.contains(word))).collect();
@@ -179,7 +179,7 @@ fn the_oldest_compiler_that_the_readme_names_compiles_the_program() {
     };
     if !cargo(&["--version"]) {
         report(format!(
-            "Skipped: there is no `cargo +{oldest}`, so whether that one compiles it was not tried."
+            "Skipped: there is no `cargo +{oldest}`, so it is not known whether that version compiles the program."
         ));
         return;
     }
@@ -216,7 +216,7 @@ fn every_link_leads_to_something_and_the_contents_are_complete() {
         ".github/SECURITY.md",
     ] {
         let path = root.join(name);
-        // A package from crates.io has no folders whose names begin with a dot.
+        // A package from crates.io has no directories whose names begin with a dot.
         if name.starts_with('.') && !path.exists() {
             continue;
         }
@@ -225,7 +225,7 @@ fn every_link_leads_to_something_and_the_contents_are_complete() {
         for link in links.filter(|link| !link.starts_with("http")) {
             let (file, wanted) = link.split_once('#').unwrap_or((link, ""));
             let target =
-                if file.is_empty() { path.clone() } else { path.parent().expect("a folder").join(file) };
+                if file.is_empty() { path.clone() } else { path.parent().expect("a directory").join(file) };
             let is_missing_folder = file.starts_with('.') && !root.join(".github").exists();
             assert!(target.exists() || is_missing_folder, "{name}: {link}");
             assert!(

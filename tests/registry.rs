@@ -24,7 +24,7 @@ const DOCKER: &str = "application/vnd.docker.distribution.manifest.v2+json";
 const OCI: &str = "application/vnd.oci.image.manifest.v1+json";
 const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
-/// A registry, and what it serves.
+/// A registry, and the content that it serves.
 struct World {
     registry: Registry,
     /// The contents of the layers, in the order of the image.
@@ -232,7 +232,7 @@ fn a_tag_stands_for_what_the_documented_table_lists() {
         let chosen: Vec<_> = (0..choices.len()).filter(|bit| set >> bit & 1 == 1).collect();
         let expected = media_type(chosen.first().map_or(otherwise, |line| choices[*line].1));
         let types: Vec<_> = chosen.iter().rev().map(|line| choices[*line].0).collect();
-        // containerd sends one list. Docker 28, skopeo and others send a line for each type.
+        // Field note: containerd sends one list. Docker 28, skopeo and others send a field line for each type.
         let joined = format!("Accept: text/html, {}", types.join(" , "));
         let each: Vec<_> =
             types.iter().map(|name| format!("accept: {};q=0.5", name.to_uppercase())).collect();
@@ -400,7 +400,7 @@ fn unknown_and_malformed_references_get_the_specified_error_codes() {
         (format!("GET /v2/quinistry/manifests/sha512:{hex}{hex}"), 404, "MANIFEST_UNKNOWN"),
         (format!("GET /v2/quinistry/manifests/{}", world.configs[0]), 404, "MANIFEST_UNKNOWN"),
         (format!("GET /v2/quinistry/manifests/{}", world.blob), 404, "MANIFEST_UNKNOWN"),
-        // cosign's signatures and attestations, and the referrers tag schema.
+        // These are tags of the referrers tag schema, and of cosign's signatures and attestations.
         (format!("GET /v2/quinistry/manifests/sha256-{hex}"), 404, "MANIFEST_UNKNOWN"),
         (format!("GET /v2/quinistry/manifests/sha256-{hex}.sig"), 404, "MANIFEST_UNKNOWN"),
         (format!("GET /v2/quinistry/manifests/sha256-{hex}.att"), 404, "MANIFEST_UNKNOWN"),
@@ -434,7 +434,7 @@ fn a_range_gets_206_and_the_right_bytes() {
         ("bytes=10-19".to_owned(), 10..20),
         ("BYTES=10-".to_owned(), 10..size),
         (format!("bytes={last}-"), last..size),
-        // regctl asks for one byte past the end.
+        // Field note: regctl requests one byte past the end.
         (format!("bytes=0-{size}"), 0..size),
         ("bytes=5-99999999999999999999999".to_owned(), 5..size),
         ("bytes=-7".to_owned(), size - 7..size),
@@ -566,7 +566,7 @@ fn a_client_that_has_the_content_gets_304() {
             assert_eq!(world.ask(&line, &[&format!("If-Match: {other}")]).status, 412, "{other}");
         }
     }
-    // A byte beyond ASCII does not hide another tag.
+    // A byte beyond ASCII does not hide another tag of the list.
     let line = "GET /v2/quinistry/manifests/latest";
     let tags = [b"\"\xe9\", \"", world.index().as_bytes(), b"\""].concat();
     for (field, status) in [("If-None-Match", 304), ("If-Match", 200)] {
@@ -702,7 +702,7 @@ fn referrers_are_filtered_by_their_type() {
     for (subject, _) in world.subjects() {
         let line = format!("GET /v2/quinistry/referrers/{subject}");
         let all = world.ask(&line, &[]);
-        // As clients encode it, and as users write it.
+        // Clients encode the type, and users write it as it is.
         for wanted in ["application%2Fvnd.cyclonedx%2Bjson", CYCLONE_DX] {
             let filtered = world.ask(&format!("{line}?artifactType={wanted}"), &[]);
             assert_eq!((filtered.status, &filtered.content), (200, &all.content));
@@ -746,7 +746,7 @@ fn the_referrers_tag_of_a_digest_stands_for_the_same_index() {
 }
 
 #[test]
-fn anything_else_has_an_empty_index_of_referrers() {
+fn the_index_of_referrers_of_anything_else_is_empty() {
     let world = World::new();
     let sha512 = format!("sha512:{}", "0".repeat(128));
     let other = format!("other:{}", &world.index()[7..]);
@@ -821,7 +821,8 @@ fn request_content_does_not_change_the_response() {
     let world = World::new();
     for line in ["GET /", "GET /v2/", "GET /v2/quinistry/manifests/latest", "OPTIONS /", "GET /nonesuch"] {
         let response = world.ask(line, &[]);
-        // HAProxy, Envoy and nginx translate an HTTP/2 GET that ends with an empty DATA frame to the first of these.
+        // Field note: HAProxy, Envoy and nginx translate an HTTP/2 GET that ends with an empty DATA frame to the first
+        // of these.
         for field in ["Transfer-Encoding: chunked", "Content-Length: 5"] {
             assert_eq!(world.ask(line, &[field]), response, "{line} {field}");
         }

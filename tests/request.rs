@@ -1,7 +1,7 @@
 //! The request parser: its grammar and its limits.
 //!
 //! Every case is parsed whole, byte by byte, and with other bytes after it. The outcome must be the same, because a
-//! packet can end anywhere.
+//! packet can end at any byte.
 
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, Method, Rejection, Request, parse};
 use quinistry::http::response::Persistence;

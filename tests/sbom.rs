@@ -1,4 +1,4 @@
-//! The bill of materials: its files match Cargo's list, and each form of it is what its readers expect.
+//! The bill of materials: its files match Cargo's list, and each of its forms is what its readers expect.
 //!
 //! The files are generated. This command writes them again:
 //!
@@ -142,8 +142,8 @@ fn the_files_match_cargo_tree() {
     let crates = crates();
     let (document, list) = (document(&crates), auditable(&crates));
     if std::env::var_os("QUINISTRY_UPDATE").is_some() {
-        std::fs::write(format!("{FOLDER}/sbom.json"), document).expect("room for it");
-        std::fs::write(format!("{FOLDER}/sbom.zlib"), zlib(&list)).expect("room for it");
+        std::fs::write(format!("{FOLDER}/sbom.json"), document).expect("the file can be written");
+        std::fs::write(format!("{FOLDER}/sbom.zlib"), zlib(&list)).expect("the file can be written");
         return;
     }
     let update =
@@ -194,7 +194,7 @@ for path in sys.argv[1:]:
     let folder = Folder::new("sbom");
     let paths = [document].into_iter().chain(wrong).enumerate().map(|(number, document)| {
         let path = folder.path(&format!("{number}.cdx.json"));
-        std::fs::write(&path, document).expect("room for it");
+        std::fs::write(&path, document).expect("the file can be written");
         path
     });
     let said = run(tool("python3").args(["-c", VALIDATE]).args(paths));
@@ -205,7 +205,7 @@ for path in sys.argv[1:]:
 fn the_command_always_prints_the_same_document() {
     let folder = Folder::new("elsewhere");
     let copy = folder.path("other-name");
-    std::fs::copy(PROGRAM, &copy).expect("room for it");
+    std::fs::copy(PROGRAM, &copy).expect("the file can be written");
     let elsewhere =
         run(quinistry_at(copy).arg("sbom").env_clear().env("TZ", "Asia/Tokyo").current_dir(&folder.0));
     assert_eq!(elsewhere.as_bytes(), DOCUMENT);

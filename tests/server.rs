@@ -15,7 +15,7 @@ use common::{
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = command.output().expect("it starts");
+    let Output { status, stdout, stderr } = command.output().expect("the command starts");
     (status.code(), lossy(&stdout).into_owned(), lossy(&stderr).into_owned())
 }
 
@@ -244,8 +244,8 @@ fn every_response_is_logged_in_one_line() {
 
 #[test]
 fn a_log_without_a_reader_does_not_stop_the_server() {
-    // `head` exits after the first line, and stderr is a broken pipe from then on. If stderr is closed, no socket may
-    // get its number, or a client would receive the log.
+    // `head` exits after the first line, and standard error is a broken pipe from then on. If standard error is closed,
+    // no socket may get its number, because a client would then receive the log.
     if !has_tool("bash", &["--version"]) || !has_tool("head", &["--version"]) {
         return;
     }
@@ -260,7 +260,7 @@ fn is_served_with(redirection: &str) {
     let folder = Folder::new("redirection");
     let mut child = Background::start(bash(&script, &folder).stdout(Stdio::null()));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     for _ in 0..100 {
         let mut client = Client::connect(address);
         client.send_request("GET /v2/", &[]);
@@ -283,7 +283,7 @@ fn requests_may_arrive_in_any_pieces() {
     }
     assert_eq!(client.response_to(line).content, whole);
 
-    // Many requests, cut anywhere. The client stops sending after the last one.
+    // There are many requests, which are cut anywhere. The client stops sending after the last one.
     let many = bytes.repeat(300);
     for piece in many.as_bytes().chunks(1021) {
         client.send(piece);
@@ -370,7 +370,7 @@ fn both_signals_end_the_server_with_success_and_free_the_port() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let mut server = Server::start();
         let (idle, own) = (server.connect_idle(), server.open_descriptors());
-        // Another client sends nothing. The kernel hands it over after a second.
+        // Another client sends nothing. The kernel passes its connection to the server after a second.
         let silent = server.connect();
         eventually("the silent client is accepted", || (server.open_descriptors() > own).then_some(()));
         server.signal(signal);
@@ -388,7 +388,7 @@ fn a_second_signal_ends_the_server_at_once_and_sets_its_exit_code() {
     let mut server = Server::start();
     let (digest, _) = server.layer();
     let line = format!("GET /v2/quinistry/blobs/{digest}");
-    // More than the sockets' buffers hold, so that it stays in flight.
+    // The responses are larger than the sockets' buffers, so one of them stays in flight.
     let mut slow = server.connect();
     for _ in 0..100 {
         slow.send_request(&line, &[]);
@@ -407,7 +407,7 @@ fn a_second_signal_ends_the_server_at_once_and_sets_its_exit_code() {
 fn a_signal_ends_a_server_that_is_still_packing() {
     let mut child = Background::start(quinistry().args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()));
     let mut stderr = child.0.stderr.take().expect("it is piped");
-    // It is still packing.
+    // The server is still packing.
     let mut bytes = [0; 10];
     stderr.read_exact(&mut bytes).expect("the start of the log");
     child.signal(libc::SIGTERM);
@@ -424,7 +424,7 @@ fn a_named_pipe_is_refused_without_waiting_for_it() {
         let mut child = Background::start(
             quinistry().args([command, "--with", &pipe]).stdout(Stdio::null()).stderr(Stdio::piped()),
         );
-        let status = eventually("it ends", || child.0.try_wait().expect("our own child"));
+        let status = eventually("the process ends", || child.0.try_wait().expect("our own child"));
         let mut said = String::new();
         child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
         assert_eq!(status.code(), Some(1), "{said}");
@@ -437,7 +437,7 @@ fn a_crowd_in_the_backlog_is_answered_when_the_server_stops() {
     let mut server = Server::start();
     let line = "GET /v2/quinistry/manifests/latest";
     server.freeze();
-    // More than the server accepts at a time.
+    // These are more clients than the server accepts at a time.
     let clients: Vec<_> = (0..700)
         .map(|_| {
             let mut client = server.connect();
@@ -462,8 +462,8 @@ fn a_client_that_sends_nothing_is_not_accepted_at_once() {
         let line = text.lines().find(|line| line.starts_with("quinistry_connections_accepted_total "));
         line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).expect("a number")
     };
-    // The kernel hands it over after a second. An attempt that takes less time finds that the server does not know of
-    // it.
+    // The kernel passes the connection to the server after a second. An attempt that takes less time finds that the
+    // server has not accepted it.
     eventually("a silent client stays with the kernel", || {
         let before = accepted();
         let silent = server.connect();
@@ -475,7 +475,7 @@ fn a_client_that_sends_nothing_is_not_accepted_at_once() {
 
 #[test]
 fn a_client_in_the_backlog_is_answered_when_a_small_server_stops() {
-    // With so few descriptors, there is room for few connections.
+    // With so few descriptors, there is room for only a few connections.
     let mut server =
         Server::start_as(system::with_descriptors(&mut quinistry(), 40).args(["--listen", "127.0.0.1:0"]));
     let line = "GET /v2/quinistry/manifests/latest";
@@ -496,7 +496,7 @@ fn a_request_that_arrived_before_the_signal_is_answered_without_an_event() {
         let mut server = Server::start();
         let line = "GET /v2/quinistry/manifests/latest";
         let mut client = server.connect_idle();
-        // SIGSTOP interrupts the wait for events, so the server learns only of the signals.
+        // SIGSTOP interrupts the wait for events, so the server notices only the signals.
         server.freeze();
         client.send_request(line, &[]);
         server.signal(libc::SIGTERM);
@@ -520,7 +520,7 @@ fn the_health_check_succeeds_only_if_the_server_is_healthy() {
     let wildcard = Server::start_as(quinistry().args(["--listen", "0.0.0.0:0"]));
     assert_eq!(check(&wildcard.address.to_string()).0, Some(0));
 
-    // A server that accepts and sends nothing, no server, and one that sends another status.
+    // The check fails for a server that accepts and sends nothing, for no server, and for another status.
     let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let mute_address = mute.local_addr().expect("an address");
     let (code, _, stderr) = check(&mute_address.to_string());
@@ -550,7 +550,7 @@ fn health_checks_are_not_logged() {
         for line in ["GET /healthz", "HEAD /healthz"] {
             assert_eq!(server.ask(line, &["User-Agent: kube-probe/1.32"]).status, 200);
         }
-        // HAProxy's and Apache's own checks.
+        // HAProxy and Apache send these checks.
         for target in ["/", "*"] {
             let mut client = server.connect();
             client.send(format!("OPTIONS {target} HTTP/1.0\r\n\r\n"));
@@ -574,7 +574,7 @@ fn a_quiet_server_logs_only_errors_and_its_end() {
     command.args(["serve", "--quiet", "--listen", &format!("localhost:{port}")]);
     let mut child = Background::start(command.stderr(Stdio::piped()));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request("GET /v2/", &[]);
     assert_eq!(client.response_to("GET /v2/").status, 200);
@@ -618,26 +618,26 @@ fn a_file_size_limit_below_the_size_of_the_layer_is_reported_at_start() {
 
 #[test]
 fn a_log_at_the_file_size_limit_drops_and_counts_lines() {
-    const LIMIT: u64 = 64 * 1024 * 1024; // More than the layer needs, however the program was built.
+    const LIMIT: u64 = 64 * 1024 * 1024; // The layer is smaller, however the program was built.
     const ROOM: u64 = 8 * 1024;
     const LINE: &str = "GET /v2/";
     let folder = Folder::new("log-limit");
     let (path, port) = (folder.path("log"), free_port());
-    let log = File::create(&path).expect("room for it");
+    let log = File::create(&path).expect("the file can be written");
     log.set_len(LIMIT - ROOM).expect("a file with a hole");
     let mut command = quinistry();
-    let appended = OpenOptions::new().append(true).open(&path).expect("it is there");
+    let appended = OpenOptions::new().append(true).open(&path).expect("the log exists");
     command.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(appended);
     let _server = Background::start(system::with_file_size(&mut command, LIMIT));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || TcpStream::connect(address).ok());
+    eventually("the server listens", || TcpStream::connect(address).ok());
     for _ in 0..200 {
         let mut client = Client::connect(address);
         client.send_request(LINE, &[]);
         assert_eq!(client.response_to(LINE).status, 200);
     }
     eventually("the log is full", || (log.metadata().ok()?.len() == LIMIT).then_some(()));
-    let written = fs::read(&path).expect("it is there");
+    let written = fs::read(&path).expect("the log exists");
     let lines = lossy(&written[(LIMIT - ROOM) as usize..]).matches(LINE).count();
     eventually("all lines are written or dropped", || {
         let mut client = Client::connect(address);
@@ -649,7 +649,7 @@ fn a_log_at_the_file_size_limit_drops_and_counts_lines() {
         (lines + dropped? >= 200).then_some(())
     });
 
-    // Once there is room again, the log continues, and reports how many lines are missing.
+    // Once there is room again, the log continues, and reports the number of missing lines.
     log.set_len(0).expect("our file");
     let mut client = Client::connect(address);
     let log = eventually("the count is logged", || {

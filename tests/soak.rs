@@ -4,9 +4,9 @@
 //!     cargo test --release --test soak -- --ignored --nocapture
 //! ```
 //!
-//! `QUINISTRY_SOAK_SECONDS` changes the duration. The good clients check every byte. The bad clients do what
-//! `hostile.rs` does one fault at a time, but all at once and in random order. Memory must not grow, and every
-//! descriptor must be released.
+//! `QUINISTRY_SOAK_SECONDS` changes the duration. The good clients check every byte. The bad clients commit faults like
+//! those in `hostile.rs`, but all at once and in random order. Memory must not grow, and every descriptor must be
+//! released.
 
 mod common;
 

@@ -1,7 +1,7 @@
-//! How the image spreads if every node that has it serves it: a simulation for many nodes, and tests with a few real
-//! nodes, each with its own network and containerd.
+//! How the image spreads if every node that has it also serves it. There is a simulation of many nodes, and there are
+//! tests with a few real nodes, each with its own network and containerd.
 //!
-//! `cargo test --test spread -- --nocapture` prints the table in the README.
+//! `cargo test --test spread -- --nocapture` prints the table in `k8s/README.md`.
 
 mod common;
 
@@ -22,7 +22,7 @@ impl Random {
     }
 }
 
-/// The cost of reaching all nodes.
+/// The cost of a spread to all nodes.
 struct Spread {
     rounds: usize,
     /// How often the busiest node sent the image.
@@ -105,7 +105,7 @@ fn eight_nodes_have_the_image_after_three_rounds() {
     let digest = first.run(&first.load());
     let mut holders = vec![first];
     for round in 1..=3 {
-        // As many new nodes as there are holders. Each pulls from a different holder.
+        // In each round, there are as many new nodes as holders. Each new node pulls from a different holder.
         let newcomers: Vec<_> =
             (1..=holders.len()).map(|number| network.node(holders.len() + number)).collect();
         let mut asked: Vec<_> = holders.iter().collect();

@@ -20,7 +20,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
     command.arg(env!("CARGO_BIN_EXE_quinistry")).args(["--listen", &format!("127.0.0.1:{port}")]);
     let mut server = Background::start(command.stderr(Stdio::null()));
     let address = ([127, 0, 0, 1], port).into();
-    eventually("it listens", || std::net::TcpStream::connect(address).ok());
+    eventually("the server listens", || std::net::TcpStream::connect(address).ok());
     let mut client = Client::connect(address);
     client.send_request("GET /v2/", &[]);
     client.response_to("GET /v2/");
@@ -29,7 +29,7 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
     ask(&mut client, &lines);
     drop(client);
     server.signal(libc::SIGTERM);
-    eventually("it ends", || server.0.try_wait().expect("our own child"));
+    eventually("the process ends", || server.0.try_wait().expect("our own child"));
     eventually("strace ends", || lines().ends_with("exited with 0 +++\n").then_some(()));
     let after = lines()[at_start.len()..].to_owned();
     Some((at_start, after))
@@ -70,7 +70,7 @@ fn a_request_on_a_persistent_connection_costs_one_recv_and_one_send() {
     let network = "recvfrom,recvmsg,sendto,sendmsg,read,readv,write,writev,ioctl,setsockopt";
     let Some((_, after)) = traced(network, ask) else { return };
     let count = |call: &str| after.lines().filter(|line| line.starts_with(call)).count();
-    // There is one more read, which finds the end of the input. Calls of write are the log's.
+    // One more read finds the end of the input. The log is written by calls of `write`, which are not counted.
     assert_eq!(count("recvfrom(") - 1, REQUESTS, "{after}");
     assert_eq!(count("sendto("), REQUESTS, "{after}");
     for call in ["recvmsg(", "sendmsg(", "readv(", "writev(", "setsockopt("] {

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds this tree for other processors, and checks that each program is a quine.
 #
-#     tests/targets.sh [FOLDER [STEP...]]
+#     tests/targets.sh [DIRECTORY [STEP...]]
 #
-# It needs a Debian machine, root, curl and debootstrap; the step `docker` and the last part of `siblings` need
-# Docker. FOLDER (by default /var/tmp/quinistry-targets) keeps what is slow to build. Delete it to start over. The
+# It needs a Debian machine, root, curl and debootstrap. The step `docker` and the last part of `siblings` also need
+# Docker. DIRECTORY (by default /var/tmp/quinistry-targets) keeps what is slow to build. Delete it to start over. The
 # steps are as follows. By default, all are run.
 #
-#     chroot    install a Debian sid in FOLDER with Rust, C compilers and C libraries (done once)
+#     chroot    install a Debian sid in DIRECTORY with Rust, C compilers and C libraries (done once)
 #     build     build the program for each target
 #     quine     run each program, pull and run its image, and so on: four generations have one digest
 #     suite     run the test suite of the program for x86-64 with musl
@@ -15,9 +15,9 @@
 #     docker    run the image for arm64 with Docker
 #     table     print sizes, start-up times and memory
 #
-# The build commands are those of the README. They need a standard library for each target. rustup has all of them, but
-# Debian has only those for glibc. So those for musl are built from source, with Debian's musl. Programs for other
-# processors run in QEMU's user mode emulation.
+# The build commands are those of the README. They need a standard library for each target. rustup has all of these
+# libraries, but Debian has only those for glibc. So those for musl are built from source, with Debian's musl. Programs
+# for other processors run in QEMU's user mode emulation.
 #
 # Deliberately absent: hosts other than x86-64, and speed, which an emulator does not show.
 set -euo pipefail
@@ -146,8 +146,8 @@ add_foreign_packages() {
     in_chroot sh -c 'ln -s /opt/foreign/usr/lib/rustlib/[ar]*-gnu* /usr/lib/rustlib/'
 }
 
-# Creates the folder in which rustc looks for the libraries of a static program for musl. LLVM's libunwind is built for
-# glibc, and needs two of its checked functions.
+# Creates the directory in which rustc looks for the libraries of a static program for musl. LLVM's libunwind is built
+# for glibc, and needs two of its checked functions.
 add_c_library() {
     local target=$1 tuple libraries=/opt/foreign/usr/lib
     tuple=$(tuple "$target")
@@ -250,8 +250,8 @@ digest_at() {
         sed -n 's/^docker-content-digest: \(.*\)\r$/\1/Ip'
 }
 
-# Pulls the image for a server's own platform into a folder. The first digest in a manifest is that of the config, and
-# the others are those of the layers.
+# Pulls the image for a server's own platform into a directory. The first digest in a manifest is that of the config,
+# and the others are those of the layers.
 pull() {
     local url=http://127.0.0.1:$1/v2/quinistry into=$2 manifest layer
     manifest=$(curl --silent --fail --header 'Accept: application/vnd.docker.distribution.manifest.v2+json' \

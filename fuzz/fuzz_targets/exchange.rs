@@ -1,4 +1,4 @@
-//! Sends any bytes, in any pieces, to a whole connection. The client must receive what it would receive if they
+//! Sends any bytes, in any pieces, to a whole connection. The client must receive the same bytes as if everything had
 //! arrived at once, and the connection must not buffer more than its limit.
 //!
 //! The lower half of the first byte of the input is the number of bytes that follow and describe the pieces. The upper
@@ -20,7 +20,7 @@ use quinistry::metrics::Metrics;
 use quinistry::run_queue::TURN_COST;
 use served::{CLOCK, SERVED};
 
-/// The rules, which half of a byte selects.
+/// The rules of `--fault`. Half of a byte selects an entry.
 const RULES: [&str; 16] = [
     "",
     "any=cut@every:2",
@@ -40,7 +40,8 @@ const RULES: [&str; 16] = [
     "blob=stall manifest=flip base=cut tags=wrong-type referrers=reset",
 ];
 
-/// A transport that transfers at most `pieces[i]` squared bytes in its i-th call, cyclically. 0 blocks.
+/// A transport that transfers at most `pieces[i]` squared bytes in its i-th call, cyclically. If the piece is 0, the
+/// call blocks.
 struct Pieces<'a> {
     input: &'a [u8],
     pieces: &'a [u8],

@@ -1,4 +1,4 @@
-//! Checks any bytes as an executable, and packs some of those that are accepted. That must never panic. Independent
+//! Checks any bytes as an executable, and packs some of those that are accepted. Neither must ever panic. Independent
 //! readers must find the same bytes in the layer, and every digest must be right.
 //!
 //! The first byte of the input, squared, is the number of bytes that are read at a time. If it is 254 or 255, the
@@ -46,7 +46,7 @@ fn extract(archive: &[u8], architecture: &str) -> Vec<u8> {
     let mut entries = archive.entries().expect("an archive");
     let directory = entries.next().expect("there is an entry").expect("its header is valid");
     assert!(directory.header().entry_type().is_dir());
-    let mut entry = entries.next().expect("there is another").expect("its header is valid");
+    let mut entry = entries.next().expect("there is another entry").expect("its header is valid");
     assert_eq!(&*entry.path_bytes(), path(architecture).as_bytes());
     assert_eq!(entry.header().mode().ok(), Some(0o755));
     entry.read_to_end(&mut file).expect("the content is complete");

@@ -1,5 +1,5 @@
-//! Sends any request to the registry. The content of a 200 must have the announced digest, every response must have the
-//! announced length, and nothing that a client sends may become a line of the head.
+//! Sends any request to the registry. The content of a 200 must have the announced digest. Every response must have the
+//! announced length. Nothing that a client sends may become a field line of the head.
 #![no_main]
 
 mod served;

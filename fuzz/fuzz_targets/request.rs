@@ -1,5 +1,5 @@
-//! Sends any bytes to the request parser. It must never panic. The outcome must not depend on where the bytes are
-//! cut: a connection parses what has arrived, and parses again when more has arrived.
+//! Sends any bytes to the request parser. The parser must never panic. The outcome must not depend on where the bytes
+//! are cut, because a connection parses what has arrived, and parses again when more has arrived.
 //!
 //! The first byte of the input is the position of the cut. The rest is what the client sends.
 #![no_main]

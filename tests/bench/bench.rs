@@ -1,4 +1,4 @@
-//! How fast the server is and what it costs: `cargo bench`, or `cargo bench -- --quick`.
+//! The benchmark, which measures rates and costs of the server: `cargo bench`, or `cargo bench -- --quick`.
 //!
 //! ```text
 //!     bench.rs       what is measured, in order, and the report
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! Everything runs on the loopback interface, the server on one core and a client on another. So the figures show the
-//! cost of the program, without that of a network. A tool that is not installed (wrk, nginx, strace, taskset) is
-//! reported as missing, and the rest is measured.
+//! cost of the program, without that of a network. If a tool is not installed (wrk, nginx, strace, taskset), the
+//! benchmark reports this and measures the rest.
 //!
 //! Deliberately absent: a verdict. A missed target is marked, but is not an error, because a busy machine misses any
 //! target.
@@ -89,8 +89,8 @@ impl Options {
         Ok(options)
     }
 
-    /// Returns how long the load client and wrk measure, in milliseconds and as a duration, and the number of wrk's
-    /// rounds.
+    /// Returns how long the load client measures, in milliseconds, the length of a slice of the comparison, and the
+    /// number of its rounds.
     fn times(&self) -> (u64, Duration, usize) {
         if self.is_quick {
             (250, Duration::from_millis(400), 1)
@@ -120,7 +120,7 @@ fn bench(options: &Options) -> Outcome<()> {
     report.insert("crowd".into(), crowd(&subject, &server, milliseconds)?);
     report.insert("system_calls_per_request".into(), system_calls(&subject, &server)?);
     report.insert("confinement".into(), price_of_confinement(&subject, options.is_quick)?);
-    println!("\nPeak resident memory after all of these: {} KiB.", server.status("VmHWM")?);
+    println!("\nPeak resident memory so far: {} KiB.", server.status("VmHWM")?);
     report.insert("peak_after_load_kib".into(), server.status("VmHWM")?.into());
     if find("wrk").is_none() {
         println!("\nSkipped the comparison: wrk is not installed.");
@@ -208,10 +208,10 @@ fn crowd(subject: &Subject, server: &Server, milliseconds: u64) -> Outcome<Value
         let found = load::drive(&plan)?;
         Ok(found["cpu_microseconds_per_request"].as_f64().ok_or("no CPU time")?)
     };
-    // The two are measured in turn, because the speed of the machine may change.
+    // The two loads are measured in turn, because the speed of the machine may change.
     let ratios: Outcome<Vec<_>> = (0..3).map(|_| Ok(cost(connections)? / cost(32)?)).collect();
     let ratio = median(ratios?);
-    println!("\nCPU per request at {connections} connections against 32: {ratio:.2}.");
+    println!("\nCPU per request with {connections} connections, relative to 32: {ratio:.2}.");
     Ok(json!({ "connections": connections, "cpu_against_32": ratio }))
 }
 
@@ -235,7 +235,7 @@ fn system_calls(subject: &Subject, server: &Server) -> Outcome<Value> {
 }
 
 /// Counts the system calls of one scenario. The server is slower under strace, so it finds more to do whenever it
-/// wakes. Calls that it makes once per turn of its loop are therefore underestimated.
+/// wakes. The count of calls that it makes once per turn of its loop is therefore too low.
 fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(String, f64)>> {
     let mut command = Command::new(strace);
     command.args(["-f", "-c", "-p", &server.pid().to_string()]).stderr(Stdio::piped());
@@ -264,7 +264,9 @@ fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(Str
 /// Measures the cost of the system call filter.
 fn price_of_confinement(subject: &Subject, is_quick: bool) -> Outcome<Value> {
     let (pairs, slice) = if is_quick { (2, 100) } else { (40, 500) };
-    println!("\nConfined against not (medians of {pairs} pairs of {slice} ms; target: within 3 %):");
+    println!(
+        "\nConfined relative to unconfined (medians of {pairs} pairs of {slice} ms; target: within 3 %):"
+    );
     let mut report = Map::new();
     for scenario in [&SCENARIOS[0], &SCENARIOS[4]] {
         let confinement::Price { rate, cpu } =

@@ -1,6 +1,6 @@
 //! Draws ratios as a bar chart: a small SVG without scripts and fonts.
 //!
-//! It is shown as an image on pages that may be light or dark. Its colours are readable on both.
+//! Pages that may be light or dark show it as an image, so its colours are readable on both.
 
 use std::fmt::Write;
 
@@ -15,7 +15,7 @@ const BAR: f64 = 13.0;
 /// The maximum length of a bar. A longer one is cut off and marked, because only ratios near 1 matter.
 const LONGEST: f64 = 2.0;
 
-/// Draws the rates of quinistry against nginx's and the limit's.
+/// Draws the rates of quinistry relative to nginx and to the limit.
 pub fn draw(comparisons: &[Comparison]) -> String {
     // The figures need space to the right of the longest bar.
     let scale = (WIDTH - LABELS - 50.0) / LONGEST;

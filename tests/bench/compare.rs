@@ -2,12 +2,12 @@
 //!
 //! The speed of a machine changes over time, so rounds are interleaved: in each round, each server has one slice of
 //! time. The report has the median of the ratios within a round. Only one server at a time is under load. All servers
-//! run on the same core, and wrk on another, and all serve the same bytes.
+//! run on the same core, the client runs on another, and all servers serve the same content.
 //!
 //! nginx is configured for speed: one process, cached open files, no log (quinistry's log stays on), and `sendfile`
-//! and `tcp_nopush` for the layer. For the manifest, it reads the file instead, which sends head and content in one
-//! packet. `tcp_nopush` would do so, too, but would delay pipelined responses by 40 ms until an acknowledgement. Its
-//! heads are as long as quinistry's. Other options, such as `deferred`, have their defaults.
+//! and `tcp_nopush` for the layer. For the manifest, nginx reads the file instead, and so sends head and content in one
+//! packet. `tcp_nopush` would also do so, but would delay pipelined responses by 40 ms until an acknowledgement. The
+//! heads of nginx are as long as quinistry's. Other options, such as `deferred`, have their defaults.
 //!
 //! wrk generates the load. Where wrk is likely to be slower than the servers, the report also has the figures of our
 //! own client.

@@ -1,8 +1,8 @@
 //! The cost of the system call filter: a confined server and an unconfined one, side by side.
 //!
 //! Both are separate processes of this benchmark, which serve quinistry's executable with quinistry's library. The
-//! only difference is that one of them calls `Server::confine`. quinistry itself has no option for that, and should
-//! have none.
+//! only difference is that one of them calls `Server::confine`. quinistry itself has no option that turns the filter
+//! off, and should have none.
 //!
 //! One process may be permanently faster than another of the same program, depending on the layout of its memory. So
 //! each pair of slices has new processes, in alternating order.

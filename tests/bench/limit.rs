@@ -1,11 +1,11 @@
 //! The limit: a server that makes only the system calls that a response requires.
 //!
-//! For every empty line, which ends a head, it sends a recorded response of quinistry: the same bytes, from memory
-//! or, for the layer, from a sealed file. The difference to quinistry is the cost of parsing requests, deadlines,
-//! limits and the log.
+//! For every empty line, which ends a head, the limit sends a recorded response of quinistry: the same bytes, from
+//! memory or, for the layer, from a sealed file. The difference from quinistry is the cost of parsing requests,
+//! deadlines, limits and the log.
 //!
-//! Deliberately absent: everything else that a server does. It parses nothing, checks nothing and has no deadlines.
-//! It ends at the end of its standard input.
+//! Deliberately absent: everything else that a server does. The limit parses nothing, checks nothing and has no
+//! deadlines. It exits at the end of its standard input.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ const INPUT: Token = Token(usize::MAX - 1);
 /// The maximum number of small responses that are sent at once, which is more than any scenario needs.
 const GATHERED: usize = 64;
 
-/// Starts a limit server. The file `response` has the head and any small content, and the file `layer` what follows.
+/// Starts a limit server. The file `response` has the head and any small content. What follows is in the file `layer`.
 pub fn start(response: &Path, layer: Option<&Path>, is_closing: bool) -> Outcome<Server> {
     let address = process::free_address()?;
     let mut command = process::pinned(SERVER_CORE, std::env::current_exe()?);
@@ -139,7 +139,7 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 count => count?,
             };
-            // A short read was the last, unless the end is still to be read.
+            // A short read has emptied the socket, but it does not include the end of the stream.
             is_readable = count == buffer.len() || is_ended;
             let blank_lines = self.count_blank_lines(&buffer[..count]);
             self.unsent += blank_lines * canned.size;

@@ -1,11 +1,11 @@
 //! The load client: many connections, one thread, and every response checked.
 //!
-//! It is a separate process on its own core, so that its work is not counted for the server. All connections are open
-//! before the clock starts. Each then sends its next request as soon as it has the response (a closed loop). So the
-//! rate is the maximum of the server, and the latencies are those at that rate.
+//! The client is a separate process on its own core, so that its work is not counted for the server. All connections
+//! are open before the clock starts. Each connection then sends its next request as soon as it has the response (a
+//! closed loop). So the rate is the maximum of the server, and the latencies are those at that rate.
 //!
-//! A *herd* is another load: the clock starts, all clients connect at once, and each sends one request. It ends when
-//! the last client has everything.
+//! A *herd* is another load: the clock starts, all clients connect at once, and each sends one request. The clock stops
+//! when the last client has everything.
 //!
 //! Deliberately absent: a general HTTP client. This one knows the expected response, and any other response is an error
 //! that ends the measurement.

@@ -1,4 +1,4 @@
-//! Processes to measure: starts them on their own core, reads their cost so far, and ends them.
+//! The processes that are measured: starts them on their own core, reads their cost so far, and ends them.
 //!
 //! Document: proc(5).
 //!

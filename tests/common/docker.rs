@@ -1,7 +1,7 @@
 //! Docker, whose other images and containers a test must not touch.
 //!
-//! A test names its images by the port of its own server, removes only images and containers with these names, and
-//! publishes only on free loopback ports.
+//! A test names its images after the port of its own server. It removes only images and containers with these names,
+//! and publishes only on free loopback ports.
 
 use super::run;
 use super::tools::{has_tool, tool};

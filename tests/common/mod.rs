@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, report, skip, this_test, tool};
 
-/// The time after which a test fails because something has not happened. It is long because the machine may be
+/// The time after which a test fails because something has not happened. This time is long because the machine may be
 /// busy. No test measures time with it.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -76,8 +76,8 @@ impl Server {
         Client::connect(self.address)
     }
 
-    /// Opens a connection on which one request has been answered. The kernel holds back a connection without data
-    /// for a second, and the server does not know of it until then.
+    /// Opens a connection on which one request has been answered. The kernel keeps a connection without data from the
+    /// server for a second.
     pub fn connect_idle(&self) -> Client {
         let mut client = self.connect();
         client.send_request("GET /v2/", &[]);
@@ -196,7 +196,7 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
         if let Some(value) = attempt() {
             return value;
         }
-        assert!(start.elapsed() < PATIENCE, "timed out: {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out before this happened: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -357,7 +357,7 @@ pub fn run(command: &mut Command) -> String {
 
 /// Writes the image to a file with `quinistry save` and additional arguments.
 pub fn save(path: &str, arguments: &[&str]) {
-    let file = std::fs::File::create(path).expect("room for it");
+    let file = std::fs::File::create(path).expect("the file can be written");
     run(quinistry().arg("save").args(arguments).stdout(file));
 }
 
@@ -381,7 +381,7 @@ pub fn sibling(folder: &Folder) -> String {
     let mut executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
     executable[18] = if other_goarch() == "arm64" { sample::ARM64 } else { sample::AMD64 };
     let path = folder.path("sibling");
-    std::fs::write(&path, executable).expect("room for it");
+    std::fs::write(&path, executable).expect("the file can be written");
     path
 }
 
@@ -399,8 +399,8 @@ pub fn goarch() -> &'static str {
     }
 }
 
-/// Returns a loopback port that was free a moment ago. The port is below those that Linux chooses itself, for servers on
-/// port 0 and for clients, so that no other server gets the port before it is used.
+/// Returns a loopback port that was free a moment ago. Linux itself chooses only higher ports, for servers on port 0
+/// and for clients, so no other server gets this port before the test uses it.
 pub fn free_port() -> u16 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let first = std::process::id() as usize * 100;
@@ -409,7 +409,7 @@ pub fn free_port() -> u16 {
     ports.find(|&port| TcpListener::bind(("127.0.0.1", port)).is_ok()).expect("some port is free")
 }
 
-/// A background process, which is killed when it is dropped.
+/// A background process, which is killed when the value is dropped.
 pub struct Background(pub Child);
 
 impl Background {
@@ -446,7 +446,7 @@ impl OnTerminal {
         let stderr = program.try_clone().expect("a descriptor");
         command.args(["--listen", &SocketAddr::to_string(&address)]).stderr(stderr);
         let server = Background::start(&mut command);
-        eventually("it listens", || TcpStream::connect(address).ok());
+        eventually("the server listens", || TcpStream::connect(address).ok());
         Self { server, address, person, program }
     }
 
@@ -460,8 +460,8 @@ impl OnTerminal {
         self.person.write_all(b"\x11").expect("the terminal is there");
     }
 
-    /// Reads until a complete line contains `text`, and returns everything that was read. Requests that are not logged
-    /// wake the server, which would otherwise pause before it writes to a full terminal again.
+    /// Reads until a complete line contains `text`, and returns everything that was read. Meanwhile, requests that are
+    /// not logged wake the server, which would otherwise pause before it writes to a full terminal again.
     pub fn read_until(&mut self, text: &str) -> String {
         let (mut read, mut bytes) = (String::new(), [0; 4096]);
         let mut waking = Client::connect(self.address);
@@ -476,7 +476,7 @@ impl OnTerminal {
     }
 }
 
-/// A temporary folder, which is removed when it is dropped.
+/// A temporary directory, which is removed when the value is dropped.
 pub struct Folder(pub PathBuf);
 
 impl Folder {
@@ -484,7 +484,7 @@ impl Folder {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
         let (process, count) = (std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(format!("quinistry-{name}-{process}-{count}"));
-        std::fs::create_dir(&path).expect("a writable folder");
+        std::fs::create_dir(&path).expect("a writable directory");
         Self(path)
     }
 

@@ -1,6 +1,6 @@
 //! Cluster nodes: network namespaces, each with its own containerd.
 //!
-//! They are isolated. Nothing outside can reach them, and they can reach nothing outside.
+//! The nodes are isolated. Nothing outside can reach them, and they can reach nothing outside.
 
 use std::process::{Child, Command, Stdio};
 
@@ -55,7 +55,7 @@ impl Network {
             return None;
         }
         let Some(switch) = Namespace::new(format!("quinistry-{name}-{}", std::process::id())) else {
-            skip("network namespaces cannot be made here");
+            skip("network namespaces cannot be created here");
             return None;
         };
         switch.ip("link add bridge type bridge");
@@ -74,14 +74,14 @@ impl Network {
         namespace.ip("link set eth0 up");
         switch.ip(&format!("link set {port} master bridge up"));
         let folder = self.folder.path(&number.to_string());
-        std::fs::create_dir(&folder).expect("a new folder");
+        std::fs::create_dir(&folder).expect("a new directory");
         let configuration = format!(
             "version = 2\ndisabled_plugins = ['io.containerd.grpc.v1.cri']\n\
              root = '{folder}/root'\nstate = '{folder}/state'\n\
              [grpc]\naddress = '{folder}/socket'\n[ttrpc]\naddress = '{folder}/ttrpc'\n"
         );
         let file = format!("{folder}/config.toml");
-        std::fs::write(&file, configuration).expect("room for it");
+        std::fs::write(&file, configuration).expect("the file can be written");
         let containerd = Daemon::start(namespace.command(&tool("containerd")).args(["--config", &file]));
         let node = Node { _containerd: containerd, namespace, address, folder };
         eventually("containerd responds", || {
@@ -91,7 +91,7 @@ impl Network {
     }
 }
 
-/// A background process. Dropping it sends SIGTERM and waits for it to end.
+/// A background process. Dropping the value sends SIGTERM, and waits until the process has ended.
 pub struct Daemon(Child);
 
 impl Daemon {
@@ -109,7 +109,7 @@ impl Drop for Daemon {
     }
 }
 
-/// A node: containerd, a network namespace and a folder.
+/// A node: containerd, a network namespace and a directory.
 pub struct Node {
     _containerd: Daemon,
     namespace: Namespace,
@@ -164,9 +164,9 @@ impl Node {
         let how =
             ["run", "--detach", "--net-host", "--snapshotter", "native", "--log-uri", &log, image, name];
         run(&mut self.ctr(&how));
-        eventually("it serves", || {
+        eventually("the container serves", || {
             let mut check = self.command(&quinistry());
-            let output = check.arg("healthcheck").output().expect("it starts");
+            let output = check.arg("healthcheck").output().expect("the command starts");
             output.status.success().then_some(())
         });
         let digest = self.digest(image);

@@ -24,7 +24,7 @@ pub fn executable(machine: u8) -> Vec<u8> {
     file
 }
 
-/// Packs an executable. Returns the content of the layer, and its description.
+/// Packs an executable. Returns the content and the description of the layer.
 pub fn layer(executable: &[u8]) -> (Vec<u8>, Layer) {
     let mut content = Vec::new();
     let executable = Executable::check(executable, executable.len() as u64).expect("it is one");
@@ -38,7 +38,7 @@ pub fn image(machines: &[u8]) -> (Vec<Vec<u8>>, Image) {
     Image::assemble(machines.iter().map(|machine| layer(&executable(*machine))).collect())
 }
 
-/// Makes an image of one such executable. Returns it, and the content of its layer.
+/// Makes an image of one such executable. Returns the image, and the content of its layer.
 pub fn packed() -> (Image, Vec<u8>) {
     let (contents, image) = image(&[AMD64]);
     (image, contents.concat())

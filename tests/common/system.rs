@@ -22,12 +22,13 @@ fn id(child: &Child) -> libc::pid_t {
 
 /// Sends a signal to a child, such as `libc::SIGTERM`. After SIGSTOP, waits until it has stopped.
 pub fn signal(child: &Child, signal: libc::c_int) {
-    // SAFETY: kill(2) takes no pointers. The id is the child's: it is kept until the child is waited for.
+    // SAFETY: kill(2) takes no pointers. The kernel keeps the child's ID until the child is waited for.
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
     if signal == libc::SIGSTOP {
         // proc(5): the state follows the name.
-        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("it is there");
-        eventually("it is stopped", || stat().rsplit(") ").next()?.starts_with('T').then_some(()));
+        let stat =
+            || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("the child exists");
+        eventually("the child is stopped", || stat().rsplit(") ").next()?.starts_with('T').then_some(()));
     }
 }
 
@@ -80,7 +81,7 @@ pub fn in_control_group(command: &mut Command, members: File) -> &mut Command {
     })
 }
 
-/// Makes the kernel kill the command's process when it makes one of these calls, as a service manager's filter does.
+/// Makes the kernel kill the command's process at one of these calls, as a service manager's filter does.
 pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let (jump, end) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
@@ -135,7 +136,7 @@ pub fn make_fifo(path: &str) {
 pub fn terminal() -> (File, File) {
     let (mut person, mut program) = (-1, -1);
     let none = std::ptr::null_mut();
-    // SAFETY: the pointers are to two numbers that outlive the call; it takes none for the others.
+    // SAFETY: two pointers are to numbers that outlive the call, and the others are null.
     let result = unsafe { libc::openpty(&raw mut person, &raw mut program, none, none.cast(), none.cast()) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
     for descriptor in [person, program] {
@@ -144,7 +145,7 @@ pub fn terminal() -> (File, File) {
     }
     // SAFETY: as above.
     unsafe { libc::fcntl(person, libc::F_SETFL, libc::O_RDWR | libc::O_NONBLOCK) };
-    // SAFETY: they have just been made, and nothing else owns them.
+    // SAFETY: the descriptors have just been created, and nothing else owns them.
     unsafe { (File::from_raw_fd(person), File::from_raw_fd(program)) }
 }
 
@@ -162,7 +163,7 @@ pub fn send_urgent(stream: &TcpStream, bytes: &[u8]) {
     assert_eq!(sent, bytes.len().cast_signed(), "{}", io::Error::last_os_error());
 }
 
-/// Limits the unread bytes that the kernel buffers to about this size.
+/// Limits the number of unread bytes that the kernel buffers to about this size.
 pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVBUF);

@@ -4,7 +4,7 @@
 //! only the commands in [`TOOLS`]. Clippy forbids `Command::new` elsewhere (`.clippy.toml`). The benchmark is exempt,
 //! as it handles missing commands itself.
 //!
-//! Deliberately absent: commands for what a system call or /proc can do. See `system.rs`.
+//! Deliberately absent: commands for what a system call or /proc can do (see `system.rs`).
 #![allow(clippy::disallowed_methods, reason = "every command is created here")]
 
 use std::collections::BTreeMap;
@@ -28,23 +28,23 @@ const TOOLS: [(&str, &str, &str); 31] = [
     ("grep", "grep", "the README's commands"),
     ("gzip", "gzip", "tar, which calls it"),
     ("tar", "tar", "the README's commands; the layer and the archive"),
-    ("nsenter", "util-linux", "nodes with a network of their own"),
+    ("nsenter", "util-linux", "nodes with their own network"),
     ("unshare", "util-linux", "a server that is process 1"),
     ("bsdtar", "libarchive-tools", "the layer"),
     ("cargo", "cargo", "the list of crates"),
     ("chromium", "chromium", "the page, as a browser shows it"),
-    ("containerd", "containerd", "nodes with a containerd of their own"),
+    ("containerd", "containerd", "nodes with their own containerd"),
     ("ctr", "containerd", "the same"),
     ("curl", "curl", "the README's commands"),
     ("docker", "docker.io", "pull, run, push and load"),
     ("dockerd", "docker.io", "Docker with the README's configuration"),
-    ("ip", "iproute2", "nodes with a network of their own"),
+    ("ip", "iproute2", "nodes with their own network"),
     ("kubectl", "kubernetes-client", "the manifests"),
     ("podman", "podman", "pull and load"),
     ("prometheus", "prometheus", "a scrape of the metrics"),
     ("promtool", "prometheus", "the form of the metrics"),
     ("python3", "python3, and cyclonedx-python-lib[json-validation] from PyPI", "the CycloneDX document"),
-    ("runc", "runc", "nodes with a containerd of their own"),
+    ("runc", "runc", "nodes with their own containerd"),
     ("rust-audit-info", "rust-audit-info from crates.io", "the section with the list of crates"),
     ("rustc", "rustc", "builds that must fail"),
     ("skopeo", "skopeo", "the archive, inspect and copy"),
@@ -77,11 +77,11 @@ pub fn this_test() -> Command {
 }
 
 /// Returns a command that runs a script with bash. The script finds only the commands in the list, by links in the
-/// test's folder.
+/// test's directory.
 pub fn bash(script: &str, folder: &Folder) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let links = folder.0.join("commands");
-    std::fs::create_dir(&links).expect("a new folder");
+    std::fs::create_dir(&links).expect("a new directory");
     for (name, ..) in TOOLS {
         let mut files = std::env::split_paths(&path).map(|folder| folder.join(name));
         if let Some(file) = files.find(|file| file.is_file()) {
@@ -130,8 +130,8 @@ enum Note {
     Line(String),
 }
 
-/// What is printed after the tests in this file. Earlier, it would be mixed with the lines of the test harness, or
-/// captured with the other output of a test.
+/// The lines to print after the tests in this file. If they were printed earlier, they would be mixed with the lines of
+/// the test harness, or captured with the other output of a test.
 static NOTES: Mutex<Vec<Note>> = Mutex::new(Vec::new());
 
 fn note(note: Note) {
