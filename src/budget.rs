@@ -44,6 +44,10 @@ const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 /// The most connections, however much memory and however many descriptors the process has.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
+/// The number of descriptors that are not connections: the three standard descriptors, those of epoll, the listener,
+/// the signals and the resident memory, and one for each of up to eight layers.
+pub const RESERVED_DESCRIPTORS: usize = 16;
+
 /// The most bytes for incomplete heads and unsent responses. An honest client needs such memory only while its packets
 /// are on their way.
 const MAX_HELD: u64 = 8 * 1024 * 1024;
@@ -65,7 +69,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Divides the memory `limit`, in bytes, and allows at most one connection for each descriptor.
+    /// Divides the memory `limit`, in bytes, and allows at most one connection for each descriptor that a process with
+    /// `descriptors` has left.
     ///
     /// ```
     /// use quinistry::budget::Budget;
@@ -77,11 +82,18 @@ impl Budget {
         let memory = limit.min(MOST_MEMORY);
         let connections = memory / 4 * 3 / (GUARANTEED + FIXED_OVERHEAD);
         Self {
-            connections: (connections as usize).min(descriptors).max(1),
+            connections: (connections as usize).min(descriptors.saturating_sub(RESERVED_DESCRIPTORS)).max(1),
             held: (memory / 16).min(MAX_HELD) as usize,
             // With 32 MiB for all sockets, 1,000 clients that fetch the layer at once take twice as long.
             queued: (limit / 16).min(MOST_MEMORY),
         }
+    }
+
+    /// Returns the most memory that the process needs, in bytes: the bytes that connections hold, 640 bytes for each
+    /// connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not start with less
+    /// memory, because a failed allocation aborts the process.
+    pub fn needed_memory(&self) -> usize {
+        self.held + self.connections * 640 + 4 * 1024 * 1024
     }
 }
 

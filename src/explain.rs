@@ -228,8 +228,7 @@ fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
 fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static str> {
     let (is_head, is_by_tag) = (request.method == Method::Head, !reference(request).contains(':'));
     // Field note: containerd adds `ns=docker.io` if it uses this server as a mirror of docker.io.
-    let is_for_mirror =
-        request.query.is_some_and(|query| query.split('&').any(|pair| pair.starts_with("ns=")));
+    let is_for_mirror = request.parameter("ns").is_some();
     let is_manifest = matches!(
         kind,
         RequestKind::Index | RequestKind::DockerList | RequestKind::Manifest | RequestKind::DockerManifest

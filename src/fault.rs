@@ -245,7 +245,6 @@ fn spoil<'r>(
     rule: &Rule,
     registry: &'r Registry,
 ) -> Response<'r> {
-    let is_redirected = request.query.is_some_and(|query| query.ends_with(REDIRECTED));
     match rule.fault {
         // Content that follows a request is not read, so the connection must end after the response.
         Fault::Stall if request.has_body => {}
@@ -258,7 +257,7 @@ fn spoil<'r>(
         Fault::WrongType => return response.replace("Content-Type", "text/html"),
         Fault::NoLength => return response.without(&["Content-Length"]),
         Fault::Auth if request.field_lines("authorization").any(is_bearer) => {}
-        Fault::Redirect if is_redirected => {}
+        Fault::Redirect if request.parameter(REDIRECTED).is_some() => {}
         Fault::NoRange if response.status == Status::PartialContent => {
             return registry.whole(request).unwrap_or(response);
         }

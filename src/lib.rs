@@ -121,7 +121,7 @@
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style is no
 //!   longer right, and shows the page to a browser.
 //! * A processor: `image/executable.rs`. If there are more than eight processors, also `RESERVED_DESCRIPTORS` in
-//!   `server.rs`. If the server runs on the new processor, also `ARCHITECTURE` in `confinement.rs`.
+//!   `budget.rs`. If the server runs on the new processor, also `ARCHITECTURE` in `confinement.rs`.
 //! * A crate, or a version (also quinistry's own): `Cargo.toml` and `Cargo.lock`. Then run the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of

@@ -42,7 +42,7 @@ use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
 use quinistry::options::{self, Command, HELP, Serve, Variables};
 use quinistry::registry::Registry;
-use quinistry::server::{RESERVED_DESCRIPTORS, Server, needed_memory};
+use quinistry::server::Server;
 use quinistry::system::{self, SealedFile, Signals};
 use quinistry::welcome;
 
@@ -126,9 +126,8 @@ fn serve(options: Serve) -> Result<i32, Error> {
     let Serve { address, requests, faults, with } = options;
     // From here on, signals are queued until the server runs, because process 1 would lose them otherwise.
     let signals = Signals::new().map_err(failed("cannot wait for signals"))?;
-    let descriptors = system::raise_descriptor_limit();
-    let budget = Budget::of(budget::memory_limit(), descriptors.saturating_sub(RESERVED_DESCRIPTORS));
-    let memory = needed_memory(&budget);
+    let budget = Budget::of(budget::memory_limit(), system::raise_descriptor_limit());
+    let memory = budget.needed_memory();
     let reason = format!("cannot allocate the {} MiB of memory that serving may need", memory >> 20);
     system::try_memory(memory).map_err(failed(reason))?;
     let executables = open(&with)?;

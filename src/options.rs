@@ -247,29 +247,14 @@ fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Resu
 /// many right bytes.
 fn nearest(word: &str) -> Option<&'static str> {
     const LISTEN: [&str; 7] = ["-p", "--port", "-l", "--bind", "--host", "--addr", "--address"];
-    const KNOWN: [&str; 15] = [
-        "serve",
-        "healthcheck",
-        "save",
-        "digest",
-        "k8s",
-        "sbom",
-        "help",
-        "version",
-        "--listen",
-        "--quiet",
-        "--explain",
-        "--with",
-        "--fault",
-        "--help",
-        "--version",
-    ];
+    const KNOWN: &str = "serve healthcheck save digest k8s sbom help version \
+                         --listen --quiet --explain --with --fault --help --version";
     let word = word.split('=').next().unwrap_or(word);
     if LISTEN.contains(&word) {
         return Some("--listen");
     }
     let word = word.as_bytes();
-    KNOWN.into_iter().find(|known| {
+    KNOWN.split(' ').find(|known| {
         let known = known.as_bytes();
         let start = word.iter().zip(known).take_while(|(a, b)| a == b).count();
         let (word, rest) = (&word[start..], &known[start..]);

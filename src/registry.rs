@@ -96,7 +96,7 @@ use serde_json::{Map, json};
 use crate::http::conditional::{Selection, select};
 use crate::http::request::{Method, Rejection, Request, TLS};
 use crate::http::response::{Content, FilePart, Response, Status};
-use crate::http::syntax::{PLAIN_IN_QUERY, parse_number, percent_decode};
+use crate::http::syntax::parse_number;
 use crate::image::artifacts::{Artifacts, Referrer};
 use crate::image::digest::{self, Digest};
 use crate::image::json::to_bytes;
@@ -355,8 +355,8 @@ impl Registry {
             Some(self.manifests[first.unwrap_or(0)].by_name())
         } else {
             // distribution-spec, "Referrers Tag Schema".
-            let subject = reference.strip_prefix("sha256-");
-            subject.and_then(|hash| self.referrers_of(hash)).map(Resource::by_name)
+            let hash = reference.strip_prefix("sha256-");
+            hash.and_then(|hash| self.referrers_of(&format!("sha256:{hash}"))).map(Resource::by_name)
         };
         // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature. Like every other client, cosign
         // expects a 404 if the tag does not exist.
@@ -369,10 +369,10 @@ impl Registry {
         if !digest::is_well_formed(digest) {
             return Err(invalid(digest));
         }
-        let filter = Parameters::of(request).artifact_type;
+        // A client may encode the slash of a media type, and `parameter` decodes it.
+        let filter = request.parameter("artifactType");
         let is_wanted = filter.as_deref().is_none_or(|wanted| wanted == CYCLONE_DX);
-        let index =
-            digest.strip_prefix("sha256:").filter(|_| is_wanted).and_then(|hash| self.referrers_of(hash));
+        let index = self.referrers_of(digest).filter(|_| is_wanted);
         let mut served = index.unwrap_or(&self.no_referrers).by_name();
         if filter.is_some() {
             // "If filtering is requested and applied, the response MUST include" this field.
@@ -381,10 +381,9 @@ impl Registry {
         Ok(served)
     }
 
-    /// Returns the index that lists the referrers of the subject with this hash.
-    fn referrers_of(&self, hash: &str) -> Option<&Resource> {
-        let is_subject = |digest: &Digest| digest.as_str().strip_prefix("sha256:") == Some(hash);
-        let (_, place) = self.referrers.iter().find(|(subject, _)| is_subject(subject))?;
+    /// Returns the index that lists the referrers of the subject with this digest.
+    fn referrers_of(&self, digest: &str) -> Option<&Resource> {
+        let (_, place) = self.referrers.iter().find(|(subject, _)| subject.as_str() == digest)?;
         Some(&self.manifests[*place])
     }
 
@@ -524,17 +523,13 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
 /// Returns entries of a sorted list, as the distribution-spec requires for tags ("Listing Tags"). `n` is the greatest
 /// number of entries to return, and `last` is the last entry that the client has.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
-    let Parameters { n, last, .. } = Parameters::of(request);
-    let number = match n.map(|n| (parse_number(&n), n)) {
-        None => u64::MAX,
-        Some((Some(number), _)) => number,
-        Some((None, text)) => {
-            let (status, code) = (Status::BadRequest, PAGINATION_NUMBER_INVALID);
-            return error(status, code, "n must be a number of entries", &text);
-        }
+    let n = request.parameter("n");
+    let Some(number) = n.as_deref().map_or(Some(u64::MAX), parse_number) else {
+        let message = "n must be a number of entries";
+        return error(Status::BadRequest, PAGINATION_NUMBER_INVALID, message, &n.unwrap_or_default());
     };
     // The response begins after "last", which need not be an entry itself.
-    let last = last.unwrap_or_default();
+    let last = request.parameter("last").unwrap_or_default();
     let rest: Vec<&str> = all.iter().copied().filter(|entry| *entry > &*last).collect();
     let listed = &rest[..rest.len().min(usize::try_from(number).unwrap_or(usize::MAX))];
 
@@ -558,34 +553,6 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
 fn prefers_page(request: &Request<'_>) -> bool {
     let [html, plain] = request.weights(["text/html", "text/plain"]);
     html > plain
-}
-
-/// The parameters of the query that this registry uses. It ignores other parameters, such as `ns=docker.io`, by which
-/// containerd names the mirrored registry.
-#[derive(Default)]
-struct Parameters {
-    n: Option<String>,
-    last: Option<String>,
-    artifact_type: Option<String>,
-}
-
-impl Parameters {
-    /// Parses the query. If several parameters have the same name, the first one counts.
-    fn of(request: &Request<'_>) -> Self {
-        let mut parameters = Self::default();
-        for pair in request.query.unwrap_or_default().split('&') {
-            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let parameter = match key {
-                "n" => &mut parameters.n,
-                "last" => &mut parameters.last,
-                "artifactType" => &mut parameters.artifact_type,
-                _ => continue,
-            };
-            // A client may encode the slash in a media type.
-            parameter.get_or_insert_with(|| percent_decode(value, PLAIN_IN_QUERY).into_owned());
-        }
-        parameters
-    }
 }
 
 /// Returns a response with generated content.

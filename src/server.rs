@@ -46,17 +46,6 @@ use crate::run_queue::{Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{ResidentMemory, SealedFile, Signals};
 
-/// The number of descriptors that are not connections: the three standard descriptors, those of epoll, the listener,
-/// the signals and the resident memory, and one for each of up to eight layers.
-pub const RESERVED_DESCRIPTORS: usize = 16;
-
-/// Returns the most memory that the process needs, in bytes: the bytes that connections hold, 640 bytes for each
-/// connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not start with less memory,
-/// because a failed allocation aborts the process.
-pub fn needed_memory(budget: &Budget) -> usize {
-    budget.held + budget.connections * 640 + 4 * 1024 * 1024
-}
-
 /// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 

@@ -34,7 +34,6 @@ use common::{
     quinistry_at, report, request, sha256, system, tool,
 };
 use quinistry::budget::Budget;
-use quinistry::server::needed_memory;
 
 /// The errors of each call, from the manual pages. They include errors that only a mistake in the program's arguments
 /// can cause, because a filter of system calls may return any error.
@@ -610,7 +609,7 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
         let (address, stderr) = (address(5000 + number), site.folder.path("stderr"));
         // At first, there is only the memory that the server reserves. Each further attempt has more, until there is
         // also room for what the server already uses.
-        let memory = needed_memory(&Budget::of(u64::MAX, usize::MAX));
+        let memory = Budget::of(u64::MAX, usize::MAX).needed_memory();
         let sizes = (0..).map(|step| (memory + step * 128 * 1024) as u64);
         let mut refused = 0;
         let mut started = sizes.filter_map(|size| {

@@ -11,12 +11,12 @@ use common::docker::{ImageName, has_docker};
 use common::{
     Folder, README, Server, bash, free_port, has_tool, lossy, readme_block, readme_blocks, report, tool,
 };
-use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
+use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS, RESERVED_DESCRIPTORS};
 use quinistry::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, REQUEST_COST};
 use quinistry::fault::Faults;
 use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::run_queue::TURN_COST;
-use quinistry::server::{GRACE, RESERVED_DESCRIPTORS};
+use quinistry::server::GRACE;
 
 /// Returns all code blocks that contain this word, as one script.
 fn script(word: &str) -> String {

@@ -40,8 +40,8 @@ use std::io::BufRead;
 
 use crate::http::response::{Persistence, Status};
 use crate::http::syntax::{
-    PLAIN_IN_PATH, is_authority, is_percent_encoded, is_target, is_tchar, is_token, list_members,
-    parse_number, percent_decode,
+    PLAIN_IN_PATH, PLAIN_IN_QUERY, is_authority, is_percent_encoded, is_target, is_tchar, is_token,
+    list_members, parse_number, percent_decode,
 };
 
 /// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
@@ -104,6 +104,13 @@ impl<'b> Request<'b> {
     /// obs-text).
     pub fn field_bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
         self.fields.bytes(name)
+    }
+
+    /// Returns the decoded value of the first parameter of the query that is named `name`: of `1` in `?n=1&last=a`, for
+    /// the name `n`.
+    pub fn parameter(&self, name: &str) -> Option<Cow<'b, str>> {
+        let mut pairs = self.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        pairs.find(|(key, _)| *key == name).map(|(_, value)| percent_decode(value, PLAIN_IN_QUERY))
     }
 
     /// Returns the weight of each of these media types in the Accept fields, in thousandths. 0 means "not acceptable",
