@@ -44,7 +44,7 @@
 //!                                                                      http/syntax kinds
 //!     fault.rs             makes right responses wrong, by rules       registry metrics http/request
 //!                                                                      http/response http/syntax
-//!                                                                      image/gzip kinds
+//!                                                                      image/gzip kinds clock
 //!     registry.rs          chooses the response to a request           page welcome metrics
 //!                                                                      http/conditional http/request
 //!                                                                      http/response
