@@ -11,7 +11,7 @@ use common::docker::{ImageName, docker, has_docker};
 use common::node::{Daemon, Network, Node};
 use common::{
     Folder, README, Server, eventually, find, goarch, has_tool, is_root, lossy, other_goarch, quinistry,
-    readme_block, run, save, sha256, sibling, skip, this_test, tool,
+    readme_block, run, sample, save, sha256, sibling, skip, this_test, tool,
 };
 
 /// A running container. Dropping the name of its image removes it.
@@ -82,6 +82,17 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
     }
 }
 
+/// Starts a server with rules of `--fault`, and with a layer that no other test has. Docker does not request a layer
+/// that it has from another image.
+fn start_with_own_layer(rules: &str) -> Server {
+    let folder = Folder::new("fault");
+    let file = folder.path("executable");
+    let machine = if cfg!(target_arch = "aarch64") { sample::AMD64 } else { sample::ARM64 };
+    let content = [&sample::executable(machine), rules.as_bytes()].concat();
+    std::fs::write(&file, content).expect("the directory is writable");
+    Server::start_with(&["--fault", rules, "--with", &file])
+}
+
 #[test]
 fn docker_handles_harmless_faults_and_refuses_wrong_content() {
     if !has_docker() {
@@ -94,13 +105,13 @@ fn docker_handles_harmless_faults_and_refuses_wrong_content() {
         ("layer=redirect", "redirect"),
         ("layer=no-length", "no-length"),
     ] {
-        let server = Server::start_with(&["--fault", rules]);
+        let server = start_with_own_layer(rules);
         let image = ImageName::at(server.address.port());
         assert_eq!(image.pull(), server.manifest_digest(), "{rules}");
         assert!(server.log().contains(&format!("(fault: {faults})")), "{rules}: {}", server.log());
     }
     for rules in ["layer=flip", "config=flip"] {
-        let server = Server::start_with(&["--fault", rules]);
+        let server = start_with_own_layer(rules);
         let image = ImageName::at(server.address.port());
         let output = tool("docker").args(["pull", &image.0]).output().expect("docker starts");
         let said = lossy(&output.stderr).into_owned() + &lossy(&output.stdout);
