@@ -23,7 +23,6 @@ use std::fmt::{self, Display, Formatter};
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::process::ExitStatus;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +30,7 @@ use std::time::Duration;
 
 use common::{
     Background, Client, Folder, PATIENCE, Response, Server, eventually, find, has_tool, is_root,
-    quinistry_at, report, request, sha256, system, tool,
+    quinistry_at, report, request, sha256, system, tool, write_executable,
 };
 use quinistry::budget::Budget;
 
@@ -158,8 +157,7 @@ fn lean(folder: &Folder) -> String {
         executable[60..64].fill(0);
     }
     let path = folder.path("quinistry");
-    fs::write(&path, executable).expect("the file can be written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    write_executable(&path, &executable);
     path
 }
 

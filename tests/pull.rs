@@ -4,9 +4,8 @@ mod common;
 
 use std::collections::HashMap;
 use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
 
-use common::{Folder, Server, goarch, quinistry_at, sha256, sibling};
+use common::{Folder, Server, goarch, quinistry_at, sha256, sibling, write_executable};
 use serde_json::Value;
 
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -49,8 +48,7 @@ fn start(pulled: &Pulled, root: &Folder) -> Server {
     for (path, file) in &pulled.files {
         let path = root.path(path.trim_start_matches('/'));
         std::fs::create_dir_all(path.rsplit_once('/').expect("a directory").0).expect("a new directory");
-        std::fs::write(&path, file).expect("the file can be written");
-        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).expect("our own file");
+        write_executable(&path, file);
     }
     let entrypoint = pulled.config["config"]["Entrypoint"].as_array().expect("a command");
     let mut words = entrypoint.iter().map(|word| {

@@ -11,7 +11,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
 
-use common::{Folder, Server, find, has_tool, quinistry, quinistry_at, run, sha256, tool};
+use common::{Folder, Server, find, has_tool, quinistry, quinistry_at, run, sha256, tool, write_executable};
 use quinistry::image::sbom::{DOCUMENT, SECTION};
 use serde_json::{Value, json};
 
@@ -205,7 +205,7 @@ for path in sys.argv[1:]:
 fn the_command_always_prints_the_same_document() {
     let folder = Folder::new("elsewhere");
     let copy = folder.path("other-name");
-    std::fs::copy(PROGRAM, &copy).expect("the file can be written");
+    write_executable(&copy, &std::fs::read(PROGRAM).expect("the executable"));
     let elsewhere =
         run(quinistry_at(copy).arg("sbom").env_clear().env("TZ", "Asia/Tokyo").current_dir(&folder.0));
     assert_eq!(elsewhere.as_bytes(), DOCUMENT);

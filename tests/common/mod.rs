@@ -355,6 +355,16 @@ pub fn run(command: &mut Command) -> String {
     stdout.into_owned()
 }
 
+/// Writes a file that can be executed. A child process writes it: while this process has the file open for writing, a
+/// concurrent test may fork, and then the execution would fail with ETXTBSY.
+pub fn write_executable(path: &str, content: &[u8]) {
+    let mut install = tool("install");
+    let mut child =
+        install.args(["-m", "755", "/dev/stdin", path]).stdin(Stdio::piped()).spawn().expect("coreutils");
+    child.stdin.take().expect("it is piped").write_all(content).expect("the file can be written");
+    assert!(child.wait().expect("our own child").success(), "{path} cannot be written");
+}
+
 /// Writes the image to a file with `quinistry save` and additional arguments.
 pub fn save(path: &str, arguments: &[&str]) {
     let file = std::fs::File::create(path).expect("the file can be written");

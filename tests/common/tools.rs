@@ -19,9 +19,10 @@ use super::{Folder, system};
 
 /// Each command, its Debian package or other source, and what is tested with it. The packages up to `util-linux` are
 /// part of every Debian system.
-const TOOLS: [(&str, &str, &str); 31] = [
+const TOOLS: [(&str, &str, &str); 32] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
     ("head", "coreutils", "the README's commands; a reader of the log that exits"),
+    ("install", "coreutils", "copies of the program under test"),
     ("sha256sum", "coreutils", "the README's commands"),
     ("rm", "coreutils", "the README's commands"),
     ("tail", "coreutils", "the README's commands"),
