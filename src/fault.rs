@@ -106,26 +106,29 @@ struct Rule {
 impl Rule {
     /// Parses a rule. The error is the name and the text of the invalid element.
     fn parse(text: &str) -> Result<Self, (&'static str, &str)> {
-        let (place, rest) = split(text, '=');
-        let (what, when) = split(rest.unwrap_or_default(), '@');
-        let (name, number) = split(what, ':');
-        let found = PLACES.iter().find(|(other, _)| *other == place);
-        let (_, kinds) = found.ok_or(("WHERE", place))?;
-        let fault = *Fault::ALL.iter().find(|fault| fault.name() == name).ok_or(("WHAT", name))?;
-        let is_slow = fault == Fault::Slow;
-        let may_have_number = is_slow || matches!(fault, Fault::TooManyRequests | Fault::ServiceUnavailable);
-        let must_have_number = is_slow || number.is_some();
-        let number = number.and_then(parse_count).filter(|_| may_have_number);
-        if must_have_number && number.is_none() {
+        let (place, rest) = text.split_once('=').unwrap_or((text, ""));
+        let (what, when) = rest.split_once('@').unwrap_or((rest, "always"));
+        let (_, kinds) = PLACES.iter().find(|(name, _)| *name == place).ok_or(("WHERE", place))?;
+        let (name, number) = parse_term(what).ok_or(("WHAT", what))?;
+        let fault = *Fault::ALL.iter().find(|fault| fault.name() == name).ok_or(("WHAT", what))?;
+        let has_right_number = match fault {
+            Fault::Slow => number.is_some(),
+            Fault::TooManyRequests | Fault::ServiceUnavailable => true,
+            _ => number.is_none(),
+        };
+        if !has_right_number {
             return Err(("WHAT", what));
         }
+        let when = match parse_term(when) {
+            Some(("first", Some(count))) => When::First(count),
+            Some(("every", Some(count))) => When::Every(count),
+            Some(("always", None)) => When::Every(1),
+            _ => return Err(("WHEN", when)),
+        };
         // All connections have the same rate, at all times.
-        if is_slow && place != "any" {
-            return Err(("WHERE of slow", place));
+        if fault == Fault::Slow && (place, when) != ("any", When::Every(1)) {
+            return Err(("a rule of slow", text));
         }
-        let text = when.unwrap_or("always");
-        let is_possible = |when: &When| !is_slow || *when == When::Every(1);
-        let when = parse_when(text).filter(is_possible).ok_or(("WHEN", text))?;
         Ok(Self { kinds, fault, number, when, reached: 0 })
     }
 
@@ -139,19 +142,12 @@ impl Rule {
     }
 }
 
-fn parse_when(text: &str) -> Option<When> {
-    let (word, count) = split(text, ':');
-    match (word, count.map(parse_count)) {
-        ("first", Some(Some(count))) => Some(When::First(count)),
-        ("every", Some(Some(count))) => Some(When::Every(count)),
-        ("always", None) => Some(When::Every(1)),
-        _ => None,
+/// Parses a word that a number may follow.
+fn parse_term(text: &str) -> Option<(&str, Option<u64>)> {
+    match text.split_once(':') {
+        Some((word, number)) => Some((word, Some(parse_count(number)?))),
+        None => Some((text, None)),
     }
-}
-
-/// Splits a text at the first separator, if the text has one.
-fn split(text: &str, separator: char) -> (&str, Option<&str>) {
-    text.split_once(separator).map_or((text, None), |(before, behind)| (before, Some(behind)))
 }
 
 /// Parses a number that is at least 1. The suffix `k` multiplies the number by 1024.

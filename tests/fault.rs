@@ -480,8 +480,8 @@ fn an_invalid_rule_is_refused_and_its_invalid_part_named() {
         ("layer=cut@first:0", "WHEN cannot be \"first:0\""),
         ("layer=cut@last:1", "WHEN cannot be \"last:1\""),
         ("layer=cut@always:1", "WHEN cannot be \"always:1\""),
-        ("layer=slow:64k", "WHERE of slow cannot be \"layer\""),
-        ("any=slow:64k@first:1", "WHEN cannot be \"first:1\""),
+        ("layer=slow:64k", "a rule of slow cannot be \"layer=slow:64k\""),
+        ("any=slow:64k@first:1", "a rule of slow cannot be \"any=slow:64k@first:1\""),
     ] {
         assert_eq!(refused(&["--fault", rule], ""), format!("quinistry: --fault: {reason}"));
         let said = refused(&[], &format!("index=cut {rule}"));
