@@ -2,8 +2,8 @@
 //!
 //! Document: accept(2).
 //!
-//! The kernel reports only once that there are connections in the backlog ("edge-triggered"). The acceptor remembers
-//! the report until an attempt to accept finds no connection.
+//! The kernel reports a connection in the backlog only once ("edge-triggered"). The acceptor remembers the report until
+//! an attempt to accept finds no connection.
 //!
 //! Limits: the pause, and how often a shortage is logged.
 //!
@@ -29,7 +29,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The time between two log lines about a shortage that lasts.
 const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
 
-/// A listening socket, and whether to accept from the socket.
+/// A listening socket, and whether to accept from it.
 pub struct Acceptor {
     /// `None` once the server is stopping.
     listener: Option<TcpListener>,
@@ -67,7 +67,7 @@ impl Acceptor {
         (self.may_have_backlog && self.listener.is_some()).then_some(self.resume_at)
     }
 
-    /// Accepts no connection for a while. Returns whether the shortage must be logged.
+    /// Stops accepting for `ACCEPT_PAUSE`. Returns whether the shortage must be logged.
     pub fn pause(&mut self, now: Instant) -> bool {
         self.resume_at = now + ACCEPT_PAUSE;
         let is_new = self.logged_at.is_none_or(|at| now >= at + SHORTAGE_LOGGED);
@@ -78,17 +78,14 @@ impl Acceptor {
     }
 
     /// Asks the kernel whether there is a connection in the backlog.
-    pub fn poll_backlog(&mut self) -> bool {
+    pub fn refresh_backlog(&mut self) -> bool {
         self.may_have_backlog =
             self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
         self.may_have_backlog
     }
 
     /// Accepts a connection if there is one in the backlog.
-    ///
-    /// # Errors
-    ///
-    /// If a connection cannot be accepted, usually because the system has no room for another.
+    /// Fails if a connection cannot be accepted, usually because the system has no room for another.
     pub fn accept(&mut self) -> io::Result<Option<(TcpStream, SocketAddr)>> {
         let Some(listener) = self.listener.as_ref().filter(|_| self.may_have_backlog) else {
             return Ok(None);
@@ -98,10 +95,10 @@ impl Acceptor {
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_have_backlog = false,
             // The connection is gone, or a signal has interrupted the call.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
-            // Linux looks for a free descriptor before it looks for a connection, so there may be none. The kernel does
-            // not repeat the event, so `may_have_backlog` must stay true if there is a connection.
+            // Linux looks for a free descriptor first, so this error does not mean that a connection is waiting. The
+            // kernel does not repeat the event, so `may_have_backlog` must stay true if there is a connection.
             Err(error) => {
-                if self.poll_backlog() {
+                if self.refresh_backlog() {
                     return Err(error);
                 }
             }
@@ -110,7 +107,7 @@ impl Acceptor {
     }
 }
 
-/// Whether closing a connection may help against an error of [`Acceptor::accept`].
+/// Whether closing a connection may cure an error of [`Acceptor::accept`].
 pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     error.raw_os_error().is_some_and(|number| shortages.contains(&number))

@@ -19,12 +19,12 @@
 //! The last row has no bound: whoever adds layers by `--with` must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
-//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference. Without a limit
-//! of the container, this is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
+//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference. If the
+//! container has no limit, `Budget::queued` is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
 //!
 //! Limits: the fields of [`Budget`].
 //!
-//! Deliberately absent: the memory in use. Reading that number takes a system call, and may come too late.
+//! Deliberately absent: measuring the memory in use, which takes a system call and may come too late.
 
 use std::fs;
 use std::path::Path;
@@ -38,7 +38,7 @@ pub const GUARANTEED: u64 = 8 * 1024;
 /// doubles the size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
-/// The memory that is divided if the process has no limit or a higher limit. It is enough for [`MAX_CONNECTIONS`].
+/// The most memory that is divided, even if the process may use more. It is enough for [`MAX_CONNECTIONS`].
 const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 
 /// The most connections, however much memory and however many descriptors the process has.
@@ -90,8 +90,8 @@ impl Budget {
     }
 
     /// Returns the most memory that the process needs, in bytes: the bytes that connections hold, 640 bytes for each
-    /// connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not start with less
-    /// memory, because a failed allocation aborts the process.
+    /// connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not start if it cannot
+    /// map this much memory, because a failed allocation would abort it later.
     pub fn needed_memory(&self) -> usize {
         self.held + self.connections * 640 + 4 * 1024 * 1024
     }

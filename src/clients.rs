@@ -12,10 +12,10 @@
 //!
 //! # Eviction
 //!
-//! For a newcomer, the server first closes connections without a response in flight, and then readers that have taken
-//! nothing for a while. In both groups, the connection that has waited longest is closed first. Clients in the run
-//! queue come last, because they may be waiting for the server. The search scans all clients, which takes a
-//! millisecond. The server therefore closes one client in 64 at a time, so that the next newcomers find room.
+//! To make room for a newcomer, the server first closes connections without a response in flight, and then readers that
+//! have taken nothing for a while. In both groups, the connection that has waited longest is closed first. Clients in
+//! the run queue come last, because they may be waiting for the server. The search scans all clients, which takes
+//! milliseconds. The server therefore closes one client in 64 at a time, so that the next newcomers find room.
 //!
 //! If incomplete heads and unsent responses take too much memory, the server first closes connections that have made no
 //! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs
@@ -27,12 +27,12 @@
 //! Deliberately absent: an index by rank. Ranks change with every response, and are needed only in a shortage.
 
 use std::cmp::Reverse;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::Token;
 
 use crate::budget::MAX_CONNECTIONS;
-use crate::connection::{Connection, Rank};
+use crate::connection::Connection;
 use crate::run_queue::Load;
 use crate::socket::Socket;
 
@@ -43,6 +43,13 @@ const _: () = assert!(
 
 /// When a newcomer needs a place, one of this many clients is closed.
 const EVICTED_ONE_IN: usize = 64;
+
+/// How long a reader must have taken nothing before its connection can be closed for a newcomer.
+pub const STALL_NOTICED: Duration = Duration::from_secs(1);
+
+/// Whether a response is in flight, and since when the connection has waited. For a newcomer, the connection with the
+/// smallest rank is closed first.
+pub type Rank = (bool, Instant);
 
 /// A connected client.
 pub struct Client {
@@ -96,12 +103,6 @@ impl Clients {
         (slot < self.slots.len() && self.token(slot) == token).then_some(slot)
     }
 
-    /// Returns the client with this token if the client is still connected.
-    fn find(&mut self, token: Token) -> Option<&mut Client> {
-        let slot = self.slot(token)?;
-        self.slots[slot].client.as_mut()
-    }
-
     /// Adds a client that holds and has queued nothing yet, and returns its token.
     pub fn insert(&mut self, client: Client) -> Token {
         let slot = self.free.pop().unwrap_or(self.slots.len());
@@ -114,7 +115,8 @@ impl Clients {
 
     /// Changes a client if it is still connected, and counts the bytes that the client then holds and has queued.
     pub fn update<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
-        let client = self.find(token)?;
+        let slot = self.slot(token)?;
+        let client = self.slots[slot].client.as_mut()?;
         let before = client.used();
         let result = change(client);
         let after = client.used();
@@ -163,10 +165,10 @@ impl Clients {
     /// Returns the clients to close for newcomers. The list can be empty.
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
         // A client in the run queue may have sent a request.
-        let rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
-            Some((load.is_queued(), connection.rank(now)?, token))
+        let with_rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
+            Some((load.is_queued(), rank(connection, now)?, token))
         };
-        let mut ranked: Vec<(bool, Rank, Token)> = self.occupied().filter_map(rank).collect();
+        let mut ranked: Vec<(bool, Rank, Token)> = self.occupied().filter_map(with_rank).collect();
         let count = self.count().div_ceil(EVICTED_ONE_IN).min(ranked.len());
         if count < ranked.len() {
             ranked.select_nth_unstable(count);
@@ -178,7 +180,7 @@ impl Clients {
     /// Returns the clients whose connections hold memory, in the order in which they are to be closed.
     pub fn holders(&self, now: Instant) -> Vec<Token> {
         let rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
-            ((!load.is_queued() && connection.is_stalled(now), connection.held()), token)
+            ((!load.is_queued() && is_stalled(connection, now), connection.held()), token)
         };
         let mut ranked: Vec<_> = self.occupied().map(rank).filter(|((_, held), _)| *held > 0).collect();
         ranked.sort_unstable_by_key(|&(rank, _)| Reverse(rank));
@@ -191,4 +193,17 @@ impl Client {
     fn used(&self) -> (usize, u64) {
         (self.connection.held(), self.socket.queued())
     }
+}
+
+/// Returns the rank of a connection when a newcomer needs a place, or `None` if the connection must stay because the
+/// client is still taking a response.
+pub fn rank(connection: &Connection, now: Instant) -> Option<Rank> {
+    let is_in_flight = connection.is_in_flight();
+    let can_be_closed = !is_in_flight || is_stalled(connection, now);
+    can_be_closed.then(|| (is_in_flight, connection.waits_since()))
+}
+
+/// Whether a connection has waited for at least [`STALL_NOTICED`].
+fn is_stalled(connection: &Connection, now: Instant) -> bool {
+    now >= connection.waits_since() + STALL_NOTICED
 }

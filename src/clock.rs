@@ -105,8 +105,8 @@ struct Date {
     weekday: usize,
 }
 
-/// Returns the Gregorian date. Years are counted from March, so that the leap day is the last of its year, and in
-/// eras of 400 years, which all have the same number of days.
+/// Returns the Gregorian date (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"). Years begin in March, so
+/// that a leap day comes last, and form eras of 400 years, which all have the same number of days.
 fn date(unix: u64) -> Date {
     const DAYS_PER_ERA: u64 = 146_097;
     const DAYS_BEFORE_EPOCH: u64 = 719_468; // from the first of March of the year 0

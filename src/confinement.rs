@@ -4,8 +4,8 @@
 //!
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
 //! over the process would need other calls: to open files, to run programs, to connect to other machines. Before the
-//! server reads the first byte from outside, it drops the right to make these calls forever. The filter is a program
-//! that the kernel runs for each call. The program compares numbers and jumps forward:
+//! server reads the first byte from outside, it gives up the right to make these calls, forever. The filter is a
+//! program that the kernel runs for each call. The program compares numbers and jumps forward:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
@@ -17,12 +17,12 @@
 //!
 //! The kernel refuses a call in one of these ways:
 //!
-//! * Usually the call fails with ENOSYS. Libraries expect this error of a call that an old kernel lacks, and do without
-//!   the call (EPERM has broken libraries in containers). So an unforeseen call of a library, for example before it
-//!   writes an error message, is harmless.
-//! * A call that only injected code can make ends the process, because the server itself starts no process and creates
-//!   no socket while it serves. A process that has been taken over must not try other calls, or serve other bytes. The
-//!   service manager restarts the server, and sees SIGSYS as the reason.
+//! * Usually the call fails with ENOSYS. Libraries expect this error from a call that an old kernel lacks, and do
+//!   without the call (EPERM has broken libraries in containers). So an unforeseen call of a library, for example
+//!   before it writes an error message, is harmless.
+//! * The process ends if it makes a call that only injected code can make: the server itself starts no process and
+//!   creates no socket while it serves. A process that has been taken over must not try other calls, or serve other
+//!   bytes. The service manager restarts the server, and sees SIGSYS as the reason.
 //!
 //! `abort` does not end with SIGABRT: the call that sends the signal fails with ENOSYS, and `abort` then executes an
 //! instruction that traps. The numbers of x32, the second set of calls of `x86_64`, are not in the table.

@@ -3,8 +3,8 @@
 //! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
 //!
 //! A connection does no input or output of its own and reads no clock. Each [`Context`] brings a transport and the
-//! time, so that tests and the fuzzer can cause every accident: short reads and writes, errors anywhere, any time of
-//! the day.
+//! time, so that tests and the fuzzer can cause every mishap: short reads and writes, errors anywhere, any lapse of
+//! time.
 //!
 //! # States
 //!
@@ -43,18 +43,20 @@
 //!     any               ->  closed: Broken        the transport failed                              [any step]
 //! ```
 //!
-//! *Progress* means that the transport has taken some bytes or that the client has acknowledged some. Acknowledgements
-//! count because the transport takes all of a small response at once, long before a slow reader has received it.
+//! *Progress* means that a response begins, that the transport takes bytes, or that the client acknowledges some.
+//! Acknowledgements count because the transport takes all of a small response at once, long before a slow reader has
+//! received it.
 //!
 //! When the server is stopping, every response is its connection's last. The server also closes connections when places
-//! or memory are short (see `clients` and [`Connection::rank`]).
+//! or memory are short (see `clients`).
 //!
 //! # Closing
 //!
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
 //! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
-//! the connection lingers. To linger always would cost a connection with a single request 50 % more processor time.
+//! the connection lingers. Lingering every time would make a connection with a single request cost 50 % more processor
+//! time.
 //!
 //! Bytes that the kernel has queued for a closed connection count towards no limit, and can stay queued for minutes. A
 //! connection is therefore closed without a reset only when the client has acknowledged everything. Otherwise a reset
@@ -144,7 +146,7 @@
 //! #       metrics: &mut metrics,
 //! #       buffers: &mut buffers,
 //!         is_stopping: false,
-//!         left: TURN_COST,
+//!         remaining: TURN_COST,
 //!     });
 //!     (next, connection.deadline())
 //! };
@@ -170,33 +172,30 @@ use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
 use crate::explain::explain;
-use crate::fault::{self, Faults};
+use crate::fault::{self, Fault, Faults};
 use crate::http::request::{self, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
-use crate::kinds::{CloseReason, Fault};
+use crate::kinds::CloseReason;
 use crate::log::{Entry, Log};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Registry, Served, shared_fields};
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may make no progress: send no further request, or take nothing of a response. A slow reader may
-/// take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load balancers keep an idle connection
-/// for 60 s (AWS; nginx upstream). They must close it before the server does, because a request that crosses a close is
-/// lost.
+/// How long a client may go without progress, whether it sends no further request or takes nothing of a response. A
+/// slow reader may take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load balancers keep an
+/// idle connection for 60 s (AWS; nginx upstream). They must close it before the server does, because a request that
+/// crosses a close is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a client may take to close its side after it has received its last response. nginx waits 5 s, and 30 s in
 /// all if the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a reader must have taken nothing before its connection can be closed for a newcomer.
-pub const STALL_NOTICED: Duration = Duration::from_secs(1);
-
-/// The most bytes of requests that one call reads. Real clients send heads of 200 bytes to 2 KiB. Bytes that are not
-/// read stay in the kernel, and take none of the memory that all connections share. At 4 KiB, 4,000 clients that
+/// The most bytes that one read takes from the transport. Real clients send heads of 200 bytes to 2 KiB. Bytes that are
+/// not read stay in the kernel, and take none of the memory that all connections share. At 4 KiB, 4,000 clients that
 /// pipeline without end fill that memory.
 const MAX_READ: usize = 2560;
 
@@ -214,37 +213,26 @@ const _: () = assert!(MAX_READ < MAX_INPUT);
 // A load balancer's 60 s, and 10 s for packets that are on their way.
 const _: () = assert!(IDLE_TIMEOUT.as_secs() >= 60 + 10);
 
-/// A byte stream to one client. No method blocks. It can also send files too large for a connection's memory.
+/// A byte stream to one client. No method blocks. A transport has files that are too large for a connection's memory,
+/// and sends parts of them.
 pub trait Transport {
     /// Reads some bytes. Returns 0 at the end of the stream.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if there are no bytes now.
+    /// Fails with `WouldBlock` if there are no bytes now.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize>;
 
     /// Writes some of the bytes. If `more` is true, other bytes follow at once and may share a packet with these.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if there is no room now.
+    /// Fails with `WouldBlock` if there is no room now.
     fn write(&mut self, bytes: &[u8], more: bool) -> io::Result<usize>;
 
     /// Writes some bytes of a part of a file.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if there is no room now.
+    /// Fails with `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether the client may have sent bytes that have not been read. Makes no system call.
+    /// Whether the client may have sent bytes, or its end, that have not been read. Makes no system call.
     fn may_have_input(&self) -> bool;
 
     /// Sends the end of the stream. The caller writes nothing afterwards.
-    ///
-    /// # Errors
-    ///
-    /// If the connection is gone.
+    /// Fails if the connection is gone.
     fn finish(&mut self) -> io::Result<()>;
 
     /// Returns how many of the written bytes the client has not acknowledged. The end of the stream counts as one.
@@ -275,14 +263,20 @@ pub struct Context<'t, T> {
     /// Whether the server is stopping. If so, every response is its connection's last.
     pub is_stopping: bool,
     /// What the turn may still cost (see `run_queue`).
-    pub left: u64,
+    pub remaining: u64,
 }
 
 impl<'t, T> Context<'t, T> {
-    /// Responds to a request.
-    fn respond(&mut self, request: &Request<'_>) -> Served<'t> {
-        let dropped_lines = self.log.dropped_lines();
-        self.faults.respond(self.registry, request, self.metrics, self.clock, dropped_lines)
+    /// Responds to a request, with a fault if a rule of `--fault` applies.
+    fn respond(&mut self, request: &Request<'_>) -> (Served<'t>, Option<Fault>) {
+        let vitals = Vitals {
+            metrics: self.metrics,
+            clock: self.clock,
+            dropped_lines: self.log.dropped_lines(),
+            faults: &self.faults.counts,
+        };
+        let served = self.registry.respond(request, &vitals);
+        self.faults.apply(served, request, self.registry)
     }
 }
 
@@ -309,10 +303,6 @@ impl From<io::Error> for Next {
 
 /// The result of one step within a turn. After `Ok`, another step follows. An error ends the turn.
 type Step = Result<(), Next>;
-
-/// Whether a response is in flight, and since when the connection has waited. For a newcomer, the connection with the
-/// smallest rank is closed first.
-pub type Rank = (bool, Instant);
 
 /// One client's connection.
 pub struct Connection {
@@ -368,7 +358,7 @@ struct Progress {
 }
 
 impl Progress {
-    /// Notes that the transport has taken bytes.
+    /// Notes that bytes were handed to the transport.
     fn note_sent(&mut self, now: Instant) {
         *self = Self { at: now, unacknowledged: None };
     }
@@ -399,7 +389,7 @@ impl Connection {
     }
 
     /// Works until the transport would block or the turn is over, and only then checks the deadline. The order matters
-    /// when a suspended process continues: every deadline has passed, but requests may be waiting.
+    /// when a suspended process resumes: every deadline has passed, but requests may be waiting.
     pub fn turn<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
         let mut next = self.work(context);
         if matches!(next, Next::Wait | Next::Again) && context.clock.now >= self.deadline() {
@@ -422,8 +412,8 @@ impl Connection {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
 
-    /// Notes whether the client makes progress. `unacknowledged` asks the transport, and is called only if a response
-    /// is in flight.
+    /// Notes whether the client has made progress. `unacknowledged` asks the transport, and is called only if a
+    /// response is in flight.
     pub fn watch(&mut self, unacknowledged: impl FnOnce() -> u64, now: Instant) {
         if self.is_in_flight() {
             self.progress.note_unacknowledged(unacknowledged(), now);
@@ -431,24 +421,11 @@ impl Connection {
     }
 
     /// Returns when the connection began to wait for a head, or else the time of the last progress.
-    fn waits_since(&self) -> Instant {
+    pub fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
             _ => self.progress.at,
         }
-    }
-
-    /// Whether the connection has waited for at least [`STALL_NOTICED`].
-    pub fn is_stalled(&self, now: Instant) -> bool {
-        now >= self.waits_since() + STALL_NOTICED
-    }
-
-    /// Returns the rank of the connection when a newcomer needs a place, or `None` if the connection must stay because
-    /// the client is still taking a response.
-    pub fn rank(&self, now: Instant) -> Option<Rank> {
-        let is_in_flight = self.is_in_flight();
-        let can_be_closed = !is_in_flight || self.is_stalled(now);
-        can_be_closed.then(|| (is_in_flight, self.waits_since()))
     }
 
     /// Returns how many bytes the connection keeps in memory.
@@ -477,7 +454,7 @@ impl Connection {
                 self.proceed(then, input, context)
             }
             State::Lingering => discard(context),
-            State::Receiving { .. } | State::Idle if context.left == 0 => Err(Next::Again),
+            State::Receiving { .. } | State::Idle if context.remaining == 0 => Err(Next::Again),
             State::Receiving { .. } | State::Idle => {
                 // The buffer is taken, not borrowed, because `receive` also borrows the context.
                 let mut buffer = std::mem::take(&mut context.buffers.input);
@@ -488,7 +465,7 @@ impl Connection {
         }
     }
 
-    /// Acts upon the deadline. If progress of the client has moved the deadline, does nothing and returns `next`.
+    /// Enforces the deadline, unless the client has made progress that extends it. Then returns `next`.
     fn expire<T: Transport>(&mut self, next: Next, context: &mut Context<'_, T>) -> Next {
         self.watch(|| context.transport.unacknowledged(), context.clock.now);
         if context.clock.now < self.deadline() {
@@ -535,7 +512,7 @@ impl Connection {
                 (0, _) => return self.leave(CloseReason::CutShort, context),
                 (_, 0) => began = context.clock.now,
                 // Parsing a long head in many pieces takes as much time as several requests.
-                _ => context.left = context.left.saturating_sub(REQUEST_COST),
+                _ => context.remaining = context.remaining.saturating_sub(REQUEST_COST),
             }
             length += count;
         }
@@ -563,13 +540,13 @@ impl Connection {
                 Err(rejection) => return self.refuse(&rejection, context),
             };
             (rest, parsed) = (&rest[length..], 0);
-            let served = context.respond(&request);
-            context.left = context.left.saturating_sub(cost(length, &served.response.content));
+            let (served, fault) = context.respond(&request);
+            context.remaining = context.remaining.saturating_sub(cost(length, &served.response.content));
             let wanted = if context.is_stopping { Persistence::Close } else { request.persistence };
-            let persistence = fault::persistence(served.fault, wanted);
-            let part = self.gather(Ok(&request), &served, persistence, context);
+            let persistence = fault::persistence(fault, wanted);
+            let part = self.gather(Ok(&request), &served, fault, persistence, context);
             let then = match persistence {
-                _ if served.fault == Some(Fault::Reset) => Then::Reset,
+                _ if fault == Some(Fault::Reset) => Then::Reset,
                 Persistence::Close if rest.is_empty() && !request.has_body => Then::Close,
                 Persistence::Close => Then::Linger,
                 Persistence::Implied | Persistence::Stated => Then::Persist,
@@ -578,7 +555,7 @@ impl Connection {
                 // RFC 9112 section 9.6: MUST NOT process further requests.
                 return self.flush(part, &[], then, context);
             }
-            let is_enough = context.buffers.output.len() >= MAX_GATHERED || context.left == 0;
+            let is_enough = context.buffers.output.len() >= MAX_GATHERED || context.remaining == 0;
             if rest.is_empty() || !part.is_empty() || is_enough {
                 return self.flush(part, rest, Then::Persist, context);
             }
@@ -588,7 +565,7 @@ impl Connection {
     /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, context: &mut Context<'_, T>) -> Step {
         let served = Registry::refuse(rejection);
-        self.gather(Err(rejection), &served, Persistence::Close, context);
+        self.gather(Err(rejection), &served, None, Persistence::Close, context);
         self.flush(FilePart::NONE, &[], Then::Linger, context)
     }
 
@@ -597,16 +574,19 @@ impl Connection {
         &self,
         request: Result<&Request<'_>, &Rejection>,
         served: &Served<'_>,
+        fault: Option<Fault>,
         persistence: Persistence,
         context: &mut Context<'_, T>,
     ) -> FilePart {
-        let Served { kind, response, .. } = served;
+        let Served { kind, response } = served;
         context.metrics.note_response(*kind, response.status);
         let output = &mut context.buffers.output;
         let shared = shared_fields(request.map_or("", |request| &request.path));
         response.write_head(context.clock.http_date(), shared, persistence, output);
         if let Some(label) = served.label() {
-            context.log.request(context.clock.rfc3339(), &self.entry(label, request, served, context.log));
+            context
+                .log
+                .request(context.clock.rfc3339(), &self.entry(label, request, served, fault, context.log));
         }
         let Content { bytes, part } = &response.content;
         output.extend_from_slice(bytes);
@@ -620,14 +600,15 @@ impl Connection {
         label: &'a str,
         request: Result<&Request<'a>, &Rejection>,
         served: &Served<'_>,
+        fault: Option<Fault>,
         log: &Log,
     ) -> Entry<'a> {
-        let Served { kind, response, fault } = served;
+        let Served { kind, response } = served;
         let (shown, user_agent) = match request {
             Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
             Err(rejection) => (["-", rejection.reason], None),
         };
-        let explain = || explain(request.ok(), *kind, response.status, *fault);
+        let explain = || explain(request.ok(), *kind, response.status, fault);
         Entry {
             label,
             request: shown,
@@ -636,12 +617,12 @@ impl Connection {
             peer: self.peer,
             user_agent: user_agent.unwrap_or_default(),
             fault: fault.map(Fault::name),
-            explanation: log.wants_explanations().then(explain).flatten(),
+            explanation: log.wants_explanations().then(explain),
         }
     }
 
-    /// Sends the output, and keeps what does not fit and `part`, which follows the output. `input` came after the
-    /// request. The output is empty afterwards, even after an error: the next client must not receive it.
+    /// Sends the output. Keeps what does not fit, and `part`, which follows the output. `input` came after the request.
+    /// The output is empty afterwards, even after an error: the next client must not receive it.
     fn flush<T: Transport>(
         &mut self,
         part: FilePart,
@@ -720,11 +701,11 @@ impl Writing {
             progress.note_sent(now);
         }
         while !self.part.is_empty() {
-            if context.left == 0 {
+            if context.remaining == 0 {
                 return Err(Next::Again);
             }
             let FilePart { file, range } = &mut self.part;
-            let end = range.end.min(range.start + context.left);
+            let end = range.end.min(range.start + context.remaining);
             let next = FilePart { file: *file, range: range.start..end };
             let count = context.transport.write_file(&next)? as u64;
             if count == 0 {
@@ -732,7 +713,7 @@ impl Writing {
                 return Err(Next::Close(CloseReason::Broken));
             }
             range.start += count;
-            context.left -= count;
+            context.remaining -= count;
             context.metrics.content_bytes += count;
             progress.note_sent(now);
         }
@@ -748,11 +729,11 @@ fn cost(head: usize, content: &Content<'_>) -> u64 {
 
 /// Reads and discards input, until the client has sent its end and has acknowledged everything.
 fn discard<T: Transport>(context: &mut Context<'_, T>) -> Step {
-    if context.left == 0 {
+    if context.remaining == 0 {
         return Err(Next::Again);
     }
     let count = context.transport.read(&mut context.buffers.input)?;
-    context.left = context.left.saturating_sub(count as u64);
+    context.remaining = context.remaining.saturating_sub(count as u64);
     match count {
         0 if context.transport.unacknowledged() == 0 => Err(Next::Close(CloseReason::LastResponse)),
         0 => Err(Next::Wait),

@@ -6,7 +6,7 @@
 //! ```text
 //!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
 //!         docker asks by HEAD what the tag stands for now, and learns a digest.
-//!         It requests next what the digest names, unless it has that already.
+//!         It then requests what the digest names, unless it already has that.
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
@@ -14,15 +14,16 @@
 //! containers/image. It was confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
 //! 1.9.3 and podman 4.3.1. Where these clients differ, a text says only what is true of all of them.
 //!
-//! Limits: a text has at most two sentences, and fits a terminal of 100 columns after the subject "The client". This
-//! subject replaces a client's own name that is longer than [`MAX_NAME`] or is not a token.
+//! Limits: a text has at most two sentences, and fits 100 columns after the subject "The client", which stands for a
+//! client's own name that is longer than [`MAX_NAME`] or is not a token.
 //!
 //! Deliberately absent: relations between requests. The server does not keep a client's earlier requests.
 
+use crate::fault::Fault;
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
 use crate::http::syntax::is_token;
-use crate::kinds::{Fault, RequestKind};
+use crate::kinds::RequestKind;
 
 /// The length of the longest client name that is shown. `go-containerregistry` has 20 bytes.
 pub const MAX_NAME: usize = 20;
@@ -37,7 +38,7 @@ const BASE: &str = "asks whether this is a registry, and whether it requires a p
     (distribution-spec, Determining Support)";
 
 const TAG_BY_HEAD: &str = "asks by HEAD what the tag stands for now, and learns a digest.\n\
-    It requests next what the digest names, unless it has that already.\n\
+    It then requests what the digest names, unless it already has that.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
 const MIRROR: &str = "uses this server as a mirror of the registry that \"ns\" names, and tries it first.\n\
@@ -45,19 +46,19 @@ const MIRROR: &str = "uses this server as a mirror of the registry that \"ns\" n
     (distribution-spec, Registry Proxying)";
 
 const INDEX_BY_TAG: &str = "asks what the tag stands for now, and receives an index: one manifest per platform.\n\
-    It chooses a platform, and requests next that manifest by its digest.\n\
+    It chooses a platform, and then requests that manifest by its digest.\n\
     (distribution-spec, Pulling manifests)";
 
 const INDEX: &str = "fetches the index by its digest, so that it can check every byte.\n\
-    It chooses a platform, and requests next that manifest.\n\
+    It chooses a platform, and then requests that manifest.\n\
     (image-spec, OCI Image Index Specification)";
 
 const MANIFEST_BY_TAG: &str = "asks what the tag stands for now. It accepts no index, so it receives one manifest,\n\
-    and requests next the config and the layers that it lacks.\n\
+    and then requests the config and the layers that it lacks.\n\
     (distribution-spec, Pulling manifests)";
 
 const MANIFEST: &str = "fetches the manifest of a platform: a config and layers, each by its digest.\n\
-    It requests next the config and the layers that it lacks. (image-spec, Image Manifest)";
+    It then requests the config and the layers that it lacks. (image-spec, Image Manifest)";
 
 const CONFIG: &str = "fetches the config: what to run, and the digest of each layer's uncompressed tar.\n\
     A pull compares these digests with the layers that it unpacks. (image-spec, Layer DiffID)";
@@ -72,31 +73,31 @@ const NOT_MODIFIED: &str = "has this content already, and asks whether it is sti
     304 confirms that, and it uses what it has. (RFC 9110 section 15.4.5)";
 
 const MANIFEST_BY_HEAD: &str = "asks by HEAD what has this digest, and learns its type and size.\n\
-    A pull fetches it next, and a push need not send it.\n\
+    A pull then fetches it, and a push need not send it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
 const BLOB_BY_HEAD: &str = "asks by HEAD whether this blob is here, and learns its size.\n\
-    A push need not send it, and a pull can fetch it next.\n\
+    A push need not send it, and a pull can then fetch it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
 const TAGS: &str = "asks which tags there are.\n\
-    It lists them, or chooses one and requests that next. (distribution-spec, Listing Tags)";
+    It lists them, or chooses one and then requests that. (distribution-spec, Listing Tags)";
 
 const REFERRERS: &str = "asks what refers to a manifest, such as a signature or a bill of materials.\n\
-    It receives an index, and requests next what it needs. (distribution-spec, Listing Referrers)";
+    It receives an index, and then requests what it needs. (distribution-spec, Listing Referrers)";
 
 const ARTIFACT: &str = "requests a part of an artifact that refers to the image: its manifest, or a blob.\n\
     After the manifest it requests the blob that it wants: here, a bill of materials.\n\
     (image-spec, Guidelines for Artifact Usage)";
 
 const CATALOG: &str = "asks which repositories there are, as a search does.\n\
-    It can ask next for the tags of one. (Docker Registry HTTP API V2, Listing Repositories)";
+    It can then ask for the tags of one. (Docker Registry HTTP API V2, Listing Repositories)";
 
 const WELCOME: &str = "asks what this is, as a browser does.\n\
     The response shows how to pull the image. (RFC 9110 section 9.3.1)";
 
 const OPTIONS: &str = "asks which methods and fields are allowed, as a browser does for a page.\n\
-    204 names them, and it requests next what the page needs. (RFC 9110 section 9.3.7)";
+    204 names them, and it then requests what the page needs. (RFC 9110 section 9.3.7)";
 
 const PUSH: &str = "wants to push, but this registry accepts no images.\n\
     After 405 with the code DENIED, the push ends at once. (distribution-spec, Push)";
@@ -104,17 +105,17 @@ const PUSH: &str = "wants to push, but this registry accepts no images.\n\
 // The texts for errors.
 
 const NO_MANIFEST: &str = "requests a manifest that is not here.\n\
-    After 404 a pull ends or tries another registry, and a push sends the manifest next.\n\
+    After 404 a pull ends or tries another registry, and a push then sends the manifest.\n\
     (distribution-spec, Pulling manifests)";
 
 const NO_REFERRERS_TAG: &str = "looks for a signature or the like, under a tag that is derived from a digest.\n\
     404 means that there is none. (distribution-spec, Referrers Tag Schema)";
 
 const NO_BLOB: &str = "requests a blob that is not here.\n\
-    After 404 a pull ends or tries another registry, and a push sends the blob next.\n\
+    After 404 a pull ends or tries another registry, and a push then sends the blob.\n\
     (distribution-spec, Pulling blobs)";
 
-const NO_REPOSITORY: &str = "requests something of a repository that is not here.\n\
+const NO_REPOSITORY: &str = "requests something from a repository that is not here.\n\
     The only one is quinistry, in any namespace. (distribution-spec, Error Codes)";
 
 const NO_DIGEST: &str = "uses a malformed digest: the form is algorithm:hash.\n\
@@ -135,7 +136,7 @@ const NOT_KNOWN: &str = "uses a method or a transfer coding that this server doe
 const NOT_SATISFIABLE: &str = "requests a range of bytes that the content does not have.\n\
     416 has the length of the content, so that it can correct the range. (RFC 9110 section 15.5.17)";
 
-const PRECONDITION: &str = "wants the content only if it is what If-Match names, and it is not.\n\
+const PRECONDITION: &str = "wants the content only if its entity tag is listed in If-Match, and it is not.\n\
     After 412 it can repeat the request without If-Match. (RFC 9110 section 15.5.13)";
 
 const UNREADABLE: &str = "sends something that is not a request, or that could be understood in two ways.\n\
@@ -144,7 +145,7 @@ const UNREADABLE: &str = "sends something that is not a request, or that could b
 const TOO_LONG: &str = "sends a request line or a head that exceeds the limits of this server.\n\
     It is refused, and the connection ends. (RFC 9110 section 15.5.15, RFC 6585 section 5)";
 
-const TOO_SLOW: &str = "began a request and did not end it in time.\n\
+const TOO_SLOW: &str = "began a request but did not finish it in time.\n\
     After 408 the connection ends, and it must connect again. (RFC 9110 section 15.5.9)";
 
 const VERSION: &str = "speaks a version of HTTP that this server does not speak.\n\
@@ -159,19 +160,19 @@ const CHALLENGE: &str = "needs a token, and learns where to request one: at /tok
     It requests a token there, and then repeats this request with it. (RFC 6750 section 3)";
 
 const TOKEN_FOR_ANYONE: &str = "requests a token after a 401, and receives one, as anyone does.\n\
-    It repeats next the request that was refused, with the token. (RFC 6750 section 2.1)";
+    It then repeats the request that was refused, with the token. (RFC 6750 section 2.1)";
 
 const LATER: &str = "is told that this fails for now, or that it sends too many requests.\n\
     It waits for the time in Retry-After, or longer each time, and tries again.\n\
     (RFC 9110 section 10.2.3)";
 
 const CUT: &str = "receives up to half of the content, and then the end of the connection, or a reset.\n\
-    It notices by Content-Length, and requests the rest, or all again. (RFC 9112 section 8)";
+    It notices from Content-Length, and requests the rest, or everything again. (RFC 9112 section 8)";
 
 const STALL: &str = "receives half of the content, and then nothing, on a connection that stays open.\n\
     After a time-out of its own it closes the connection, and tries again. (RFC 9112 section 9.5)";
 
-const MISMATCH: &str = "receives content that does not match the requested digest, or that in the head.\n\
+const MISMATCH: &str = "receives content that does not match the requested digest, or the one in the head.\n\
     It computes the digest itself, and keeps nothing that does not match. (image-spec, Digests)";
 
 const WRONG_TYPE: &str = "receives the right content with a wrong Content-Type.\n\
@@ -182,27 +183,26 @@ const NO_LENGTH: &str = "receives content without its length: the end of the con
     It compares what it has with the size and digest that it knows. (RFC 9112 section 6.3)";
 
 const NO_RANGE: &str = "requests a part of the content and receives all, because Range may be ignored.\n\
-    It notices by 200, and skips what it has, or starts again. (RFC 9110 section 14.2)";
+    It notices from the 200, and skips what it has, or starts again. (RFC 9110 section 14.2)";
 
 const REDIRECT: &str = "is redirected to another address.\n\
     It repeats the request there, without credentials if that is another host.\n\
     (RFC 9110 section 15.4.8)";
 
-/// Returns the client's name and the text for a response, or `None` if the response is not logged. `request` is `None`
-/// if the bytes were not a request.
+/// Returns the client's name and the text for a response that is logged. `request` is `None` if the bytes were not a
+/// request.
 pub fn explain<'a>(
     request: Option<&Request<'a>>,
     kind: RequestKind,
     status: Status,
     fault: Option<Fault>,
-) -> Option<[&'a str; 2]> {
+) -> [&'a str; 2] {
     let text = match (fault.and_then(explain_fault), request) {
         (Some(text), _) => text,
-        (_, Some(request)) if status == Status::Ok => explain_success(request, kind)?,
-        _ if !status.is_error() && kind.text().is_none() => return None,
+        (_, Some(request)) if status == Status::Ok => explain_success(request, kind),
         _ => explain_other(request, kind, status),
     };
-    Some([request.and_then(name).unwrap_or("The client"), text])
+    [request.and_then(name).unwrap_or("The client"), text]
 }
 
 /// Returns the text for a fault, or `None` if the status of the response explains the fault.
@@ -215,7 +215,7 @@ fn explain_fault(fault: Fault) -> Option<&'static str> {
         Fault::WrongType => Some(WRONG_TYPE),
         Fault::NoLength => Some(NO_LENGTH),
         Fault::NoRange => Some(NO_RANGE),
-        _ => None,
+        Fault::Status(_) | Fault::Redirect | Fault::Slow => None,
     }
 }
 
@@ -225,7 +225,7 @@ fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
     Some(product).filter(|name| is_token(name) && name.len() <= MAX_NAME)
 }
 
-fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static str> {
+fn explain_success(request: &Request<'_>, kind: RequestKind) -> &'static str {
     let (is_head, is_by_tag) = (request.method == Method::Head, !reference(request).contains(':'));
     // Field note: containerd adds `ns=docker.io` if it uses this server as a mirror of docker.io.
     let is_for_mirror = request.parameter("ns").is_some();
@@ -233,7 +233,7 @@ fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static 
         kind,
         RequestKind::Index | RequestKind::DockerList | RequestKind::Manifest | RequestKind::DockerManifest
     );
-    Some(match kind {
+    match kind {
         _ if is_manifest && is_for_mirror && (is_head || is_by_tag) => MIRROR,
         _ if is_manifest && is_head && is_by_tag => TAG_BY_HEAD,
         _ if is_manifest && is_head => MANIFEST_BY_HEAD,
@@ -259,8 +259,8 @@ fn explain_success(request: &Request<'_>, kind: RequestKind) -> Option<&'static 
         | RequestKind::Options
         | RequestKind::Other
         | RequestKind::Unreadable
-        | RequestKind::Tls => return None,
-    })
+        | RequestKind::Tls => "",
+    }
 }
 
 /// Explains a response other than 200.

@@ -7,7 +7,7 @@
 //!     rules    = rule *( space rule )               any=503@first:1 layer=cut@first:2
 //!     rule     = WHERE "=" WHAT [ "@" WHEN ]
 //!     WHERE    = a name in PLACES                   the responses to make wrong
-//!     WHAT     = a name of Fault [ ":" number ]     the fault of these responses
+//!     WHAT     = a name in FAULTS [ ":" number ]    the fault of these responses
 //!     WHEN     = "first:" number / "every:" number  which of these responses (all, if absent)
 //!              / "always"
 //!     number   = 1*DIGIT [ "k" ]
@@ -15,27 +15,23 @@
 //!
 //! A rule applies only to a response that is not an error (its status is below 400), and only if its fault changes the
 //! response. For example, `cut` never applies to a response without content. The first rule that applies makes the
-//! response wrong. A rule counts each response that reaches the rule and that its fault can change. So
-//! `layer=503@first:1 layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
+//! response wrong. A rule counts only the responses that reach it and that its fault can change. So `layer=503@first:1
+//! layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide whether the
 //! connection persists (see [`persistence`]), `reset` also changes how the connection is closed, and `slow` is an
 //! option of the listening socket.
 //!
-//! Limits: none of its own.
-//!
-//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, by which people watch the server; TLS; and a second
-//! host, so that `redirect` and `auth` lead to this server.
+//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, which people use to watch the server; TLS; and a
+//! second host, so that `redirect` and `auth` lead to this server.
 
 use std::borrow::Cow;
 
-use crate::clock::Clock;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
 use crate::image::gzip;
-use crate::kinds::{Fault, RequestKind};
-use crate::metrics::{Metrics, Vitals};
+use crate::kinds::RequestKind;
 use crate::registry::{BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, error};
 
 /// The names that WHERE may have, and the kinds of requests that each name stands for.
@@ -65,6 +61,65 @@ const ANY: [RequestKind; 11] = [
     RequestKind::Config,
     RequestKind::Layer,
 ];
+
+/// A way to make a response wrong on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// A registry, or a gateway in front of it, refuses the request with this status.
+    Status(Status),
+    /// The connection ends after half of the content.
+    Cut,
+    /// Nothing follows half of the content until the next request.
+    Stall,
+    /// The connection is reset within the content.
+    Reset,
+    /// A byte of the content is wrong.
+    Flip,
+    /// Docker-Content-Digest is wrong.
+    WrongDigest,
+    /// Content-Type is wrong.
+    WrongType,
+    /// Content-Length is missing, so the end of the connection ends the content.
+    NoLength,
+    /// Range is ignored.
+    NoRange,
+    /// The content is at another address.
+    Redirect,
+    /// The client needs a token.
+    Auth,
+    /// Every connection sends at a limited rate.
+    Slow,
+}
+
+/// The names that WHAT may have.
+pub const FAULTS: [(&str, Fault); 19] = [
+    ("401", Fault::Status(Status::Unauthorized)),
+    ("403", Fault::Status(Status::Forbidden)),
+    ("404", Fault::Status(Status::NotFound)),
+    ("429", Fault::Status(Status::TooManyRequests)),
+    ("500", Fault::Status(Status::InternalServerError)),
+    ("502", Fault::Status(Status::BadGateway)),
+    ("503", Fault::Status(Status::ServiceUnavailable)),
+    ("504", Fault::Status(Status::GatewayTimeout)),
+    ("cut", Fault::Cut),
+    ("stall", Fault::Stall),
+    ("reset", Fault::Reset),
+    ("flip", Fault::Flip),
+    ("wrong-digest", Fault::WrongDigest),
+    ("wrong-type", Fault::WrongType),
+    ("no-length", Fault::NoLength),
+    ("no-range", Fault::NoRange),
+    ("redirect", Fault::Redirect),
+    ("auth", Fault::Auth),
+    ("slow", Fault::Slow),
+];
+
+impl Fault {
+    /// Returns the name of the fault, for the log.
+    pub fn name(self) -> &'static str {
+        FAULTS.iter().find(|(_, fault)| *fault == self).map_or("", |(name, _)| name)
+    }
+}
 
 /// The path at which `auth` requires a client to request a token.
 const TOKEN_PATH: &str = "/token";
@@ -110,10 +165,10 @@ impl Rule {
         let (what, when) = rest.split_once('@').unwrap_or((rest, "always"));
         let (_, kinds) = PLACES.iter().find(|(name, _)| *name == place).ok_or(("WHERE", place))?;
         let (name, number) = parse_term(what).ok_or(("WHAT", what))?;
-        let fault = *Fault::ALL.iter().find(|fault| fault.name() == name).ok_or(("WHAT", what))?;
+        let &(_, fault) = FAULTS.iter().find(|(other, _)| *other == name).ok_or(("WHAT", what))?;
         let has_right_number = match fault {
             Fault::Slow => number.is_some(),
-            Fault::TooManyRequests | Fault::ServiceUnavailable => true,
+            Fault::Status(Status::TooManyRequests | Status::ServiceUnavailable) => true,
             _ => number.is_none(),
         };
         if !has_right_number {
@@ -125,7 +180,7 @@ impl Rule {
             Some(("always", None)) => When::Every(1),
             _ => return Err(("WHEN", when)),
         };
-        // All connections have the same rate, at all times.
+        // The rate is an option of the listener, so it cannot depend on the request.
         if fault == Fault::Slow && (place, when) != ("any", When::Every(1)) {
             return Err(("a rule of slow", text));
         }
@@ -166,10 +221,7 @@ pub struct Faults {
 
 impl Faults {
     /// Adds rules that are separated by spaces.
-    ///
-    /// # Errors
-    ///
-    /// If a rule is invalid or occurs twice, or if a second rule limits the rate. The error is a message.
+    /// Fails if a rule is invalid or occurs twice, or if a second rule limits the rate. The error is a message.
     pub fn add(&mut self, rules: &str) -> Result<(), String> {
         for text in rules.split_ascii_whitespace() {
             let rule = Rule::parse(text)
@@ -195,35 +247,32 @@ impl Faults {
         self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
     }
 
-    /// Responds to a request, with a fault if a rule applies. The last three arguments are those of [`Vitals`].
-    pub fn respond<'r>(
+    /// Makes a response wrong if a rule applies. Returns the response and its fault.
+    pub fn apply<'r>(
         &mut self,
-        registry: &'r Registry,
+        served: Served<'r>,
         request: &Request<'_>,
-        metrics: &Metrics,
-        clock: &Clock,
-        dropped_lines: u64,
-    ) -> Served<'r> {
-        let Self { rules, counts } = self;
-        let mut served = registry.respond(request, &Vitals { metrics, clock, dropped_lines, faults: counts });
+        registry: &'r Registry,
+    ) -> (Served<'r>, Option<Fault>) {
         if served.response.status.is_error() {
-            let has_tokens = rules.iter().any(|rule| rule.fault == Fault::Auth);
+            let has_tokens = self.rules.iter().any(|rule| rule.fault == Fault::Auth);
             let is_token = has_tokens && request.method == Method::Get && request.path == TOKEN_PATH;
-            return if is_token { token() } else { served };
+            return (if is_token { token() } else { served }, None);
         }
-        for (rule, (_, count)) in rules.iter_mut().zip(counts) {
-            let wrong = spoil(served.response.clone(), request, rule, registry);
-            if rule.kinds.contains(&served.kind) && wrong != served.response && rule.applies() {
-                (served.response, served.fault) = (wrong, Some(rule.fault));
-                *count += 1;
-                break;
+        for (rule, (_, count)) in self.rules.iter_mut().zip(&mut self.counts) {
+            if rule.kinds.contains(&served.kind) {
+                let wrong = spoil(served.response.clone(), request, rule, registry);
+                if wrong != served.response && rule.applies() {
+                    *count += 1;
+                    return (Served::new(served.kind, wrong), Some(rule.fault));
+                }
             }
         }
-        served
+        (served, None)
     }
 }
 
-/// Returns whether the connection persists after a response. `wanted` applies if the fault does not decide.
+/// Returns whether the connection persists after a response: as `wanted`, unless the fault decides otherwise.
 pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
     match fault {
         // The client waits for the other half, and the server for the next request. The connection stays open even if
@@ -234,7 +283,7 @@ pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
     }
 }
 
-/// Applies the fault of a rule to a right response. The response stays as it is if the fault cannot change it.
+/// Applies the fault of a rule to a right response. Returns the response unchanged if the fault cannot change it.
 fn spoil<'r>(
     mut response: Response<'r>,
     request: &Request<'_>,
@@ -252,13 +301,34 @@ fn spoil<'r>(
         Fault::WrongDigest => return response.replace("Docker-Content-Digest", WRONG_DIGEST),
         Fault::WrongType => return response.replace("Content-Type", "text/html"),
         Fault::NoLength => return response.without(&["Content-Length"]),
-        Fault::Auth if request.field_lines("authorization").any(is_bearer) => {}
-        Fault::Redirect if request.parameter(REDIRECTED).is_some() => {}
         Fault::NoRange if response.status == Status::PartialContent => {
             return registry.whole(request).unwrap_or(response);
         }
         Fault::NoRange | Fault::Slow => {}
-        _ => return refusal(rule, request),
+        // RFC 9110 section 15.5.2: MUST send a challenge with 401.
+        Fault::Status(Status::Unauthorized) => {
+            let challenge = "Basic realm=\"quinistry\"".to_owned();
+            return refusal(request, Status::Unauthorized, Some(("WWW-Authenticate", challenge)));
+        }
+        Fault::Status(status) => {
+            let field = rule.number.map(|seconds| ("Retry-After", seconds.to_string()));
+            return refusal(request, status, field);
+        }
+        Fault::Auth if request.field_lines("authorization").any(is_bearer) => {}
+        // RFC 6750 section 3. The host is the one that the request names, and no host has a quotation mark.
+        Fault::Auth => {
+            let host = request.authority.unwrap_or("localhost:8080");
+            let parameters = "service=\"quinistry\",scope=\"repository:quinistry:pull\"";
+            let challenge = format!("Bearer realm=\"http://{host}{TOKEN_PATH}\",{parameters}");
+            return refusal(request, Status::Unauthorized, Some(("WWW-Authenticate", challenge)));
+        }
+        Fault::Redirect if request.parameter(REDIRECTED).is_some() => {}
+        // RFC 9110 section 10.2.2: the reference may be relative.
+        Fault::Redirect => {
+            let separator = if request.query.is_some() { "&" } else { "?" };
+            let location = format!("{}{separator}{REDIRECTED}", request.target);
+            return refusal(request, Status::TemporaryRedirect, Some(("Location", location)));
+        }
     }
     response
 }
@@ -281,23 +351,26 @@ fn is_bearer(credentials: &str) -> bool {
     credentials.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
 }
 
-/// Returns the response of a registry, or of a gateway in front of it, that redirects or refuses the client.
-fn refusal(rule: &Rule, request: &Request<'_>) -> Response<'static> {
+/// Returns the response of a registry, or of a gateway in front of it, that redirects or refuses the client. `field`
+/// tells the client what to do next.
+fn refusal(
+    request: &Request<'_>,
+    status: Status,
+    field: Option<(&'static str, String)>,
+) -> Response<'static> {
     let path = &*request.path;
-    let (status, code) = match rule.fault {
-        Fault::Forbidden => (Status::Forbidden, DENIED),
-        Fault::NotFound if path.contains("/blobs/") => (Status::NotFound, BLOB_UNKNOWN),
-        Fault::NotFound if path.contains("/manifests/") => (Status::NotFound, MANIFEST_UNKNOWN),
-        Fault::NotFound => (Status::NotFound, NAME_UNKNOWN),
-        Fault::TooManyRequests => (Status::TooManyRequests, "TOOMANYREQUESTS"),
+    let code = match status {
+        Status::Unauthorized => "UNAUTHORIZED",
+        Status::Forbidden => DENIED,
+        Status::NotFound if path.contains("/blobs/") => BLOB_UNKNOWN,
+        Status::NotFound if path.contains("/manifests/") => MANIFEST_UNKNOWN,
+        Status::NotFound => NAME_UNKNOWN,
+        Status::TooManyRequests => "TOOMANYREQUESTS",
         // Field note: the specification does not list the next two codes. The reference implementation has them.
-        Fault::InternalServerError => (Status::InternalServerError, "UNKNOWN"),
-        Fault::ServiceUnavailable => (Status::ServiceUnavailable, "UNAVAILABLE"),
+        Status::InternalServerError => "UNKNOWN",
+        Status::ServiceUnavailable => "UNAVAILABLE",
         // A gateway does not know the registry's error codes.
-        Fault::BadGateway => (Status::BadGateway, ""),
-        Fault::GatewayTimeout => (Status::GatewayTimeout, ""),
-        Fault::Redirect => (Status::TemporaryRedirect, ""),
-        _ => (Status::Unauthorized, "UNAUTHORIZED"),
+        _ => "",
     };
     let phrase = status.reason_phrase();
     let mut response = match code {
@@ -305,35 +378,10 @@ fn refusal(rule: &Rule, request: &Request<'_>) -> Response<'static> {
         "" => Response::generated(status, "text/html", format!("<html><h1>{phrase}</h1></html>\n").into()),
         code => error(status, code, phrase, path),
     };
-    if let Some((name, value)) = field_of_refusal(rule, request) {
+    if let Some((name, value)) = field {
         response = response.with(name, &value);
     }
-    if request.method == Method::Head {
-        // RFC 9110 section 9.3.2: MUST NOT send content.
-        response.content = Content::NONE;
-    }
-    response
-}
-
-/// Returns the field that tells the client what to do next.
-fn field_of_refusal(rule: &Rule, request: &Request<'_>) -> Option<(&'static str, String)> {
-    match rule.fault {
-        // RFC 9110 section 15.5.2: MUST send a challenge with 401.
-        Fault::Unauthorized => Some(("WWW-Authenticate", "Basic realm=\"quinistry\"".into())),
-        // RFC 6750 section 3. The host is the one that the request names, and no host has a quotation mark.
-        Fault::Auth => {
-            let host = request.authority.unwrap_or("localhost:8080");
-            let parameters = "service=\"quinistry\",scope=\"repository:quinistry:pull\"";
-            let value = format!("Bearer realm=\"http://{host}{TOKEN_PATH}\",{parameters}");
-            Some(("WWW-Authenticate", value))
-        }
-        // RFC 9110 section 10.2.2: the reference may be relative.
-        Fault::Redirect => {
-            let separator = if request.query.is_some() { "&" } else { "?" };
-            Some(("Location", format!("{}{separator}{REDIRECTED}", request.target)))
-        }
-        _ => Some(("Retry-After", rule.number?.to_string())),
-    }
+    if request.method == Method::Head { response.without_content() } else { response }
 }
 
 /// Returns a token for any client. Field note: some clients use POST first, and use GET after the 405.

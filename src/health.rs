@@ -1,6 +1,6 @@
 //! Checks the health of a server, for the health check of the image.
 //!
-//! Document: none. Kubernetes' own servers use the name `/healthz` for such an endpoint. The registry does not log
+//! Kubernetes' own servers use the name `/healthz` for such an endpoint. The registry does not log
 //! successful checks.
 //!
 //! Limits: 2 s for the connection, and 2 s between two bytes of the response. By the config of the image, Docker ends a

@@ -35,9 +35,8 @@
 //! executable that its parent had. So the child computes the same layers, configs, manifests and index as its parent,
 //! on any platform, and all generations on all processors have one digest.
 //!
-//! The quine breaks if a document depends on a clock, a path of the host, a user, the order of a hash map, a random
-//! seed, or the platform that this process runs on. The executables and the source determine every byte (the keys of
-//! JSON objects are sorted). So all executables must be built from one source, and with one `SOURCE_DATE_EPOCH`.
+//! The executables and the source determine every byte of the documents. So all executables must be built from one source,
+//! and with one `SOURCE_DATE_EPOCH`. The rules that keep this true are at the top of `lib.rs`.
 //!
 //! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image also has
 //! Docker's list and manifests. These documents refer to the same configs and layers, but have other media types and so
@@ -75,7 +74,7 @@ pub const TAGS: [&str; 2] = [VERSION, "latest"];
 pub const PORT: u16 = 8080;
 
 /// The user and the group in the config. They are not root, and are numbers because Kubernetes' `runAsNonRoot` needs a
-/// number. 65532 is the custom of distroless images.
+/// number. 65532 is what distroless images use by convention.
 const USER: &str = "65532:65532";
 
 /// The media types of one image format.
@@ -91,7 +90,7 @@ impl Format {
     fn index(&self, platforms: &[Platform], manifest: fn(&Platform) -> &Document) -> Document {
         let entry = |of: &Platform| {
             let mut entry = manifest(of).descriptor.to_json(self.manifest);
-            insert(&mut entry, "platform", platform(of.layer.architecture));
+            entry["platform"] = platform(of.layer.architecture);
             entry
         };
         Document::json(self.index, &index(self.index, platforms.iter().map(entry).collect()))
@@ -123,7 +122,7 @@ pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list
 pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// The Content-Type of every blob. Indexes and manifests are served with their own media types.
-pub const BLOB: &str = "application/octet-stream";
+pub const OCTET_STREAM: &str = "application/octet-stream";
 
 /// A reference to content (image-spec, `descriptor.md`).
 #[derive(Clone, Copy, Debug)]
@@ -137,7 +136,7 @@ pub struct Descriptor {
 
 impl Descriptor {
     pub fn of(layer: &Layer) -> Self {
-        Self { content_type: BLOB, digest: layer.blob.digest, size: layer.blob.size }
+        Self { content_type: OCTET_STREAM, digest: layer.blob.digest, size: layer.blob.size }
     }
 
     /// Returns this descriptor as JSON. The media type depends on the format of the document that contains it.
@@ -187,17 +186,12 @@ pub struct Platform {
 }
 
 impl Image {
-    /// Builds an image from layers, each with its content (of any type) and for a different architecture. The first
-    /// layer has the executable of this process. Returns the contents in the order of [`Image::platforms`].
-    pub fn assemble<C>(packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
+    /// Builds an image from one layer for each architecture, of which the first has the executable of this process.
+    /// Each layer comes with its content, of any type. Returns the contents in the order of [`Image::platforms`].
+    pub fn assemble<C>(mut packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;
-        let (mut contents, mut layers) = (Vec::new(), Vec::<Layer>::new());
-        // std's sort would add 1,900 bytes to the layer.
-        for (content, layer) in packed {
-            let place = layers.partition_point(|other| other.architecture < layer.architecture);
-            contents.insert(place, content);
-            layers.insert(place, layer);
-        }
+        packed.sort_unstable_by_key(|(_, layer)| layer.architecture);
+        let (contents, layers): (Vec<C>, Vec<Layer>) = packed.into_iter().unzip();
         let own = layers.iter().position(|layer| layer.architecture == own);
         let platforms: Vec<_> = layers.iter().map(|layer| Platform::new(layer, &layers)).collect();
         let image = Self {
@@ -219,7 +213,7 @@ impl Image {
 
 impl Platform {
     fn new(layer: &Layer, layers: &[Layer]) -> Self {
-        let config = Document::json(BLOB, &config(layer.architecture, layers));
+        let config = Document::json(OCTET_STREAM, &config(layer.architecture, layers));
         Self {
             layer: *layer,
             manifest: OCI.manifest(&config, layers),
@@ -233,7 +227,7 @@ impl Platform {
 fn platform(architecture: &str) -> Value {
     let mut platform = json!({ "architecture": architecture, "os": "linux" });
     if architecture == "arm" {
-        insert(&mut platform, "variant", executable::ARM_VARIANT.into());
+        platform["variant"] = executable::ARM_VARIANT.into();
     }
     platform
 }
@@ -269,7 +263,7 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     });
     let others = layers.iter().filter(|layer| layer.architecture != architecture);
     let with = others.flat_map(|other| ["--with".into(), format!("/{}", layer::path(other.architecture))]);
-    insert(&mut runtime, "Entrypoint", std::iter::once(program).chain(with).collect());
+    runtime["Entrypoint"] = std::iter::once(program).chain(with).collect();
 
     // config.md: one entry for each layer, and one for each step that made no layer. Here every step makes a layer.
     let history = |layer: &Layer| {
@@ -280,30 +274,25 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     // on the filesystem hash." (config.md) A diff ID is the digest of the tar archive, and not of the compressed layer.
     // With a wrong diff ID, no runtime unpacks the image.
     let mut rootfs = json!({ "type": "layers" });
-    insert(&mut rootfs, "diff_ids", layers.iter().map(|layer| layer.tar.digest.as_str()).collect());
+    rootfs["diff_ids"] = layers.iter().map(|layer| layer.tar.digest.as_str()).collect();
 
     let mut config = platform(architecture);
-    insert(&mut config, "created", created.as_str().into());
-    insert(&mut config, "config", runtime);
-    insert(&mut config, "rootfs", rootfs);
-    insert(&mut config, "history", layers.iter().map(history).collect());
+    config["created"] = created.as_str().into();
+    config["config"] = runtime;
+    config["rootfs"] = rootfs;
+    config["history"] = layers.iter().map(history).collect();
     config
 }
 
 fn manifest(media_type: &str, config: Value, layers: Vec<Value>) -> Value {
     let mut manifest = json!({ "schemaVersion": 2, "mediaType": media_type });
-    insert(&mut manifest, "config", config);
-    insert(&mut manifest, "layers", layers.into());
+    manifest["config"] = config;
+    manifest["layers"] = layers.into();
     manifest
 }
 
 fn index(media_type: &str, manifests: Vec<Value>) -> Value {
     let mut index = json!({ "schemaVersion": 2, "mediaType": media_type });
-    insert(&mut index, "manifests", manifests.into());
+    index["manifests"] = manifests.into();
     index
-}
-
-/// Adds a field to a JSON object. Indexing would do the same, but would add 2,000 bytes to the layer.
-fn insert(object: &mut Value, key: &str, value: Value) {
-    object.as_object_mut().expect("json! made an object").insert(key.into(), value);
 }

@@ -1,10 +1,10 @@
-//! Names what the server logs and counts: kinds of requests, faults, and reasons to close a connection.
+//! Names what the server logs and counts: kinds of requests, and reasons to close a connection.
 //!
-//! Documents: none. The names are those of the metrics (Prometheus, "Metric and label naming").
+//! The names are those of the metrics (Prometheus, "Metric and label naming").
 //!
 //! Deliberately absent: names that clients choose, which would let the list of metrics grow without bound.
 
-/// Declares an enum whose variants can be counted. Each variant has a number, from 0, a name, and perhaps a text.
+/// Declares an enum whose variants can be counted. Each variant has a number (from 0), a name and an optional text.
 macro_rules! kinds {
     ($(#[$about:meta])* $Kind:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal $(, $text:literal)?;)* }) => {
         $(#[$about])*
@@ -54,7 +54,7 @@ kinds! {
         Token = "token", "Serving token";
         /// The description of the server, for a person.
         Welcome = "welcome", "Serving welcome";
-        /// The health of the server, or the methods that are allowed outside of /v2.
+        /// A health check: `/healthz`, or OPTIONS outside /v2, which load balancers send.
         Health = "health";
         /// The counters of the server.
         Metrics = "metrics";
@@ -99,49 +99,5 @@ kinds! {
         FaultReset = "fault_reset";
         /// The server stops.
         Stopping = "stopping", "the server stops";
-    }
-}
-
-kinds! {
-    /// A way to make a response wrong on purpose (see `fault`).
-    Fault {
-        /// The server accepts no credentials.
-        Unauthorized = "401";
-        /// The client may not have the content.
-        Forbidden = "403";
-        /// The content does not exist.
-        NotFound = "404";
-        /// The client sends requests too often. Retry-After may say how long to wait.
-        TooManyRequests = "429";
-        /// The server has failed.
-        InternalServerError = "500";
-        /// The registry behind a gateway has failed.
-        BadGateway = "502";
-        /// The server is overloaded. Retry-After may say how long to wait.
-        ServiceUnavailable = "503";
-        /// The registry behind a gateway is silent.
-        GatewayTimeout = "504";
-        /// The connection ends after half of the content.
-        Cut = "cut";
-        /// Nothing comes after half of the content.
-        Stall = "stall";
-        /// The connection is reset within the content.
-        Reset = "reset";
-        /// A byte of the content is wrong.
-        Flip = "flip";
-        /// Docker-Content-Digest is wrong.
-        WrongDigest = "wrong-digest";
-        /// Content-Type is wrong.
-        WrongType = "wrong-type";
-        /// Content-Length is missing, so the end of the connection ends the content.
-        NoLength = "no-length";
-        /// Range is ignored.
-        NoRange = "no-range";
-        /// The content is at another address.
-        Redirect = "redirect";
-        /// The client needs a token.
-        Auth = "auth";
-        /// Every connection sends at a limited rate.
-        Slow = "slow";
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! # Four stories
 //!
-//! The source explains four things, and names the documents that the code follows. Each story can be read alone, and
+//! The source tells four stories, and names the documents that the code follows. Each story can be read on its own, and
 //! has an example that runs and can be changed:
 //!
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
@@ -15,59 +15,41 @@
 //!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and, at last, [`server`]. Example:
 //!    [`connection`].
 //!
+//! The other files can be left for later: the command line, the log, the metrics, the page for browsers, the manifests
+//! for Kubernetes, the responses that are wrong on purpose, and the filter of system calls.
+//!
 //! [`tests/pull.rs`]: https://github.com/tazjin/quinistry/blob/master/tests/pull.rs
 //!
-//! # One way through the files
+//! # The files, from top to bottom
 //!
-//! Each file uses only files below it in the table. A test compares the table with the source.
+//! A file uses only files that are below it in the table, which a test checks. For reading, follow a story.
 //!
 //! ```text
-//!     file                 what it does                                uses
-//!     -------------------  ------------------------------------------  ---------------------------------
-//!     main.rs              runs the user's command                     options server budget fault
-//!                                                                      registry welcome kubernetes
-//!                                                                      health image/archive image
-//!                                                                      image/layer image/sbom log system
-//!     options.rs           parses the command line                     fault kubernetes image log
-//!     server.rs            the event loop: sockets, time and signals   acceptor clients run_queue socket
-//!                                                                      budget connection fault registry
-//!                                                                      metrics confinement kinds log
-//!                                                                      clock system
-//!     acceptor.rs          accepts connections                         system
-//!     clients.rs           the table of clients, and who is evicted    run_queue socket budget connection
-//!     socket.rs            a client's socket, as a transport           connection budget http/response
-//!                                                                      system
-//!     connection.rs        responds to a client's requests             explain fault registry metrics
-//!                                                                      http/request http/response kinds
-//!                                                                      log clock
-//!     explain.rs           explains a request to a learner             http/request http/response
-//!                                                                      http/syntax kinds
-//!     fault.rs             makes right responses wrong, by rules       registry metrics http/request
-//!                                                                      http/response http/syntax
-//!                                                                      image/gzip kinds clock
-//!     registry.rs          chooses the response to a request           page welcome metrics
-//!                                                                      http/conditional http/request
-//!                                                                      http/response
-//!                                                                      http/syntax image/artifacts image
-//!                                                                      image/sbom image/json image/digest
-//!                                                                      kinds
-//!     page.rs              writes the page that shows the image        welcome metrics image
-//!                                                                      image/digest image/layer kinds
-//!     welcome.rs           writes the commands that pull the image     image
+//!     file                 what it does
+//!     -------------------  -----------------------------------------------------
+//!     main.rs              runs the user's command
+//!     options.rs           parses the command line
+//!     server.rs            runs the event loop: sockets, time and signals
+//!     acceptor.rs          accepts connections
+//!     clients.rs           keeps the table of clients, and chooses whom to evict
+//!     socket.rs            sends and receives through a client's socket
+//!     connection.rs        responds to a client's requests
+//!     explain.rs           explains a request to a learner
+//!     fault.rs             makes right responses wrong, by rules
+//!     registry.rs          chooses the response to a request
+//!     page.rs              writes the page that shows the image
+//!     welcome.rs           writes the commands that pull the image
 //!     run_queue.rs         decides who is served next, for how long
-//!     metrics.rs           counts, and writes the counters as text     http/response kinds clock system
-//!     http/conditional.rs  decides how much content a request gets     http/request http/response
-//!                                                                      http/syntax
-//!     http/request.rs      parses bytes into a request                 http/response http/syntax
+//!     metrics.rs           counts, and writes the counters as text
+//!     http/conditional.rs  decides how much content a request gets
+//!     http/request.rs      parses bytes into a request
 //!     http/response.rs     writes the head of a response
-//!     http/syntax.rs       the grammar that several files share
-//!     kubernetes.rs        writes Kubernetes manifests for the image   image
-//!     image/archive.rs     writes the image as one file                image image/json image/tar
-//!     image/artifacts.rs   builds what refers to the image             image image/digest image/sbom
-//!     image.rs             builds an image of executables              image/digest image/executable
-//!                                                                      image/json image/layer clock
-//!     image/layer.rs       packs an executable into a layer            image/digest image/executable
-//!                                                                      image/gzip image/tar
+//!     http/syntax.rs       implements the grammar that several files share
+//!     kubernetes.rs        writes Kubernetes manifests for the image
+//!     image/archive.rs     writes the image as one file
+//!     image/artifacts.rs   builds what refers to the image
+//!     image.rs             builds an image of executables
+//!     image/layer.rs       packs an executable into a layer
 //!     image/executable.rs  reads the processor from an ELF header
 //!     image/tar.rs         writes a tar archive
 //!     image/gzip.rs        writes a gzip member
@@ -75,12 +57,12 @@
 //!     image/json.rs        writes JSON
 //!     image/digest.rs      computes digests
 //!     health.rs            checks the health of a server
-//!     confinement.rs       filters the server's system calls           system
-//!     budget.rs            divides the memory among the clients        system
+//!     confinement.rs       filters the server's system calls
+//!     budget.rs            divides the memory among the clients
 //!     kinds.rs             names what is logged and counted
-//!     log.rs               writes events as lines of text              clock system
+//!     log.rs               writes events as lines of text
 //!     clock.rs             reads the clock, and formats the time
-//!     system.rs            the system calls that std lacks
+//!     system.rs            wraps the system calls that std lacks
 //! ```
 //!
 //! # The path of a request
@@ -89,7 +71,8 @@
 //! 2. `Connection::turn` reads the bytes that have come (`receive`), and `http::request::parse` parses them into a
 //!    request (`respond`).
 //! 3. `Registry::respond` chooses the response (`route`, `manifest`) and how much of its content the client gets
-//!    (`http::conditional::select`). Its caller, `Faults::respond`, makes the response wrong if a rule applies.
+//!    (`http::conditional::select`). `Faults::apply` makes the response wrong if a rule of
+//!    `--fault` applies.
 //! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts and logs the response
 //!    (with the text of `explain` if there is `--explain`), sends the head and the content (`flush`), and waits for the
 //!    next request (`proceed`).
@@ -97,35 +80,41 @@
 //!
 //! # Words
 //!
+//! * A *digest* is a hash of content, and the name by which a registry knows the content.
 //! * A *blob* is content that a registry knows by its digest and does not interpret: a config or a layer.
+//! * A *manifest* lists the content of an image for one platform. An *index* lists manifests.
 //! * A *diff ID* is the digest of a layer before it was compressed.
+//! * A *child* is a server that runs from a pulled image. Its *parent* served that image.
 //! * A *head* is a request line or a status line, its field lines, and the empty line that ends them.
-//! * A *turn* is the work that is done for one client before the next client is served. A client is *light* or *heavy*
-//!   by the recent cost of its turns.
+//! * A *turn* is the work done for one client before the next is served. A client is *light* or *heavy* depending on
+//!   what its recent turns have cost.
+//! * A response is *in flight* until the client has acknowledged all of it.
 //! * *Pipelining* is sending requests without waiting for the responses to earlier ones.
 //!
 //! # Where a change goes
 //!
-//! * A tag: [`image::TAGS`], in sorted order. Then run the tests; the tests that list the tags fail. The archive that
-//!   `save` writes has only the tag `latest`.
+//! * A tag: [`image::TAGS`], in sorted order. Then run the tests: those that list the tags fail and must be changed.
+//!   The archive that `save` writes has only the tag `latest`.
 //! * An endpoint: `Registry::route` if the endpoint has one path, or `Registry::member` if its paths have the form
 //!   `<name>/<collection>/<reference>`; in both cases also the list at the top of `registry.rs`. `RequestKind` in
-//!   `kinds.rs` names each endpoint, and `explain.rs` explains each. The response needs a test in `tests/registry.rs`.
+//!   `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs` lists those that a rule can
+//!   name. The response needs a test in `tests/registry.rs`.
 //!   JSON goes through `image/json.rs`, which cannot write booleans.
-//! * A fault: `Fault` in `kinds.rs` names the fault, `fault.rs` makes it, `fault.txt` describes it for `--help`, and
-//!   `explain.rs` says what a good client does. Each fault needs a test in `tests/fault.rs`.
-//! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`.
+//! * A fault: `fault.rs` makes the fault, `fault.txt` describes it for `--help`, and `explain.rs` says what a good client
+//!   does. Each fault needs a test in `tests/fault.rs`.
+//! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`. `execute` in `main.rs` runs
+//!   each command.
 //! * A text of `--explain`: `explain.rs`, and the README if the log that it shows has this text.
 //! * A header field: `http/response.rs` (`write_head`) if every response has the field, otherwise the code of
 //!   `registry.rs` that makes the fields. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
-//! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` says when the hash of the style is no
-//!   longer right, and shows the page to a browser.
+//! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` fails if the hash of the style is out of
+//!   date, and shows the page to a browser.
 //! * A processor: `image/executable.rs`. If there are more than eight processors, also `RESERVED_DESCRIPTORS` in
 //!   `budget.rs`. If the server runs on the new processor, also `ARCHITECTURE` in `confinement.rs`.
 //! * A crate, or a version (also quinistry's own): `Cargo.toml` and `Cargo.lock`. Then run the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
-//!   `connection.rs`. A metric: `metrics.rs`.
+//!   `connection.rs`. A metric: `metrics.rs` and `metrics.txt`.
 //! * A limit: a constant at the top of the file that enforces the limit. If a client can notice the limit, also the
 //!   table of `README.md`, which a test compares with the constants.
 //! * A system call: `system.rs`, and nowhere else. If serving needs the call, also the table in `confinement.rs`.
@@ -138,8 +127,8 @@
 //!   sorted (the feature `preserve_order` of `serde_json` would end that order), times are 0, and owners are root. Only
 //!   `SOURCE_DATE_EPOCH` may set another time, when the program is built.
 //! * A layer must not depend on the size of the pieces in which its executable is read.
-//! * A child packs the executable that runs (`/proc/self/exe`), byte for byte.
-//! * The content that the registry serves for a digest has this digest.
+//! * Every server packs the executable that it runs from (`/proc/self/exe`), byte for byte.
+//! * Whatever the registry serves for a digest has that digest.
 //!
 //! And the program is safe only as long as
 //!
@@ -147,10 +136,14 @@
 //! * a request that could be understood in two ways is refused;
 //! * the output that connections share is empty after every turn, or a client would get the bytes of another client.
 //!
+//! Every pull transfers the binary, so the program also stays small: a test of the build limits the size of a layer.
+//! Where the code avoids a part of std or of a crate for that reason (`system::entry`, `image::json`), a comment says
+//! how many bytes this saves.
+//!
 //! # How to read the comments
 //!
 //! Each file begins with its purpose, the documents that it follows (if there are any), its limits, and what is
-//! deliberately absent. A comment cites each MUST that a line obeys. A *Field note* states what real clients need and
+//! deliberately absent. Where a line obeys a MUST, a comment cites it. A *Field note* states what real clients need but
 //! no document says.
 //!
 //! The library exists for the tests and the fuzzer. Its interface may change at any time.

@@ -22,7 +22,7 @@
 //!     standard error    what fits when poll(2) reports it as writable
 //!     ----------------  ------------------------------------------------------
 //!     a pipe, a socket  4096 bytes
-//!     a terminal        256 bytes, or a line feed, which becomes two characters
+//!     a terminal        256 bytes of a line, or one line feed, which becomes CR LF
 //! ```
 //!
 //! A write still blocks in two cases. Between poll(2) and the write, another process may fill the pipe or the terminal,
@@ -56,11 +56,11 @@ const MAX_WRITE: usize = 4096;
 
 /// The most bytes in one write to a terminal. A pseudo-terminal that is ready for writing has room for this
 /// many bytes (Linux counts its memory in pieces of 256 bytes), and a serial line or console has room for more.
-const MAX_PIECE: usize = 256;
+const MAX_TERMINAL_WRITE: usize = 256;
 
-/// A buffer with more bytes than this is written immediately. The rest of [`MAX_WRITE`] is for the lines that one more
-/// turn adds.
-const AMPLE: usize = MAX_WRITE * 3 / 4;
+/// A buffer with more bytes than this is written immediately. The rest of [`MAX_WRITE`] leaves room for the lines of
+/// one more turn.
+const WRITTEN_AT_ONCE: usize = MAX_WRITE * 3 / 4;
 
 /// The longest time that a line waits while the server has other work.
 const DELAY: Duration = Duration::from_millis(10);
@@ -80,8 +80,8 @@ pub const MAX_EXPLANATION: usize = 320;
 // A line and its explanation fit into one write even if every byte of method, target and user agent must be escaped.
 const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MAX_WRITE);
 
-/// The start of each line of an explanation. Except in the announcement at the start, no other line begins with a
-/// space.
+/// The start of each line of an explanation. No other line begins with a space, except in the announcement when the
+/// server starts.
 const INDENTATION: &str = "    ";
 
 /// A destination of the log.
@@ -90,11 +90,8 @@ pub trait Sink {
     fn is_ready(&self) -> bool;
 
     /// Writes some of the bytes.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if the bytes can be written later, and `Interrupted` if the call must be repeated. After any other
-    /// error, the bytes are lost.
+    /// Fails with `WouldBlock` if the bytes can be written later, and with `Interrupted` if the call must be repeated.
+    /// After any other error, the bytes are lost.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
 }
 
@@ -243,7 +240,7 @@ impl Log {
     fn piece<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         if self.is_on_terminal {
             let line = lines.iter().position(|&byte| byte == b'\n').unwrap_or(lines.len());
-            return &lines[..line.clamp(1, MAX_PIECE)];
+            return &lines[..line.clamp(1, MAX_TERMINAL_WRITE)];
         }
         match lines.get(..=MAX_WRITE) {
             Some(more) => &lines[..last_end(more).unwrap_or(MAX_WRITE)],
@@ -256,10 +253,10 @@ impl Log {
         if self.is_new { Some(now) } else { self.is_waiting().then(|| now + RETRY_PAUSE) }
     }
 
-    /// Writes to standard error if the server is idle, many lines wait, or the last write was `DELAY` ago.
+    /// Writes to standard error if the server is idle, many lines wait, or the last write was at least `DELAY` ago.
     pub fn write(&mut self, clock: &Clock, is_idle: bool) {
         let is_late = self.written_at.is_none_or(|at| clock.now >= at + DELAY);
-        if is_idle || is_late || self.is_new && self.buffer.len() > AMPLE {
+        if is_idle || is_late || self.is_new && self.buffer.len() > WRITTEN_AT_ONCE {
             self.flush(clock.rfc3339(), &mut Stderr);
             self.written_at = Some(clock.now);
         }
@@ -337,7 +334,7 @@ impl fmt::Display for Shown<'_> {
 mod tests {
     use super::*;
 
-    /// A reader that has `room` for this many bytes.
+    /// A reader with room for `room` more bytes.
     #[derive(Default)]
     struct Pipe {
         room: usize,

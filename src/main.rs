@@ -10,8 +10,8 @@
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! `system::start`, which runs first, exits with 1 if it fails. glibc, which runs before `main`, exits with 127 if one
-//! of its calls fails. In two cases a signal ends the process, and a shell reports 128 + the signal:
+//! Before `run`, `system::start` exits with 1 if it fails. Before that, glibc exits with 127 if one of its calls fails.
+//! In two cases a signal ends the process, and a shell reports 128 + the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
@@ -76,7 +76,7 @@ enum Error {
     Failed(String),
 }
 
-/// Returns a function that adds what has failed to an error.
+/// Returns a function that prefixes an error with what has failed.
 fn failed(what: impl Display) -> impl FnOnce(io::Error) -> Error {
     move |error| Error::Failed(format!("{what}: {error}"))
 }
@@ -153,7 +153,7 @@ fn serve(options: Serve) -> Result<i32, Error> {
     });
     match ended.map_err(|error| Error::Failed(error.to_string()))? {
         None => Ok(SUCCESS),
-        Some(signal) => Ok(SIGNALLED + signal.cast_signed()),
+        Some(signal) => Ok(SIGNALLED + signal),
     }
 }
 
@@ -257,7 +257,7 @@ fn describe(image: &Image, faults: &Faults, address: SocketAddr) -> String {
         _ => address.to_string(),
     };
     let place = if process::id() == 1 {
-        " This port is inside of the container; outside, take the one that `docker ps` shows.\n"
+        " This is the port inside the container; outside, use the one that `docker ps` shows.\n"
     } else {
         " "
     };

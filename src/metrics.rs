@@ -10,8 +10,8 @@
 //!
 //! `metrics.txt` is the template of the text. No name and no value of a label contains a character that must be escaped.
 //!
-//! Counting allocates no memory and makes no system call. Every value of a label is a constant or a rule of the command
-//! line, so a client cannot add a value.
+//! Counting allocates no memory and makes no system call. All values of labels are known when the server starts, so a
+//! client cannot add one.
 //!
 //! Deliberately absent: histograms of time, because the duration of a response depends on the network.
 

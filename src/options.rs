@@ -16,8 +16,8 @@
 //! commands that use the variables `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` read them, so that an invalid value does
 //! not affect other commands. An option replaces its variable.
 //!
-//! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an
-//! address, so that the start never waits for a name server.
+//! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an address, so
+//! that starting never waits for a name server.
 
 use std::fmt;
 use std::mem::take;
@@ -38,15 +38,15 @@ pub enum Command {
     Serve(Serve),
     /// Check the health of the server that listens on this address.
     Healthcheck(SocketAddr),
-    /// Write the image, with these executables for other processors, to standard output.
+    /// Write the image, which also holds these executables, to standard output.
     Save(Vec<String>),
-    /// Print the digest of the image, with these executables for other processors.
+    /// Print the name and digest of the image, which also holds these executables.
     Digest(Vec<String>),
-    /// Print this manifest, pinned to the image with these executables for other processors.
+    /// Print this manifest, pinned to the image, which also holds these executables.
     Kubernetes(&'static str, Vec<String>),
     /// Print the bill of materials.
     Sbom,
-    /// Print [`HELP`].
+    /// Print [`HELP`] and the rules of `--fault`.
     Help,
     /// Print the version.
     Version,
@@ -114,10 +114,13 @@ fn usage(message: &str) -> Error {
 
 /// Returns an error for an argument that is unknown or out of place.
 fn unexpected(argument: &str) -> Error {
-    let meant = match nearest(argument) {
-        Some(known) => format!("; did you mean {known}?"),
-        None if parse_address(argument).is_some() => format!("; did you mean --listen {argument}?"),
-        None => String::new(),
+    let meant = match argument.split('=').next() {
+        // The names that other programs have for `--listen`.
+        Some("-p" | "--port" | "-l" | "--bind" | "--host" | "--addr" | "--address") => {
+            "; did you mean --listen?".into()
+        }
+        _ if parse_address(argument).is_some() => format!("; did you mean --listen {argument}?"),
+        _ => String::new(),
     };
     Error(format!("unexpected argument {argument:?}{meant}"))
 }
@@ -152,10 +155,7 @@ pub struct Variables<'v> {
 }
 
 /// Parses the arguments after the program's name.
-///
-/// # Errors
-///
-/// If an argument is unknown, is out of place, or has an invalid value. The error names one such argument.
+/// Fails if an argument is unknown, is out of place, or has an invalid value. The error names one such argument.
 pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, Error> {
     let mut arguments = arguments.iter().map(String::as_str);
     let (mut words, mut listen, mut with, mut faults) = (Vec::new(), None, Vec::new(), Faults::default());
@@ -240,28 +240,6 @@ fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Resu
     let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
     let Some((origin, value)) = option.or(variable) else { return Ok(every(PORT)) };
     parse_address(value).ok_or_else(|| Error(format!("{origin} is {value:?}; {}", correction(value))))
-}
-
-/// Returns the known word that the user probably meant, if any: `--listen` for its names in other programs, or the word
-/// without a typing error. A typing error is up to two wrong bytes in one place of a word that has at least twice as
-/// many right bytes.
-fn nearest(word: &str) -> Option<&'static str> {
-    const LISTEN: [&str; 7] = ["-p", "--port", "-l", "--bind", "--host", "--addr", "--address"];
-    const KNOWN: &str = "serve healthcheck save digest k8s sbom help version \
-                         --listen --quiet --explain --with --fault --help --version";
-    let word = word.split('=').next().unwrap_or(word);
-    if LISTEN.contains(&word) {
-        return Some("--listen");
-    }
-    let word = word.as_bytes();
-    KNOWN.split(' ').find(|known| {
-        let known = known.as_bytes();
-        let start = word.iter().zip(known).take_while(|(a, b)| a == b).count();
-        let (word, rest) = (&word[start..], &known[start..]);
-        let end = word.iter().rev().zip(rest.iter().rev()).take_while(|(a, b)| a == b).count();
-        let wrong = word.len().max(rest.len()) - end;
-        (1..=2).contains(&wrong) && start + end >= 2 * wrong
-    })
 }
 
 #[cfg(test)]
@@ -500,27 +478,6 @@ mod tests {
         assert_eq!(parse(&[String::new()], Variables::default()), Err(unexpected("")));
         for line in ["k8s", "k8s other"] {
             assert_eq!(parse_line(line, None), Err(usage(NO_MANIFEST)), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_mistyped_word_is_recognised_and_a_strange_one_is_not() {
-        for (typed, meant) in [
-            ("--lisen", "--listen"),
-            ("--lisetn=8080", "--listen"),
-            ("listen", "--listen"),
-            ("-quiet", "--quiet"),
-            ("--explian", "--explain"),
-            ("--hlep", "--help"),
-            ("server", "serve"),
-            ("health-check", "healthcheck"),
-            ("digests", "digest"),
-            ("k8", "k8s"),
-        ] {
-            assert_eq!(nearest(typed), Some(meant), "{typed}");
-        }
-        for strange in ["", "-", "-x", "--proxy", "pull", "k8s", "--nonesuch", "x".repeat(10_000).as_str()] {
-            assert_eq!(nearest(strange), None, "{strange}");
         }
     }
 }

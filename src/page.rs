@@ -1,6 +1,6 @@
 //! Turns an image into the page that browsers get at `/`.
 //!
-//! Documents: HTML and SVG as browsers have them; Content Security Policy Level 3; WCAG 2.2 for contrast.
+//! Documents: HTML and SVG as browsers implement them; Content Security Policy Level 3; WCAG 2.2 for contrast.
 //!
 //! ```text
 //!     page.html    the template, with a name in braces for each value
@@ -17,7 +17,7 @@
 //! Of the bytes that a client sends, only its host gets into the page, and only if `welcome` finds that Docker can pull
 //! from this host. The page escapes the host nevertheless.
 //!
-//! Limits: none of its own. The page of an image with one platform has some 20 KB, and with five platforms 70 KB.
+//! The page has about 20 KB for an image with one platform, and 70 KB for one with five.
 //!
 //! Deliberately absent: scripts, and everything that a browser would have to fetch. The page's policy forbids both.
 
@@ -25,13 +25,15 @@ use std::fmt::Write as _;
 
 use crate::image::digest::{Digest, START, Summary};
 use crate::image::layer::Layer;
-use crate::image::{BLOB, Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, Platform, VERSION};
+use crate::image::{
+    Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, OCTET_STREAM, Platform, VERSION,
+};
 use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
 
 /// The fields of the page, except Content-Length. The policy forbids a browser to load anything, and to show the page
-/// inside of another page. The policy allows only the style with this hash, which a test computes.
+/// inside another page. The policy allows only the style with this hash, which a test computes.
 pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-store\r\nVary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \
@@ -112,8 +114,8 @@ fn command(line: &str) -> String {
 }
 
 /// An object that the page shows: a document, or a layer, its tar or its executable.
-struct Part<'a> {
-    kind: &'static Kind,
+struct Object<'a> {
+    kind: &'static ObjectKind,
     /// The platform of the object. It is empty for the index, which is for all platforms.
     architecture: &'static str,
     digest: &'a Digest,
@@ -121,13 +123,13 @@ struct Part<'a> {
     /// The first bytes of the object.
     start: &'a [u8],
     media_type: &'static str,
-    /// The endpoint that serves the object. It is empty for an object inside of a layer.
+    /// The endpoint that serves the object. It is empty for an object inside a layer.
     endpoint: &'static str,
     /// The content of a document. It is empty for any other object.
     content: &'a [u8],
 }
 
-struct Kind {
+struct ObjectKind {
     name: &'static str,
     about: &'static str,
     /// The class of the object's colour.
@@ -136,38 +138,38 @@ struct Kind {
     x: u64,
 }
 
-static INDEX: Kind = Kind {
+static INDEX: ObjectKind = ObjectKind {
     name: "Index",
     about: "Which manifest is for which platform? The digest of the index is the digest of the image.",
     class: "document",
     x: AXIS,
 };
-static MANIFEST: Kind = Kind {
+static MANIFEST: ObjectKind = ObjectKind {
     name: "Manifest",
     about: "What is the image for one platform made of?",
     class: "document",
     x: AXIS,
 };
-static CONFIG: Kind = Kind {
+static CONFIG: ObjectKind = ObjectKind {
     name: "Config",
     about: "How is it run? The config also names each layer by its diff ID: the digest that the layer has before \
             it is compressed.",
     class: "document",
     x: BRANCH,
 };
-static LAYER: Kind = Kind {
+static LAYER: ObjectKind = ObjectKind {
     name: "Layer",
     about: "The files, packed and compressed. This is nearly all that a pull transfers.",
     class: "layer",
     x: AXIS,
 };
-static TAR: Kind = Kind {
+static TAR: ObjectKind = ObjectKind {
     name: "Tar",
     about: "What the layer is when it is unpacked. Its digest is the diff ID.",
     class: "tar",
     x: AXIS,
 };
-static EXECUTABLE: Kind = Kind {
+static EXECUTABLE: ObjectKind = ObjectKind {
     name: "Executable",
     about: "The one file in the layer: a static program. The one for this machine serves this page.",
     class: "program",
@@ -178,7 +180,7 @@ static EXECUTABLE: Kind = Kind {
 const SHOWN: usize = 6;
 
 /// Returns all objects. The first [`SHOWN`] are the objects of the picture.
-fn parts(image: &Image) -> Vec<Part<'_>> {
+fn parts(image: &Image) -> Vec<Object<'_>> {
     let Image { index, platforms, own, .. } = image;
     let mut parts = Vec::new();
     add_document(&INDEX, "", index, &mut parts);
@@ -189,7 +191,7 @@ fn parts(image: &Image) -> Vec<Part<'_>> {
     parts
 }
 
-fn add_platform<'a>(image: &'a Image, place: usize, parts: &mut Vec<Part<'a>>) {
+fn add_platform<'a>(image: &'a Image, place: usize, parts: &mut Vec<Object<'a>>) {
     let Platform { layer, config, manifest, .. } = &image.platforms[place];
     let Layer { architecture, blob, tar, executable } = layer;
     add_document(&MANIFEST, architecture, manifest, parts);
@@ -199,39 +201,39 @@ fn add_platform<'a>(image: &'a Image, place: usize, parts: &mut Vec<Part<'a>>) {
     {
         let Summary { digest, size, start } = summary;
         let (size, content) = (*size, &[][..]);
-        parts.push(Part { kind, architecture, digest, size, start, media_type, endpoint, content });
+        parts.push(Object { kind, architecture, digest, size, start, media_type, endpoint, content });
     }
 }
 
 fn add_document<'a>(
-    kind: &'static Kind,
+    kind: &'static ObjectKind,
     architecture: &'static str,
     document: &'a Document,
-    parts: &mut Vec<Part<'a>>,
+    parts: &mut Vec<Object<'a>>,
 ) {
     let Document { descriptor: Descriptor { content_type, digest, size }, content } = document;
     let (media_type, endpoint) = match *content_type {
-        BLOB => (OCI_CONFIG, "blobs"),
+        OCTET_STREAM => (OCI_CONFIG, "blobs"),
         other => (other, "manifests"),
     };
     let start = &content[..START];
-    parts.push(Part { kind, architecture, digest, size: *size, start, media_type, endpoint, content });
+    parts.push(Object { kind, architecture, digest, size: *size, start, media_type, endpoint, content });
 }
 
 /// A document with at least this many bytes is folded.
 const LONG: usize = 600;
 
 /// Returns a section for each object. `element` and `title` are names of HTML elements.
-fn sections(parts: &[Part<'_>], element: &str, title: &str) -> String {
+fn sections(parts: &[Object<'_>], element: &str, title: &str) -> String {
     parts.iter().map(|part| section(part, element, title)).collect()
 }
 
-fn section(part: &Part<'_>, element: &str, title: &str) -> String {
-    let Part { kind: Kind { name, about, .. }, architecture, digest, size, start, .. } = part;
-    let Part { media_type, endpoint, content, .. } = part;
+fn section(part: &Object<'_>, element: &str, title: &str) -> String {
+    let Object { kind: ObjectKind { name, about, .. }, architecture, digest, size, start, .. } = part;
+    let Object { media_type, endpoint, content, .. } = part;
     let of = if architecture.is_empty() { "" } else { " for " };
     let served = if endpoint.is_empty() {
-        "inside of the layer".into()
+        "inside the layer".into()
     } else {
         // A browser saves a blob that it cannot show, and a blob has no file name of its own.
         let file = match *media_type {
@@ -308,10 +310,10 @@ const SIDE: u64 = 68;
 const RING: u64 = 8;
 
 /// Draws the objects from the index to the executable. Each object is a link to its section of the page.
-fn picture(parts: &[Part<'_>]) -> String {
+fn picture(parts: &[Object<'_>]) -> String {
     let largest = parts.iter().map(|part| part.size).max().unwrap_or(1);
     // The area of a square is proportional to the size of its object. Sides are in hundredths, to avoid floating point.
-    let side = |part: &Part<'_>| (part.size * (100 * SIDE).pow(2) / largest).isqrt();
+    let side = |part: &Object<'_>| (part.size * (100 * SIDE).pow(2) / largest).isqrt();
     let sides: Vec<u64> = parts.iter().map(side).collect();
     let mut squares = String::new();
     for (row, part) in parts.iter().enumerate() {
@@ -333,8 +335,8 @@ fn middle(row: usize) -> u64 {
 }
 
 /// Draws an object at the height `y`: a square with this side, in hundredths, and the facts about the object.
-fn draw(part: &Part<'_>, y: u64, side: u64) -> String {
-    let Part { digest, size, start, kind: Kind { name, class, x, .. }, .. } = part;
+fn draw(part: &Object<'_>, y: u64, side: u64) -> String {
+    let Object { digest, size, start, kind: ObjectKind { name, class, x, .. }, .. } = part;
     let (bytes, half, (start, more)) = (grouped(*size), hundredths(side / 2), start.split_at(START / 2));
     let ring = if side < 100 * RING {
         format!("<circle class=\"ring\" cx=\"{x}\" r=\"{RING}\"/>")

@@ -14,9 +14,10 @@
 //!     GET /metrics                         the server's counters, for Prometheus (not logged)
 //! ```
 //!
-//! Every path allows GET, HEAD and OPTIONS, and the registry refuses every other method. This module uses no socket and
-//! no file of the image. A response depends on the image and the request alone, except that the responses of `/` and
-//! `/metrics` also report the counters, the time and the memory of the process (`Vitals`).
+//! Every path allows GET, HEAD and OPTIONS, and the registry refuses every other method. This module touches neither
+//! sockets nor layer files: a response only names the part of a file to send. A response depends on the image and the
+//! request alone, except that the responses of `/` and `/metrics` also report the counters, the time and the memory of
+//! the process (`Vitals`).
 //!
 //! ## Which manifest?
 //!
@@ -33,13 +34,15 @@
 //! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform |
 //! | none of these, or there is no `Accept`                      | the index                          |
 //!
-//! A tag must lead to one digest, so that a quine can be compared with its child. Every current client accepts the
-//! index. Docker's list and manifests are the same documents under other media types, and so have other digests. They
-//! serve old clients that accept no other types (keel, Dependabot and watchtower of some years ago). "Our platform" is
-//! the platform of the running process.
+//! To compare a quine with its child, a client must see one digest. Every current client accepts the index. Docker's
+//! list and manifests are the same documents under other media types, and so have other digests. They serve old clients
+//! that accept no other types (keel, Dependabot and watchtower of some years ago). "Our platform" is the platform of
+//! the running process.
 //!
 //! No value of `Accept` causes a 404 or a 406. If a server has no type that the client lists, RFC 9110 section 12.5.1
 //! lets the server disregard the field, and the client may be able to read the index nevertheless.
+//!
+//! Of the weights in `Accept`, only 0 matters for a tag: it removes a type from the table.
 //!
 //! ## What refers to the image
 //!
@@ -86,8 +89,7 @@
 //! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
 //! ```
 //!
-//! Deliberately absent: pushes, authentication and content coding. For a tag, a weight in `Accept` has an effect only
-//! if it is 0: the table decides among the types that a client accepts.
+//! Deliberately absent: pushes, authentication and content coding.
 
 use std::borrow::Cow;
 
@@ -105,7 +107,7 @@ use crate::image::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform, TAGS,
     VERSION,
 };
-use crate::kinds::{Fault, RequestKind};
+use crate::kinds::RequestKind;
 use crate::metrics::{self, Vitals};
 use crate::page::{self, Page};
 use crate::welcome;
@@ -132,11 +134,14 @@ const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
     Access-Control-Max-Age: 86400\r\n";
 
-/// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246): for content that the client requested by its digest, for
-/// content that must be validated before each reuse, and for content that must not be stored. Field note: Varnish 7.1
-/// keeps a response without any of these values for two minutes, even the response to a health check.
+// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246). Field note: Varnish 7.1 keeps a response without any of
+// these values for two minutes, even the response to a health check.
+
+/// For content that the client requested by its digest.
 const IMMUTABLE: &str = "max-age=31536000, immutable";
+/// For content that must be validated before each reuse.
 const NO_CACHE: &str = "no-cache";
+/// For content that must not be stored.
 const NO_STORE: &str = "no-store";
 
 /// Returns the fields that all responses for a path share, whatever they are.
@@ -182,14 +187,11 @@ pub struct Registry {
 pub struct Served<'a> {
     pub kind: RequestKind,
     pub response: Response<'a>,
-    /// The fault of the response, if a rule has made it wrong (see `fault`).
-    pub fault: Option<Fault>,
 }
 
 impl<'a> Served<'a> {
-    /// Creates a response without a fault.
     pub fn new(kind: RequestKind, response: Response<'a>) -> Self {
-        Self { kind, response, fault: None }
+        Self { kind, response }
     }
 
     /// Returns the label for the log, or `None` if the response is not logged.
@@ -205,7 +207,7 @@ struct Resource {
     kind: RequestKind,
     /// The fields of a 200 to a request by digest. The registry builds them once.
     fields_by_digest: Vec<u8>,
-    /// The fields of a 200 to a request by tag or by subject.
+    /// The fields of a 200 to a request by tag, or for the referrers of a digest.
     fields_by_name: Vec<u8>,
     content: Content<'static>,
 }
@@ -246,11 +248,8 @@ impl Registry {
 
     /// Responds to bytes that are not an acceptable request.
     pub fn refuse(rejection: &Rejection) -> Served<'static> {
-        let mut response = error(rejection.status, UNSUPPORTED, rejection.reason, "");
-        if rejection.is_head {
-            // RFC 9110 section 9.3.2: MUST NOT send content in response to HEAD.
-            response.content = Content::NONE;
-        }
+        let response = error(rejection.status, UNSUPPORTED, rejection.reason, "");
+        let response = if rejection.is_head { response.without_content() } else { response };
         let kind = if *rejection == TLS { RequestKind::Tls } else { RequestKind::Unreadable };
         Served::new(kind, response)
     }
@@ -259,7 +258,7 @@ impl Registry {
     pub fn respond(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
         let mut served = match request.method {
             Method::Get | Method::Head => {
-                let Served { kind, response, .. } = self.route(request, vitals);
+                let Served { kind, response } = self.route(request, vitals);
                 Served::new(kind, meet_conditions(request, response))
             }
             // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` and Apache 2.4 `OPTIONS * HTTP/1.0` every few seconds
@@ -289,13 +288,13 @@ impl Registry {
             ),
         };
         if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: MUST NOT send content; SHOULD send the fields of the GET.
-            served.response.content = Content::NONE;
+            // RFC 9110 section 9.3.2: SHOULD send the fields of the response to GET.
+            served.response = served.response.without_content();
         }
         served
     }
 
-    /// Responds to a request for a member of a collection as if it had no conditions and no range.
+    /// Responds to a request below `/v2/<name>/` as if it had no conditions and no range. Only `fault` needs this.
     pub fn whole(&self, request: &Request<'_>) -> Option<Response<'_>> {
         Some(self.member(&request.path, request)?.response)
     }
@@ -350,7 +349,7 @@ impl Registry {
             return resource.ok_or_else(|| not_found(unknown, reference));
         }
         let resource = if TAGS.contains(&reference) {
-            // The first type of the table that the client accepts decides.
+            // The first type in the table that the client accepts wins.
             let first = request.weights(TAGGED).iter().position(|weight| *weight > 0);
             Some(self.manifests[first.unwrap_or(0)].by_name())
         } else {
@@ -437,13 +436,15 @@ fn check_name(name: &str) -> Result<&str, Response<'static>> {
 
 /// Checks a component of a name: `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*` (distribution-spec, "Pulling manifests").
 fn is_name_component(component: &str) -> bool {
-    let is_alphanumeric = |b: u8| matches!(b, b'a'..=b'z' | b'0'..=b'9');
-    let mut separators = component.split(|c: char| c.is_ascii() && is_alphanumeric(c as u8));
-    // Letters and digits split "a1-b" into the pieces "", "", "-" and "". The first and the last piece must be empty,
-    // and the pieces between them must be separators. The empty component is invalid, because it has only one piece.
-    let (first, last) = (separators.next(), separators.next_back());
-    let is_separator = |s: &str| matches!(s, "" | "." | "_" | "__") || s.bytes().all(|b| b == b'-');
-    first == Some("") && last == Some("") && separators.all(is_separator)
+    let is_alphanumeric = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
+    let mut runs = component.as_bytes().chunk_by(|a, b| is_alphanumeric(a) == is_alphanumeric(b));
+    let is_word = |run: Option<&[u8]>| run.is_some_and(|run| is_alphanumeric(&run[0]));
+    let is_separator =
+        |run: &[u8]| matches!(run, b"." | b"_" | b"__") || run.iter().all(|&byte| byte == b'-');
+    // Words and separators alternate. The first and the last run must be words, or one run the only word.
+    is_word(runs.next())
+        && runs.next_back().is_none_or(|run| is_word(Some(run)))
+        && runs.all(|run| is_word(Some(run)) || is_separator(run))
 }
 
 fn find<'a>(resources: &'a [Resource], digest: &str) -> Option<&'a Resource> {
@@ -464,7 +465,8 @@ impl Resource {
                  Accept-Ranges: bytes\r\nETag: \"{digest}\"\r\nCache-Control: {cache}\r\n"
             )
         };
-        // RFC 9110 section 12.5.5: the document that a tag stands for depends on Accept.
+        // RFC 9110 section 12.5.5: the document that a tag stands for depends on Accept. An index of referrers has this
+        // field too, which does no harm.
         let by_name = fields(NO_CACHE) + "Vary: Accept\r\n";
         Self {
             digest,
@@ -549,7 +551,8 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-/// Whether a client prefers the page to the short text: browsers do, but curl and others that accept every type do not.
+/// Whether a client prefers the page to the short text: browsers do, but curl and other clients that accept `*/*` do
+/// not.
 fn prefers_page(request: &Request<'_>) -> bool {
     let [html, plain] = request.weights(["text/html", "text/plain"]);
     html > plain

@@ -1,10 +1,10 @@
 //! Decides which client is served next and for how long, so that a client with few requests does not wait for clients
 //! with many.
 //!
-//! Document: none. The idea is that of a multilevel feedback queue in an operating system's scheduler.
+//! The idea is that of a multilevel feedback queue in an operating system's scheduler.
 //!
-//! A client that can continue waits in one of two queues. A *light* client has asked little recently, and a *heavy*
-//! client has asked much. Between two polls of the kernel, the loop serves some clients of each queue:
+//! A client that can continue waits in one of two queues. A *light* client has cost little recently, and a *heavy*
+//! client much. Between two polls of the kernel, the loop serves some clients of each queue:
 //!
 //! ```text
 //!     a client's socket is ready,        light:  C D E      up to 512 of them
@@ -33,8 +33,9 @@ use mio::Token;
 /// once. With 256 KiB, a layer took a third more system calls. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const TURN_COST: u64 = 768 * 1024;
 
-/// The most light clients that have a turn between two polls. As many are accepted, and each may need another turn.
-const LIGHT_TURNS_PER_POLL: usize = 512;
+/// The most light clients that have a turn between two polls. The server accepts up to this many clients between two
+/// polls, and each may need another turn.
+pub const LIGHT_TURNS_PER_POLL: usize = 512;
 
 /// The most heavy clients that have a turn between two polls: 5 ms of work if each of them takes a whole layer.
 const HEAVY_TURNS_PER_POLL: usize = 32;

@@ -3,9 +3,9 @@
 //! Documents: epoll(7), accept(2).
 //!
 //! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
-//! read or room to write. The loop polls the kernel, does for each of these clients the work that needs no waiting, and
-//! polls again. The loop waits only in the poll. There is one exception: at the end, it waits briefly until the last
-//! lines of the log can be written. (`log` lists the writes that can block.)
+//! read or room to write. The loop polls the kernel, does what it can for each of these clients without waiting, and
+//! polls again. It waits nowhere else, except briefly at the end, for the last lines of the log. (`log` lists the
+//! writes that can block.)
 //!
 //! The kernel reports when a socket *becomes* ready, and does not report the same bytes again ("edge-triggered"). The
 //! loop must therefore remember a client whose work is not finished. Such a client waits in the run queue (see
@@ -42,22 +42,28 @@ use crate::kinds::CloseReason;
 use crate::log::{Log, counted};
 use crate::metrics::Metrics;
 use crate::registry::Registry;
-use crate::run_queue::{Load, RunQueue, TURN_COST};
+use crate::run_queue::{LIGHT_TURNS_PER_POLL, Load, RunQueue, TURN_COST};
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{ResidentMemory, SealedFile, Signals};
 
 /// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// The most events that a poll returns: as many as there can be. With fewer, a client might wait for several polls.
+/// The most events that a poll returns: one for each client, for the listener and for the signals. With fewer, a client
+/// might wait for several polls.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
-/// The time between two checks of all clients. A deadline is noticed at most this much too late.
+/// The time between two checks of all clients. A deadline is noticed at most this late.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// The time between two checks while a client waits for memory. A reader that has only its guaranteed share then
 /// receives up to 320 KiB per second. A check of 16,384 such readers takes some 8 ms.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(25);
+
+const _: () = assert!(
+    ACCEPTS_PER_POLL <= LIGHT_TURNS_PER_POLL,
+    "otherwise newcomers that need another turn would pile up in the run queue"
+);
 
 const LISTENER: Token = Token(usize::MAX);
 const SIGNALS: Token = Token(usize::MAX - 1);
@@ -86,10 +92,7 @@ pub struct Server {
 
 impl Server {
     /// Creates a server. `layers` are the files to which the responses of the registry refer.
-    ///
-    /// # Errors
-    ///
-    /// If the system denies a descriptor, or has no descriptor left for a client.
+    /// Fails if the system denies a descriptor, or has no descriptor left for a client.
     pub fn new(
         listener: std::net::TcpListener,
         signals: Signals,
@@ -100,7 +103,7 @@ impl Server {
         budget: Budget,
     ) -> io::Result<Self> {
         let mut listener = TcpListener::from_std(listener);
-        let poll = poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
+        let poll = new_poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
         // A server that can accept no client at all must not start.
@@ -136,11 +139,8 @@ impl Server {
 
     /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when all transfers have
     /// finished or [`GRACE`] is over. If a second signal ends the server, returns the number of the second signal.
-    ///
-    /// # Errors
-    ///
-    /// If waiting for events fails, which only a bug could cause.
-    pub fn run(&mut self) -> io::Result<Option<u32>> {
+    /// Fails if the server cannot wait for events, which only a bug could cause.
+    pub fn run(&mut self) -> io::Result<Option<i32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let second_signal = 'serving: loop {
             // 1. Wait until the kernel has something to report or something else is due. While clients are in the run
@@ -160,7 +160,7 @@ impl Server {
                     token => self.note_event(token, event),
                 }
             }
-            // 3. Obey signals: the first lets transfers finish, the second ends the server. The event shows that a
+            // 3. Act on signals: the first lets transfers finish, the second ends the server. The event shows that a
             //    signal has come, even if its number cannot be read. Only the number of the second signal matters.
             while is_signalled {
                 let signal = self.signals.take();
@@ -221,7 +221,7 @@ impl Server {
             }
             // No connection is evicted unless a newcomer is waiting.
             let is_full = self.clients.count() >= self.budget.connections;
-            if is_full && self.acceptor.poll_backlog() {
+            if is_full && self.acceptor.refresh_backlog() {
                 // One scan of all clients between two polls is enough.
                 if has_evicted {
                     return;
@@ -292,10 +292,10 @@ impl Server {
                 metrics: &mut self.metrics,
                 buffers: &mut self.buffers,
                 is_stopping: self.grace_ends.is_some(),
-                left: TURN_COST,
+                remaining: TURN_COST,
             };
             let next = connection.turn(&mut context);
-            load.note_turn(TURN_COST - context.left, now);
+            load.note_turn(TURN_COST - context.remaining, now);
             if next == Next::Again {
                 self.run_queue.enqueue(token, load, now);
             }
@@ -409,7 +409,7 @@ impl Server {
 }
 
 /// Creates the queue of events, and registers the listener and the signals.
-fn poll(listener: &mut TcpListener, signals: &Signals) -> io::Result<Poll> {
+fn new_poll(listener: &mut TcpListener, signals: &Signals) -> io::Result<Poll> {
     let poll = Poll::new()?;
     poll.registry().register(listener, LISTENER, Interest::READABLE)?;
     poll.registry().register(&mut SourceFd(&signals.as_raw_fd()), SIGNALS, Interest::READABLE)?;

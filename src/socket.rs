@@ -24,7 +24,7 @@ use crate::connection::Transport;
 use crate::http::response::FilePart;
 use crate::system::{self, SealedFile};
 
-/// About how many bytes the kernel needs for one call, in addition to the bytes that are sent.
+/// An estimate of the memory that the kernel uses for one call, in addition to the bytes that are sent.
 const PACKET_OVERHEAD: u64 = 1024;
 
 /// A client's socket, and what is known of the socket.
@@ -117,10 +117,7 @@ impl<'a> SocketTransport<'a> {
     }
 
     /// Returns how many of `wanted` bytes may be sent now.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if there is no room, or too little for a packet.
+    /// Fails with `WouldBlock` if there is no room, or too little for a packet.
     fn room(&mut self, wanted: u64) -> io::Result<u64> {
         let least = wanted.min(GUARANTEED / 2);
         for may_measure in [true, false] {

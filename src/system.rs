@@ -1,5 +1,5 @@
-//! Wraps the system calls that std and mio do not offer, or not with the option that is needed. Every `unsafe` block of
-//! the crate is in this file.
+//! Wraps the system calls that std and mio do not offer, or do not offer with the options needed here. Every `unsafe`
+//! block of the crate is in this file.
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
@@ -34,12 +34,12 @@ const UNSENT: c_int = 128 * 1024;
 /// for bytes: a few requests of the usual size. A client that sends more waits until the server reads.
 pub const RECEIVE_BUFFER: c_int = 4 * 1024;
 
-/// The number of seconds for which the kernel holds a connection back until its first data (tcp(7),
-/// `TCP_DEFER_ACCEPT`). An honest client sends its request at once, and the server saves a read that finds nothing,
-/// which is a third of the cost of a short connection. Apache httpd sets this option as well. If very many clients are
-/// silent, the kernel switches to SYN cookies, and hands connections over at once. If the server exits while a
-/// connection is held back, the connection is not closed: its client gets a reset when it sends.
-const SILENCE: c_int = 1;
+/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`). An
+/// honest client sends its request at once, and the server saves a read that finds nothing, which is a third of the
+/// cost of a short connection. Apache httpd sets this option as well. If very many clients are silent, the kernel
+/// switches to SYN cookies, and hands connections over at once. If the server exits while a connection is held back,
+/// the connection is not closed: its client gets a reset when it sends.
+const DEFERRED_SECONDS: c_int = 1;
 
 /// Defines `main` without std's own start. `main` calls a function that takes the arguments as `&[String]` and returns
 /// the exit code.
@@ -95,10 +95,10 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Opens each of the standard three descriptors that is closed. Otherwise the next file or socket would get its number,
-/// and a client could receive the log. open(2) returns the lowest free number, which is that of the closed descriptor.
-/// Standard output is opened for reading, so that a write to it fails and loses nothing silently. For the log, a loss
-/// is acceptable.
+/// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get its
+/// number, and a client could receive the log. open(2) returns the lowest free number, which is that of the closed
+/// descriptor. Standard output is opened for reading, so that a write to it fails and loses nothing silently. For the
+/// log, a loss is acceptable.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: none of the calls has a pointer to anything but a constant C string.
@@ -188,7 +188,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
         (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),
-        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, SILENCE),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFERRED_SECONDS),
     ];
     for (level, name, value) in options {
         // None of these options is essential, and a system may lack one.
@@ -341,11 +341,11 @@ impl Signals {
     }
 
     /// Returns the number of the next signal that has come, if any.
-    pub fn take(&mut self) -> Option<u32> {
+    pub fn take(&mut self) -> Option<i32> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-        let count = io::Read::read(&mut self.0, &mut info).unwrap_or(0);
+        let count = self.0.read(&mut info).unwrap_or(0);
         // The number is the first field of the structure.
-        (count == info.len()).then(|| u32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
+        (count == info.len()).then(|| i32::from_ne_bytes([info[0], info[1], info[2], info[3]]))
     }
 }
 
@@ -399,8 +399,8 @@ fn is_ready(descriptor: BorrowedFd<'_>, events: c_short, patience: Duration) -> 
     check(unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as c_int) }).map(|count| count == 1)
 }
 
-/// Checks that `size` bytes of memory can be allocated. Frees the memory before anything touches it, so that none is
-/// used.
+/// Checks that `size` bytes of address space can be mapped, which a limit of the process or of the system may forbid.
+/// No page is touched.
 pub fn try_memory(size: usize) -> io::Result<()> {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: the kernel chooses an address that is not in use. Nothing refers to the memory when it is unmapped.

@@ -11,7 +11,7 @@
 //! People copy the commands into a shell. Therefore a host that a client names is shown only if no character of the
 //! host has a meaning for a shell.
 //!
-//! Deliberately absent: the address that the server listens on, which may differ from the one outside of its container.
+//! Deliberately absent: the address that the server listens on, which may differ from the one outside its container.
 
 use std::net::Ipv4Addr;
 

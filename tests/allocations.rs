@@ -142,7 +142,7 @@ fn serve(requests: &str) -> (u64, usize) {
             metrics: &mut metrics,
             buffers: &mut buffers,
             is_stopping: false,
-            left: TURN_COST,
+            remaining: TURN_COST,
         });
         assert!(next == Next::Wait, "the connection persists");
         log.flush(clock.rfc3339(), &mut Nowhere);

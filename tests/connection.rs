@@ -13,10 +13,10 @@ use std::time::{Duration, Instant};
 
 use common::{Response, find, request, sample};
 use proptest::prelude::*;
+use quinistry::clients::{Rank, STALL_NOTICED, rank};
 use quinistry::clock::Clock;
 use quinistry::connection::{
-    Buffers, Connection, Context, HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, Next, Rank, STALL_NOTICED,
-    Transport,
+    Buffers, Connection, Context, HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, Next, Transport,
 };
 use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
@@ -173,7 +173,7 @@ impl World {
             metrics: &mut self.metrics,
             buffers: &mut self.buffers,
             is_stopping: self.is_stopping,
-            left: TURN_COST,
+            remaining: TURN_COST,
         })
     }
 
@@ -211,7 +211,7 @@ impl World {
     }
 
     fn rank(&self) -> Option<Rank> {
-        self.connection.rank(self.clock.now)
+        rank(&self.connection, self.clock.now)
     }
 
     fn watch(&mut self) {
@@ -549,7 +549,7 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
     let start = Clock::at(Instant::now(), SINCE_EPOCH);
     let half = &manifest()[..20];
     let now = start.now + Duration::from_secs(5);
-    let rank = |began: u64, then: Option<u64>, input: &str, more: &str| {
+    let rank_of = |began: u64, then: Option<u64>, input: &str, more: &str| {
         let mut world = World::new("");
         world.clock = Clock::at(start.now + Duration::from_secs(began), SINCE_EPOCH);
         world.connection = Connection::new(world.connection.peer(), world.clock.now);
@@ -559,15 +559,15 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
             world.receive(more);
         }
         world.watch();
-        world.connection.rank(now)
+        rank(&world.connection, now)
     };
     // A silent client, one that sent half a head, one that was answered, and one that then sent half a head.
     let ranks = [
-        rank(0, None, "", ""),
-        rank(1, None, half, ""),
-        rank(2, None, &manifest(), ""),
+        rank_of(0, None, "", ""),
+        rank_of(1, None, half, ""),
+        rank_of(2, None, &manifest(), ""),
         // This one had been idle longest when its next head began to arrive.
-        rank(0, Some(3), &manifest(), half),
+        rank_of(0, Some(3), &manifest(), half),
     ];
     assert!(ranks.iter().all(Option::is_some) && ranks.is_sorted(), "{ranks:?}");
 }

@@ -8,14 +8,14 @@ use common::sample::{self, AMD64, ARM64};
 use common::{Server, readme_block, request};
 use quinistry::clock::Clock;
 use quinistry::explain::{MAX_NAME, explain};
-use quinistry::fault::Faults;
+use quinistry::fault::{FAULTS, Fault, Faults};
 use quinistry::http::request::{self, MAX_HEAD, MAX_REQUEST_LINE};
 use quinistry::http::response::Status;
 use quinistry::image::Image;
 use quinistry::image::artifacts::Artifacts;
-use quinistry::kinds::{Fault, RequestKind};
+use quinistry::kinds::RequestKind;
 use quinistry::log::MAX_EXPLANATION;
-use quinistry::metrics::Metrics;
+use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
 
 /// A registry, and the digests of what it serves.
@@ -68,19 +68,22 @@ impl World {
         faults.add(rules).expect("rules");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let (request, served) = match request::parse(bytes, 0) {
+        let (request, served, fault) = match request::parse(bytes, 0) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
-                let served = faults.respond(&self.registry, &request, &metrics, &clock, 0);
-                (Some(request), served)
+                let vitals =
+                    Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &faults.counts };
+                let served = self.registry.respond(&request, &vitals);
+                let (served, fault) = faults.apply(served, &request, &self.registry);
+                (Some(request), served, fault)
             }
-            Err(rejection) => (None, Registry::refuse(&rejection)),
+            Err(rejection) => (None, Registry::refuse(&rejection), None),
         };
         let (kind, status) = (served.kind, served.response.status);
-        let fault = served.fault;
         let explanation = explain(request.as_ref(), kind, status, fault);
-        assert_eq!(explanation.is_some(), served.label().is_some(), "{kind:?} {status:?}");
-        Some((kind, status, explanation.map(|texts| texts.map(str::to_owned))))
+        let explanation = served.label().map(|_| explanation.map(str::to_owned));
+        assert!(explanation.iter().flatten().all(|text| !text.is_empty()), "{kind:?} {status:?}");
+        Some((kind, status, explanation))
     }
 
     fn ask(&self, line: &str, fields: &[&str]) -> Explained {
@@ -149,7 +152,7 @@ fn each_request_is_explained_by_its_own_text() {
         ("GET /v2/quinistry/blobs/LAYER", "If-Match: \"x\"", "wants the content only if", "15.5.13"),
         ("GET /v2/quinistry/tags/list", "", "asks which tags there are", "Listing Tags"),
         ("GET /v2/quinistry/tags/list?n=x", "", "requests a part of a list", "Listing Tags"),
-        ("GET /v2/other/tags/list", "", "requests something of a repository", "Error Codes"),
+        ("GET /v2/other/tags/list", "", "requests something from a repository", "Error Codes"),
         ("GET /v2/quinistry/referrers/INDEX", "", "asks what refers to a manifest", "Listing Referrers"),
         ("GET /v2/quinistry/referrers/latest", "", "uses a malformed digest", "Digests"),
         (
@@ -275,7 +278,7 @@ fn every_logged_response_has_a_text_and_every_text_is_used() {
     }
     let timeout = Registry::refuse(&request::timeout(b"GET"));
     let explanation = explain(None, timeout.kind, timeout.response.status, None);
-    texts.extend(explanation.map(|[_, text]| text.to_owned()));
+    texts.insert(explanation[1].to_owned());
     statuses.push(timeout.response.status);
     assert!(Status::ALL.iter().all(|status| statuses.contains(status)), "a status does not occur");
     assert!(
@@ -292,8 +295,8 @@ fn every_logged_response_has_a_text_and_every_text_is_used() {
 
 /// Returns a rule for each fault, and a request to which it applies.
 fn faults() -> impl Iterator<Item = (String, &'static str)> {
-    let faults = Fault::ALL.iter().filter(|fault| **fault != Fault::Slow);
-    let layer = faults.map(|fault| (format!("layer={}", fault.name()), "GET /v2/quinistry/blobs/LAYER"));
+    let faults = FAULTS.into_iter().filter(|(_, fault)| *fault != Fault::Slow);
+    let layer = faults.map(|(name, _)| (format!("layer={name}"), "GET /v2/quinistry/blobs/LAYER"));
     layer.chain([("any=auth".into(), "GET /token")])
 }
 
@@ -394,7 +397,7 @@ fn client_input_cannot_pass_for_an_explanation() {
         "    (distribution-spec, Determining Support)",
         "20",
         "    last asks which repositories",
-        "    It can ask next",
+        "    It can then ask",
     ];
     assert_eq!(lines.len(), beginnings.len(), "{lines:#?}");
     for (line, beginning) in lines.iter().zip(beginnings) {

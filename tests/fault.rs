@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use common::{Client, Response, Server, find, lossy, quinistry, request, sample, sha256};
 use quinistry::clock::Clock;
-use quinistry::fault::{Faults, HELP, PLACES};
+use quinistry::fault::{FAULTS, Fault, Faults, HELP, PLACES};
 use quinistry::http::request::parse;
-use quinistry::kinds::Fault;
-use quinistry::metrics::Metrics;
+use quinistry::http::response::Status;
+use quinistry::metrics::{Metrics, Vitals};
 use quinistry::registry::Registry;
 
 /// A registry with rules, without a server around it.
@@ -38,8 +38,11 @@ impl World {
         let (request, _) = parse(bytes.as_bytes(), 0).expect("valid").expect("complete");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let served = self.faults.respond(&self.registry, &request, &metrics, &clock, 0);
-        (format!("{:?}", served.response), served.fault)
+        let vitals =
+            Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &self.faults.counts };
+        let served = self.registry.respond(&request, &vitals);
+        let (served, fault) = self.faults.apply(served, &request, &self.registry);
+        (format!("{:?}", served.response), fault)
     }
 }
 
@@ -47,7 +50,7 @@ impl World {
 fn each_fault_occurs_when_its_rule_applies_and_changes_the_response() {
     let (line, range) = ("GET /v2/quinistry/blobs/LAYER", ["Range: bytes=0-99"]);
     let (right, _) = World::new("").ask(line, &range);
-    for &fault in Fault::ALL.iter().filter(|fault| **fault != Fault::Slow) {
+    for (name, fault) in FAULTS.into_iter().filter(|(_, fault)| *fault != Fault::Slow) {
         for (when, expected) in [
             ("", &[1, 2, 3, 4, 5, 6, 7][..]),
             ("@always", &[1, 2, 3, 4, 5, 6, 7]),
@@ -57,7 +60,7 @@ fn each_fault_occurs_when_its_rule_applies_and_changes_the_response() {
             ("@every:3", &[3, 6]),
         ] {
             for place in ["any", "layer", "blob"] {
-                let mut world = World::new(&format!("{place}={}{when}", fault.name()));
+                let mut world = World::new(&format!("{place}={name}{when}"));
                 for index in 1..=7 {
                     let (response, applied) = world.ask(line, &range);
                     let is_expected = expected.contains(&index);
@@ -87,13 +90,13 @@ fn rules_apply_in_order() {
         ask(base),
     ];
     let expected = [
-        Some(Fault::ServiceUnavailable),
+        Some(Fault::Status(Status::ServiceUnavailable)),
         None,
         Some(Fault::Cut),
         Some(Fault::Cut),
         Some(Fault::Reset),
         None,
-        Some(Fault::NotFound),
+        Some(Fault::Status(Status::NotFound)),
         Some(Fault::Reset),
     ];
     assert_eq!(seen, expected);
@@ -166,7 +169,7 @@ fn each_place_matches_its_endpoints() {
 #[test]
 fn the_help_lists_every_name() {
     let words: Vec<&str> = HELP.split([' ', ':', ',', ';', '\n']).collect();
-    let names = PLACES.iter().map(|(name, _)| *name).chain(Fault::ALL.iter().map(|fault| fault.name()));
+    let names = PLACES.iter().map(|(name, _)| *name).chain(FAULTS.iter().map(|(name, _)| *name));
     for name in names.chain(["first", "every", "always"]) {
         assert!(words.contains(&name), "{name}");
     }

@@ -56,7 +56,7 @@ fn the_command_line_explains_itself_and_its_errors() {
         assert_eq!((code, &*stdout), (Some(2), ""), "{arguments:?}");
         assert!(stderr.starts_with("quinistry: ") && stderr.contains("--help"), "{stderr}");
     }
-    let (_, _, stderr) = output(quinistry().args(["serve", "--lisen=8080"]));
+    let (_, _, stderr) = output(quinistry().args(["serve", "--port=8080"]));
     assert!(stderr.contains("did you mean --listen?"), "{stderr}");
     let (code, _, stderr) = output(quinistry().env("QUINISTRY_LISTEN", "nonsense"));
     assert_eq!(code, Some(2));
@@ -154,8 +154,8 @@ fn a_loopback_address_is_shown_in_a_form_that_docker_accepts() {
 }
 
 #[test]
-fn process_1_logs_that_its_port_is_the_one_inside_of_the_container() {
-    const INSIDE: &str = "This port is inside of the container";
+fn process_1_logs_that_its_port_is_the_one_inside_the_container() {
+    const INSIDE: &str = "This is the port inside the container";
     if !is_root("only root can make a server process 1") || !has_tool("unshare", &["--version"]) {
         return;
     }

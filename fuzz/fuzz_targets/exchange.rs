@@ -136,7 +136,7 @@ fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> O
             metrics: &mut metrics,
             buffers,
             is_stopping: false,
-            left: TURN_COST,
+            remaining: TURN_COST,
         });
         assert!(connection.held() <= 4 * MAX_HEAD, "it holds {} bytes", connection.held());
         if let Next::Close(_) = next {

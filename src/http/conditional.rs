@@ -74,7 +74,7 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
 /// ```
 fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> bool {
     let mut lines = request.field_bytes(field);
-    // Several lines make one list, and `*` is no member of a list.
+    // Several field lines form one list, and `*` cannot be a member of a list.
     if (lines.next(), lines.next()) == (Some(&b"*"[..]), None) {
         return true;
     }
@@ -110,9 +110,9 @@ fn parse_range(value: &str, size: u64) -> Selection {
         (Some(first), Some(last)) if first <= last && first < size => {
             Selection::Part(first..size.min(last.saturating_add(1)))
         }
+        (Some(_), None) if last.is_empty() => Selection::Unsatisfiable,
         // Field note: "bytes=500-0" is invalid, and a server may ignore it. But the conformance tests of the
         // distribution-spec want 416.
-        (Some(_), None) if last.is_empty() => Selection::Unsatisfiable,
         (Some(_), Some(_)) => Selection::Unsatisfiable,
         _ => Selection::Whole,
     }

@@ -1,4 +1,4 @@
-//! Parses bytes into a request. Reports if the bytes are incomplete, and refuses bytes that are not acceptable.
+//! Parses bytes into a request, reports that they are incomplete, or refuses them.
 //!
 //! Documents: RFC 9112 (the syntax of HTTP/1.1), RFC 9110 (its meaning), RFC 3986 (targets).
 //!
@@ -27,8 +27,8 @@
 //! HTTP/1.2, which must be treated as HTTP/1.1, and for HTTP/2.0, which must not.
 //!
 //! The end of the head is found first, and `httparse` runs only on a complete head. If `httparse` ran at every byte of
-//! a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Checking the request line at every byte
-//! would cost ten times as much, so the caller states how many bytes have been parsed before.
+//! a head that comes byte by byte, 16 KiB would cost 47 ms of processor time. Checking the request line again at every
+//! byte would cost ten times as much, so the caller states how many bytes an earlier call has parsed.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
@@ -86,8 +86,8 @@ pub struct Request<'b> {
     pub query: Option<&'b str>,
     /// The host and port that the client addresses; `None` if the authority is empty or, in HTTP/1.0, absent.
     pub authority: Option<&'b str>,
-    /// Whether something other than the next request may follow the head: content, or, after CONNECT, another
-    /// protocol (RFC 9110 section 9.3.6).
+    /// Whether what follows the head may be something other than a request: content or, after CONNECT, another protocol
+    /// (RFC 9110 section 9.3.6).
     pub has_body: bool,
     pub persistence: Persistence,
     fields: Fields<'b>,
@@ -106,8 +106,7 @@ impl<'b> Request<'b> {
         self.fields.bytes(name)
     }
 
-    /// Returns the decoded value of the first parameter of the query that is named `name`: of `1` in `?n=1&last=a`, for
-    /// the name `n`.
+    /// Returns the decoded value of the first query parameter named `name`. In `?n=1&last=a`, the value of `n` is `1`.
     pub fn parameter(&self, name: &str) -> Option<Cow<'b, str>> {
         let mut pairs = self.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
         pairs.find(|(key, _)| *key == name).map(|(_, value)| percent_decode(value, PLAIN_IN_QUERY))
@@ -196,8 +195,8 @@ pub fn timeout(head: &[u8]) -> Rejection {
 /// The beginning of a HEAD request.
 const HEAD: &[u8] = b"HEAD ";
 
-/// Parses the request at the start of `bytes`. An earlier call has parsed the first `parsed` bytes, and found no
-/// complete head in them.
+/// Parses the request at the start of `bytes`. An earlier call has found no complete head in the first `parsed` bytes,
+/// which is 0 if there was no such call.
 ///
 /// Returns the request and the length of its head in bytes, or `None` if the head is incomplete. Fails as soon as it is
 /// certain that the request line, a line end or the length of the head is not acceptable, which may be before the head
@@ -217,10 +216,10 @@ pub fn parse(bytes: &[u8], parsed: usize) -> Result<Option<(Request<'_>, usize)>
 /// Parses the bytes after the empty line.
 fn parse_trimmed(bytes: &[u8], parsed: usize) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     check_first_bytes(bytes)?;
-    // The bytes beyond the limit are ignored, so that the outcome does not depend on how the bytes arrived.
+    // The bytes beyond the limit are ignored, so that the outcome does not depend on how they were split into reads.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = request_line_end(bytes)? else { return Ok(None) };
-    // The request line is checked as soon as it is complete, because nothing follows the `GET /` of HTTP/0.9.
+    // The request line is checked as soon as it is complete, because a client of HTTP/0.9 sends nothing after `GET /`.
     let new_line = if parsed < line_end { Some(parse_request_line(&bytes[..line_end])?) } else { None };
     let mut end = parsed.max(line_end);
     loop {
@@ -278,7 +277,7 @@ fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
 /// readers disagree about the end of a line, a request can be hidden from one of them. We refuse it before the head is
 /// complete, because a client that ends its head with two bare LFs would otherwise wait until the deadline.
 fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
-    // std has a fast search for a byte, `memchr`, but it is private; `skip_until` calls it.
+    // `skip_until` is the only public way to std's fast search for a byte.
     let end = from + { &bytes[from..] }.skip_until(b'\n').expect("a slice can be read");
     match bytes[..end] {
         _ if end == from => Ok(None),
@@ -288,11 +287,9 @@ fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> 
     }
 }
 
-/// Parses the field lines, up to the empty line, and the target. Takes the result of [`parse_request_line`].
-fn parse_head<'b>(
-    (method_name, target, is_http_1_0): (&'b str, &'b str, bool),
-    fields: &'b [u8],
-) -> Result<Request<'b>, Rejection> {
+/// Parses the field lines, up to the empty line, and the target.
+fn parse_head<'b>(line: RequestLine<'b>, fields: &'b [u8]) -> Result<Request<'b>, Rejection> {
+    let RequestLine { method: method_name, target, is_http_1_0 } = line;
     let fields = Fields::parse(fields)?;
     let host = fields.host(is_http_1_0)?;
     let has_content = fields.has_content(is_http_1_0)?;
@@ -305,7 +302,7 @@ fn parse_head<'b>(
         _ => Method::Unrecognized,
     };
     let has_body = has_content || method == Method::Connect;
-    let (authority, path, query) = parse_target(target, method)?;
+    let Target { authority, path, query } = parse_target(target, method)?;
     Ok(Request {
         method,
         method_name,
@@ -320,14 +317,22 @@ fn parse_head<'b>(
     })
 }
 
-/// Returns the method and the target of a request line, and whether its version is HTTP/1.0.
+/// A request line. The version is HTTP/1.0 or a later version of HTTP/1.
+#[derive(Clone, Copy)]
+struct RequestLine<'b> {
+    method: &'b str,
+    target: &'b str,
+    is_http_1_0: bool,
+}
+
+/// Parses a request line.
 ///
 /// ```text
 ///     request-line = method SP request-target SP HTTP-version   ; RFC 9112 section 3
 ///     method       = token                                      ; RFC 9110 section 9.1
 ///     HTTP-version = "HTTP" "/" DIGIT "." DIGIT                 ; RFC 9112 section 2.3, case-sensitive
 /// ```
-fn parse_request_line(line: &[u8]) -> Result<(&str, &str, bool), Rejection> {
+fn parse_request_line(line: &[u8]) -> Result<RequestLine<'_>, Rejection> {
     let line = str::from_utf8(line).map_err(|_| bad("the request line is not ASCII"))?;
     let mut parts = line.strip_suffix("\r\n").unwrap_or(line).split(' ');
     let (Some(method), Some(target), Some(version), None) =
@@ -343,9 +348,11 @@ fn parse_request_line(line: &[u8]) -> Result<(&str, &str, bool), Rejection> {
         return Err(bad("the target contains a character that must be percent-encoded"));
     }
     match version.as_bytes() {
-        b"HTTP/1.0" => Ok((method, target, true)),
+        b"HTTP/1.0" => Ok(RequestLine { method, target, is_http_1_0: true }),
         // RFC 9110 section 2.5: a higher minor version SHOULD be processed as the highest known.
-        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => Ok((method, target, false)),
+        [b'H', b'T', b'T', b'P', b'/', b'1', b'.', b'1'..=b'9'] => {
+            Ok(RequestLine { method, target, is_http_1_0: false })
+        }
         [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
             Err(reject(Status::VersionNotSupported, "this server supports only HTTP/1.1 and HTTP/1.0"))
         }
@@ -451,7 +458,14 @@ impl<'b> Fields<'b> {
     }
 }
 
-/// Returns the authority, the path and the query of a target.
+/// The parts of a target.
+struct Target<'b> {
+    authority: Option<&'b str>,
+    path: Cow<'b, str>,
+    query: Option<&'b str>,
+}
+
+/// Parses a target.
 ///
 /// ```text
 ///     request-target = origin-form / absolute-form / authority-form / asterisk-form
@@ -460,32 +474,32 @@ impl<'b> Fields<'b> {
 ///     authority-form = uri-host ":" port                         ; section 3.2.3, of CONNECT
 ///     asterisk-form  = "*"                                       ; section 3.2.4, of OPTIONS
 /// ```
-#[allow(clippy::type_complexity, reason = "each part is described above")]
-fn parse_target(text: &str, method: Method) -> Result<(Option<&str>, Cow<'_, str>, Option<&str>), Rejection> {
+fn parse_target(text: &str, method: Method) -> Result<Target<'_>, Rejection> {
     if method == Method::Connect {
         // RFC 9110 section 9.3.6: MUST reject a CONNECT request with an empty or invalid port.
         let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty() && is_authority(text));
         if !port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port != 0)) {
             return Err(bad("the target of CONNECT must be a host and a port"));
         }
-        return Ok((Some(text), text.into(), None));
+        return Ok(Target { authority: Some(text), path: text.into(), query: None });
     }
     if method == Method::Options && text == "*" {
-        return Ok((None, text.into(), None));
+        return Ok(Target { authority: None, path: text.into(), query: None });
     }
-    let is_http = |scheme: &str| ["http", "https"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
-    let (authority, path_and_query) = match text.split_once("://") {
-        _ if text.starts_with('/') => (None, text),
+    let (authority, path_and_query) = if text.starts_with('/') {
+        (None, text)
+    } else {
         // RFC 9112 section 3.2.2: MUST accept the absolute form.
-        Some((scheme, rest)) if is_http(scheme) => {
-            let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
-            // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field an empty host is valid.
-            if authority.is_empty() || !is_authority(authority) {
-                return Err(bad("the authority of the target is not a host and a port"));
-            }
-            (Some(authority), path)
+        let is_http = |scheme: &str| ["http", "https"].iter().any(|http| scheme.eq_ignore_ascii_case(http));
+        let Some((_, rest)) = text.split_once("://").filter(|(scheme, _)| is_http(scheme)) else {
+            return Err(bad("the target is neither a path nor an http URI"));
+        };
+        let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field an empty host is valid.
+        if authority.is_empty() || !is_authority(authority) {
+            return Err(bad("the authority of the target is not a host and a port"));
         }
-        _ => return Err(bad("the target is neither a path nor an http URI")),
+        (Some(authority), path)
     };
     if !is_percent_encoded(path_and_query) {
         return Err(bad("a percent sign in the target is not followed by two hexadecimal digits"));
@@ -496,5 +510,5 @@ fn parse_target(text: &str, method: Method) -> Result<(Option<&str>, Cow<'_, str
     };
     // RFC 9110 section 4.2.3: an empty path is the same as `/`.
     let path = if path.is_empty() { "/" } else { path };
-    Ok((authority, percent_decode(path, PLAIN_IN_PATH), query))
+    Ok(Target { authority, path: percent_decode(path, PLAIN_IN_PATH), query })
 }

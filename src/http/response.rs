@@ -74,7 +74,8 @@ impl Status {
     }
 }
 
-/// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty.
+/// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty. Only a
+/// wrong response of `fault` has both.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content<'a> {
     /// A few bytes in memory, which are sent together with the head.
@@ -189,6 +190,11 @@ impl<'a> Response<'a> {
         let kept = lines.filter(|line| names.iter().all(|name| field_value(line, name).is_none()));
         self.fields = kept.collect::<Vec<_>>().concat().into();
         self
+    }
+
+    /// Removes the content. RFC 9110 section 9.3.2: MUST NOT send content in response to HEAD.
+    pub fn without_content(self) -> Self {
+        Self { content: Content::NONE, ..self }
     }
 
     /// Returns the value of the response's own field named `name`. The comparison is case-sensitive.

@@ -3,14 +3,14 @@
 //! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). The comment of each function has the
 //! grammar, in the ABNF of RFC 5234.
 //!
-//! Deliberately absent: quoted strings, except for entity tags, because no other field that this server uses has a
-//! quoted comma or semicolon; and `IPvFuture`, because no later version of IP has addresses of that form.
+//! Deliberately absent: quoted strings, except for entity tags, because no client quotes a comma or a semicolon in the
+//! other fields that this server uses; and `IPvFuture`, because no later version of IP has addresses of that form.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
 
-/// Iterates over the members of a list, which are trimmed, and skips empty members (RFC 9110 section 5.6.1.2). A member
-/// that is not UTF-8 becomes U+FFFD, which is invalid in every list that this server uses.
+/// Iterates over the trimmed members of a list, and skips empty ones (RFC 9110 section 5.6.1.2). A member that is not
+/// UTF-8 becomes U+FFFD, which is invalid in every list that this server uses.
 ///
 /// ```text
 ///     #element = [ element ] *( OWS "," OWS [ element ] )

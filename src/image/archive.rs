@@ -26,7 +26,7 @@ use std::io::{self, Read, Write};
 use serde_json::{Value, json};
 
 use crate::image::json::to_bytes;
-use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, Platform, index, insert, tar};
+use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, Platform, index, tar};
 
 /// Every user may read the files, and nobody may run them.
 const MODE: u32 = 0o644;
@@ -73,15 +73,15 @@ fn path(descriptor: &Descriptor) -> String {
 /// Field note: the entry has its name in two annotations. containerd and podman read containerd's annotation, and
 /// umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would ask
 /// which entry is meant, and Docker's containerd store would show an image without a tag. A kubelet looks for a pinned
-/// image by a name with a digest. This name is added after the import, with `ctr images tag` (`k8s/README.md`). The
-/// import's `--digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
+/// image by a name with a digest. That name must be added after the import, with `ctr images tag` (`k8s/README.md`).
+/// `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
     let mut entry = image.index.descriptor.to_json(OCI_INDEX);
     let annotations = json!({
         "io.containerd.image.name": format!("docker.io/library/{NAME}:latest"),
         "org.opencontainers.image.ref.name": "latest",
     });
-    insert(&mut entry, "annotations", annotations);
+    entry["annotations"] = annotations;
     index(OCI_INDEX, vec![entry])
 }
 
@@ -90,6 +90,6 @@ fn docker_images(image: &Image) -> Value {
     let config = path(&image.platforms[image.own].config.descriptor);
     let mut entry = json!({ "Config": config, "RepoTags": [format!("{NAME}:latest")] });
     let layers = image.platforms.iter().map(|platform| path(&Descriptor::of(&platform.layer)));
-    insert(&mut entry, "Layers", layers.collect());
+    entry["Layers"] = layers.collect();
     vec![entry].into()
 }

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::image::digest::Digest;
 use crate::image::sbom::{self, CYCLONE_DX};
-use crate::image::{BLOB, Descriptor, Document, Image, OCI_INDEX, OCI_MANIFEST, index, insert, manifest};
+use crate::image::{Descriptor, Document, Image, OCI_INDEX, OCI_MANIFEST, OCTET_STREAM, index, manifest};
 
 /// All artifacts that refer to an image, and the documents that the artifacts share.
 pub struct Artifacts {
@@ -50,10 +50,10 @@ pub struct Referrer {
 
 impl Artifacts {
     pub fn of(image: &Image) -> Self {
-        let config = Document::json(BLOB, &json!({}));
-        let bill = Document::new(BLOB, sbom::DOCUMENT.to_vec());
+        let config = Document::json(OCTET_STREAM, &json!({}));
+        let bill = Document::new(OCTET_STREAM, sbom::DOCUMENT.to_vec());
         // A config is a document as well, but has no artifact.
-        let subjects = image.documents().filter(|document| document.descriptor.content_type != BLOB);
+        let subjects = image.documents().filter(|document| document.descriptor.content_type != OCTET_STREAM);
         let referrers = subjects.map(|subject| Referrer::new(&subject.descriptor, &config, &bill)).collect();
         let no_referrers = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![]));
         Self { config, bill, referrers, no_referrers }
@@ -65,15 +65,15 @@ impl Referrer {
         let config = config.descriptor.to_json("application/vnd.oci.empty.v1+json");
         let mut layer = bill.descriptor.to_json(CYCLONE_DX);
         // The name of the file, for a client that writes the layer to a file.
-        insert(&mut layer, "annotations", json!({ "org.opencontainers.image.title": "quinistry.cdx.json" }));
+        layer["annotations"] = json!({ "org.opencontainers.image.title": "quinistry.cdx.json" });
         let mut manifest = manifest(OCI_MANIFEST, config, vec![layer]);
-        insert(&mut manifest, "artifactType", CYCLONE_DX.into());
-        insert(&mut manifest, "subject", subject.to_json(subject.content_type));
+        manifest["artifactType"] = CYCLONE_DX.into();
+        manifest["subject"] = subject.to_json(subject.content_type);
         let manifest = Document::json(OCI_MANIFEST, &manifest);
 
         let mut entry = manifest.descriptor.to_json(OCI_MANIFEST);
         // "The descriptors MUST include an artifactType field" (Listing Referrers).
-        insert(&mut entry, "artifactType", CYCLONE_DX.into());
+        entry["artifactType"] = CYCLONE_DX.into();
         let index = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![entry]));
         Self { subject: subject.digest, manifest, index }
     }

@@ -6,8 +6,8 @@
 //!     digest = algorithm ":" encoded          sha256:1f3c…
 //! ```
 //!
-//! This registry computes digests of one algorithm, `sha256`. A digest of another algorithm may be well formed, but no
-//! content here has such a digest.
+//! This registry computes only `sha256` digests. A digest of another algorithm may be well formed, but no content here
+//! has it.
 //!
 //! Deliberately absent: the hash as bytes, because a digest is only compared and copied, as text.
 
@@ -92,7 +92,7 @@ pub struct Summary {
     pub start: [u8; START],
 }
 
-/// Passes bytes on to a sink or from a source, and computes their summary, so that content is read only once.
+/// Wraps a sink or a source, and summarises the bytes that pass through, so that content is read only once.
 pub struct Hashing<T> {
     inner: T,
     hasher: Sha256,

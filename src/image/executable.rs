@@ -1,14 +1,14 @@
-//! Reads the architecture that an executable runs on, or finds the reason why the executable cannot be in an image.
+//! Determines the architecture that an executable runs on, or why the executable cannot be in an image.
 //!
 //! Document: System V ABI (gABI), chapters 4 "Object Files" and 5 "Program Loading".
 //!
 //! ```text
-//!     offset, 32 / 64 bits wide
+//!     offset (in a file of 32 / 64 bits)
 //!          0   e_ident: 7f 45 4c 46, class, data encoding, version, OS ABI
 //!         16   e_type: ET_EXEC, or ET_DYN if it can be loaded anywhere
 //!         18   e_machine
 //!      28/32   e_phoff: where the program headers are
-//!      42/54   e_phentsize: how large each is;  their first word is p_type
+//!      42/54   e_phentsize: the size of each; its first word is p_type
 //!      44/56   e_phnum: how many there are
 //! ```
 //!
@@ -18,8 +18,8 @@
 //!
 //! Limits: the program headers must be in the first 4096 bytes.
 //!
-//! Deliberately absent: the sections, which are at the end of the file, and which a program may lack. Only a section,
-//! `.ARM.attributes`, has the version of the architecture of an `arm` executable; see [`ARM_VARIANT`].
+//! Deliberately absent: the sections, which are at the end of the file, and which a program may lack. The version of
+//! the architecture of an `arm` executable is recorded only in a section, `.ARM.attributes`; see [`ARM_VARIANT`].
 
 use std::io;
 

@@ -12,10 +12,10 @@
 //!            CM: deflate
 //! ```
 //!
-//! The header is the same on every machine and at every time, because a quine needs it. The usual tools write the name
-//! and the time of the file into the header, which would change the digest of the layer.
+//! A quine needs a header that is the same on every machine and at any time. The usual tools write the name and the
+//! time of the file into the header, which would change the digest of the layer.
 //!
-//! Limits: none. If the length exceeds 4 GiB, the trailer has its lower 32 bits, as RFC 1952 requires.
+//! Limits: if the length exceeds 4 GiB, the trailer has its lower 32 bits, as RFC 1952 requires.
 //!
 //! Deliberately absent: decompression, which a server of ready-made content never needs.
 
@@ -28,7 +28,7 @@ use miniz_oxide::deflate::core::{
 /// The header of every member.
 pub const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
-/// The level of compression, 1 to 9. Packing takes most of the time of a start, and every pull carries the layer. Level
+/// The level of compression, 1 to 9. Packing takes most of the start-up time, and every pull transfers the layer. Level
 /// 5 packs 1.3 MB in 34 ms. Level 6 takes 20 ms more, and makes the layer half a percent smaller. Level 4 takes 6 ms
 /// less, and makes the layer half a percent larger.
 const LEVEL: i32 = 5;

@@ -2,14 +2,14 @@
 //!
 //! Document: RFC 8259.
 //!
-//! Limits: numbers are whole and not negative.
+//! Limits: numbers are unsigned integers.
 //!
 //! Deliberately absent: other numbers, booleans and null, which no document here has. `serde_json` can write all of
 //! them, but its tables for floating-point numbers would add 14,000 bytes to the layer.
 
 use serde_json::Value;
 
-/// Writes a value that has only objects, lists, texts and whole numbers.
+/// Writes a value that consists of objects, arrays, strings and unsigned integers.
 pub fn to_bytes(value: &Value) -> Vec<u8> {
     let mut out = String::new();
     write(value, "\n", &mut out);

@@ -29,7 +29,7 @@
 //! let layer = executable.pack(&mut content).expect("a Vec takes everything");
 //! assert_eq!(layer.architecture, "amd64");
 //!
-//! // Another program's readers find the same bytes in it.
+//! // Independent readers find the same bytes in the layer.
 //! let mut archive = tar::Archive::new(flate2::read::GzDecoder::new(&content[..]));
 //! let mut entries = archive.entries().expect("an archive").map(|entry| entry.expect("a valid header"));
 //! assert_eq!(&*entries.next().expect("a directory").path_bytes(), b"amd64/");
@@ -40,12 +40,11 @@
 //! assert_eq!(unpacked, file);
 //! ```
 //!
-//! Only the executable goes into a layer, and the paths depend only on the architecture. So a layer has the same digest
-//! in every image, whatever the other layers are. Each program has a directory of its own, and the `PATH` of a platform
-//! is the directory of the program that runs there. So on every platform, the command `quinistry` runs the right
-//! program.
+//! Only the executable goes into a layer, and the paths depend only on the architecture. A layer therefore has the same
+//! digest in every image. Each program has a directory of its own, and the `PATH` of a platform is the directory of the
+//! program that runs there. The command `quinistry` therefore runs the right program on every platform.
 //!
-//! Limits: the limits of `executable` and `tar`. A file may have 8 GiB less one byte.
+//! Limits: those of `executable` and `tar`.
 //!
 //! Deliberately absent: running the executable, which may be for another processor. So nothing checks whether the
 //! executable is this program.

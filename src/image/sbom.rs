@@ -16,7 +16,7 @@
 //! ```
 //!
 //! Limits: the list is right for a build with this source's Cargo.lock (`cargo install --locked`). There is one list
-//! for Linux on every processor, because the same image is made on all of them. So the list also has the crate that
+//! for Linux on every processor, because the same image is made on all of them. It therefore also has the crate that
 //! ships only on some processors: `cpufeatures` for `386`, `amd64` and `arm64`.
 //!
 //! Deliberately absent: the standard library and the C library, whose versions the source does not know; a serial
