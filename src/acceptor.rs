@@ -1,11 +1,11 @@
-//! Accepts connections, and pauses when the system has no room for another connection.
+//! Listens, accepts connections, and pauses when the system has no room for another connection.
 //!
-//! Document: accept(2).
+//! Documents: accept(2), socket(7), tcp(7).
 //!
 //! The kernel reports a connection in the backlog only once ("edge-triggered"). The acceptor remembers the report until
 //! an attempt to accept finds no connection.
 //!
-//! Limits: the pause, and how often a shortage is logged.
+//! Limits: the backlog of connections, the unsent bytes of a socket, the pause, and the time between two log lines about a shortage.
 //!
 //! Deliberately absent: the limit on the number of connections, which `server` enforces.
 
@@ -16,7 +16,23 @@ use std::time::{Duration, Instant};
 
 use mio::net::{TcpListener, TcpStream};
 
+use crate::budget::RECEIVE_BUFFER;
 use crate::system;
+
+/// The greatest number of connections that wait to be accepted. With std's 128, some of 200 simultaneous clients would
+/// wait for a second, until they repeat their SYN. The system limits the number to `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// The greatest number of unsent bytes that are queued for one socket. They keep a link busy until the next call. With
+/// more bytes, every stalled reader would cost more kernel memory, which counts as memory of the container.
+const UNSENT: i32 = 128 * 1024;
+
+/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`). An
+/// honest client sends its request at once, and the server saves a read that finds nothing, which is a third of the
+/// cost of a short connection. Apache httpd sets this option as well. If very many clients are silent, the kernel
+/// switches to SYN cookies, and hands connections over at once. If the server exits while a connection is held back,
+/// the connection is not closed: its client gets a reset when it sends.
+const DEFERRED_SECONDS: i32 = 1;
 
 /// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up: while 4,096
 /// connections are in the backlog, the kernel drops further ones, whose clients try again a second later.
@@ -28,6 +44,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The time between two log lines about a shortage that lasts.
 const SHORTAGE_LOGGED: Duration = Duration::from_secs(60);
+
+/// Listens on `address`. Accepted connections inherit the options that are set here, so that no connection needs
+/// further calls.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    let options = [
+        // The server marks by MSG_MORE where more bytes follow. Elsewhere, waiting for a full packet would only cause
+        // delay.
+        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
+        (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
+        (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFERRED_SECONDS),
+    ];
+    for (level, name, value) in options {
+        // None of these options is essential, and a system may lack one.
+        let _ = system::set_option(listener.as_fd(), level, name, &value);
+    }
+    system::set_backlog(listener.as_fd(), BACKLOG)?;
+    Ok(listener)
+}
+
+/// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
+/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be smaller than the 64 KiB of
+/// the loopback device.
+pub fn limit_rate(listener: &std::net::TcpListener, rate: u64) {
+    let rate = i32::try_from(rate).unwrap_or(i32::MAX);
+    let _ = system::set_option(listener.as_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate);
+    let _ = system::set_option(listener.as_fd(), libc::IPPROTO_TCP, libc::TCP_MAXSEG, &1400);
+}
 
 /// A listening socket, and whether to accept from it.
 pub struct Acceptor {

@@ -4,8 +4,8 @@
 //!
 //! A container is charged for the memory that its process allocates, and also for the bytes that the kernel queues for
 //! its sockets. A client that does not read makes the kernel queue responses, and a client that sends without end makes
-//! the kernel queue requests. If the sum exceeds the container's limit, the kernel kills the process. So each use of
-//! memory has a bound, and the sum of the bounds is below the limit:
+//! the kernel queue requests. If the sum exceeds the container's limit, the kernel kills the process. So each use that
+//! clients can cause has a bound, and the bounds leave an eighth of the limit to the program itself:
 //!
 //! ```text
 //!     use                                           bound             of 64 MiB
@@ -16,7 +16,7 @@
 //!     the program, its layers, its log              the rest          8 MiB
 //! ```
 //!
-//! The last row has no bound: whoever adds layers by `--with` must raise the limit.
+//! Nothing bounds the program itself: whoever adds layers by `--with` must raise the limit.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
 //! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference. If the
@@ -29,16 +29,19 @@
 use std::fs;
 use std::path::Path;
 
-use crate::system::RECEIVE_BUFFER;
-
 /// How many bytes each connection can have queued to be sent, whatever the other connections have queued.
 pub const GUARANTEED: u64 = 8 * 1024;
+
+/// The size of a socket's receive buffer. The kernel doubles this size (socket(7)), and uses half of the doubled size
+/// for bytes: a few requests of the usual size. A client that sends more waits until the server reads.
+pub const RECEIVE_BUFFER: i32 = 4 * 1024;
 
 /// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read (the kernel
 /// doubles the size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
-/// The most memory that is divided, even if the process may use more. It is enough for [`MAX_CONNECTIONS`].
+/// The most memory that is divided among connections, even if the process may use more. It is enough for
+/// [`MAX_CONNECTIONS`].
 const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 
 /// The most connections, however much memory and however many descriptors the process has.
@@ -49,7 +52,7 @@ pub const MAX_CONNECTIONS: usize = 16 * 1024;
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// The most bytes for incomplete heads and unsent responses. An honest client needs such memory only while its packets
-/// are on their way.
+/// are in transit.
 const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 const _: () = assert!(

@@ -1,4 +1,4 @@
-//! Keeps the table of connected clients, and decides which connections are closed when places or memory are short.
+//! Keeps the table of connected clients, and decides which connections to close when places or memory run out.
 //!
 //! Document: epoll(7).
 //!
@@ -12,10 +12,11 @@
 //!
 //! # Eviction
 //!
-//! To make room for a newcomer, the server first closes connections without a response in flight, and then readers that
-//! have taken nothing for a while. In both groups, the connection that has waited longest is closed first. Clients in
-//! the run queue come last, because they may be waiting for the server. The search scans all clients, which takes
-//! milliseconds. The server therefore closes one client in 64 at a time, so that the next newcomers find room.
+//! To make room for a newcomer, the server first closes connections without a response in flight, and then those whose
+//! client has taken nothing of its response for a while. In both groups, the connection that has waited longest is
+//! closed first. Clients in the run queue come last, because they may be waiting for the server. The search scans all
+//! clients, which takes milliseconds. So the server closes a 64th of all clients at once, which makes room for the next
+//! newcomers too.
 //!
 //! If incomplete heads and unsent responses take too much memory, the server first closes connections that have made no
 //! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs
@@ -41,7 +42,7 @@ const _: () = assert!(
     "otherwise a token whose generation wraps around would name another slot"
 );
 
-/// When a newcomer needs a place, one of this many clients is closed.
+/// One in this many clients is closed when a newcomer needs a place.
 const EVICTED_ONE_IN: usize = 64;
 
 /// How long a reader must have taken nothing before its connection can be closed for a newcomer.
@@ -81,12 +82,10 @@ impl Clients {
         self.slots.len() - self.free.len()
     }
 
-    /// Returns how many bytes all connections together hold.
     pub fn held(&self) -> usize {
         self.held
     }
 
-    /// Returns an upper bound of the bytes that all sockets together have queued.
     pub fn queued(&self) -> u64 {
         self.queued
     }
@@ -113,14 +112,14 @@ impl Clients {
         self.token(slot)
     }
 
-    /// Changes a client if it is still connected, and counts the bytes that the client then holds and has queued.
+    /// Applies `change` to a client that is still connected, and updates the totals of held and queued bytes.
     pub fn update<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
         let slot = self.slot(token)?;
         let client = self.slots[slot].client.as_mut()?;
         let before = client.used();
         let result = change(client);
         let after = client.used();
-        self.count_off(before);
+        self.subtract(before);
         self.held += after.0;
         self.queued += after.1;
         Some(result)
@@ -134,7 +133,7 @@ impl Clients {
         }
     }
 
-    fn count_off(&mut self, (held, queued): (usize, u64)) {
+    fn subtract(&mut self, (held, queued): (usize, u64)) {
         self.held -= held;
         self.queued -= queued;
     }
@@ -144,7 +143,7 @@ impl Clients {
         let slot = self.slot(token)?;
         let client = self.slots[slot].client.take()?;
         self.slots[slot].generation = self.slots[slot].generation.wrapping_add(1);
-        self.count_off(client.used());
+        self.subtract(client.used());
         self.free.push(slot);
         Some(client)
     }

@@ -25,7 +25,7 @@
 //!   bytes. The service manager restarts the server, and sees SIGSYS as the reason.
 //!
 //! `abort` does not end with SIGABRT: the call that sends the signal fails with ENOSYS, and `abort` then executes an
-//! instruction that traps. The numbers of x32, the second set of calls of `x86_64`, are not in the table.
+//! instruction that traps. The numbers of x32, a second system call ABI of `x86_64`, are not in the table.
 //!
 //! Limits: the architectures below. On other architectures the server runs without a filter, and logs this.
 //!
@@ -129,7 +129,7 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (SYS_CLOCK_GETTIME64, Allowed),
     // Locks. C libraries wake the waiting threads even if there are none, and abort if the call fails.
     (libc::SYS_futex, Allowed),
-    // The kernel's continuation of a call that a stop has interrupted.
+    // The kernel uses this call to resume one that a stop signal has interrupted.
     (libc::SYS_restart_syscall, Allowed),
     // Exit.
     (libc::SYS_exit_group, Allowed),

@@ -2,9 +2,9 @@
 //!
 //! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
 //!
-//! A connection does no input or output of its own and reads no clock. Each [`Context`] brings a transport and the
-//! time, so that tests and the fuzzer can cause every mishap: short reads and writes, errors anywhere, any lapse of
-//! time.
+//! A connection performs no input or output of its own and reads no clock. Each [`Context`] supplies a transport and
+//! the time, so that tests and the fuzzer can cause every mishap: short reads and writes, errors anywhere, any passage
+//! of time.
 //!
 //! # States
 //!
@@ -25,18 +25,18 @@
 //!     any but Lingering ->  Idle                  the transport has taken all responses             [proceed]
 //!     any but Lingering ->  Receiving             all responses are taken, and more input had come  [proceed]
 //!     any but Lingering ->  Lingering             the transport has taken the last response         [proceed, linger]
-//!     Receiving, Idle   ->  Lingering             the client has sent its end, or the server stops, [leave, linger]
-//!                                                 and not all responses are acknowledged            [stop, linger]
+//!     Receiving, Idle   ->  Lingering             the client has closed its side, or the server      [leave, linger]
+//!                                                 stops, and not all responses are acknowledged     [stop, linger]
 //!
 //!     Receiving         ->  closed: Silent        the client sent nothing before the deadline       [expire]
-//!     Receiving         ->  closed: CutShort      the client has sent its end within a head         [leave]
-//!     Receiving, Idle   ->  closed: Left          the client has sent its end outside a head        [leave]
+//!     Receiving         ->  closed: CutShort      the client has closed its side within a head      [leave]
+//!     Receiving, Idle   ->  closed: Left          the client has closed its side outside a head     [leave]
 //!     Idle              ->  closed: Idle          no request came before the deadline               [expire]
 //!     any but Receiving ->  closed: Stalled       the client made no progress before the deadline   [expire]
 //!     any but Lingering ->  closed: LastResponse  the client has acknowledged the last response and [proceed]
 //!                                                 has sent nothing more
 //!     Lingering         ->  closed: LastResponse  the client has acknowledged the last response and [discard]
-//!                                                 has sent its end
+//!                                                 has closed its side
 //!     Lingering         ->  closed: DidNotClose   the client has the response; no end came in time  [expire]
 //!     any but Lingering ->  closed: FaultReset    `--fault` requires a reset                        [proceed]
 //!     Receiving, Idle   ->  closed: Stopping      the server stops; all responses are acknowledged  [stop]
@@ -48,15 +48,15 @@
 //! received it.
 //!
 //! When the server is stopping, every response is its connection's last. The server also closes connections when places
-//! or memory are short (see `clients`).
+//! or memory run out (see `clients`).
 //!
 //! # Closing
 //!
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
 //! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
-//! the connection lingers. Lingering every time would make a connection with a single request cost 50 % more processor
-//! time.
+//! the connection lingers. This is an optimisation, which can be ignored at first reading: on the loopback device,
+//! lingering every time would make a connection with a single request cost 50 % more processor time.
 //!
 //! Bytes that the kernel has queued for a closed connection count towards no limit, and can stay queued for minutes. A
 //! connection is therefore closed without a reset only when the client has acknowledged everything. Otherwise a reset
@@ -165,7 +165,6 @@
 //! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects 100 Continue
 //! has content that is not read, so its final response is sent at once (RFC 9110 section 10.1.1).
 
-use std::borrow::Cow;
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -175,10 +174,11 @@ use crate::explain::explain;
 use crate::fault::{self, Fault, Faults};
 use crate::http::request::{self, MAX_INPUT, Rejection, Request};
 use crate::http::response::{Content, FilePart, Persistence};
-use crate::kinds::CloseReason;
+use crate::kinds::{CloseReason, RequestKind};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
 use crate::registry::{Registry, Served, shared_fields};
+use crate::run_queue::TURN_COST;
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
@@ -195,14 +195,14 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The most bytes that one read takes from the transport. Real clients send heads of 200 bytes to 2 KiB. Bytes that are
-/// not read stay in the kernel, and take none of the memory that all connections share. At 4 KiB, 4,000 clients that
-/// pipeline without end fill that memory.
+/// not read stay in the kernel, and take none of the memory that all connections share. With reads of 4 KiB, 4,000
+/// clients that pipeline endlessly would fill that memory.
 const MAX_READ: usize = 2560;
 
 /// The cost of a small request and its response, in the unit of `run_queue`.
 pub const REQUEST_COST: u64 = 32 * 1024;
 
-/// The cost of parsing or generating one byte. A long head costs as much as several requests, a page as a whole turn.
+/// The cost of parsing one byte. A long head costs as much as several requests.
 const PROCESSED_BYTE_COST: u64 = 64;
 
 /// The length of gathered output, in bytes, at which the output is sent before more requests are parsed: a dozen
@@ -228,7 +228,7 @@ pub trait Transport {
     /// Fails with `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether the client may have sent bytes, or its end, that have not been read. Makes no system call.
+    /// Whether bytes, or the end of the stream, may be waiting to be read. Makes no system call.
     fn may_have_input(&self) -> bool;
 
     /// Sends the end of the stream. The caller writes nothing afterwards.
@@ -239,7 +239,8 @@ pub trait Transport {
     fn unacknowledged(&self) -> u64;
 }
 
-/// Buffers that all connections share. Between turns, the output is empty, and the input is not used again.
+/// Buffers that all connections share. Nothing is kept in them between turns: the output is empty, and what is left in
+/// the input is meaningless.
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -267,6 +268,11 @@ pub struct Context<'t, T> {
 }
 
 impl<'t, T> Context<'t, T> {
+    /// Counts the cost of some work.
+    fn spend(&mut self, cost: u64) {
+        self.remaining = self.remaining.saturating_sub(cost);
+    }
+
     /// Responds to a request, with a fault if a rule of `--fault` applies.
     fn respond(&mut self, request: &Request<'_>) -> (Served<'t>, Option<Fault>) {
         let vitals = Vitals {
@@ -315,8 +321,8 @@ pub struct Connection {
 enum State {
     Receiving {
         input: Vec<u8>,
-        /// How many bytes of the input the parser has seen: all if it found the head incomplete, otherwise none.
-        parsed: usize,
+        /// Whether the parser has found the head incomplete, so that more bytes must be read.
+        is_incomplete: bool,
         began: Instant,
     },
     Idle,
@@ -379,11 +385,10 @@ impl Connection {
         // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write IPv4 addresses without this prefix.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let progress = Progress { at: now, unacknowledged: Some(0) };
-        let state = State::Receiving { input: Vec::new(), parsed: 0, began: now };
+        let state = State::Receiving { input: Vec::new(), is_incomplete: true, began: now };
         Self { peer, state, progress }
     }
 
-    /// Returns the client's address.
     pub fn peer(&self) -> SocketAddr {
         self.peer
     }
@@ -420,7 +425,7 @@ impl Connection {
         }
     }
 
-    /// Returns when the connection began to wait for a head, or else the time of the last progress.
+    /// Returns since when the connection has waited for a head, or else the time of its last progress.
     pub fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
@@ -495,15 +500,15 @@ impl Connection {
         }
     }
 
-    /// Puts the held input into the buffer, reads more if all of the input was parsed, and responds to the requests.
+    /// Puts the held input into the buffer, reads more if the input has no whole request, and responds to the requests.
     fn receive<T: Transport>(&mut self, buffer: &mut [u8], context: &mut Context<'_, T>) -> Step {
-        let (held, parsed, mut began) = match &self.state {
-            State::Receiving { input, parsed, began } => (&**input, *parsed, *began),
-            _ => (&[][..], 0, context.clock.now),
+        let (held, is_incomplete, mut began) = match &self.state {
+            State::Receiving { input, is_incomplete, began } => (&**input, *is_incomplete, *began),
+            _ => (&[][..], true, context.clock.now),
         };
         let mut length = held.len();
         buffer[..length].copy_from_slice(held);
-        if parsed == length {
+        if is_incomplete {
             let room = length..buffer.len().min(length + MAX_READ);
             let count = context.transport.read(&mut buffer[room])?;
             match (count, length) {
@@ -511,37 +516,31 @@ impl Connection {
                 // RFC 9112 section 8: a message that is cut short need not be answered.
                 (0, _) => return self.leave(CloseReason::CutShort, context),
                 (_, 0) => began = context.clock.now,
-                // Parsing a long head in many pieces takes as much time as several requests.
-                _ => context.remaining = context.remaining.saturating_sub(REQUEST_COST),
+                // The head is parsed again from its start.
+                _ => context.spend(REQUEST_COST + PROCESSED_BYTE_COST * length as u64),
             }
             length += count;
         }
-        self.respond(&buffer[..length], parsed, began, context)
+        self.respond(&buffer[..length], began, context)
     }
 
-    /// Responds to the requests in `input`, of which the first `parsed` bytes were parsed before. If `input` has no
-    /// whole request, keeps `input` as the beginning of a head whose first byte came at `began`.
-    fn respond<T: Transport>(
-        &mut self,
-        input: &[u8],
-        mut parsed: usize,
-        began: Instant,
-        context: &mut Context<'_, T>,
-    ) -> Step {
+    /// Responds to the requests in `input`. If `input` has no whole request, keeps `input` as the beginning of a head
+    /// whose first byte came at `began`.
+    fn respond<T: Transport>(&mut self, input: &[u8], began: Instant, context: &mut Context<'_, T>) -> Step {
         let mut rest = input;
         loop {
-            let (request, length) = match request::parse(rest, parsed) {
+            let (request, length) = match request::parse(rest) {
                 Ok(Some(request)) => request,
                 Ok(None) if rest.len() == input.len() => {
-                    self.state = State::Receiving { input: input.to_vec(), parsed: input.len(), began };
+                    self.state = State::Receiving { input: input.to_vec(), is_incomplete: true, began };
                     return Ok(());
                 }
                 Ok(None) => return self.flush(FilePart::NONE, rest, Then::Persist, context),
                 Err(rejection) => return self.refuse(&rejection, context),
             };
-            (rest, parsed) = (&rest[length..], 0);
+            rest = &rest[length..];
             let (served, fault) = context.respond(&request);
-            context.remaining = context.remaining.saturating_sub(cost(length, &served.response.content));
+            context.spend(cost(length, served.kind));
             let wanted = if context.is_stopping { Persistence::Close } else { request.persistence };
             let persistence = fault::persistence(fault, wanted);
             let part = self.gather(Ok(&request), &served, fault, persistence, context);
@@ -569,7 +568,8 @@ impl Connection {
         self.flush(FilePart::NONE, &[], Then::Linger, context)
     }
 
-    /// Appends a response to the output, and counts and logs it. Returns the part of a file that follows the output.
+    /// Counts and logs a response, and appends its head and its bytes to the output. Returns the part of a file that
+    /// follows the output.
     fn gather<T>(
         &self,
         request: Result<&Request<'_>, &Rejection>,
@@ -656,13 +656,13 @@ impl Connection {
             Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
             Then::Persist if context.is_stopping => return self.linger(context.transport, began),
             Then::Persist if input.is_empty() => self.state = State::Idle,
-            Then::Persist => self.state = State::Receiving { input, parsed: 0, began },
+            Then::Persist => self.state = State::Receiving { input, is_incomplete: false, began },
             Then::Close | Then::Linger => return self.linger(context.transport, began),
         }
         Ok(())
     }
 
-    /// Asks the transport whether the client has acknowledged everything.
+    /// Asks the transport whether the client has acknowledged everything, and notes the progress that this shows.
     fn is_acknowledged<T: Transport>(&mut self, context: &Context<'_, T>) -> bool {
         self.progress.note_unacknowledged(context.transport.unacknowledged(), context.clock.now);
         self.progress.unacknowledged == Some(0)
@@ -713,7 +713,7 @@ impl Writing {
                 return Err(Next::Close(CloseReason::Broken));
             }
             range.start += count;
-            context.remaining -= count;
+            context.spend(count);
             context.metrics.content_bytes += count;
             progress.note_sent(now);
         }
@@ -721,19 +721,22 @@ impl Writing {
     }
 }
 
-/// Returns the cost of a request and its response, without the bytes of a file. The head has `head` bytes.
-fn cost(head: usize, content: &Content<'_>) -> u64 {
-    let generated = if let Cow::Owned(bytes) = &content.bytes { bytes.len() } else { 0 };
-    REQUEST_COST + PROCESSED_BYTE_COST * (head + generated) as u64
+/// Returns the cost of a request of this kind and its response, without the bytes of a file. The head has `head` bytes.
+fn cost(head: usize, kind: RequestKind) -> u64 {
+    match kind {
+        // The text is generated, even if the response has only a part of it.
+        RequestKind::Welcome | RequestKind::Metrics => TURN_COST,
+        _ => REQUEST_COST + PROCESSED_BYTE_COST * head as u64,
+    }
 }
 
-/// Reads and discards input, until the client has sent its end and has acknowledged everything.
+/// Reads and discards input, until the client has closed its side and has acknowledged everything.
 fn discard<T: Transport>(context: &mut Context<'_, T>) -> Step {
     if context.remaining == 0 {
         return Err(Next::Again);
     }
     let count = context.transport.read(&mut context.buffers.input)?;
-    context.remaining = context.remaining.saturating_sub(count as u64);
+    context.spend(count as u64);
     match count {
         0 if context.transport.unacknowledged() == 0 => Err(Next::Close(CloseReason::LastResponse)),
         0 => Err(Next::Wait),

@@ -1,12 +1,12 @@
-//! Explains a request and its response in a sentence or two, for people who learn the protocol. A text says what the
-//! client wants, what it receives, and what it requests next.
+//! Explains a request and its response in a sentence or two, for people who are learning the protocol. A text says what
+//! the client wants, what it receives, and what it requests next.
 //!
 //! Documents: OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110. Each text ends with the section that applies.
 //!
 //! ```text
 //!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
 //!         docker asks by HEAD what the tag stands for now, and learns a digest.
-//!         It then requests what the digest names, unless it already has that.
+//!         It then requests what the digest names, unless it already has it.
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
@@ -14,8 +14,8 @@
 //! containers/image. It was confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
 //! 1.9.3 and podman 4.3.1. Where these clients differ, a text says only what is true of all of them.
 //!
-//! Limits: a text has at most two sentences, and fits 100 columns after the subject "The client", which stands for a
-//! client's own name that is longer than [`MAX_NAME`] or is not a token.
+//! Limits: a text has at most two sentences, and fits 100 columns even after the subject "The client". This subject
+//! replaces a name that is missing, is not a token, or is longer than [`MAX_NAME`].
 //!
 //! Deliberately absent: relations between requests. The server does not keep a client's earlier requests.
 
@@ -33,12 +33,12 @@ pub const MAX_NAME: usize = 20;
 const TLS: &str = "tries HTTPS first, with a TLS hello, and learns that this port speaks plain HTTP.\n\
     If it may do without TLS, as docker may on localhost, it tries again. (RFC 8446 section 4.1.2)";
 
-const BASE: &str = "asks whether this is a registry, and whether it requires a password.\n\
-    After 200 it continues without a password, usually with an image.\n\
+const BASE: &str = "asks whether this is a registry, and whether a password is required.\n\
+    After 200 it continues without one, usually with an image.\n\
     (distribution-spec, Determining Support)";
 
 const TAG_BY_HEAD: &str = "asks by HEAD what the tag stands for now, and learns a digest.\n\
-    It then requests what the digest names, unless it already has that.\n\
+    It then requests what the digest names, unless it already has it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
 const MIRROR: &str = "uses this server as a mirror of the registry that \"ns\" names, and tries it first.\n\
@@ -72,7 +72,7 @@ const PART: &str = "requests a part of the content: it resumes a transfer, or fe
 const NOT_MODIFIED: &str = "has this content already, and asks whether it is still the same.\n\
     304 confirms that, and it uses what it has. (RFC 9110 section 15.4.5)";
 
-const MANIFEST_BY_HEAD: &str = "asks by HEAD what has this digest, and learns its type and size.\n\
+const MANIFEST_BY_HEAD: &str = "asks by HEAD whether a manifest with this digest is here, and learns its size.\n\
     A pull then fetches it, and a push need not send it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
@@ -81,7 +81,7 @@ const BLOB_BY_HEAD: &str = "asks by HEAD whether this blob is here, and learns i
     (distribution-spec, Checking if content exists in the registry)";
 
 const TAGS: &str = "asks which tags there are.\n\
-    It lists them, or chooses one and then requests that. (distribution-spec, Listing Tags)";
+    It lists them, or chooses one and then requests it. (distribution-spec, Listing Tags)";
 
 const REFERRERS: &str = "asks what refers to a manifest, such as a signature or a bill of materials.\n\
     It receives an index, and then requests what it needs. (distribution-spec, Listing Referrers)";
@@ -125,7 +125,7 @@ const NO_NUMBER: &str = "requests a part of a list, but \"n\" is not a number of
     After 400 it should not repeat the request. (distribution-spec, Listing Tags)";
 
 const NO_PATH: &str = "requests a path that does not exist here.\n\
-    It tries another protocol, or wants an icon, as a browser does. (RFC 9110 section 15.5.5)";
+    404 means that nothing is served at this path. (RFC 9110 section 15.5.5)";
 
 const METHOD: &str = "uses a method that no path here allows, and is refused.\n\
     405 names the methods that it may use: GET, HEAD and OPTIONS. (RFC 9110 section 15.5.6)";
@@ -134,9 +134,9 @@ const NOT_KNOWN: &str = "uses a method or a transfer coding that this server doe
     501 means that no path here supports it. (RFC 9110 section 15.6.2)";
 
 const NOT_SATISFIABLE: &str = "requests a range of bytes that the content does not have.\n\
-    416 has the length of the content, so that it can correct the range. (RFC 9110 section 15.5.17)";
+    The 416 states the length of the content, so that it can correct the range. (RFC 9110 section 15.5.17)";
 
-const PRECONDITION: &str = "wants the content only if its entity tag is listed in If-Match, and it is not.\n\
+const PRECONDITION: &str = "wants the content only if If-Match lists its entity tag, but the list does not have it.\n\
     After 412 it can repeat the request without If-Match. (RFC 9110 section 15.5.13)";
 
 const UNREADABLE: &str = "sends something that is not a request, or that could be understood in two ways.\n\
@@ -156,8 +156,8 @@ const VERSION: &str = "speaks a version of HTTP that this server does not speak.
 const DENIED: &str = "is refused, whatever password it sends.\n\
     After 401 or 403 it does not repeat the request by itself. (RFC 9110 section 15.5)";
 
-const CHALLENGE: &str = "needs a token, and learns where to request one: at /token.\n\
-    It requests a token there, and then repeats this request with it. (RFC 6750 section 3)";
+const CHALLENGE: &str = "needs a token, and learns where to get one: at /token.\n\
+    It gets a token there, and then repeats this request with the token. (RFC 6750 section 3)";
 
 const TOKEN_FOR_ANYONE: &str = "requests a token after a 401, and receives one, as anyone does.\n\
     It then repeats the request that was refused, with the token. (RFC 6750 section 2.1)";
@@ -182,7 +182,7 @@ const WRONG_TYPE: &str = "receives the right content with a wrong Content-Type.\
 const NO_LENGTH: &str = "receives content without its length: the end of the connection ends it.\n\
     It compares what it has with the size and digest that it knows. (RFC 9112 section 6.3)";
 
-const NO_RANGE: &str = "requests a part of the content and receives all, because Range may be ignored.\n\
+const NO_RANGE: &str = "requests a part of the content and receives all of it, because Range may be ignored.\n\
     It notices from the 200, and skips what it has, or starts again. (RFC 9110 section 14.2)";
 
 const REDIRECT: &str = "is redirected to another address.\n\

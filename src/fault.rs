@@ -20,10 +20,10 @@
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide whether the
 //! connection persists (see [`persistence`]), `reset` also changes how the connection is closed, and `slow` is an
-//! option of the listening socket.
+//! option of the listening socket, which changes no response and is not counted.
 //!
 //! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, which people use to watch the server; TLS; and a
-//! second host, so that `redirect` and `auth` lead to this server.
+//! second host: `redirect` and `auth` lead back to this server.
 
 use std::borrow::Cow;
 
@@ -69,7 +69,7 @@ pub enum Fault {
     Status(Status),
     /// The connection ends after half of the content.
     Cut,
-    /// Nothing follows half of the content until the next request.
+    /// The second half of the content never comes. The connection stays open for another request.
     Stall,
     /// The connection is reset within the content.
     Reset,
@@ -237,7 +237,6 @@ impl Faults {
         Ok(())
     }
 
-    /// Whether there are no rules.
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
     }
@@ -283,7 +282,7 @@ pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
     }
 }
 
-/// Applies the fault of a rule to a right response. Returns the response unchanged if the fault cannot change it.
+/// Applies the fault of a rule to a correct response. Returns the response unchanged if the fault cannot change it.
 fn spoil<'r>(
     mut response: Response<'r>,
     request: &Request<'_>,
@@ -351,8 +350,8 @@ fn is_bearer(credentials: &str) -> bool {
     credentials.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
 }
 
-/// Returns the response of a registry, or of a gateway in front of it, that redirects or refuses the client. `field`
-/// tells the client what to do next.
+/// Returns a response that refuses or redirects the client, as a registry or a gateway in front of it would send it.
+/// `field` says what the client can do next.
 fn refusal(
     request: &Request<'_>,
     status: Status,

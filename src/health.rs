@@ -1,10 +1,9 @@
 //! Checks the health of a server, for the health check of the image.
 //!
-//! Kubernetes' own servers use the name `/healthz` for such an endpoint. The registry does not log
-//! successful checks.
+//! The endpoint is `/healthz`, as in Kubernetes' own servers. The registry does not log successful checks.
 //!
-//! Limits: 2 s for the connection, and 2 s between two bytes of the response. By the config of the image, Docker ends a
-//! check after 3 s.
+//! Limits: 2 s for the connection, and 2 s between two bytes of the response. The config of the image makes Docker end
+//! a check after 3 s.
 //!
 //! Deliberately absent: parsing the response. The server is this program, and a healthy server's response begins with
 //! `HTTP/1.1 200`.

@@ -20,7 +20,7 @@
 //! A client that knows the digest of the index can check every byte of the tree. A client that wants one platform reads
 //! the index and then follows one branch.
 //!
-//! The documents are JSON. Without some fields, they are:
+//! The documents are JSON. Abridged:
 //!
 //! ```text
 //!     index      {"manifests": [{"digest": "sha256:…", "platform": {"architecture": "amd64", "os": "linux"}}, …]}
@@ -35,8 +35,9 @@
 //! executable that its parent had. So the child computes the same layers, configs, manifests and index as its parent,
 //! on any platform, and all generations on all processors have one digest.
 //!
-//! The executables and the source determine every byte of the documents. So all executables must be built from one source,
-//! and with one `SOURCE_DATE_EPOCH`. The rules that keep this true are at the top of `lib.rs`.
+//! The executables and the source determine every byte of the documents. So all executables must be built from one
+//! source, and with one `SOURCE_DATE_EPOCH`. The rules that keep this true are in `lib.rs`, under "What must not
+//! change".
 //!
 //! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image also has
 //! Docker's list and manifests. These documents refer to the same configs and layers, but have other media types and so
@@ -186,8 +187,9 @@ pub struct Platform {
 }
 
 impl Image {
-    /// Builds an image from one layer for each architecture, of which the first has the executable of this process.
-    /// Each layer comes with its content, of any type. Returns the contents in the order of [`Image::platforms`].
+    /// Builds an image from one layer for each architecture, of which the first has the executable of this process. `C`
+    /// is the content of a layer, or a handle to it, and is only put in order. Returns the contents in the order of
+    /// [`Image::platforms`].
     pub fn assemble<C>(mut packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;
         packed.sort_unstable_by_key(|(_, layer)| layer.architecture);
@@ -203,8 +205,8 @@ impl Image {
         (contents, image)
     }
 
-    /// Iterates over the index, and the manifest and config of each platform. The digest of the image leads to these
-    /// documents and to the layers.
+    /// Iterates over the documents to which the digest of the image leads: the index, and the manifest and config of
+    /// each platform.
     pub fn documents(&self) -> impl Iterator<Item = &Document> {
         let of_platforms = self.platforms.iter().flat_map(|platform| [&platform.manifest, &platform.config]);
         std::iter::once(&self.index).chain(of_platforms)

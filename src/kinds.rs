@@ -33,7 +33,7 @@ kinds! {
     /// What a client requests. The text is the label for the log of a response that is not an error. Health checks and
     /// metrics have none, because clients request them every few seconds.
     RequestKind {
-        /// The check whether this server is a registry.
+        /// `/v2/`, by which a client checks that this is a registry.
         Base = "base", "Serving API version";
         Catalog = "catalog", "Serving catalog";
         Tags = "tags", "Serving tags";

@@ -12,10 +12,10 @@ use std::fmt::Write;
 
 use crate::image::Image;
 
-/// The manifest that runs the image that the node has, or gets from a mirror, and serves the image on port 5000.
+/// Runs the image that the node already has, or gets from a mirror. The server listens on port 5000.
 pub const PARENT: &str = include_str!("../k8s/parent.yaml");
 
-/// The manifest that runs the image from the parent on the same node, and serves the image on port 5001.
+/// Runs the image from the parent on the same node. The server listens on port 5001.
 pub const CHILD: &str = include_str!("../k8s/child.yaml");
 
 /// Pins a manifest to the digest of an image, and to nodes of the architectures of the image. All other lines, comments

@@ -3,8 +3,8 @@
 //!
 //! # Four stories
 //!
-//! The source tells four stories, and names the documents that the code follows. Each story can be read on its own, and
-//! has an example that runs and can be changed:
+//! The source tells four stories, and names the documents that it follows. Each story can be read on its own, and has a
+//! runnable example to experiment with:
 //!
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
 //!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
@@ -12,8 +12,7 @@
 //!    [`registry`], and [`explain`], which explains each request. Example: [`registry`].
 //! 3. How HTTP/1.1 is read and written: [`http`]. Example: [`http::request`].
 //! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
-//!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and, at last, [`server`]. Example:
-//!    [`connection`].
+//!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and finally [`server`]. Example: [`connection`].
 //!
 //! The other files can be left for later: the command line, the log, the metrics, the page for browsers, the manifests
 //! for Kubernetes, the responses that are wrong on purpose, and the filter of system calls.
@@ -22,7 +21,8 @@
 //!
 //! # The files, from top to bottom
 //!
-//! A file uses only files that are below it in the table, which a test checks. For reading, follow a story.
+//! A file uses only files that are below it in the table, which a test checks. To read the code, follow a story
+//! instead.
 //!
 //! ```text
 //!     file                 what it does
@@ -30,7 +30,7 @@
 //!     main.rs              runs the user's command
 //!     options.rs           parses the command line
 //!     server.rs            runs the event loop: sockets, time and signals
-//!     acceptor.rs          accepts connections
+//!     acceptor.rs          listens, and accepts connections
 //!     clients.rs           keeps the table of clients, and chooses whom to evict
 //!     socket.rs            sends and receives through a client's socket
 //!     connection.rs        responds to a client's requests
@@ -68,7 +68,7 @@
 //! # The path of a request
 //!
 //! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
-//! 2. `Connection::turn` reads the bytes that have come (`receive`), and `http::request::parse` parses them into a
+//! 2. `Connection::turn` reads the bytes that have arrived (`receive`), and `http::request::parse` parses them into a
 //!    request (`respond`).
 //! 3. `Registry::respond` chooses the response (`route`, `manifest`) and how much of its content the client gets
 //!    (`http::conditional::select`). `Faults::apply` makes the response wrong if a rule of
@@ -85,7 +85,8 @@
 //! * A *manifest* lists the content of an image for one platform. An *index* lists manifests.
 //! * A *diff ID* is the digest of a layer before it was compressed.
 //! * A *child* is a server that runs from a pulled image. Its *parent* served that image.
-//! * A *head* is a request line or a status line, its field lines, and the empty line that ends them.
+//! * A *head* is everything in a message before its content: the request line or status line, the field lines, and the
+//!   empty line that ends them.
 //! * A *turn* is the work done for one client before the next is served. A client is *light* or *heavy* depending on
 //!   what its recent turns have cost.
 //! * A response is *in flight* until the client has acknowledged all of it.
@@ -98,8 +99,8 @@
 //! * An endpoint: `Registry::route` if the endpoint has one path, or `Registry::member` if its paths have the form
 //!   `<name>/<collection>/<reference>`; in both cases also the list at the top of `registry.rs`. `RequestKind` in
 //!   `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs` lists those that a rule can
-//!   name. The response needs a test in `tests/registry.rs`.
-//!   JSON goes through `image/json.rs`, which cannot write booleans.
+//!   name. The response needs a test in `tests/registry.rs`. Its JSON goes through `image/json.rs`, which writes no
+//!   booleans, no null and only unsigned integers.
 //! * A fault: `fault.rs` makes the fault, `fault.txt` describes it for `--help`, and `explain.rs` says what a good client
 //!   does. Each fault needs a test in `tests/fault.rs`.
 //! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`. `execute` in `main.rs` runs
@@ -132,13 +133,14 @@
 //!
 //! And the program is safe only as long as
 //!
-//! * no byte from outside can cause a panic, a wait, or an unbounded use of memory;
+//! * no input from outside can cause a panic, block the thread, or make the use of memory grow without bound;
 //! * a request that could be understood in two ways is refused;
-//! * the output that connections share is empty after every turn, or a client would get the bytes of another client.
+//! * the output buffer that all connections share is empty after every turn. Otherwise a client would receive the bytes
+//!   of another client.
 //!
-//! Every pull transfers the binary, so the program also stays small: a test of the build limits the size of a layer.
-//! Where the code avoids a part of std or of a crate for that reason (`system::entry`, `image::json`), a comment says
-//! how many bytes this saves.
+//! Every pull transfers the binary, so the program also stays small: the gate limits the size of a layer. Where the
+//! code avoids a part of std or of a crate for that reason (`system::entry`, `image::json`), a comment says how many
+//! bytes this saves.
 //!
 //! # How to read the comments
 //!

@@ -16,7 +16,8 @@
 //! The log buffers its lines. It writes them when the server has no other work, when the buffer has many lines, or
 //! after 10 ms. A write should not block the event loop, even if no process reads the pipe, or if Ctrl-S has stopped
 //! the terminal. Other processes may share the open file, so the log cannot make it non-blocking. Instead, the log asks
-//! poll(2) before each write, and writes no more than surely fits. Lines that cannot be written stay in the buffer.
+//! poll(2) before each write, and writes no more than is certain to fit. Lines that cannot be written stay in the
+//! buffer.
 //!
 //! ```text
 //!     standard error    what fits when poll(2) reports it as writable
@@ -26,8 +27,8 @@
 //! ```
 //!
 //! A write still blocks in two cases. Between poll(2) and the write, another process may fill the pipe or the terminal,
-//! or Ctrl-S may stop the terminal. And a file system may not respond, although poll(2) always reports a regular file
-//! as writable.
+//! or Ctrl-S may stop the terminal. And a write to a regular file may hang with its file system, although poll(2)
+//! always reports the file as writable.
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and counted, and the log
 //! reports the count when the buffer is empty again. A line shows at most 256 bytes of a target or user agent, and
@@ -58,8 +59,8 @@ const MAX_WRITE: usize = 4096;
 /// many bytes (Linux counts its memory in pieces of 256 bytes), and a serial line or console has room for more.
 const MAX_TERMINAL_WRITE: usize = 256;
 
-/// A buffer with more bytes than this is written immediately. The rest of [`MAX_WRITE`] leaves room for the lines of
-/// one more turn.
+/// A buffer with more bytes than this is written immediately. The rest of [`MAX_WRITE`] leaves room for a few more
+/// lines.
 const WRITTEN_AT_ONCE: usize = MAX_WRITE * 3 / 4;
 
 /// The longest time that a line waits while the server has other work.
@@ -151,7 +152,7 @@ pub struct Log {
     reported: u64,
     /// Whether a terminal shows the log.
     is_on_terminal: bool,
-    /// When the log last wrote to standard error.
+    /// When the log last tried to write to standard error.
     written_at: Option<Instant>,
 }
 
@@ -280,6 +281,7 @@ impl Log {
         let mut is_lost = false;
         while written < self.buffer.len() && !is_lost && sink.is_ready() {
             match sink.write(self.piece(&self.buffer[written..])) {
+                Ok(0) => break,
                 Ok(count) => written += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,

@@ -29,10 +29,10 @@ use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::io::{self, IsTerminal, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
-use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::process;
 
+use quinistry::acceptor;
 use quinistry::budget::{self, Budget};
 use quinistry::fault::{self, Faults};
 use quinistry::health;
@@ -134,7 +134,7 @@ fn serve(options: Serve) -> Result<i32, Error> {
     // Listening precedes packing, so that a port in use is reported at once, and clients can connect and wait.
     let listener = listen(address)?;
     if let Some(rate) = faults.rate() {
-        system::limit_rate(listener.as_fd(), rate);
+        acceptor::limit_rate(&listener, rate);
     }
     let address = listener.local_addr().map_err(failed("cannot determine the server's own address"))?;
     let mut log = Log::new(requests, io::stderr().is_terminal());
@@ -202,17 +202,17 @@ fn find_free(address: SocketAddr, first: u16) -> String {
 }
 
 fn try_to_listen(address: SocketAddr) -> io::Result<TcpListener> {
-    match system::listen(address) {
+    match acceptor::listen(address) {
         // A machine without IPv6 lacks the address family, or the address.
         Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && error.kind() != io::ErrorKind::AddrInUse => {
-            system::listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
+            acceptor::listen((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }
         outcome => outcome,
     }
 }
 
-/// Opens and checks the executable of this process and the other executables. The process uses its link in /proc,
-/// because its own path may be gone or name another file by now.
+/// Opens and checks the executable of this process and the other executables. The process opens itself through /proc,
+/// because by now its path may be gone or name another file.
 fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     let mut executables: Vec<Executable<File>> = Vec::new();
     for path in ["/proc/self/exe"].into_iter().chain(others.iter().map(String::as_str)) {

@@ -8,7 +8,8 @@
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```
 //!
-//! `metrics.txt` is the template of the text. No name and no value of a label contains a character that must be escaped.
+//! `metrics.txt` is the template of the text. No metric name and no label value contains a character that needs
+//! escaping.
 //!
 //! Counting allocates no memory and makes no system call. All values of labels are known when the server starts, so a
 //! client cannot add one.

@@ -14,7 +14,7 @@
 //! several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest` appends the command
 //! to this entrypoint. `--help` and `--version` end the parsing, and the arguments after them are ignored. Only
 //! commands that use the variables `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` read them, so that an invalid value does
-//! not affect other commands. An option replaces its variable.
+//! not affect other commands. An option overrides its variable.
 //!
 //! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an address, so
 //! that starting never waits for a name server.
@@ -136,7 +136,7 @@ fn correction(value: &str) -> String {
         (Ok(address), _) => format!("it has no port; did you mean {}?", SocketAddr::new(address, PORT)),
         _ if value == "localhost" => format!("it has no port; did you mean localhost:{PORT}?"),
         (_, Some((_, port))) if port.parse::<u16>().is_ok() => {
-            "names other than localhost are not looked up; it must be an address, as in 192.0.2.1:8080, or \
+            "host names are not looked up (localhost is 127.0.0.1); it must be an address, as in 192.0.2.1:8080, or \
              a port alone, for every address"
                 .into()
         }
@@ -292,7 +292,10 @@ mod tests {
             ("[::1]", "it has no port; did you mean [::1]:8080?"),
             ("::1", "an IPv6 address needs brackets, and a port after them: [::1]:8080"),
             ("::1:8080", "an IPv6 address needs brackets"),
-            ("example.com:8080", "names other than localhost are not looked up; it must be an address"),
+            (
+                "example.com:8080",
+                "host names are not looked up (localhost is 127.0.0.1); it must be an address",
+            ),
             ("256.0.0.1:8080", "it must be an address, as in 192.0.2.1:8080"),
             ("example.com", "it must be a port, or an address and a port: 8080, localhost:8080"),
             (":", "it must be a port"),
@@ -300,7 +303,7 @@ mod tests {
             ("8080:", "it must be a port"),
             ("+8080", "it must be a port"),
             (":+8080", "it must be a port"),
-            ("localhost:+8080", "names other than localhost"),
+            ("localhost:+8080", "host names are not looked up"),
             ("-1", "it must be a port"),
         ] {
             let said = address_of(&format!("--listen={text}"), None).expect_err(text).to_string();

@@ -17,7 +17,7 @@
 //! Of the bytes that a client sends, only its host gets into the page, and only if `welcome` finds that Docker can pull
 //! from this host. The page escapes the host nevertheless.
 //!
-//! The page has about 20 KB for an image with one platform, and 70 KB for one with five.
+//! The page is about 20 KB for an image with one platform, and 70 KB for one with five.
 //!
 //! Deliberately absent: scripts, and everything that a browser would have to fetch. The page's policy forbids both.
 

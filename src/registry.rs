@@ -1,4 +1,4 @@
-//! Responds to requests: the registry protocol.
+//! Implements the registry protocol: chooses the response to each request.
 //!
 //! Documents: OCI distribution-spec 1.1; RFC 9110 section 12 (Accept).
 //!
@@ -22,7 +22,7 @@
 //! ## Which manifest?
 //!
 //! An image has one index, and one manifest for each platform. A request by digest receives the bytes with this digest.
-//! A request by tag receives a document that the client can read, by the first row that fits:
+//! A request by tag receives the document in the first row that matches:
 //!
 //! | the client's `Accept` has                                   | the tag stands for                 |
 //! |-------------------------------------------------------------|------------------------------------|
@@ -34,15 +34,15 @@
 //! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform |
 //! | none of these, or there is no `Accept`                      | the index                          |
 //!
-//! To compare a quine with its child, a client must see one digest. Every current client accepts the index. Docker's
-//! list and manifests are the same documents under other media types, and so have other digests. They serve old clients
-//! that accept no other types (keel, Dependabot and watchtower of some years ago). "Our platform" is the platform of
-//! the running process.
+//! A client can compare a quine with its child only if both show it the same digest. Every current client accepts the
+//! index. Docker's list and manifests are the same documents under other media types, and so have other digests. They
+//! serve old clients that accept no other types (keel, Dependabot and watchtower of some years ago). "Our platform" is
+//! the platform of the running process.
 //!
 //! No value of `Accept` causes a 404 or a 406. If a server has no type that the client lists, RFC 9110 section 12.5.1
 //! lets the server disregard the field, and the client may be able to read the index nevertheless.
 //!
-//! Of the weights in `Accept`, only 0 matters for a tag: it removes a type from the table.
+//! For a tag, the weights in `Accept` are ignored, except that 0 removes a type from the table.
 //!
 //! ## What refers to the image
 //!
@@ -81,7 +81,7 @@
 //!
 //! // The tag stands for the index.
 //! let head = b"GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
-//! let (request, _) = parse(head, 0).expect("valid").expect("complete");
+//! let (request, _) = parse(head).expect("valid").expect("complete");
 //! let response = registry.respond(&request, &vitals).response;
 //! assert_eq!(response.status, Status::Ok);
 //! assert_eq!(response.field("Docker-Content-Digest"), Some(digest.as_bytes()));
@@ -144,7 +144,7 @@ const NO_CACHE: &str = "no-cache";
 /// For content that must not be stored.
 const NO_STORE: &str = "no-store";
 
-/// Returns the fields that all responses for a path share, whatever they are.
+/// Returns the fields that every response for this path has, whether it is an error or not.
 pub fn shared_fields(path: &str) -> &'static str {
     if is_under_v2(path) { SHARED_UNDER_V2 } else { SHARED }
 }
@@ -277,7 +277,8 @@ impl Registry {
             // repeats the push three times, which takes 4 s. DENIED ends the push at once, as it does with podman 5.8,
             // docker and skopeo.
             Method::Connect | Method::Other => {
-                let message = "this registry is read-only: it serves one image, itself, and takes none";
+                let message =
+                    "this registry is read-only: it serves one image, itself, and accepts no pushes";
                 let response = error(Status::MethodNotAllowed, DENIED, message, &request.path);
                 Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
             }
@@ -319,8 +320,8 @@ impl Registry {
         Served::new(kind, response)
     }
 
-    /// Responds to `/v2/<name>/<collection>/<reference>`, in which the last two slashes enclose the collection. Returns
-    /// `None` for any other path.
+    /// Responds to `/v2/<name>/<collection>/<reference>`, or returns `None` for any other path. The path is split at
+    /// its last two slashes, because a name may contain slashes.
     fn member(&self, path: &str, request: &Request<'_>) -> Option<Served<'_>> {
         let (rest, reference) = path.strip_prefix("/v2/")?.rsplit_once('/')?;
         let (name, collection) = rest.rsplit_once('/')?;
@@ -344,7 +345,7 @@ impl Registry {
     fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         let unknown = (MANIFEST_UNKNOWN, "no such manifest");
         if reference.contains(':') {
-            // A digest selects the content, whatever Accept has.
+            // A digest selects the content, whatever Accept lists.
             let resource = find(&self.manifests, reference).map(Resource::by_digest);
             return resource.ok_or_else(|| not_found(unknown, reference));
         }

@@ -16,8 +16,8 @@
 //! of cost is the work of sending one byte of a file. After each quarter of a second, the recorded cost of a client is
 //! halved. A client that has just used a whole turn is heavy.
 //!
-//! With one queue, a client with one request would wait until each of 4,000 clients that ask without end has had a
-//! turn, and the client would wait as long for its next request.
+//! With one queue, a client with one request would wait until each of 4,000 clients that never stop asking has had a
+//! turn, and as long again for its next request.
 //!
 //! Limits: the cost of a turn, and the number of turns between two polls. A client is in at most one queue.
 //!
@@ -57,7 +57,6 @@ impl Load {
         Self { cost: 0, at: now, is_queued: false }
     }
 
-    /// Whether the client is in a queue.
     pub fn is_queued(&self) -> bool {
         self.is_queued
     }
@@ -93,7 +92,6 @@ pub struct RunQueue {
 }
 
 impl RunQueue {
-    /// Whether both queues are empty.
     pub fn is_empty(&self) -> bool {
         self.light.is_empty() && self.heavy.is_empty()
     }

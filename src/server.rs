@@ -19,8 +19,8 @@
 //! `clients`), because thousands of silent clients must not keep out a client that sends a request. When the third
 //! limit is reached, the server sends responses in smaller pieces. `connection` has the limits of each connection.
 //!
-//! Deliberately absent: threads. Everything is sent from memory, and one core sends at the speed of memory.
-//! `cargo bench` measures this speed.
+//! Deliberately absent: threads. Everything is sent from memory, and one core sends several gigabytes per second
+//! (`cargo bench` measures it).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -152,7 +152,7 @@ impl Server {
             }
             self.clock.tick();
             let mut is_signalled = false;
-            // 2. Note what the kernel reports, and put each client that can continue into the run queue.
+            // 2. Note what the kernel reports, and enqueue each client that can continue.
             for event in &events {
                 match event.token() {
                     LISTENER => self.acceptor.note_event(),
@@ -251,17 +251,16 @@ impl Server {
         }
     }
 
-    /// Serves a newcomer, and then registers its socket. The request has usually come already, and a client that wants
-    /// only one response is gone before its socket is registered. No event is lost, because the kernel reports earlier
-    /// input when a socket is registered.
+    /// Serves a newcomer, and then registers its socket. The request has usually arrived already, and a client on this
+    /// machine that wants only one response is often gone before its socket is registered. No event is lost, because
+    /// the kernel reports earlier input when a socket is registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.metrics.accepted += 1;
         let connection = Connection::new(peer, self.clock.now);
         let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
         let token = self.clients.insert(client);
         self.turn(token);
-        // Urgent data is input like any other (RFC 6093), but a read stops in front of urgent data.
-        let interest = Interest::READABLE | Interest::WRITABLE | Interest::PRIORITY;
+        let interest = Interest::READABLE | Interest::WRITABLE;
         let registered = self.clients.update(token, |client| {
             self.poll.registry().register(&mut client.socket.stream, token, interest)
         });

@@ -5,8 +5,9 @@
 //! The transport reads only while there may be input, and sends only until the socket has used up its share of the
 //! memory (see `budget`).
 //!
-//! The transport does not ask the kernel with each response how many bytes are queued. There are at most as many as
-//! when it last asked, plus the bytes sent since. It asks again only when this sum is too large.
+//! Asking the kernel with each response how many bytes are queued would take a system call. Instead, the transport
+//! keeps an upper bound: the last answer, plus what was sent since. It asks again only when the bound exceeds the share
+//! of the socket.
 //!
 //! Limits: the queued bytes, which `budget` bounds.
 //!
@@ -24,7 +25,7 @@ use crate::connection::Transport;
 use crate::http::response::FilePart;
 use crate::system::{self, SealedFile};
 
-/// An estimate of the memory that the kernel uses for one call, in addition to the bytes that are sent.
+/// An estimate of the kernel's overhead for the bytes of one call.
 const PACKET_OVERHEAD: u64 = 1024;
 
 /// A client's socket, and what is known of the socket.
@@ -33,9 +34,8 @@ pub struct Socket {
     /// Whether there may be something to read. The kernel reports input once. This becomes false when a read would
     /// block, or returns fewer bytes than the buffer has room for (epoll(7), question 9).
     is_readable: bool,
-    /// Whether a read may return fewer bytes than there are. This happens when the client has sent its end, which a
-    /// read returns separately, or urgent data, in front of which a read stops (tcp(7)). The kernel reports the end and
-    /// urgent data once, so this stays true.
+    /// Whether a read may return fewer bytes than there are. This happens when the client has closed its side:
+    /// a read returns the end of the stream separately. The kernel reports the end once, so this stays true.
     may_read_short: bool,
     /// An upper bound of the bytes that the kernel has queued.
     queued: u64,
@@ -53,7 +53,7 @@ impl Socket {
     /// Notes what the kernel reports about the socket.
     pub fn note_event(&mut self, event: &Event) {
         self.is_readable |= event.is_readable();
-        self.may_read_short |= event.is_read_closed() || event.is_priority();
+        self.may_read_short |= event.is_read_closed();
     }
 
     /// Notes that there may be something to read, although the kernel has not reported it.
@@ -61,7 +61,6 @@ impl Socket {
         self.is_readable = true;
     }
 
-    /// Returns an upper bound of the bytes that the kernel has queued.
     pub fn queued(&self) -> u64 {
         self.queued
     }
@@ -71,7 +70,6 @@ impl Socket {
         self.queued = system::queued(self.stream.as_fd());
     }
 
-    /// Whether bytes wait to be sent because the socket has used up its share of the memory.
     pub fn is_short_of_memory(&self) -> bool {
         self.is_short_of_memory
     }

@@ -6,8 +6,6 @@
 //! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as [`io::Error`], so
 //! that its caller needs no `unsafe`.
 //!
-//! Limits: the backlog of connections, and the unsent bytes and the receive buffer of a socket.
-//!
 //! Deliberately absent: signal handlers, because a handler may do almost nothing, and signals can be read from a
 //! descriptor; and changing `net.ipv6.bindv6only`. Where an administrator has set this option, `[::]` accepts no IPv4.
 #![allow(unsafe_code, reason = "this is the one module for it")]
@@ -16,30 +14,10 @@ use std::ffi::{CStr, c_char, c_int, c_short};
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::mem::{ManuallyDrop, size_of, zeroed};
-use std::net::{SocketAddr, TcpListener};
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
-
-/// The greatest number of connections that wait to be accepted. With std's 128, some of 200 simultaneous clients would
-/// wait for a second, until they repeat their SYN. The system limits the number to `net.core.somaxconn`.
-const BACKLOG: c_int = 4096;
-
-/// The greatest number of unsent bytes that are queued for one socket. They keep a link busy until the next call. With
-/// more bytes, every stalled reader would cost more kernel memory, which counts as memory of the container.
-const UNSENT: c_int = 128 * 1024;
-
-/// The size of a socket's receive buffer. The kernel doubles this size (socket(7)), and uses half of the doubled size
-/// for bytes: a few requests of the usual size. A client that sends more waits until the server reads.
-pub const RECEIVE_BUFFER: c_int = 4 * 1024;
-
-/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`). An
-/// honest client sends its request at once, and the server saves a read that finds nothing, which is a third of the
-/// cost of a short connection. Apache httpd sets this option as well. If very many clients are silent, the kernel
-/// switches to SYN cookies, and hands connections over at once. If the server exits while a connection is held back,
-/// the connection is not closed: its client gets a reset when it sends.
-const DEFERRED_SECONDS: c_int = 1;
 
 /// Defines `main` without std's own start. `main` calls a function that takes the arguments as `&[String]` and returns
 /// the exit code.
@@ -97,11 +75,11 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
 
 /// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get its
 /// number, and a client could receive the log. open(2) returns the lowest free number, which is that of the closed
-/// descriptor. Standard output is opened for reading, so that a write to it fails and loses nothing silently. For the
-/// log, a loss is acceptable.
+/// descriptor. Standard output is opened for reading, so that a write to it fails and loses nothing silently. Standard
+/// error may lose the log.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
-        // SAFETY: none of the calls has a pointer to anything but a constant C string.
+        // SAFETY: the only pointer that is passed is to a constant C string.
         unsafe {
             if libc::fcntl(descriptor, libc::F_GETFD) == -1 {
                 check(libc::open(c"/dev/null".as_ptr(), mode))?;
@@ -175,42 +153,14 @@ fn own(descriptor: c_int) -> io::Result<OwnedFd> {
     check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Listens on `address`. Accepted connections inherit the options that are set here, so that no connection needs
-/// further calls.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let listener = TcpListener::bind(address)?;
-    listener.set_nonblocking(true)?;
-    let options = [
-        // RFC 6093 section 3: urgent data belongs to the stream like any other data.
-        (libc::SOL_SOCKET, libc::SO_OOBINLINE, 1),
-        // The server marks by MSG_MORE where more bytes follow. Elsewhere, waiting for a full packet would only cause
-        // delay.
-        (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
-        (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
-        (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),
-        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFERRED_SECONDS),
-    ];
-    for (level, name, value) in options {
-        // None of these options is essential, and a system may lack one.
-        let _ = set_option(listener.as_fd(), level, name, &value);
-    }
-    // std has called listen(2), with a smaller backlog.
+/// Sets how many connections of a listening socket may wait to be accepted. std's `bind` sets 128.
+pub fn set_backlog(listener: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
     // SAFETY: listen(2) takes no pointers.
-    check(unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) })?;
-    Ok(listener)
-}
-
-/// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
-/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be smaller than the 64 KiB of
-/// the loopback device.
-pub fn limit_rate(listener: BorrowedFd<'_>, rate: u64) {
-    let rate = c_int::try_from(rate).unwrap_or(c_int::MAX);
-    let _ = set_option(listener, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate);
-    let _ = set_option(listener, libc::IPPROTO_TCP, libc::TCP_MAXSEG, &1400);
+    check(unsafe { libc::listen(listener.as_raw_fd(), backlog) }).map(drop)
 }
 
 /// Sets an option of a socket to a value of the type that the option has in C.
-fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<c_int> {
+pub fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<c_int> {
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: the pointer is to a value that outlives the call, with its length. The kernel only reads the value.
     check(unsafe {

@@ -22,7 +22,7 @@ use crate::image::{NAME, PORT};
 pub const FIELDS: &[u8] =
     b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nVary: Accept\r\n";
 
-/// Returns the short text for every client but a browser.
+/// Returns the short text for clients other than browsers.
 pub fn text(host: &str) -> String {
     let commands = commands(host, "  ");
     format!(

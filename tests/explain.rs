@@ -68,7 +68,7 @@ impl World {
         faults.add(rules).expect("rules");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let (request, served, fault) = match request::parse(bytes, 0) {
+        let (request, served, fault) = match request::parse(bytes) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
                 let vitals =
@@ -135,7 +135,7 @@ fn each_request_is_explained_by_its_own_text() {
         (
             "HEAD /v2/quinistry/manifests/MANIFEST",
             "",
-            "asks by HEAD what has this digest",
+            "asks by HEAD whether a manifest",
             "Checking if content",
         ),
         ("GET /v2/quinistry/blobs/CONFIG", "", "fetches the config", "Layer DiffID"),
@@ -390,7 +390,7 @@ fn client_input_cannot_pass_for_an_explanation() {
     let beginnings = [
         "20",
         "    The client requests a path",
-        "    It tries",
+        "    404 means",
         "20",
         "    The client asks whether",
         "    After 200",

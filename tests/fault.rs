@@ -35,7 +35,7 @@ impl World {
     fn ask(&mut self, line: &str, fields: &[&str]) -> (String, Option<Fault>) {
         let line = line.replace("LAYER", &self.layer).replace("INDEX", &self.index);
         let bytes = request(&line, fields);
-        let (request, _) = parse(bytes.as_bytes(), 0).expect("valid").expect("complete");
+        let (request, _) = parse(bytes.as_bytes()).expect("valid").expect("complete");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals =

@@ -1,4 +1,4 @@
-//! Faults that must not stop the server, one at a time, while an honest client is served.
+//! Misbehaving clients, one kind at a time, while an honest client is served.
 //!
 //! These tests use real sockets, signals and resource limits. Long deadlines are tested in `tests/connection.rs`, with
 //! a clock that the test sets.
@@ -471,23 +471,6 @@ fn requests_that_arrive_while_the_server_is_stopped_miss_no_deadline() {
     server.thaw();
     for client in &mut clients {
         assert_eq!(client.response_to(MANIFEST).status, 200);
-    }
-}
-
-#[test]
-fn urgent_data_is_input_like_any_other() {
-    let server = Server::start();
-    let request = request(MANIFEST, &[]);
-    for cut in [0, 1, 20, request.len() - 1] {
-        for mut client in [server.connect(), server.connect_idle()] {
-            // Everything arrives before the server reads.
-            server.freeze();
-            client.send(&request[..cut]);
-            system::send_urgent(&client.stream, &request.as_bytes()[cut..=cut]);
-            client.send(&request[cut + 1..]);
-            server.thaw();
-            assert_eq!(client.response_to(MANIFEST).status, 200, "cut at {cut}");
-        }
     }
 }
 

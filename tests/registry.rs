@@ -1,6 +1,6 @@
 //! The registry protocol, response by response: what real clients request, and what they need to receive.
 //!
-//! A response is a pure function of the request, so these tests open no socket. In every test, [`World::ask`] also
+//! Except at `/` and `/metrics`, a response depends only on the image and the request, so these tests open no socket. In every test, [`World::ask`] also
 //! checks what must be true of all responses.
 //!
 //! The registry serves an image for two platforms, and runs on the second of them.
@@ -92,7 +92,7 @@ impl World {
 
     /// Returns the response to a request, whose field values may contain any bytes.
     fn response(&self, line: &str, bytes: &[u8]) -> Response {
-        let parsed = request::parse(bytes, 0).expect("a valid request");
+        let parsed = request::parse(bytes).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
         let clock = Clock::start();

@@ -19,17 +19,12 @@ fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<O
 
 /// Parses bytes at once, and asserts that all other ways have the same outcome.
 fn outcome(bytes: &[u8]) -> Option<Outcome> {
-    let whole = describe(parse(bytes, 0));
-    let mut seen = 0;
-    let by_bytes = (1..=bytes.len()).find_map(|end| {
-        let outcome = describe(parse(&bytes[..end], seen));
-        seen = end;
-        outcome
-    });
+    let whole = describe(parse(bytes));
+    let by_bytes = (1..=bytes.len()).find_map(|end| describe(parse(&bytes[..end])));
     assert_eq!(by_bytes, whole, "byte by byte: {:?}", String::from_utf8_lossy(bytes));
     if whole.is_some() {
         for more in [&b"HEAD / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &vec![b'x'; 2 * MAX_HEAD]] {
-            let with_more = describe(parse(&[bytes, more].concat(), 0));
+            let with_more = describe(parse(&[bytes, more].concat()));
             assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
         }
     }
@@ -50,7 +45,7 @@ fn accepted(bytes: &[u8]) -> Request<'_> {
         String::from_utf8_lossy(bytes),
         outcome(bytes)
     );
-    let (request, length) = parse(bytes, 0).expect("no fault").expect("complete");
+    let (request, length) = parse(bytes).expect("no fault").expect("complete");
     assert_eq!(length, bytes.len());
     request
 }

@@ -40,7 +40,7 @@ const NAMES: [&str; 22] = [
 
 fuzz_target!(|bytes: &[u8]| {
     let bytes = SERVED.with_digests(bytes);
-    let Ok(Some((request, _))) = parse(&bytes, 0) else { return };
+    let Ok(Some((request, _))) = parse(&bytes) else { return };
     let metrics = Metrics::new(&CLOCK, None);
     let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0, faults: &[] };
     let response = SERVED.registry.respond(&request, &vitals).response;

@@ -1,5 +1,5 @@
-//! Decides how much of the content a GET or HEAD request gets: all, a part, or nothing, for example because the client
-//! already has the content.
+//! Decides how much of the content a GET or HEAD request gets: all, a part, or nothing (for example, because the client
+//! already has it).
 //!
 //! Documents: RFC 9110 section 13 (conditional requests) and section 14 (ranges).
 //!

@@ -75,7 +75,7 @@ impl Status {
 }
 
 /// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty. Only a
-/// wrong response of `fault` has both.
+/// response that `fault` has spoiled has both.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content<'a> {
     /// A few bytes in memory, which are sent together with the head.
@@ -112,7 +112,7 @@ impl<'a> Content<'a> {
         Self { bytes: bytes.into(), part: FilePart::NONE }
     }
 
-    /// Returns content that the transport has.
+    /// Returns content that the transport reads from a file.
     pub fn file(part: FilePart) -> Self {
         Self { part, ..Self::NONE }
     }

@@ -4,7 +4,7 @@
 //! grammar, in the ABNF of RFC 5234.
 //!
 //! Deliberately absent: quoted strings, except for entity tags, because no client quotes a comma or a semicolon in the
-//! other fields that this server uses; and `IPvFuture`, because no later version of IP has addresses of that form.
+//! other fields that this server reads; and `IPvFuture`, because no such address exists.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;

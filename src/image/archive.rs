@@ -1,4 +1,4 @@
-//! Writes an image as one tar archive, for people who have no registry from which to pull the image yet.
+//! Writes an image as one tar archive, for machines that have no registry from which to pull the image yet.
 //!
 //! Documents: OCI image-spec, `image-layout.md`; for `manifest.json`, what `docker save` writes.
 //!
@@ -15,7 +15,7 @@
 //! The archive is both an OCI image layout and a Docker archive, because the readers of each format look for their own
 //! file and ignore the other file. The archive is as deterministic as the image.
 //!
-//! Docker's way has no index, so `manifest.json` leads to the image for the platform of this process.
+//! Docker's format has no index, so `manifest.json` leads to the image for the platform of this process.
 //!
 //! Limits: the limits of `tar`.
 //!

@@ -11,7 +11,7 @@
 //!                    index of the subject's referrers
 //! ```
 //!
-//! An artifact has the digest of its subject, but the subject has no reference to the artifact. So the image is the
+//! An artifact refers to its subject by digest, but the subject does not refer to the artifact. So the image is the
 //! same with and without artifacts. An archive of the image has none.
 //!
 //! A client asks for the referrers of the digest that it has, which belongs to the index or to a manifest. So the index

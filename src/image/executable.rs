@@ -1,4 +1,4 @@
-//! Determines the architecture that an executable runs on, or why the executable cannot be in an image.
+//! Determines which architecture an executable is for, or why the executable cannot be in an image.
 //!
 //! Document: System V ABI (gABI), chapters 4 "Object Files" and 5 "Program Loading".
 //!
@@ -24,15 +24,17 @@
 use std::io;
 
 /// The number of bytes at the start of the file that [`architecture`] needs. Linkers put the program headers
-/// immediately after the 64 bytes of the file header. A dozen program headers of 56 bytes each is common.
+/// immediately after the file header, which has 52 or 64 bytes. A dozen program headers of 56 bytes is common.
 pub const ENOUGH: usize = 4096;
 
 /// The variant of every `arm` executable: version 7 of the architecture, as for Debian's armhf and the targets that
-/// Rust calls armv7. A program for version 6, such as the first Raspberry Pi's, also runs on version 7. But a client on
-/// a machine of version 6 does not find the program in the index, and must request its manifest by digest.
+/// Rust calls armv7. A program for version 6, as for the first Raspberry Pi, also runs on version 7. But a client on a
+/// machine of version 6 finds no platform for it in the index, and must request the manifest by digest.
 pub const ARM_VARIANT: &str = "v7";
 
 const NOT_LINUX_ELF: &str = "this is not an executable for Linux (an ELF file)";
+
+const NO_PROGRAM_HEADERS: &str = "the program headers of this executable are not in its first 4096 bytes";
 
 const DYNAMICALLY_LINKED: &str = "this executable is dynamically linked, and the image has no libraries for it. Build it \
     statically:\n    RUSTFLAGS='-C target-feature=+crt-static' cargo build --release\n\
@@ -43,7 +45,7 @@ const DYNAMICALLY_LINKED: &str = "this executable is dynamically linked, and the
 pub fn architecture(start: &[u8]) -> io::Result<&'static str> {
     let elf = Elf::new(start).ok_or_else(|| io::Error::other(NOT_LINUX_ELF))?;
     let (Some(machine), Some(has_interpreter)) = (elf.half(18), elf.has_interpreter()) else {
-        return Err(io::Error::other(NOT_LINUX_ELF));
+        return Err(io::Error::other(NO_PROGRAM_HEADERS));
     };
     if has_interpreter {
         return Err(io::Error::other(DYNAMICALLY_LINKED));
@@ -58,7 +60,7 @@ pub fn architecture(start: &[u8]) -> io::Result<&'static str> {
         (243, true, true) => "riscv64", // EM_RISCV
         (258, true, true) => "loong64", // EM_LOONGARCH
         _ => {
-            let reason = "this executable is for a machine without a name in images";
+            let reason = "this executable is for a machine that has no name in images";
             return Err(io::Error::other(format!("{reason} (e_machine {machine})")));
         }
     })
@@ -166,14 +168,15 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_not_an_executable_however_it_is_cut() {
+    fn anything_else_is_refused_however_it_is_cut() {
         let whole = elf(62, 1);
         for end in 0..68 {
-            assert_eq!(outcome(&whole[..end]), Err(NOT_LINUX_ELF.into()), "cut at {end}");
+            let reason = outcome(&whole[..end]).expect_err("it is cut");
+            assert!([NOT_LINUX_ELF, NO_PROGRAM_HEADERS].contains(&&*reason), "cut at {end}: {reason}");
         }
         assert_eq!(outcome(b"#!/bin/sh\n"), Err(NOT_LINUX_ELF.into()));
         let mut wild = whole;
         wild[32..40].fill(0xff);
-        assert_eq!(outcome(&wild), Err(NOT_LINUX_ELF.into()));
+        assert_eq!(outcome(&wild), Err(NO_PROGRAM_HEADERS.into()));
     }
 }

@@ -15,7 +15,7 @@
 //! A quine needs a header that is the same on every machine and at any time. The usual tools write the name and the
 //! time of the file into the header, which would change the digest of the layer.
 //!
-//! Limits: if the length exceeds 4 GiB, the trailer has its lower 32 bits, as RFC 1952 requires.
+//! Limits: the trailer has the length modulo 2^32, as RFC 1952 requires.
 //!
 //! Deliberately absent: decompression, which a server of ready-made content never needs.
 

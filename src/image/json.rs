@@ -1,4 +1,4 @@
-//! Writes JSON, which is indented because people read it with curl.
+//! Writes JSON, indented because people read it with curl.
 //!
 //! Document: RFC 8259.
 //!

@@ -41,13 +41,13 @@
 //! ```
 //!
 //! Only the executable goes into a layer, and the paths depend only on the architecture. A layer therefore has the same
-//! digest in every image. Each program has a directory of its own, and the `PATH` of a platform is the directory of the
-//! program that runs there. The command `quinistry` therefore runs the right program on every platform.
+//! digest in every image. Each program has its own directory, and the config of each platform sets `PATH` to the
+//! directory of its program. So the command `quinistry` runs the right program on every platform.
 //!
 //! Limits: those of `executable` and `tar`.
 //!
-//! Deliberately absent: running the executable, which may be for another processor. So nothing checks whether the
-//! executable is this program.
+//! Deliberately absent: a check that the executable is this program. The executable may be for another processor, and
+//! cannot be run to find out.
 
 use std::io::{self, Chain, Cursor, Read, Write};
 

@@ -14,12 +14,13 @@ use std::fs::File;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use quinistry::acceptor;
 use quinistry::budget::Budget;
 use quinistry::image::Image;
 use quinistry::image::layer::Executable;
 use quinistry::log::{Log, Requests};
 use quinistry::registry::Registry;
-use quinistry::system::{self, SealedFile, Signals};
+use quinistry::system::{SealedFile, Signals};
 use serde_json::{Value, json};
 
 use crate::load;
@@ -30,7 +31,7 @@ use crate::scenario::{Scenario, Subject};
 pub fn serve(plan: &Value) -> Outcome<()> {
     let address: SocketAddr = plan["address"].as_str().ok_or("no address")?.parse()?;
     let signals = Signals::new()?;
-    let listener = system::listen(address)?;
+    let listener = acceptor::listen(address)?;
     let file = File::open(env!("CARGO_BIN_EXE_quinistry"))?;
     let size = file.metadata()?.len();
     let executable = Executable::check(file, size).map_err(|error| error.to_string())?;

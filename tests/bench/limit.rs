@@ -15,6 +15,7 @@ use std::path::Path;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use quinistry::acceptor;
 use quinistry::system::{self, SealedFile};
 use serde_json::{Value, json};
 
@@ -43,7 +44,7 @@ pub fn start(response: &Path, layer: Option<&Path>, is_closing: bool) -> Outcome
 /// Runs a limit server.
 pub fn serve(plan: &Value) -> Outcome<()> {
     let address: SocketAddr = plan["address"].as_str().ok_or("no address")?.parse()?;
-    let mut listener = TcpListener::from_std(system::listen(address)?);
+    let mut listener = TcpListener::from_std(acceptor::listen(address)?);
     let canned = Canned::load(plan)?;
     let mut poll = Poll::new()?;
     poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;

@@ -156,13 +156,6 @@ pub fn hold(person: &mut File, program: &File) {
     eventually("the terminal has stopped its output", || is_held().then_some(()));
 }
 
-/// Sends bytes, the last of which is marked as urgent.
-pub fn send_urgent(stream: &TcpStream, bytes: &[u8]) {
-    // SAFETY: the pointer and length are those of a slice that outlives the call.
-    let sent = unsafe { libc::send(stream.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), libc::MSG_OOB) };
-    assert_eq!(sent, bytes.len().cast_signed(), "{}", io::Error::last_os_error());
-}
-
 /// Limits the number of unread bytes that the kernel buffers to about this size.
 pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
