@@ -134,7 +134,7 @@ const NOT_KNOWN: &str = "uses a method or a transfer coding that this server doe
     501 means that no path here supports it. (RFC 9110 section 15.6.2)";
 
 const NOT_SATISFIABLE: &str = "requests a range of bytes that the content does not have.\n\
-    The 416 states the length of the content, so that it can correct the range. (RFC 9110 section 15.5.17)";
+    416 states the length of the content, so it can correct the range. (RFC 9110 section 15.5.17)";
 
 const PRECONDITION: &str = "wants the content only if If-Match lists its entity tag, but the list does not have it.\n\
     After 412 it can repeat the request without If-Match. (RFC 9110 section 15.5.13)";
