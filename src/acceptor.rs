@@ -5,7 +5,8 @@
 //! The kernel reports a connection in the backlog only once ("edge-triggered"). The acceptor remembers the report until
 //! an attempt to accept finds no connection.
 //!
-//! Limits: the backlog of connections, the unsent bytes of a socket, the pause, and the time between two log lines about a shortage.
+//! Limits: the backlog of connections, the unsent bytes of a socket, the pause, and the time between two log lines
+//! about a shortage.
 //!
 //! Deliberately absent: the limit on the number of connections, which `server` enforces.
 
@@ -23,12 +24,13 @@ use crate::system;
 /// wait for a second, until they repeat their SYN. The system limits the number to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The greatest number of unsent bytes that are queued for one socket. They keep a link busy until the next call. With
-/// more bytes, every stalled reader would cost more kernel memory, which counts as memory of the container.
+/// The greatest number of unsent bytes that are queued for one socket. This many bytes keep a link busy until the next
+/// call. With a higher limit, every stalled reader would take more kernel memory, which counts as memory of the
+/// container.
 const UNSENT: i32 = 128 * 1024;
 
 /// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`). An
-/// honest client sends its request at once, and the server saves a read that finds nothing, which is a third of the
+/// honest client sends its request at once. The server then avoids a read that finds nothing, which is a third of the
 /// cost of a short connection. Apache httpd sets this option as well. If very many clients are silent, the kernel
 /// switches to SYN cookies, and hands connections over at once. If the server exits while a connection is held back,
 /// the connection is not closed: its client gets a reset when it sends.

@@ -202,9 +202,9 @@ fn instruction(code: u32, k: u32, [jt, jf]: [u8; 2]) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// Returns the offset of the lower 32 bits of an argument, on a little-endian processor, as those in the table are. The
-/// upper half can be ignored, because the kernel takes each of the arguments in the table as an `int`, or uses only
-/// bits of the lower half.
+/// Returns the offset of the lower 32 bits of an argument, on a little-endian processor. All processors that
+/// `ARCHITECTURE` covers are little-endian. The upper half can be ignored, because the kernel takes each of the
+/// arguments in the table as an `int`, or uses only bits of the lower half.
 fn lower_half(argument: u32) -> u32 {
     ARGUMENTS + 8 * argument
 }

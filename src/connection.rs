@@ -203,7 +203,7 @@ const MAX_READ: usize = 2560;
 pub const REQUEST_COST: u64 = 32 * 1024;
 
 /// The cost of parsing one byte. A long head costs as much as several requests.
-const PROCESSED_BYTE_COST: u64 = 64;
+const PARSED_BYTE_COST: u64 = 64;
 
 /// The length of gathered output, in bytes, at which the output is sent before more requests are parsed: a dozen
 /// manifests with their heads, in one write.
@@ -425,7 +425,8 @@ impl Connection {
         }
     }
 
-    /// Returns since when the connection has waited for a head, or else the time of its last progress.
+    /// Returns the time at which the connection began to wait for a head. If it waits for no head, returns the time of
+    /// its last progress.
     pub fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
@@ -513,11 +514,11 @@ impl Connection {
             let count = context.transport.read(&mut buffer[room])?;
             match (count, length) {
                 (0, 0) => return self.leave(CloseReason::Left, context),
-                // RFC 9112 section 8: a message that is cut short need not be answered.
+                // RFC 9112 section 8: a message that is cut short needs no response.
                 (0, _) => return self.leave(CloseReason::CutShort, context),
                 (_, 0) => began = context.clock.now,
                 // The head is parsed again from its start.
-                _ => context.spend(REQUEST_COST + PROCESSED_BYTE_COST * length as u64),
+                _ => context.spend(REQUEST_COST + PARSED_BYTE_COST * length as u64),
             }
             length += count;
         }
@@ -726,7 +727,7 @@ fn cost(head: usize, kind: RequestKind) -> u64 {
     match kind {
         // The text is generated, even if the response has only a part of it.
         RequestKind::Welcome | RequestKind::Metrics => TURN_COST,
-        _ => REQUEST_COST + PROCESSED_BYTE_COST * head as u64,
+        _ => REQUEST_COST + PARSED_BYTE_COST * head as u64,
     }
 }
 

@@ -136,7 +136,7 @@ const NOT_KNOWN: &str = "uses a method or a transfer coding that this server doe
 const NOT_SATISFIABLE: &str = "requests a range of bytes that the content does not have.\n\
     416 states the length of the content, so it can correct the range. (RFC 9110 section 15.5.17)";
 
-const PRECONDITION: &str = "wants the content only if If-Match lists its entity tag, but the list does not have it.\n\
+const PRECONDITION: &str = "wants the content only if If-Match lists its entity tag, which is not the case.\n\
     After 412 it can repeat the request without If-Match. (RFC 9110 section 15.5.13)";
 
 const UNREADABLE: &str = "sends something that is not a request, or that could be understood in two ways.\n\

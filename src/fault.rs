@@ -19,8 +19,8 @@
 //! layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide whether the
-//! connection persists (see [`persistence`]), `reset` also changes how the connection is closed, and `slow` is an
-//! option of the listening socket, which changes no response and is not counted.
+//! connection persists (see [`persistence`]). `reset` also changes how the connection is closed. `slow` is an option of
+//! the listening socket: it changes no response and is not counted.
 //!
 //! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, which people use to watch the server; TLS; and a
 //! second host: `redirect` and `auth` lead back to this server.

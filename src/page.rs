@@ -287,7 +287,7 @@ fn hex(bytes: &[u8]) -> String {
     digits
 }
 
-/// Returns bytes as ASCII, with a point for each byte that cannot be seen.
+/// Returns bytes as ASCII, with a dot for each byte that is not printable.
 fn ascii(bytes: &[u8]) -> String {
     let shown = bytes.iter().map(|byte| match byte {
         // A space that no browser collapses.

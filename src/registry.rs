@@ -183,7 +183,7 @@ pub struct Registry {
     page: Page,
 }
 
-/// A response, and the kind of the request that it answers.
+/// A response, and the kind of its request.
 pub struct Served<'a> {
     pub kind: RequestKind,
     pub response: Response<'a>,
@@ -442,7 +442,7 @@ fn is_name_component(component: &str) -> bool {
     let is_word = |run: Option<&[u8]>| run.is_some_and(|run| is_alphanumeric(&run[0]));
     let is_separator =
         |run: &[u8]| matches!(run, b"." | b"_" | b"__") || run.iter().all(|&byte| byte == b'-');
-    // Words and separators alternate. The first and the last run must be words, or one run the only word.
+    // Words and separators alternate. The first run and the last run must be words. They may be the same run.
     is_word(runs.next())
         && runs.next_back().is_none_or(|run| is_word(Some(run)))
         && runs.all(|run| is_word(Some(run)) || is_separator(run))

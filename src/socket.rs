@@ -6,8 +6,8 @@
 //! memory (see `budget`).
 //!
 //! Asking the kernel with each response how many bytes are queued would take a system call. Instead, the transport
-//! keeps an upper bound: the last answer, plus what was sent since. It asks again only when the bound exceeds the share
-//! of the socket.
+//! keeps an upper bound: the last number that the kernel reported, plus the bytes sent since. It asks again only when
+//! the bound exceeds the share of the socket.
 //!
 //! Limits: the queued bytes, which `budget` bounds.
 //!

@@ -294,8 +294,8 @@ impl Page {
     }
 }
 
-/// Returns whether a fault must not cause this error: a wrong byte, or a missing response if the client has waited for
-/// the full time.
+/// Returns whether no fault may cause this error. Such errors are a wrong byte, and a response that is missing after
+/// the client has waited for the full time.
 fn is_wrong(error: &io::Error, patience: Duration) -> bool {
     match error.kind() {
         ErrorKind::InvalidData => true,

@@ -1,7 +1,7 @@
 //! The registry protocol, response by response: what real clients request, and what they need to receive.
 //!
-//! Except at `/` and `/metrics`, a response depends only on the image and the request, so these tests open no socket. In every test, [`World::ask`] also
-//! checks what must be true of all responses.
+//! A response depends only on the image and the request, except at `/` and `/metrics`. So these tests need no socket.
+//! In every test, [`World::ask`] also checks what must be true of all responses.
 //!
 //! The registry serves an image for two platforms, and runs on the second of them.
 

@@ -19,8 +19,8 @@
 //! ```
 //!
 //! A head is checked in this order: the length and the grammar of the request line, the field lines, Host, framing,
-//! target. The first error determines the response, and the connection ends after it, because after some errors it is
-//! unknown where the next request begins. No error is an exception to this rule.
+//! target. The first error determines the response. Every error ends the connection, because after some errors it is
+//! unknown where the next request begins.
 //!
 //! `httparse` parses the field lines. The request line is parsed here, for two reasons: `httparse` accepts
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for

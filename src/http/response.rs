@@ -75,7 +75,7 @@ impl Status {
 }
 
 /// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty. Only a
-/// response that `fault` has spoiled has both.
+/// response that `fault` has made wrong can have both.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content<'a> {
     /// A few bytes in memory, which are sent together with the head.

@@ -16,8 +16,8 @@
 //! ```
 //!
 //! Limits: the list is right for a build with this source's Cargo.lock (`cargo install --locked`). One list covers
-//! every processor, because the same image must be made on all of them. So it includes the crate that ships only on
-//! some: `cpufeatures` for `386`, `amd64` and `arm64`.
+//! every processor, because every processor must make the same image. The list therefore includes a crate that ships
+//! only on some: `cpufeatures` for `386`, `amd64` and `arm64`.
 //!
 //! Deliberately absent: the standard library and the C library, whose versions the source does not know; a serial
 //! number and a time, which would differ between builds; and compression, because the layer is compressed: the zlib

@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, report, skip, this_test, tool};
 
 /// The time after which a test fails because something has not happened. This time is long because the machine may be
-/// busy. No test measures time with it.
+/// busy. No test depends on its exact length.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The maximum size of the log that is kept. The rest is read and discarded.
