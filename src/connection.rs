@@ -6,6 +6,11 @@
 //! the time, so that tests and the fuzzer can cause every mishap: short reads and writes, errors anywhere, any passage
 //! of time.
 //!
+//! Limits: the deadlines below, and how much a connection may do in one turn.
+//!
+//! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects 100 Continue
+//! has content that is not read, so its final response is sent at once (RFC 9110 section 10.1.1).
+//!
 //! # States
 //!
 //! ```text
@@ -159,11 +164,6 @@
 //! client.has_closed = true;
 //! assert_eq!(turn(&mut client).0, Next::Close(CloseReason::Left));
 //! ```
-//!
-//! Limits: the deadlines above, and how much a connection may do in one turn.
-//!
-//! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects 100 Continue
-//! has content that is not read, so its final response is sent at once (RFC 9110 section 10.1.1).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;

@@ -31,10 +31,10 @@ pub const MAX_NAME: usize = 20;
 // The texts, in the order of a pull. The client's name precedes each text as its subject.
 
 const TLS: &str = "tries HTTPS first, with a TLS hello, and learns that this port speaks plain HTTP.\n\
-    If it may do without TLS, as docker may on localhost, it tries again. (RFC 8446 section 4.1.2)";
+    If plain HTTP is allowed, as by docker on localhost, it tries again. (RFC 8446 section 4.1.2)";
 
 const BASE: &str = "asks whether this is a registry, and whether a password is required.\n\
-    After 200 it continues without one, usually with an image.\n\
+    After 200 it continues without a password, and usually requests an image next.\n\
     (distribution-spec, Determining Support)";
 
 const TAG_BY_HEAD: &str = "asks by HEAD what the tag stands for now, and learns a digest.\n\

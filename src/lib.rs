@@ -31,11 +31,11 @@
 //!     options.rs           parses the command line
 //!     server.rs            runs the event loop: sockets, time and signals
 //!     acceptor.rs          listens, and accepts connections
-//!     clients.rs           keeps the table of clients, and chooses whom to evict
+//!     clients.rs           keeps the table of clients, and chooses which to evict
 //!     socket.rs            sends and receives through a client's socket
 //!     connection.rs        responds to a client's requests
 //!     explain.rs           explains a request to a learner
-//!     fault.rs             makes right responses wrong, by rules
+//!     fault.rs             makes correct responses wrong, by rules
 //!     registry.rs          chooses the response to a request
 //!     page.rs              writes the page that shows the image
 //!     welcome.rs           writes the commands that pull the image

@@ -274,7 +274,7 @@ fn describe(image: &Image, faults: &Faults, address: SocketAddr) -> String {
     }
     let commands = welcome::commands(&host, "  ");
     text + &format!(
-        "Listening on {address}.{place}Pull the image, run it, and pull it again from there:\n\n{commands}\n"
+        "Listening on {address}.{place}Pull the image, run it, and pull it again from the container:\n\n{commands}\n"
     )
 }
 

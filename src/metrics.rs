@@ -3,7 +3,7 @@
 //! Documents: Prometheus, "Text-based format" (version 0.0.4) and "Metric and label naming".
 //!
 //! ```text
-//!     # HELP quinistry_requests_total Answered requests, by endpoint and status.
+//!     # HELP quinistry_requests_total Responses, by endpoint and status.
 //!     # TYPE quinistry_requests_total counter
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```

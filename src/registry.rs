@@ -19,7 +19,9 @@
 //! request alone, except that the responses of `/` and `/metrics` also report the counters, the time and the memory of
 //! the process (`Vitals`).
 //!
-//! ## Which manifest?
+//! Deliberately absent: pushes, authentication and content coding.
+//!
+//! # Which manifest?
 //!
 //! An image has one index, and one manifest for each platform. A request by digest receives the bytes with this digest.
 //! A request by tag receives the document in the first row that matches:
@@ -44,7 +46,7 @@
 //!
 //! For a tag, the weights in `Accept` are ignored, except that 0 removes a type from the table.
 //!
-//! ## What refers to the image
+//! # What refers to the image
 //!
 //! The response to `referrers` lists the artifact that `image/artifacts.rs` builds for the digest. A client that does
 //! not know this endpoint requests the tag that the specification derives from the digest, `sha256-<hex>`, and receives
@@ -88,8 +90,6 @@
 //! let index: serde_json::Value = serde_json::from_slice(&response.content.bytes).expect("it is JSON");
 //! assert_eq!(index["manifests"][0]["platform"]["architecture"], "amd64");
 //! ```
-//!
-//! Deliberately absent: pushes, authentication and content coding.
 
 use std::borrow::Cow;
 

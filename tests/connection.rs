@@ -561,7 +561,7 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
         world.watch();
         rank(&world.connection, now)
     };
-    // A silent client, one that sent half a head, one that was answered, and one that then sent half a head.
+    // A silent client, one that sent half a head, one that has its response, and one that then sent half a head.
     let ranks = [
         rank_of(0, None, "", ""),
         rank_of(1, None, half, ""),
@@ -747,7 +747,7 @@ fn stopping_closes_idle_connections_and_finishes_responses_in_flight() {
     let mut world = World::new("POST /v2/ HTTP/1.1\r\nHost: x\r\nContent-Length: 9999999\r\n\r\n");
     world.turn();
     assert_eq!(world.stop(), Next::Wait);
-    // A download is completed, and no further request is answered.
+    // A download is completed, and no further request receives a response.
     let mut world = World::asked_for_layer();
     world.transport.input.extend_from_slice(manifest().as_bytes());
     world.transport.acts = [Act::Bytes(1000), Act::Bytes(5000), Act::Block].into();
@@ -795,7 +795,7 @@ fn requests(blob: &str) -> Vec<String> {
     ]
 }
 
-/// What follows the other requests: nothing, or input after which no request is answered.
+/// What follows the other requests: nothing, or input after which no request receives a response.
 const LAST: [&str; 5] = [
     "",
     "GET /v2/ HTTP/1.0\r\n\r\n",

@@ -143,7 +143,7 @@ fn silent_and_slow_clients_are_closed_at_their_deadline() {
     slow.expect_end();
     silent.expect_end();
     server.wait_for_log("it has never sent anything");
-    // A client that has already been answered may take longer to send its next request.
+    // A client that already has a response may take longer to send its next request.
     idle.send_request(MANIFEST, &[]);
     assert_eq!(idle.response_to(MANIFEST).content, honest.manifest.content);
 }
@@ -404,7 +404,7 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
     });
     let mut visits = Vec::new();
     while answered(&lines()) < CROWD * REQUESTS / 2 {
-        // The visitor sends its request while the crowd is being answered.
+        // The visitor sends its request while the crowd receives responses.
         server.signal(libc::SIGSTOP);
         let size = std::fs::metadata(folder.path("log")).expect("the log exists").len();
         visitor.send_request("GET /v2/", &[]);

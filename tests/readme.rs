@@ -140,8 +140,8 @@ fn the_limits_are_the_constants() {
         ("time to the next request", seconds(IDLE_TIMEOUT)),
         ("time in which a reader takes nothing", seconds(IDLE_TIMEOUT)),
         ("time to close after the last response has arrived", seconds(LINGER_TIMEOUT)),
-        ("bytes of a layer that a client is sent in one turn", TURN_COST.to_string()),
-        ("the cost of a request, in bytes of a layer", REQUEST_COST.to_string()),
+        ("bytes of a layer that one client receives in a turn", TURN_COST.to_string()),
+        ("what a request adds to a turn, in bytes of a layer", REQUEST_COST.to_string()),
         (
             "connections",
             format!("{MAX_CONNECTIONS}, or the limit of open files minus {RESERVED_DESCRIPTORS}"),
