@@ -308,7 +308,7 @@ fn the_figures_are_up_to_date() {
         || facts(between(&page(&server), "<dl class=\"figures\">", "</dl>").next().expect("a list"));
     let before = figures();
     assert!(before["Running for"].ends_with(" s"), "{before:?}");
-    assert_eq!((&*before["Requests answered"], &*before["Layers requested"]), ("0", "0"));
+    assert_eq!((&*before["Responses"], &*before["Layers requested"]), ("0", "0"));
     assert_eq!((&*before["Bytes of content sent"], &*before["Open connections"]), ("0", "1"));
     let mut client = server.connect_idle();
     let (digest, size) = server.layer();
@@ -318,7 +318,7 @@ fn the_figures_are_up_to_date() {
     let after = figures();
     assert_eq!(after["Layers requested"], "1");
     // The page, the base, the manifest and the layer.
-    assert_eq!(after["Requests answered"], "4");
+    assert_eq!(after["Responses"], "4");
     let number = |text: &str| text.replace(',', "").parse::<usize>().expect("a number");
     assert!(number(&after["Bytes of content sent"]) > size);
     assert!(number(&after["Open connections"]) >= 2);
