@@ -91,8 +91,8 @@
 //! # use quinistry::image::{Image, layer::Executable};
 //! # use quinistry::log::{Log, Requests};
 //! # use quinistry::metrics::Metrics;
-//! # use quinistry::registry::Registry;
 //! # use quinistry::run_queue::TURN_COST;
+//! # use quinistry::site::Site;
 //!
 //! /// A transport whose client is a script.
 //! #[derive(Default)]
@@ -135,7 +135,7 @@
 //! # let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
 //! # let mut content = Vec::new();
 //! # let layer = executable.pack(&mut content).expect("a Vec takes everything");
-//! # let registry = Registry::new(Image::assemble(vec![(content, layer)]).1);
+//! # let site = Site::new(Image::assemble(vec![(content, layer)]).1);
 //! # let (mut buffers, mut faults, mut log) = (Buffers::default(), Faults::default(), Log::new(Requests::Hidden, false));
 //! let clock = Clock::start();
 //! # let mut metrics = Metrics::new(&clock, None);
@@ -144,7 +144,7 @@
 //! let mut turn = |client: &mut Script| {
 //!     let next = connection.turn(&mut Context {
 //!         transport: client,
-//!         registry: &registry,
+//!         site: &site,
 //!         clock: &clock,
 //! #       faults: &mut faults,
 //! #       log: &mut log,
@@ -177,8 +177,9 @@ use crate::http::response::{Content, FilePart, Persistence};
 use crate::kinds::{CloseReason, RequestKind};
 use crate::log::{Entry, Log};
 use crate::metrics::{Metrics, Vitals};
-use crate::registry::{Registry, Served, shared_fields};
+use crate::registry::Served;
 use crate::run_queue::TURN_COST;
+use crate::site::{Site, shared_fields};
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
@@ -255,7 +256,7 @@ impl Default for Buffers {
 /// What a connection may use in one turn, and how much the turn may cost.
 pub struct Context<'t, T> {
     pub transport: &'t mut T,
-    pub registry: &'t Registry,
+    pub site: &'t Site,
     pub faults: &'t mut Faults,
     pub clock: &'t Clock,
     pub log: &'t mut Log,
@@ -281,8 +282,8 @@ impl<'t, T> Context<'t, T> {
             dropped_lines: self.log.dropped_lines(),
             faults: &self.faults.counts,
         };
-        let served = self.registry.respond(request, &vitals);
-        self.faults.apply(served, request, self.registry)
+        let served = self.site.respond(request, &vitals);
+        self.faults.apply(served, request, &self.site.registry)
     }
 }
 
@@ -564,7 +565,7 @@ impl Connection {
 
     /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
     fn refuse<T: Transport>(&mut self, rejection: &Rejection, context: &mut Context<'_, T>) -> Step {
-        let served = Registry::refuse(rejection);
+        let served = Site::refuse(rejection);
         self.gather(Err(rejection), &served, None, Persistence::Close, context);
         self.flush(FilePart::NONE, &[], Then::Linger, context)
     }

@@ -301,7 +301,7 @@ fn spoil<'r>(
         Fault::WrongType => return response.replace("Content-Type", "text/html"),
         Fault::NoLength => return response.without(&["Content-Length"]),
         Fault::NoRange if response.status == Status::PartialContent => {
-            return registry.whole(request).unwrap_or(response);
+            return registry.respond(request).response;
         }
         Fault::NoRange | Fault::Slow => {}
         // RFC 9110 section 15.5.2: MUST send a challenge with 401.

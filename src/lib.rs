@@ -9,7 +9,7 @@
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
 //!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
 //! 2. How a registry responds. Read [`tests/pull.rs`], which pulls an image step by step as a client does. Then read
-//!    [`registry`], and [`explain`], which explains each request. Example: [`registry`].
+//!    [`registry`], [`site`], and [`explain`], which explains each request. Example: [`registry`].
 //! 3. How HTTP/1.1 is read and written: [`http`]. Example: [`http::request`].
 //! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
 //!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and finally [`server`]. Example: [`connection`].
@@ -36,7 +36,8 @@
 //!     connection.rs        responds to a client's requests
 //!     explain.rs           explains a request to a learner
 //!     fault.rs             makes correct responses wrong, by rules
-//!     registry.rs          chooses the response to a request
+//!     site.rs              chooses the response to a request
+//!     registry.rs          chooses the response to GET under /v2
 //!     page.rs              writes the page that shows the image
 //!     welcome.rs           writes the commands that pull the image
 //!     run_queue.rs         decides who is served next, for how long
@@ -70,7 +71,7 @@
 //! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
 //! 2. `Connection::turn` reads the bytes that have arrived (`receive`), and `http::request::parse` parses them into a
 //!    request (`respond`).
-//! 3. `Registry::respond` chooses the response (`route`, `manifest`) and how much of its content the client gets
+//! 3. `Site::respond` chooses the response (`Registry::respond`, `manifest`) and how much of its content the client gets
 //!    (`http::conditional::select`). `Faults::apply` makes the response wrong if a rule of
 //!    `--fault` applies.
 //! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts and logs the response
@@ -96,18 +97,18 @@
 //!
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests: those that list the tags fail and must be changed.
 //!   The archive that `save` writes has only the tag `latest`.
-//! * An endpoint: `Registry::route` if the endpoint has one path, or `Registry::member` if its paths have the form
-//!   `<name>/<collection>/<reference>`; in both cases also the list at the top of `registry.rs`. `RequestKind` in
-//!   `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs` lists those that a rule can
-//!   name. The response needs a test in `tests/registry.rs`. Its JSON goes through `image/json.rs`, which writes no
-//!   booleans, no null and only unsigned integers.
+//! * An endpoint: `Registry::respond` if the endpoint has one path, or `Registry::member` if its paths have the form
+//!   `<name>/<collection>/<reference>`; outside `/v2`, `Site::route`. In each case also the list at the top of the
+//!   file. `RequestKind` in `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs`
+//!   lists those that a rule can name. The response needs a test in `tests/registry.rs`. Its JSON goes through
+//!   `image/json.rs`, which writes no booleans, no null and only unsigned integers.
 //! * A fault: `fault.rs` makes the fault, `fault.txt` describes it for `--help`, and `explain.rs` says what a good client
 //!   does. Each fault needs a test in `tests/fault.rs`.
 //! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`. `execute` in `main.rs` runs
 //!   each command.
 //! * A text of `--explain`: `explain.rs`, and the README if the log that it shows has this text.
-//! * A header field: `http/response.rs` (`write_head`) if every response has the field, otherwise the code of
-//!   `registry.rs` that makes the fields. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
+//! * A header field: `http/response.rs` (`write_head`) if every response has the field, otherwise `site.rs`,
+//!   or the code of `registry.rs` that makes the fields. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` fails if the hash of the style is out of
 //!   date, and shows the page to a browser.
 //! * A processor: `image/executable.rs`. If there are more than eight processors, also `RESERVED_DESCRIPTORS` in
@@ -170,6 +171,7 @@ pub mod page;
 pub mod registry;
 pub mod run_queue;
 pub mod server;
+pub mod site;
 pub mod socket;
 pub mod system;
 pub mod welcome;

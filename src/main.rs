@@ -41,8 +41,8 @@ use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
 use quinistry::options::{self, Command, HELP, Serve, Variables};
-use quinistry::registry::Registry;
 use quinistry::server::Server;
+use quinistry::site::Site;
 use quinistry::system::{self, SealedFile, Signals};
 use quinistry::welcome;
 
@@ -146,7 +146,7 @@ fn serve(options: Serve) -> Result<i32, Error> {
     if log.wants_requests() {
         log.text(&describe(&image, &faults, address));
     }
-    let server = Server::new(listener, signals, Registry::new(image), layers, faults, log, budget);
+    let server = Server::new(listener, signals, Site::new(image), layers, faults, log, budget);
     let ended = server.and_then(|mut server| {
         server.confine();
         server.run()

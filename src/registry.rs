@@ -1,4 +1,4 @@
-//! Implements the registry protocol: chooses the response to each request.
+//! Implements the registry protocol: responds to GET.
 //!
 //! Documents: OCI distribution-spec 1.1; RFC 9110 section 12 (Accept).
 //!
@@ -9,15 +9,10 @@
 //!     GET /v2/<name>/tags/list             the tags
 //!     GET /v2/<name>/referrers/<digest>    the referrers of an index or a manifest (its bill of materials)
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
-//!     GET /                                a description of the server: a page for a browser, else a short text
-//!     GET /healthz                         the health check, named as in Kubernetes (not logged)
-//!     GET /metrics                         the server's counters, for Prometheus (not logged)
 //! ```
 //!
-//! Every path allows GET, HEAD and OPTIONS, and the registry refuses every other method. This module touches neither
-//! sockets nor layer files: a response only names the part of a file to send. A response depends on the image and the
-//! request alone, except that the responses of `/` and `/metrics` also report the counters, the time and the memory of
-//! the process (`Vitals`).
+//! A response depends only on the image and the request. This module touches neither sockets nor layer files: a response
+//! only names the part of a file to send. `site` handles the other methods, conditions and ranges.
 //!
 //! Deliberately absent: pushes, authentication and content coding.
 //!
@@ -56,12 +51,10 @@
 //! # Example
 //!
 //! ```
-//! use quinistry::clock::Clock;
 //! use quinistry::http::request::parse;
 //! use quinistry::http::response::Status;
 //! use quinistry::image::Image;
 //! use quinistry::image::layer::Executable;
-//! use quinistry::metrics::{Metrics, Vitals};
 //! use quinistry::registry::Registry;
 //!
 //! # // The smallest file that passes for an executable: an ELF header with one program header.
@@ -70,9 +63,6 @@
 //! # for (at, byte) in [(16, 2), (18, 62), (32, 64), (54, 56), (56, 1), (64, 1)] {
 //! #     executable[at] = byte;
 //! # }
-//! # let clock = Clock::start();
-//! # let metrics = Metrics::new(&clock, None);
-//! # let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
 //! // An executable becomes a layer, the layer an image, and the image a registry.
 //! let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
 //! let mut content = Vec::new();
@@ -84,7 +74,7 @@
 //! // The tag stands for the index.
 //! let head = b"GET /v2/quinistry/manifests/latest HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
 //! let (request, _) = parse(head).expect("valid").expect("complete");
-//! let response = registry.respond(&request, &vitals).response;
+//! let response = registry.respond(&request).response;
 //! assert_eq!(response.status, Status::Ok);
 //! assert_eq!(response.field("Docker-Content-Digest"), Some(digest.as_bytes()));
 //! let index: serde_json::Value = serde_json::from_slice(&response.content.bytes).expect("it is JSON");
@@ -95,8 +85,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, json};
 
-use crate::http::conditional::{Selection, select};
-use crate::http::request::{Method, Rejection, Request, TLS};
+use crate::http::request::Request;
 use crate::http::response::{Content, FilePart, Response, Status};
 use crate::http::syntax::parse_number;
 use crate::image::artifacts::{Artifacts, Referrer};
@@ -105,34 +94,10 @@ use crate::image::json::to_bytes;
 use crate::image::sbom::CYCLONE_DX;
 use crate::image::{
     DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform, TAGS,
-    VERSION,
 };
 use crate::kinds::RequestKind;
-use crate::metrics::{self, Vitals};
-use crate::page::{self, Page};
-use crate::welcome;
 
 const JSON: &str = "application/json";
-
-/// The field that names the protocol. Field note: containers/image and older Docker clients accept a server as a
-/// registry only if it sends this field. They also read the field from errors.
-const SHARED: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n";
-
-/// The fields of every response under `/v2`: [`SHARED`], and the fields that let a page of any other origin read the
-/// response (Fetch Standard, "HTTP responses"). Field note: user interfaces for registries run in a browser, on an
-/// origin of their own.
-const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n\
-    Access-Control-Allow-Origin: *\r\n\
-    Access-Control-Expose-Headers: Docker-Content-Digest, Link, OCI-Filters-Applied\r\n";
-
-/// The methods that every path allows.
-const ALLOWED: &str = "GET, HEAD, OPTIONS";
-
-/// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"). They name the methods and fields
-/// that a page of another origin may use. A browser keeps them for at most a day, and Chromium for two hours.
-const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
-    Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
-    Access-Control-Max-Age: 86400\r\n";
 
 // Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246). Field note: Varnish 7.1 keeps a response without any of
 // these values for two minutes, even the response to a health check.
@@ -142,16 +107,7 @@ const IMMUTABLE: &str = "max-age=31536000, immutable";
 /// For content that must be validated before each reuse.
 const NO_CACHE: &str = "no-cache";
 /// For content that must not be stored.
-const NO_STORE: &str = "no-store";
-
-/// Returns the fields that every response for this path has, whether it is an error or not.
-pub fn shared_fields(path: &str) -> &'static str {
-    if is_under_v2(path) { SHARED_UNDER_V2 } else { SHARED }
-}
-
-fn is_under_v2(path: &str) -> bool {
-    path == "/v2" || path.starts_with("/v2/")
-}
+pub const NO_STORE: &str = "no-store";
 
 // The error codes of the distribution-spec that this registry uses.
 pub const BLOB_UNKNOWN: &str = "BLOB_UNKNOWN";
@@ -160,7 +116,7 @@ const DIGEST_INVALID: &str = "DIGEST_INVALID";
 pub const MANIFEST_UNKNOWN: &str = "MANIFEST_UNKNOWN";
 const NAME_INVALID: &str = "NAME_INVALID";
 pub const NAME_UNKNOWN: &str = "NAME_UNKNOWN";
-const SIZE_INVALID: &str = "SIZE_INVALID";
+pub const SIZE_INVALID: &str = "SIZE_INVALID";
 pub const UNSUPPORTED: &str = "UNSUPPORTED";
 /// Field note: the specification lacks this code. The reference implementation has it for a non-numeric page size.
 const PAGINATION_NUMBER_INVALID: &str = "PAGINATION_NUMBER_INVALID";
@@ -168,7 +124,7 @@ const PAGINATION_NUMBER_INVALID: &str = "PAGINATION_NUMBER_INVALID";
 /// The types that a tag may stand for, in the order of the table above.
 const TAGGED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
 
-/// An image that is ready to be served.
+/// An image that is ready to be pulled.
 pub struct Registry {
     /// The indexes and manifests. Those that a tag may stand for come first, in the order of [`TAGGED`].
     manifests: Vec<Resource>,
@@ -179,8 +135,6 @@ pub struct Registry {
     referrers: Vec<(Digest, usize)>,
     /// The empty index, for a digest without referrers.
     no_referrers: Resource,
-    /// The page that shows the image.
-    page: Page,
 }
 
 /// A response, and the kind of its request.
@@ -215,7 +169,6 @@ struct Resource {
 impl Registry {
     /// Prepares an image to be served.
     pub fn new(image: Image) -> Self {
-        let page = Page::new(&image);
         let artifacts = Artifacts::of(&image);
         let Image { index, docker_list, mut platforms, own } = image;
         let mut manifests = vec![
@@ -243,70 +196,12 @@ impl Registry {
             blobs.push(Resource::document(RequestKind::Artifact, document));
         }
         let no_referrers = Resource::document(RequestKind::Referrers, artifacts.no_referrers);
-        Self { manifests, blobs, referrers, no_referrers, page }
+        Self { manifests, blobs, referrers, no_referrers }
     }
 
-    /// Responds to bytes that are not an acceptable request.
-    pub fn refuse(rejection: &Rejection) -> Served<'static> {
-        let response = error(rejection.status, UNSUPPORTED, rejection.reason, "");
-        let response = if rejection.is_head { response.without_content() } else { response };
-        let kind = if *rejection == TLS { RequestKind::Tls } else { RequestKind::Unreadable };
-        Served::new(kind, response)
-    }
-
-    /// Responds to a request. Only responses about the server itself use `vitals`.
-    pub fn respond(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
-        let mut served = match request.method {
-            Method::Get | Method::Head => {
-                let Served { kind, response } = self.route(request, vitals);
-                Served::new(kind, meet_conditions(request, response))
-            }
-            // Field note: HAProxy 2.6 sends `OPTIONS / HTTP/1.0` and Apache 2.4 `OPTIONS * HTTP/1.0` every few seconds
-            // to see whether a server is alive.
-            Method::Options => {
-                let (kind, fields) = if is_under_v2(&request.path) {
-                    (RequestKind::Options, PREFLIGHT)
-                } else {
-                    (RequestKind::Health, &[][..])
-                };
-                // RFC 9110 section 8.6: MUST NOT send Content-Length in a 204.
-                let response = Response::new(Status::NoContent, fields, Content::NONE);
-                Served::new(kind, response.with("Allow", ALLOWED))
-            }
-            // RFC 9110 section 15.5.6: MUST send Allow. Field note: after a refusal with UNSUPPORTED, podman 4.3
-            // repeats the push three times, which takes 4 s. DENIED ends the push at once, as it does with podman 5.8,
-            // docker and skopeo.
-            Method::Connect | Method::Other => {
-                let message =
-                    "this registry is read-only: it serves one image, itself, and accepts no pushes";
-                let response = error(Status::MethodNotAllowed, DENIED, message, &request.path);
-                Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
-            }
-            // RFC 9110 section 9.1: SHOULD respond to an unrecognized method with 501.
-            Method::Unrecognized => Served::new(
-                RequestKind::Other,
-                unsupported(Status::NotImplemented, "no such method", request),
-            ),
-        };
-        if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: SHOULD send the fields of the response to GET.
-            served.response = served.response.without_content();
-        }
-        served
-    }
-
-    /// Responds to a request below `/v2/<name>/` as if it had no conditions and no range. Only `fault` needs this.
-    pub fn whole(&self, request: &Request<'_>) -> Option<Response<'_>> {
-        Some(self.member(&request.path, request)?.response)
-    }
-
-    fn route(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Served<'_> {
+    /// Responds to a GET, or to a HEAD as if it were a GET. Ignores conditions and ranges.
+    pub fn respond(&self, request: &Request<'_>) -> Served<'_> {
         let (kind, response) = match &*request.path {
-            "/" => (RequestKind::Welcome, self.welcome(request, vitals)),
-            "/healthz" => {
-                (RequestKind::Health, generated(Status::Ok, "text/plain", NO_STORE, b"ok\n".to_vec()))
-            }
-            "/metrics" => (RequestKind::Metrics, self.metrics(vitals)),
             "/v2" | "/v2/" => (RequestKind::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
             "/v2/_catalog" => (RequestKind::Catalog, list("repositories", &[NAME], None, request)),
             path => match self.member(path, request) {
@@ -381,6 +276,11 @@ impl Registry {
         Ok(served)
     }
 
+    /// Returns the digest of the image.
+    pub fn digest(&self) -> &str {
+        self.manifests[0].digest.as_str()
+    }
+
     /// Returns the index that lists the referrers of the subject with this digest.
     fn referrers_of(&self, digest: &str) -> Option<&Resource> {
         let (_, place) = self.referrers.iter().find(|(subject, _)| subject.as_str() == digest)?;
@@ -393,28 +293,6 @@ impl Registry {
         // media type and fail later.
         let resource = find(&self.blobs, digest).map(Resource::by_digest);
         resource.ok_or_else(|| not_found((BLOB_UNKNOWN, "no such blob"), digest))
-    }
-
-    /// Describes the server, in a page or in a short text.
-    fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
-        let host = welcome::host(request.authority);
-        let is_page = prefers_page(request);
-        let fields = if is_page { page::FIELDS } else { welcome::FIELDS };
-        let mut response = Response::new(Status::Ok, fields, Content::NONE);
-        if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: MAY omit fields that are determined only while generating the content. So the
-            // page need not be written to determine Content-Length.
-            return response;
-        }
-        let text = if is_page { self.page.write(host, vitals) } else { welcome::text(host) };
-        response.content = Content::bytes(text.into_bytes());
-        let length = response.content.len().to_string();
-        response.with("Content-Length", &length)
-    }
-
-    fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
-        let text = vitals.to_text(VERSION, self.manifests[0].digest.as_str());
-        generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, text.into_bytes())
     }
 }
 
@@ -493,36 +371,6 @@ impl Resource {
     }
 }
 
-/// Applies the conditions and the range of a GET or HEAD. Returns the whole response, a part of its content, a response
-/// without content, or an error.
-fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Response<'a> {
-    if response.status != Status::Ok {
-        // RFC 9110 section 13.2.1: MUST ignore conditions if the response would not be a 2xx without them.
-        return response;
-    }
-    match select(request, &response) {
-        Selection::Whole => response,
-        Selection::Part(range) => response.part(range),
-        Selection::NotModified => {
-            // RFC 9110 section 15.4.5: MUST send Cache-Control, ETag and Vary of the 200; SHOULD NOT send fields that
-            // describe the content.
-            const ABOUT_CONTENT: [&str; 4] =
-                ["Content-Type", "Content-Length", "Docker-Content-Digest", "Accept-Ranges"];
-            let mut response = response.without(&ABOUT_CONTENT);
-            (response.status, response.content) = (Status::NotModified, Content::NONE);
-            response
-        }
-        Selection::PreconditionFailed => {
-            unsupported(Status::PreconditionFailed, "the content has another entity tag", request)
-        }
-        Selection::Unsatisfiable => {
-            let message = "the range begins past the end of the content, ends before it begins, or is empty";
-            error(Status::RangeNotSatisfiable, SIZE_INVALID, message, &request.path)
-                .with("Content-Range", &format!("bytes */{}", response.content.len()))
-        }
-    }
-}
-
 /// Returns entries of a sorted list, as the distribution-spec requires for tags ("Listing Tags"). `n` is the greatest
 /// number of entries to return, and `last` is the last entry that the client has.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
@@ -552,15 +400,8 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     }
 }
 
-/// Whether a client prefers the page to the short text: browsers do, but curl and other clients that accept `*/*` do
-/// not.
-fn prefers_page(request: &Request<'_>) -> bool {
-    let [html, plain] = request.weights(["text/html", "text/plain"]);
-    html > plain
-}
-
 /// Returns a response with generated content.
-fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) -> Response<'static> {
+pub fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>) -> Response<'static> {
     Response::generated(status, media_type, content).with("Cache-Control", cache)
 }
 
@@ -571,7 +412,7 @@ pub fn error(status: Status, code: &str, message: &str, detail: &str) -> Respons
     generated(status, JSON, NO_STORE, to_bytes(&errors))
 }
 
-fn unsupported(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
+pub fn unsupported(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
     error(status, UNSUPPORTED, message, &request.path)
 }
 

@@ -41,8 +41,8 @@ use crate::fault::Faults;
 use crate::kinds::CloseReason;
 use crate::log::{Log, counted};
 use crate::metrics::Metrics;
-use crate::registry::Registry;
 use crate::run_queue::{LIGHT_TURNS_PER_POLL, Load, RunQueue, TURN_COST};
+use crate::site::Site;
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{ResidentMemory, SealedFile, Signals};
 
@@ -70,7 +70,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 
 /// A server that listens and is ready to run.
 pub struct Server {
-    registry: Registry,
+    site: Site,
     faults: Faults,
     layers: Vec<SealedFile>,
     poll: Poll,
@@ -91,12 +91,12 @@ pub struct Server {
 }
 
 impl Server {
-    /// Creates a server. `layers` are the files to which the responses of the registry refer.
+    /// Creates a server. `layers` are the files to which the responses of the site refer.
     /// Fails if the system denies a descriptor, or has no descriptor left for a client.
     pub fn new(
         listener: std::net::TcpListener,
         signals: Signals,
-        registry: Registry,
+        site: Site,
         layers: Vec<SealedFile>,
         faults: Faults,
         log: Log,
@@ -111,7 +111,7 @@ impl Server {
             io::Error::other(format!("there are too few open files to accept a client: {error}"))
         })?;
         Ok(Self {
-            registry,
+            site,
             faults,
             layers,
             poll,
@@ -284,7 +284,7 @@ impl Server {
         let next = self.clients.update(token, |Client { socket, connection, load }| {
             let mut context = Context {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
-                registry: &self.registry,
+                site: &self.site,
                 faults: &mut self.faults,
                 clock: &self.clock,
                 log: &mut self.log,

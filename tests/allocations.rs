@@ -18,8 +18,8 @@ use quinistry::fault::Faults;
 use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Requests, Sink};
 use quinistry::metrics::Metrics;
-use quinistry::registry::Registry;
 use quinistry::run_queue::TURN_COST;
+use quinistry::site::Site;
 
 #[path = "common/sample.rs"]
 mod sample;
@@ -125,7 +125,7 @@ impl Sink for Nowhere {
 /// number of allocations, without those of the turns that warm it up.
 fn serve(requests: &str) -> (u64, usize) {
     let (image, _) = sample::packed();
-    let registry = Registry::new(image);
+    let site = Site::new(image);
     let (clock, mut log, mut buffers) =
         (Clock::start(), Log::new(Requests::Shown, false), Buffers::default());
     let (mut metrics, mut faults) = (Metrics::new(&clock, None), Faults::default());
@@ -135,7 +135,7 @@ fn serve(requests: &str) -> (u64, usize) {
         script.rest = script.requests;
         let next = connection.turn(&mut Context {
             transport: script,
-            registry: &registry,
+            site: &site,
             faults: &mut faults,
             clock: &clock,
             log: &mut log,

@@ -24,8 +24,8 @@ use quinistry::http::response::FilePart;
 use quinistry::kinds::CloseReason;
 use quinistry::log::{Log, Requests};
 use quinistry::metrics::Metrics;
-use quinistry::registry::Registry;
 use quinistry::run_queue::TURN_COST;
+use quinistry::site::Site;
 
 /// What a transport does in one call. After the script, every call transfers all bytes.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +113,7 @@ impl Transport for Script {
 
 /// A connection with everything that it needs.
 struct World {
-    registry: Registry,
+    site: Site,
     blob: String,
     clock: Clock,
     log: Log,
@@ -131,7 +131,7 @@ impl World {
         let clock = Clock::at(Instant::now(), SINCE_EPOCH);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
-            registry: Registry::new(image),
+            site: Site::new(image),
             blob,
             connection: Connection::new(peer, clock.now),
             metrics: Box::new(Metrics::new(&clock, None)),
@@ -166,7 +166,7 @@ impl World {
     fn turn(&mut self) -> Next {
         self.connection.turn(&mut Context {
             transport: &mut self.transport,
-            registry: &self.registry,
+            site: &self.site,
             faults: &mut Faults::default(),
             clock: &self.clock,
             log: &mut self.log,
@@ -285,7 +285,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
     let (mut image, _) = sample::packed();
     // The registry believes that this is the size of the layer.
     image.platforms[0].layer.blob.size = world.transport.layer.len() as u64;
-    world.registry = Registry::new(image);
+    world.site = Site::new(image);
     world.transport.input = world.layer_request().into_bytes();
     let mut sent = 0;
     for _ in 0..3 {

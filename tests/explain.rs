@@ -16,11 +16,11 @@ use quinistry::image::artifacts::Artifacts;
 use quinistry::kinds::RequestKind;
 use quinistry::log::MAX_EXPLANATION;
 use quinistry::metrics::{Metrics, Vitals};
-use quinistry::registry::Registry;
+use quinistry::site::Site;
 
 /// A registry, and the digests of what it serves.
 struct World {
-    registry: Registry,
+    site: Site,
     index: String,
     manifest: String,
     config: String,
@@ -41,7 +41,7 @@ impl World {
         let config = platforms[0].config.descriptor.digest.to_string();
         let layer = platforms[0].layer.blob.digest.to_string();
         let bill = Artifacts::of(&image).bill.descriptor.digest.to_string();
-        Self { registry: Registry::new(image), index, manifest, config, layer, bill }
+        Self { site: Site::new(image), index, manifest, config, layer, bill }
     }
 
     /// Returns the target with each name replaced by its digest.
@@ -73,11 +73,11 @@ impl World {
                 let (request, _) = parsed?;
                 let vitals =
                     Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &faults.counts };
-                let served = self.registry.respond(&request, &vitals);
-                let (served, fault) = faults.apply(served, &request, &self.registry);
+                let served = self.site.respond(&request, &vitals);
+                let (served, fault) = faults.apply(served, &request, &self.site.registry);
                 (Some(request), served, fault)
             }
-            Err(rejection) => (None, Registry::refuse(&rejection), None),
+            Err(rejection) => (None, Site::refuse(&rejection), None),
         };
         let (kind, status) = (served.kind, served.response.status);
         let explanation = explain(request.as_ref(), kind, status, fault);
@@ -276,7 +276,7 @@ fn every_logged_response_has_a_text_and_every_text_is_used() {
         statuses.push(status);
         endpoints.push(endpoint);
     }
-    let timeout = Registry::refuse(&request::timeout(b"GET"));
+    let timeout = Site::refuse(&request::timeout(b"GET"));
     let explanation = explain(None, timeout.kind, timeout.response.status, None);
     texts.insert(explanation[1].to_owned());
     statuses.push(timeout.response.status);

@@ -11,11 +11,11 @@ use quinistry::fault::{FAULTS, Fault, Faults, HELP, PLACES};
 use quinistry::http::request::parse;
 use quinistry::http::response::Status;
 use quinistry::metrics::{Metrics, Vitals};
-use quinistry::registry::Registry;
+use quinistry::site::Site;
 
 /// A registry with rules, without a server around it.
 struct World {
-    registry: Registry,
+    site: Site,
     faults: Faults,
     layer: String,
     index: String,
@@ -28,7 +28,7 @@ impl World {
         let index = image.index.descriptor.digest.to_string();
         let mut faults = Faults::default();
         faults.add(rules).unwrap_or_else(|error| panic!("{rules}: {error}"));
-        Self { registry: Registry::new(image), faults, layer, index }
+        Self { site: Site::new(image), faults, layer, index }
     }
 
     /// Returns the response as text, for comparison, and its fault.
@@ -40,8 +40,8 @@ impl World {
         let metrics = Metrics::new(&clock, None);
         let vitals =
             Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &self.faults.counts };
-        let served = self.registry.respond(&request, &vitals);
-        let (served, fault) = self.faults.apply(served, &request, &self.registry);
+        let served = self.site.respond(&request, &vitals);
+        let (served, fault) = self.faults.apply(served, &request, &self.site.registry);
         (format!("{:?}", served.response), fault)
     }
 }

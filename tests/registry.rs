@@ -15,7 +15,7 @@ use quinistry::http::response::{Content, Persistence};
 use quinistry::image::sbom::{self, CYCLONE_DX};
 use quinistry::image::{Descriptor, VERSION};
 use quinistry::metrics::{Metrics, Vitals};
-use quinistry::registry::{Registry, shared_fields};
+use quinistry::site::{Site, shared_fields};
 use serde_json::Value;
 
 const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
@@ -26,7 +26,7 @@ const DATE: &str = "Sun, 06 Nov 1994 08:49:37 GMT";
 
 /// A registry, and the content that it serves.
 struct World {
-    registry: Registry,
+    site: Site,
     /// The contents of the layers, in the order of the image.
     contents: Vec<Vec<u8>>,
     /// The digests of the indexes and manifests, each with its media type. The OCI index is first.
@@ -52,7 +52,7 @@ impl World {
         }
         let configs = image.platforms.iter().map(|platform| digest(&platform.config.descriptor)).collect();
         let (blob, layer) = (digest(&Descriptor::of(&image.platforms[1].layer)), contents[1].clone());
-        Self { registry: Registry::new(image), contents, manifests, configs, blob, layer }
+        Self { site: Site::new(image), contents, manifests, configs, blob, layer }
     }
 
     /// Returns the digest of the OCI index.
@@ -98,7 +98,7 @@ impl World {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
-        let served = self.registry.respond(&request, &vitals).response;
+        let served = self.site.respond(&request, &vitals).response;
         let mut head = Vec::new();
         served.write_head(DATE, shared_fields(&request.path), Persistence::Implied, &mut head);
         let mut response = Response::from_head(&head);
@@ -272,7 +272,7 @@ fn a_client_that_accepts_no_index_gets_the_manifest_for_the_servers_platform() {
         let own = &image.platforms[image.own];
         assert_eq!(own.layer.architecture, if machines[0] == AMD64 { "amd64" } else { "arm64" });
         let digests = [&own.manifest, &own.docker_manifest].map(|document| document.descriptor.digest);
-        let world = World { registry: Registry::new(image), contents, ..World::new() };
+        let world = World { site: Site::new(image), contents, ..World::new() };
         for (accept, digest) in [OCI, DOCKER].into_iter().zip(digests) {
             let response =
                 world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);

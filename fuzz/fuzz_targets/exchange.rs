@@ -129,7 +129,7 @@ fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> O
     loop {
         let next = connection.turn(&mut Context {
             transport: &mut transport,
-            registry: &SERVED.registry,
+            site: &SERVED.site,
             faults: &mut faults,
             clock: &CLOCK,
             log: &mut log,

@@ -9,7 +9,7 @@ use quinistry::http::request::{Method, parse};
 use quinistry::http::response::{Content, Persistence, Status};
 use quinistry::image::digest::Digest;
 use quinistry::metrics::{Metrics, Vitals};
-use quinistry::registry::shared_fields;
+use quinistry::site::shared_fields;
 use served::{CLOCK, SERVED};
 
 /// The names of the fields that a response may have.
@@ -43,7 +43,7 @@ fuzz_target!(|bytes: &[u8]| {
     let Ok(Some((request, _))) = parse(&bytes) else { return };
     let metrics = Metrics::new(&CLOCK, None);
     let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0, faults: &[] };
-    let response = SERVED.registry.respond(&request, &vitals).response;
+    let response = SERVED.site.respond(&request, &vitals).response;
     let mut head = Vec::new();
     let shared = shared_fields(&request.path);
     response.write_head("Thu, 01 Jan 1970 00:00:00 GMT", shared, Persistence::Close, &mut head);

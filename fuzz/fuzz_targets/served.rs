@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use quinistry::clock::Clock;
 use quinistry::http::response::FilePart;
 use quinistry::image::artifacts::Artifacts;
-use quinistry::registry::Registry;
+use quinistry::site::Site;
 
 pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
 
@@ -18,7 +18,7 @@ pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
 pub static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
 
 pub struct Served {
-    pub registry: Registry,
+    pub site: Site,
     layers: Vec<Vec<u8>>,
     digests: [(&'static [u8], String); 8],
 }
@@ -38,7 +38,7 @@ impl Served {
             (b"@bill", artifacts.bill.descriptor.digest),
         ];
         let digests = digests.map(|(name, digest)| (name, digest.to_string()));
-        Self { registry: Registry::new(image), layers, digests }
+        Self { site: Site::new(image), layers, digests }
     }
 
     pub fn layer(&self, part: &FilePart) -> &[u8] {

@@ -19,7 +19,7 @@ use quinistry::budget::Budget;
 use quinistry::image::Image;
 use quinistry::image::layer::Executable;
 use quinistry::log::{Log, Requests};
-use quinistry::registry::Registry;
+use quinistry::site::Site;
 use quinistry::system::{SealedFile, Signals};
 use serde_json::{Value, json};
 
@@ -41,7 +41,7 @@ pub fn serve(plan: &Value) -> Outcome<()> {
     let mut server = quinistry::server::Server::new(
         listener,
         signals,
-        Registry::new(image),
+        Site::new(image),
         layers,
         quinistry::fault::Faults::default(),
         Log::new(Requests::Shown, false),
