@@ -24,8 +24,8 @@ use crate::system;
 /// wait for a second, until they repeat their SYN. The system limits the number to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// The greatest number of unsent bytes that are queued for one socket. This many bytes keep a link busy until the next
-/// call. With a higher limit, every stalled reader would take more kernel memory, which counts as memory of the
+/// The greatest number of unsent bytes that are queued for one socket. This is enough to keep a link busy until the
+/// next call. With a higher limit, every stalled reader would take more kernel memory, which counts as memory of the
 /// container.
 const UNSENT: i32 = 128 * 1024;
 

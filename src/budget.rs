@@ -1,4 +1,4 @@
-//! Divides the memory of the process among the uses that clients can cause.
+//! Bounds each use of memory that clients can cause, so that the sum stays below the limit of the process.
 //!
 //! Documents: cgroups(7); the kernel's `cgroup-v2`, "Memory"; tcp(7).
 //!

@@ -14,9 +14,10 @@
 //!
 //! To make room for a newcomer, the server first closes connections without a response in flight, and then those whose
 //! client has taken nothing of its response for a while. In both groups, the connection that has waited longest is
-//! closed first. Clients in the run queue come last, because they may be waiting for the server. The search scans all
-//! clients, which takes milliseconds. So the server closes a 64th of all clients at once, which makes room for the next
-//! newcomers too.
+//! closed first. Clients in the run queue are closed only after all others, because it may be the server that keeps
+//! them waiting. A client that takes some bytes every second keeps its place, however slowly it reads. The search scans
+//! all clients, which takes milliseconds. So the server closes a 64th of all clients at once, which makes room for the
+//! next newcomers too.
 //!
 //! If incomplete heads and unsent responses take too much memory, the server first closes connections that have made no
 //! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs

@@ -48,9 +48,9 @@
 //!     any               ->  closed: Broken        the transport failed                              [any step]
 //! ```
 //!
-//! *Progress* means that a response begins, that the transport takes bytes, or that the client acknowledges some.
-//! Acknowledgements count because the transport takes all of a small response at once, long before a slow reader has
-//! received it.
+//! *Progress* means that a response begins, that the transport takes bytes or the end of the stream, or that the client
+//! acknowledges some. Acknowledgements count because the transport takes all of a small response at once, long before a
+//! slow reader has received it.
 //!
 //! When the server is stopping, every response is its connection's last. The server also closes connections when places
 //! or memory run out (see `clients`).
@@ -60,8 +60,8 @@
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
 //! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
-//! the connection lingers. This is an optimisation, which can be ignored at first reading: on the loopback device,
-//! lingering every time would make a connection with a single request cost 50 % more processor time.
+//! the connection lingers. Closing at once is only an optimisation, and can be ignored at first reading: on the
+//! loopback device, a connection with a single request would cost 50 % more processor time if it always lingered.
 //!
 //! Bytes that the kernel has queued for a closed connection count towards no limit, and can stay queued for minutes. A
 //! connection is therefore closed without a reset only when the client has acknowledged everything. Otherwise a reset
@@ -185,10 +185,10 @@ use crate::site::{Site, shared_fields};
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may go without progress, whether it sends no further request or takes nothing of a response. A
-/// slow reader may take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load balancers keep an
-/// idle connection for 60 s (AWS; nginx upstream). They must close it before the server does, because a request that
-/// crosses a close is lost.
+/// How long a client may neither send a further request nor take a byte of a response. A slow reader that keeps taking
+/// bytes may take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load balancers keep an idle
+/// connection for 60 s (AWS; nginx upstream). They must close it before the server does, because a request that crosses
+/// a close is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a client may take to close its side after it has received its last response. nginx waits 5 s, and 30 s in
@@ -240,8 +240,8 @@ pub trait Transport {
     fn unacknowledged(&self) -> u64;
 }
 
-/// Buffers that all connections share. Nothing is kept in them between turns: the output is empty, and what is left in
-/// the input is meaningless.
+/// Buffers that all connections share. Between turns, the output is empty, and the bytes that are left in the input
+/// have no meaning.
 pub struct Buffers {
     input: Box<[u8]>,
     output: Vec<u8>,
@@ -334,7 +334,7 @@ enum State {
 
 /// The rest of a response that did not fit the transport.
 struct Writing {
-    /// The rest of heads and small contents.
+    /// The rest of the heads, and of the content that is in memory.
     bytes: Vec<u8>,
     /// The rest of a part of a file, which comes after `bytes`.
     part: FilePart,
@@ -472,7 +472,7 @@ impl Connection {
         }
     }
 
-    /// Enforces the deadline, unless the client has made progress that extends it. Then returns `next`.
+    /// Enforces the deadline. Returns `next` if the client has made progress that extends the deadline.
     fn expire<T: Transport>(&mut self, next: Next, context: &mut Context<'_, T>) -> Next {
         self.watch(|| context.transport.unacknowledged(), context.clock.now);
         if context.clock.now < self.deadline() {
@@ -696,7 +696,7 @@ impl Writing {
         while !self.bytes.is_empty() {
             let count = context.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
-                // If a transport takes nothing and does not block, this loop would never end.
+                // Otherwise this loop would never end if a transport took nothing and did not block.
                 return Err(Next::Close(CloseReason::Broken));
             }
             self.bytes.drain(..count);

@@ -18,8 +18,8 @@
 //! response wrong. A rule counts only the responses that reach it and that its fault can change. So `layer=503@first:1
 //! layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
 //!
-//! A response with a fault has another status, other fields or other content. Some faults also decide whether the
-//! connection persists (see [`persistence`]). `reset` also changes how the connection is closed. `slow` is an option of
+//! A response with a fault has another status, other fields or other content. Some faults also decide what becomes of
+//! the connection: whether it persists (see [`persistence`]) or, for `reset`, how it is closed. `slow` is an option of
 //! the listening socket: it changes no response and is not counted.
 //!
 //! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, which people use to watch the server; TLS; and a

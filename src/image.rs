@@ -33,7 +33,7 @@
 //! the config, which states the architecture and which file to run. If an image had only the executable for its own
 //! processor, the program in it could not serve an image for another processor. With all layers, a child finds every
 //! executable that its parent had. So the child computes the same layers, configs, manifests and index as its parent,
-//! on any platform, and all generations on all processors have one digest.
+//! on any platform, and all generations on all processors have the same digest.
 //!
 //! The executables and the source determine every byte of the documents. So all executables must be built from one
 //! source, and with one `SOURCE_DATE_EPOCH`. The rules that keep this true are in `lib.rs`, under "What must not
@@ -45,7 +45,8 @@
 //!
 //! Limits: one executable for each architecture, and so one variant of `arm`.
 //!
-//! Deliberately absent: a signature, because a signature cannot be inside the content that it signs.
+//! Deliberately absent: a signature. A child could serve only a signature that is in its image, and no signature can be
+//! inside the content that it signs.
 
 use serde_json::{Value, json};
 
@@ -188,7 +189,7 @@ pub struct Platform {
 
 impl Image {
     /// Builds an image from one layer for each architecture, of which the first has the executable of this process. `C`
-    /// is the content of a layer, or a handle to it, and is only put in order. Returns the contents in the order of
+    /// is the content of a layer, or a handle to it. It is moved, but never read. Returns the contents in the order of
     /// [`Image::platforms`].
     pub fn assemble<C>(mut packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;

@@ -30,8 +30,8 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// What a client requests. The text is the label for the log of a response that is not an error. Health checks and
-    /// metrics have none, because clients request them every few seconds.
+    /// What a client requests. The text labels the response in the log, unless the response is an error. Health checks
+    /// and metrics have none, because clients request them every few seconds.
     RequestKind {
         /// `/v2/`, by which a client checks that this is a registry.
         Base = "base", "Serving API version";
@@ -65,13 +65,13 @@ kinds! {
         /// Nothing, because the bytes are not a request.
         Unreadable = "unreadable";
         /// Nothing yet, because the bytes begin a TLS connection. Field note: such a connection is the first step of a
-        /// pull that succeeds (Docker 20.10 and containerd 1.7, seen), so the log must not call it a failure.
+        /// pull that succeeds (observed with Docker 20.10 and containerd 1.7), so the log must not call it a failure.
         Tls = "tls", "Client tried HTTPS first, and may go on with HTTP";
     }
 }
 
 kinds! {
-    /// Why a connection was closed. Only a reason for which the server itself ends a connection early has a text.
+    /// Why a connection was closed. Only the reasons for which the server itself ends a connection early have a text.
     CloseReason {
         /// The server sent the last response: the client wanted no other, or its bytes were not a request.
         LastResponse = "last_response";

@@ -98,8 +98,8 @@
 //! * A tag: [`image::TAGS`], in sorted order. Then run the tests: those that list the tags fail and must be changed.
 //!   The archive that `save` writes has only the tag `latest`.
 //! * An endpoint: `Registry::respond` if the endpoint has one path, or `Registry::member` if its paths have the form
-//!   `<name>/<collection>/<reference>`; outside `/v2`, `Site::route`. In each case also the list at the top of the
-//!   file. `RequestKind` in `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs`
+//!   `<name>/<collection>/<reference>`; outside `/v2`, `Site::route`. In each case, also extend the list at the top of
+//!   the file. `RequestKind` in `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs`
 //!   lists those that a rule can name. The response needs a test in `tests/registry.rs`. Its JSON goes through
 //!   `image/json.rs`, which writes no booleans, no null and only unsigned integers.
 //! * A fault: `fault.rs` makes the fault, `fault.txt` describes it for `--help`, and `explain.rs` says what a good client
@@ -107,8 +107,9 @@
 //! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`. `execute` in `main.rs` runs
 //!   each command.
 //! * A text of `--explain`: `explain.rs`, and the README if the log that it shows has this text.
-//! * A header field: `http/response.rs` (`write_head`) if every response has the field, otherwise `site.rs`,
-//!   or the code of `registry.rs` that makes the fields. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
+//! * A header field: `write_head` in `http/response.rs` if every response has the field, `shared_fields` in `site.rs`
+//!   if every response under `/v2` has it, `Resource::new` in `registry.rs` for documents and layers, and `FIELDS` in
+//!   `page.rs` and `welcome.rs` for `/`. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` fails if the hash of the style is out of
 //!   date, and shows the page to a browser.
 //! * A processor: `image/executable.rs`. If there are more than eight processors, also `RESERVED_DESCRIPTORS` in
@@ -139,9 +140,9 @@
 //! * the output buffer that all connections share is empty after every turn. Otherwise a client would receive the bytes
 //!   of another client.
 //!
-//! Every pull transfers the binary, so the program also stays small: the gate limits the size of a layer. Where the
-//! code avoids a part of std or of a crate for that reason (`system::entry`, `image::json`), a comment says how many
-//! bytes this saves.
+//! Every pull transfers the binary, so the program must also stay small: `.ci/run` limits the size of a layer. Where
+//! the code avoids a part of std or of a crate for that reason (`system::entry`, `image::json`), a comment says how
+//! many bytes this saves.
 //!
 //! # How to read the comments
 //!

@@ -14,10 +14,10 @@
 //! dropped together.
 //!
 //! The log buffers its lines. It writes them when the server has no other work, when the buffer has many lines, or
-//! after 10 ms. A write should not block the event loop, even if no process reads the pipe, or if Ctrl-S has stopped
-//! the terminal. Other processes may share the open file, so the log cannot make it non-blocking. Instead, the log asks
-//! poll(2) before each write, and writes no more than is certain to fit. Lines that cannot be written stay in the
-//! buffer.
+//! after 10 ms. A write must not block the event loop, even if no process reads the pipe or Ctrl-S has stopped the
+//! terminal. Two rare exceptions are described below. Other processes may share the open file, so the log cannot make
+//! it non-blocking. Instead, the log asks poll(2) before each write, and writes no more than is certain to fit. Lines
+//! that cannot be written stay in the buffer.
 //!
 //! ```text
 //!     standard error    what fits when poll(2) reports it as writable
@@ -144,7 +144,7 @@ pub enum Requests {
 pub struct Log {
     requests: Requests,
     buffer: Vec<u8>,
-    /// Whether the buffer has lines that no write has tried.
+    /// Whether the buffer has lines that the log has not yet tried to write.
     is_new: bool,
     /// How many lines have been dropped in all.
     dropped: u64,
@@ -236,8 +236,8 @@ impl Log {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
 
-    /// Returns the first bytes of `lines`: as many as surely fit. They end with an entry if possible, because a line
-    /// within one write is not interleaved with lines of other processes.
+    /// Returns the beginning of `lines` that is certain to fit. It ends where an entry ends if possible, because an
+    /// entry that is written whole is not interleaved with lines of other processes.
     fn piece<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         if self.is_on_terminal {
             let line = lines.iter().position(|&byte| byte == b'\n').unwrap_or(lines.len());

@@ -38,8 +38,8 @@ pub struct Metrics {
     pub accepted: u64,
     /// How often accepting was paused because there was no room for another connection.
     pub pauses: u64,
-    /// The number of sent bytes of content. Small contents are counted with their response, and layers when the kernel
-    /// takes their bytes.
+    /// The number of sent bytes of content. Content in memory is counted with its response, and a layer as the kernel
+    /// takes its bytes.
     pub content_bytes: u64,
     responses: [[u64; STATUSES]; KINDS],
     closed: [u64; REASONS],

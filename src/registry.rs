@@ -33,13 +33,14 @@
 //!
 //! A client can compare a quine with its child only if both show it the same digest. Every current client accepts the
 //! index. Docker's list and manifests are the same documents under other media types, and so have other digests. They
-//! serve old clients that accept no other types (keel, Dependabot and watchtower of some years ago). "Our platform" is
-//! the platform of the running process.
+//! serve old clients that accept no other types (such as old versions of keel, Dependabot and watchtower). "Our
+//! platform" is the platform of the running process.
 //!
 //! No value of `Accept` causes a 404 or a 406. If a server has no type that the client lists, RFC 9110 section 12.5.1
 //! lets the server disregard the field, and the client may be able to read the index nevertheless.
 //!
-//! For a tag, the weights in `Accept` are ignored, except that 0 removes a type from the table.
+//! For a tag, the weights in `Accept` are ignored, except that a weight of 0 means that the client does not accept the
+//! type.
 //!
 //! # What refers to the image
 //!
@@ -344,8 +345,8 @@ impl Resource {
                  Accept-Ranges: bytes\r\nETag: \"{digest}\"\r\nCache-Control: {cache}\r\n"
             )
         };
-        // RFC 9110 section 12.5.5: the document that a tag stands for depends on Accept. An index of referrers has this
-        // field too, which does no harm.
+        // RFC 9110 section 12.5.5: the document that a tag stands for depends on Accept. An index of referrers does not
+        // depend on Accept, but Vary does no harm there.
         let by_name = fields(NO_CACHE) + "Vary: Accept\r\n";
         Self {
             digest,

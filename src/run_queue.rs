@@ -12,9 +12,10 @@
 //!     work did                           heavy:  A B        up to 32 of them
 //! ```
 //!
-//! A *turn* is what one client does before the next client is served. It ends when it has cost [`TURN_COST`]. The unit
-//! of cost is the work of sending one byte of a file. After each quarter of a second, the recorded cost of a client is
-//! halved. A client that has just used a whole turn is heavy.
+//! A *turn* is what one client does before the next client is served. It ends when the client has nothing more to do,
+//! and at the latest when it has cost [`TURN_COST`]. The unit of cost is the work of sending one byte of a file. After
+//! each quarter of a second, the recorded cost of a client is halved. A client that has just used a whole turn is
+//! heavy.
 //!
 //! With one queue, a client with one request would wait until each of 4,000 clients that never stop asking has had a
 //! turn, and as long again for its next request.
@@ -34,11 +35,11 @@ use mio::Token;
 /// 2 MiB.
 pub const TURN_COST: u64 = 768 * 1024;
 
-/// The most light clients that have a turn between two polls. The server accepts up to this many clients between two
-/// polls, and each may need another turn.
+/// The greatest number of light clients that have a turn between two polls. The server accepts up to this many clients
+/// between two polls, and each may need another turn.
 pub const LIGHT_TURNS_PER_POLL: usize = 512;
 
-/// The most heavy clients that have a turn between two polls: 5 ms of work if each of them takes a whole layer.
+/// The greatest number of heavy clients that have a turn between two polls: 5 ms of work if each takes a whole layer.
 const HEAVY_TURNS_PER_POLL: usize = 32;
 
 /// The time after which the recorded cost of a client is halved.

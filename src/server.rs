@@ -49,8 +49,8 @@ use crate::system::{ResidentMemory, SealedFile, Signals};
 /// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// The most events that a poll returns: one for each client, for the listener and for the signals. With fewer, a client
-/// might wait for several polls.
+/// The most events that a poll returns: one for each client, for the listener and for the signals. With room for fewer,
+/// the kernel would report some clients only at a later poll.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
 /// The time between two checks of all clients. A deadline is noticed at most this late.
@@ -355,8 +355,8 @@ impl Server {
         });
     }
 
-    /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Arrived
-    /// input is read before the deadline of its client is enforced, even if the kernel has not reported the input.
+    /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Input that
+    /// has arrived is read before the deadline of its client is enforced, even if the kernel has not reported it.
     fn check(&mut self) {
         let now = self.clock.now;
         if self.spare() < GUARANTEED {
@@ -398,8 +398,8 @@ impl Server {
             "Stopping: {open} open, up to {seconds} s to finish; a second signal ends the server at once"
         );
         self.log.event(self.clock.rfc3339(), &event);
-        // Requests that came before the signal get a response, even if their events have not been reported. A client to
-        // which a response is still being sent receives no further response.
+        // Requests that came before the signal get a response, even if their events have not been reported. A response
+        // that is still being sent is the last of its connection.
         self.clients.for_each(|token, Client { socket, load, .. }| {
             socket.expect_input();
             self.run_queue.enqueue(token, load, self.clock.now);

@@ -41,7 +41,7 @@ const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
 /// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"). They name the methods and fields
-/// that a page of another origin may use. A browser keeps them for at most a day, and Chromium for two hours.
+/// that a page of another origin may use. A browser may keep them for a day, and Chromium keeps them for two hours.
 const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
     Access-Control-Max-Age: 86400\r\n";

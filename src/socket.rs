@@ -5,9 +5,9 @@
 //! The transport reads only while there may be input, and sends only until the socket has used up its share of the
 //! memory (see `budget`).
 //!
-//! Asking the kernel with each response how many bytes are queued would take a system call. Instead, the transport
-//! keeps an upper bound: the last number that the kernel reported, plus the bytes sent since. It asks again only when
-//! the bound exceeds the share of the socket.
+//! Asking the kernel how many bytes are queued would cost a system call for each response. Instead, the transport keeps
+//! an upper bound: the last number that the kernel reported, plus the bytes sent since. It asks again only when the
+//! bound exceeds the share of the socket.
 //!
 //! Limits: the queued bytes, which `budget` bounds.
 //!
@@ -34,8 +34,8 @@ pub struct Socket {
     /// Whether there may be something to read. The kernel reports input once. This becomes false when a read would
     /// block, or returns fewer bytes than the buffer has room for (epoll(7), question 9).
     is_readable: bool,
-    /// Whether a read may return fewer bytes than there are. This happens when the client has closed its side:
-    /// a read returns the end of the stream separately. The kernel reports the end once, so this stays true.
+    /// Whether a short read may leave something unread. It does once the client has closed its side, because the end of
+    /// the stream takes a read of its own. The kernel reports the end only once, so this stays true.
     may_read_short: bool,
     /// An upper bound of the bytes that the kernel has queued.
     queued: u64,

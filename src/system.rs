@@ -23,8 +23,8 @@ use std::time::Duration;
 /// the exit code.
 ///
 /// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls `sscanf`,
-/// and with it come the functions that read and print floating-point numbers and wide characters. These functions are
-/// 140 KB, a tenth of the binary and of every pull. [`start`] does the other tasks of std's start.
+/// and with it come the functions that read and print floating-point numbers and wide characters. These functions take
+/// up 140 KB, a tenth of the binary and of every pull. [`start`] does the other tasks of std's start.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -75,8 +75,8 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
 
 /// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get its
 /// number, and a client could receive the log. open(2) returns the lowest free number, which is that of the closed
-/// descriptor. Standard output is opened for reading, so that a write to it fails and loses nothing silently. Standard
-/// error may lose the log.
+/// descriptor. Standard output is opened for reading, so that a write fails instead of silently losing output. A log on
+/// standard error may be lost.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: the only pointer that is passed is to a constant C string.

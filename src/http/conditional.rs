@@ -30,7 +30,7 @@ pub enum Selection {
     Part(Range<u64>),
     /// Nothing, because the client already has the content: 304.
     NotModified,
-    /// Nothing, because the client wanted other content: 412.
+    /// Nothing, because If-Match does not list the entity tag of this content: 412.
     PreconditionFailed,
     /// Nothing, because the content does not have the requested bytes: 416.
     Unsatisfiable,

@@ -26,9 +26,9 @@
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
 //! HTTP/1.2, which must be treated as HTTP/1.1, and for HTTP/2.0, which must not.
 //!
-//! The end of the head is found first, and `httparse` runs only on a complete head. A head of 16 KiB that arrives byte
-//! by byte takes at most 60 ms of processor time, in which each byte is parsed again whenever another arrives.
-//! `connection` charges the client for this.
+//! The end of the head is found first, and `httparse` runs only on a complete head. The head is scanned from its start
+//! whenever bytes arrive. For a head of 16 KiB that arrives byte by byte, this takes 60 ms of processor time in all,
+//! for which `connection` charges the client.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
@@ -215,7 +215,7 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection> {
 /// Parses the bytes after the empty line.
 fn parse_trimmed(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     check_first_bytes(bytes)?;
-    // The bytes beyond the limit are ignored, so that the outcome does not depend on how they were split into reads.
+    // Bytes beyond the limit are ignored. Otherwise the outcome would depend on how the input was split into reads.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = request_line_end(bytes)? else { return Ok(None) };
     // The request line is checked as soon as it is complete, because a client of HTTP/0.9 sends nothing after `GET /`.
@@ -239,7 +239,7 @@ fn parse_trimmed(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection
 fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
-        // Field note: Docker (20.10, seen), its containerd store and containerd's CRI try HTTPS first, even on
+        // Field note: Docker (observed with 20.10), its containerd store and containerd's CRI try HTTPS first, even on
         // localhost. If the response begins with `HTTP/`, these clients go on with HTTP at once. Silence costs them a
         // time-out of 10 s, and a reset makes the pull fail.
         [TLS_HANDSHAKE, ..] => Err(TLS),

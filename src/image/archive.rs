@@ -71,10 +71,10 @@ fn path(descriptor: &Descriptor) -> String {
 /// Builds the index of the layout. Its one entry leads to the image's own index.
 ///
 /// Field note: the entry has its name in two annotations. containerd and podman read containerd's annotation, and
-/// umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would ask
-/// which entry is meant, and Docker's containerd store would show an image without a tag. A kubelet looks for a pinned
-/// image by a name with a digest. That name must be added after the import, with `ctr images tag` (`k8s/README.md`).
-/// `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
+/// umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would require
+/// the user to choose one, and Docker's containerd store would show an image without a tag. A kubelet looks for a
+/// pinned image by a name with a digest. That name must be added after the import, with `ctr images tag`
+/// (`k8s/README.md`). `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
     let mut entry = image.index.descriptor.to_json(OCI_INDEX);
     let annotations = json!({

@@ -52,7 +52,7 @@ impl Artifacts {
     pub fn of(image: &Image) -> Self {
         let config = Document::json(OCTET_STREAM, &json!({}));
         let bill = Document::new(OCTET_STREAM, sbom::DOCUMENT.to_vec());
-        // A config is a document as well, but has no artifact.
+        // Configs are documents as well, but nothing refers to them.
         let subjects = image.documents().filter(|document| document.descriptor.content_type != OCTET_STREAM);
         let referrers = subjects.map(|subject| Referrer::new(&subject.descriptor, &config, &bill)).collect();
         let no_referrers = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![]));

@@ -79,7 +79,7 @@ pub fn is_well_formed(text: &str) -> bool {
     encoded.len() == length && encoded.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The number of first bytes in a [`Summary`]: a line of a hex dump.
+/// The number of leading bytes that a [`Summary`] keeps: one line of a hex dump.
 pub const START: usize = 16;
 
 /// The digest, length and first bytes of content that has passed through [`Hashing`].

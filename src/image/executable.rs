@@ -29,7 +29,7 @@ pub const ENOUGH: usize = 4096;
 
 /// The variant of every `arm` executable: version 7 of the architecture, as for Debian's armhf and the targets that
 /// Rust calls armv7. A program for version 6, as for the first Raspberry Pi, also runs on version 7. But a client on a
-/// machine of version 6 finds no platform for it in the index, and must request the manifest by digest.
+/// machine of version 6 finds no matching platform in the index, and must request the manifest by digest.
 pub const ARM_VARIANT: &str = "v7";
 
 const NOT_LINUX_ELF: &str = "this is not an executable for Linux (an ELF file)";

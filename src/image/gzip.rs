@@ -92,7 +92,7 @@ fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!crc, |crc, &byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8))
 }
 
-/// The CRC of each byte; 0xedb88320 is the polynomial, with the lowest power first.
+/// The CRC of each byte. 0xedb88320 is the polynomial 0x04c11db7 with its bits reversed.
 const CRC_TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;

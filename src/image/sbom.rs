@@ -15,9 +15,9 @@
 //!     QUINISTRY_UPDATE=1 cargo test --test sbom
 //! ```
 //!
-//! Limits: the list is right for a build with this source's Cargo.lock (`cargo install --locked`). One list covers
-//! every processor, because every processor must make the same image. The list therefore includes a crate that ships
-//! only on some: `cpufeatures` for `386`, `amd64` and `arm64`.
+//! Limits: the list is accurate only for a build with this source's Cargo.lock (`cargo install --locked`). One list
+//! covers every processor, because every processor must make the same image. The list therefore includes a crate that
+//! ships only on some: `cpufeatures` for `386`, `amd64` and `arm64`.
 //!
 //! Deliberately absent: the standard library and the C library, whose versions the source does not know; a serial
 //! number and a time, which would differ between builds; and compression, because the layer is compressed: the zlib
