@@ -4,7 +4,7 @@
 //!
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
 //! over the process would need other calls: to open files, to run programs, to connect to other machines. Before the
-//! server reads the first byte from outside, it gives up the right to make these calls, forever. The filter is a
+//! server reads the first byte from outside, it drops the right to make these calls permanently. The filter is a
 //! program that the kernel runs for each call. The program compares numbers and jumps forward:
 //!
 //! ```text

@@ -530,4 +530,24 @@ mod tests {
         assert_eq!(lines.len(), 3);
         assert!(lines[1].contains("Dropped 500 lines"), "{lines:?}");
     }
+
+    #[test]
+    fn a_write_of_no_bytes_ends_the_attempt() {
+        struct Full;
+
+        impl Sink for Full {
+            fn is_ready(&self) -> bool {
+                true
+            }
+
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Ok(0)
+            }
+        }
+
+        let mut log = Log::new(Requests::Shown, false);
+        log.event(TIME, "Stopping");
+        log.flush(TIME, &mut Full);
+        assert!(log.is_waiting() && log.dropped_lines() == 0, "the line is kept for later");
+    }
 }

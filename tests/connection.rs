@@ -302,7 +302,10 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
 fn a_turn_has_fewer_requests_if_they_take_longer() {
     let long = request(&format!("GET /v2/quinistry/tags/list?{}", "&".repeat(8000)), &[]);
     let many = request("GET /v2/", &[&format!("Accept: {}", "a,".repeat(950))]);
-    for (request, most) in [(long, 2), (many, 6)] {
+    // The text is generated, although the response has none of it.
+    let page = request("GET /", &["Accept: text/html", "If-None-Match: *"]);
+    let metrics = request("GET /metrics", &["If-Match: \"x\""]);
+    for (request, most) in [(long, 2), (many, 6), (page, 1), (metrics, 1)] {
         let mut world = World::new(request.repeat(10));
         // A turn that reads only the beginning of a head may send no response.
         let mut answered = 0;
@@ -313,6 +316,13 @@ fn a_turn_has_fewer_requests_if_they_take_longer() {
             answered += in_this_turn;
         }
     }
+}
+
+#[test]
+fn a_head_that_is_parsed_again_and_again_ends_the_turn() {
+    let mut world = World::new(format!("GET / HTTP/1.1\r\nHost: x\r\nA: {}", "a".repeat(15_000)));
+    assert_eq!(world.turn(), Next::Again, "the rest of the head waits for another turn");
+    assert_eq!(world.run(), Next::Wait);
 }
 
 #[test]

@@ -120,7 +120,7 @@ const MAX_LINES: usize = 1000;
 /// The number of additional lines for each client of a crowd.
 const LINES_OF_CLIENT: usize = 20;
 
-/// How often a client reconnects before it gives up.
+/// The greatest number of times that a client reconnects.
 const MAX_CUTS: usize = 100;
 
 /// How long a client waits before each request, so that the server becomes idle and writes its log.
