@@ -127,8 +127,7 @@ impl Acceptor {
 
     /// Asks the kernel whether there is a connection in the backlog.
     pub fn refresh_backlog(&mut self) -> bool {
-        self.may_have_backlog =
-            self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
+        self.may_have_backlog = self.listener.as_ref().is_some_and(|listener| system::is_acceptable(listener.as_fd()));
         self.may_have_backlog
     }
 

@@ -163,8 +163,7 @@ const END: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
 /// Builds the filter for an architecture and its table of calls.
 fn filter(architecture: u32, rules: &[(c_long, Verdict)]) -> Vec<sock_filter> {
-    let mut filter =
-        vec![load(CALLED_ARCHITECTURE), compare(architecture, [1, 0]), end_with(END), load(NUMBER)];
+    let mut filter = vec![load(CALLED_ARCHITECTURE), compare(architecture, [1, 0]), end_with(END), load(NUMBER)];
     for &(call, verdict) in rules {
         let (conditions, result) = match verdict {
             Allowed => (&[][..], ALLOW),
@@ -260,12 +259,8 @@ mod tests {
     const ARCHITECTURE: u32 = 7;
 
     fn result(number: u32, arguments: [u64; 6]) -> u32 {
-        let rules = [
-            (10, AllowedIf(&[(2, 4, 0)])),
-            (11, Allowed),
-            (12, Ends),
-            (13, AllowedIf(&[(4, ALL, 0), (5, ALL, 1)])),
-        ];
+        let rules =
+            [(10, AllowedIf(&[(2, 4, 0)])), (11, Allowed), (12, Ends), (13, AllowedIf(&[(4, ALL, 0), (5, ALL, 1)]))];
         run(&filter(ARCHITECTURE, &rules), &Call { architecture: ARCHITECTURE, number, arguments })
     }
 

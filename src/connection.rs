@@ -586,9 +586,7 @@ impl Connection {
         let shared = shared_fields(request.map_or("", |request| &request.path));
         response.write_head(context.clock.http_date(), shared, persistence, output);
         if let Some(label) = served.label() {
-            context
-                .log
-                .request(context.clock.rfc3339(), &self.entry(label, request, served, fault, context.log));
+            context.log.request(context.clock.rfc3339(), &self.entry(label, request, served, fault, context.log));
         }
         let Content { bytes, part } = &response.content;
         output.extend_from_slice(bytes);
@@ -625,13 +623,7 @@ impl Connection {
 
     /// Sends the output. Keeps what does not fit, and `part`, which follows the output. `input` came after the request.
     /// The output is empty afterwards, even after an error: the next client must not receive it.
-    fn flush<T: Transport>(
-        &mut self,
-        part: FilePart,
-        input: &[u8],
-        then: Then,
-        context: &mut Context<'_, T>,
-    ) -> Step {
+    fn flush<T: Transport>(&mut self, part: FilePart, input: &[u8], then: Then, context: &mut Context<'_, T>) -> Step {
         let output = &mut context.buffers.output;
         let written = match context.transport.write(output, !part.is_empty()) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),

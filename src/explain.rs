@@ -273,10 +273,9 @@ fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Statu
         (Status::NotModified, _) => NOT_MODIFIED,
         (Status::BadRequest, RequestKind::Tls) => TLS,
         (Status::BadRequest, RequestKind::Tags | RequestKind::Catalog) => NO_NUMBER,
-        (
-            Status::BadRequest,
-            RequestKind::UnknownManifest | RequestKind::UnknownBlob | RequestKind::Referrers,
-        ) => NO_DIGEST,
+        (Status::BadRequest, RequestKind::UnknownManifest | RequestKind::UnknownBlob | RequestKind::Referrers) => {
+            NO_DIGEST
+        }
         (Status::BadRequest, _) => UNREADABLE,
         (Status::NotFound, RequestKind::Base | RequestKind::Catalog | RequestKind::Other) => NO_PATH,
         (Status::NotFound, RequestKind::Tags | RequestKind::Referrers) => NO_REPOSITORY,

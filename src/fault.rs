@@ -224,8 +224,8 @@ impl Faults {
     /// Fails if a rule is invalid or occurs twice, or if a second rule limits the rate. The error is a message.
     pub fn add(&mut self, rules: &str) -> Result<(), String> {
         for text in rules.split_ascii_whitespace() {
-            let rule = Rule::parse(text)
-                .map_err(|(element, text)| format!("{element} cannot be {text:?}\n\n{HELP}"))?;
+            let rule =
+                Rule::parse(text).map_err(|(element, text)| format!("{element} cannot be {text:?}\n\n{HELP}"))?;
             // Two equal rules would have one name in the metrics, and all connections have one rate.
             let is_second_rate = rule.fault == Fault::Slow && self.rate().is_some();
             if is_second_rate || self.counts.iter().any(|(other, _)| other == text) {
@@ -283,12 +283,7 @@ pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
 }
 
 /// Applies the fault of a rule to a correct response. Returns the response unchanged if the fault cannot change it.
-fn spoil<'r>(
-    mut response: Response<'r>,
-    request: &Request<'_>,
-    rule: &Rule,
-    registry: &'r Registry,
-) -> Response<'r> {
+fn spoil<'r>(mut response: Response<'r>, request: &Request<'_>, rule: &Rule, registry: &'r Registry) -> Response<'r> {
     match rule.fault {
         // Content that follows a request is not read, so the connection must end after the response.
         Fault::Stall if request.has_body => {}
@@ -352,11 +347,7 @@ fn is_bearer(credentials: &str) -> bool {
 
 /// Returns a response that refuses or redirects the client, as a registry or a gateway in front of it would send it.
 /// `field` says what the client can do next.
-fn refusal(
-    request: &Request<'_>,
-    status: Status,
-    field: Option<(&'static str, String)>,
-) -> Response<'static> {
+fn refusal(request: &Request<'_>, status: Status, field: Option<(&'static str, String)>) -> Response<'static> {
     let path = &*request.path;
     let code = match status {
         Status::Unauthorized => "UNAUTHORIZED",

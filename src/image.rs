@@ -155,8 +155,7 @@ pub struct Document {
 
 impl Document {
     fn new(content_type: &'static str, content: Vec<u8>) -> Self {
-        let descriptor =
-            Descriptor { content_type, digest: Digest::of(&content), size: content.len() as u64 };
+        let descriptor = Descriptor { content_type, digest: Digest::of(&content), size: content.len() as u64 };
         Self { descriptor, content }
     }
 

@@ -183,8 +183,7 @@ impl Log {
         if !self.wants_requests() {
             return;
         }
-        let Entry { label, request: [method, target], status, length, peer, mut user_agent, fault, .. } =
-            *entry;
+        let Entry { label, request: [method, target], status, length, peer, mut user_agent, fault, .. } = *entry;
         // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.
         if self.is_on_terminal {
             user_agent = user_agent.split(' ').next().unwrap_or_default();
@@ -447,11 +446,7 @@ mod tests {
         log.flush(TIME, &mut pipe);
         let lines: Vec<_> = pipe.read.lines().collect();
         assert_eq!(lines.len(), 2);
-        assert!(
-            lines[0].contains(r"GET /\x1b[2J 200") && lines[0].ends_with(r#" "\"\xc3\xa9\\\n""#),
-            "{}",
-            lines[0]
-        );
+        assert!(lines[0].contains(r"GET /\x1b[2J 200") && lines[0].ends_with(r#" "\"\xc3\xa9\\\n""#), "{}", lines[0]);
         assert!(lines[1].ends_with("\\xa9...\"") && lines[1].len() < MAX_WRITE);
     }
 
@@ -468,8 +463,7 @@ mod tests {
 
     #[test]
     fn a_terminal_shows_the_first_product_of_the_user_agent_and_a_file_has_all() {
-        for (is_on_terminal, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")]
-        {
+        for (is_on_terminal, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")] {
             let (mut log, mut pipe) = (Log::new(Requests::Shown, is_on_terminal), Pipe::with_room());
             for user_agent in ["docker/28.2.2 go/go1.24 os/linux", ""] {
                 log.request(TIME, &entry("/", user_agent));

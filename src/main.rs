@@ -166,9 +166,7 @@ fn check_health(address: SocketAddr) -> Result<(), Error> {
     };
     health::check(address).map_err(|error| {
         let hint = match error.kind() {
-            io::ErrorKind::ConnectionRefused => {
-                "; if the server has another address, set QUINISTRY_LISTEN to it"
-            }
+            io::ErrorKind::ConnectionRefused => "; if the server has another address, set QUINISTRY_LISTEN to it",
             _ => "",
         };
         Error::Failed(format!("unhealthy, {address}: {error}{hint}"))

@@ -91,9 +91,8 @@ impl Metrics {
     /// Iterates over the counted responses. An item is a kind, a status and the number of such responses.
     pub fn responses(&self) -> impl Iterator<Item = (RequestKind, Status, u64)> {
         let rows = RequestKind::ALL.iter().zip(&self.responses);
-        let cells = rows.flat_map(|(&kind, row)| {
-            Status::ALL.iter().zip(row).map(move |(&status, &count)| (kind, status, count))
-        });
+        let cells = rows
+            .flat_map(|(&kind, row)| Status::ALL.iter().zip(row).map(move |(&status, &count)| (kind, status, count)));
         cells.filter(|&(_, _, count)| count > 0)
     }
 }

@@ -105,8 +105,7 @@ const NO_ADDRESS: &str = "--listen requires an address, such as 8080 or 127.0.0.
 const NO_FILE: &str = "--with requires a file";
 const NO_RULE: &str = "--fault requires a rule, such as layer=cut or any=503@first:2";
 const NO_MANIFEST: &str = "k8s requires `parent` or `child`";
-const QUIET_AND_EXPLAIN: &str =
-    "--quiet logs no requests, so --explain has nothing to explain; use one of them";
+const QUIET_AND_EXPLAIN: &str = "--quiet logs no requests, so --explain has nothing to explain; use one of them";
 
 fn usage(message: &str) -> Error {
     Error(message.to_owned())
@@ -140,8 +139,7 @@ fn correction(value: &str) -> String {
              a port alone, for every address"
                 .into()
         }
-        _ => "it must be a port, or an address and a port: 8080, localhost:8080, 192.0.2.1:8080, [::1]:8080"
-            .into(),
+        _ => "it must be a port, or an address and a port: 8080, localhost:8080, 192.0.2.1:8080, [::1]:8080".into(),
     }
 }
 
@@ -218,12 +216,8 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
     if let Some(surplus) = words.next() {
         return Err(unexpected(surplus));
     }
-    let left = [
-        ("--listen", listen.is_some()),
-        ("--quiet", quiet),
-        ("--explain", explain),
-        ("--fault", !faults.is_empty()),
-    ];
+    let left =
+        [("--listen", listen.is_some()), ("--quiet", quiet), ("--explain", explain), ("--fault", !faults.is_empty())];
     match left.into_iter().find(|(_, is_left)| *is_left) {
         Some((option, _)) => Err(Error(format!("this command does not use {option}"))),
         None => Ok(command),
@@ -292,10 +286,7 @@ mod tests {
             ("[::1]", "it has no port; did you mean [::1]:8080?"),
             ("::1", "an IPv6 address needs brackets, and a port after them: [::1]:8080"),
             ("::1:8080", "an IPv6 address needs brackets"),
-            (
-                "example.com:8080",
-                "host names are not looked up (localhost is 127.0.0.1); it must be an address",
-            ),
+            ("example.com:8080", "host names are not looked up (localhost is 127.0.0.1); it must be an address"),
             ("256.0.0.1:8080", "it must be an address, as in 192.0.2.1:8080"),
             ("example.com", "it must be a port, or an address and a port: 8080, localhost:8080"),
             (":", "it must be a port"),
@@ -345,26 +336,16 @@ mod tests {
             let said = parse_line(line, Some("x")).expect_err(line).to_string();
             assert!(said.starts_with("QUINISTRY_LISTEN is \"x\"; "), "{line}: {said}");
         }
-        for line in [
-            "save",
-            "digest",
-            "k8s child",
-            "sbom",
-            "help",
-            "version",
-            "--help",
-            "serve --version",
-            "--listen 1",
-        ] {
+        for line in
+            ["save", "digest", "k8s child", "sbom", "help", "version", "--help", "serve --version", "--listen 1"]
+        {
             assert!(parse_line(line, Some("x")).is_ok(), "{line}");
         }
     }
 
     #[test]
     fn help_and_version_may_be_asked_for_in_every_way() {
-        for line in
-            ["help", "--help", "-h", "serve --help", "k8s --help", "k8s child -h", "help k8s", "save -h x"]
-        {
+        for line in ["help", "--help", "-h", "serve --help", "k8s --help", "k8s child -h", "help k8s", "save -h x"] {
             assert_eq!(parse_line(line, None), Ok(Command::Help), "{line}");
         }
         for line in ["version", "--version", "-V", "digest --version"] {
@@ -420,9 +401,7 @@ mod tests {
         assert_eq!(rules_of("", None), rules(&[]));
         assert_eq!(rules_of("", Some("")), rules(&[]));
         assert_eq!(rules_of("", Some(" layer=cut  any=flip@every:2 ")), rules(&[cut, flip]));
-        for line in
-            ["--fault layer=cut --fault any=flip@every:2", "--fault=layer=cut serve --fault=any=flip@every:2"]
-        {
+        for line in ["--fault layer=cut --fault any=flip@every:2", "--fault=layer=cut serve --fault=any=flip@every:2"] {
             assert_eq!(rules_of(line, Some("tags=404")), rules(&[cut, flip]), "{line}");
         }
         assert_eq!(rules_of("--fault", None), Err(usage(NO_RULE)));
@@ -460,8 +439,7 @@ mod tests {
 
     #[test]
     fn every_command_takes_files_to_carry_because_the_images_entrypoint_has_them() {
-        for line in ["", "save", "digest", "k8s child", "healthcheck", "sbom", "help", "version", "--version"]
-        {
+        for line in ["", "save", "digest", "k8s child", "healthcheck", "sbom", "help", "version", "--version"] {
             assert!(parse_line(&format!("--with x {line}"), None).is_ok(), "{line}");
         }
     }

@@ -25,9 +25,7 @@ use std::fmt::Write as _;
 
 use crate::image::digest::{Digest, START, Summary};
 use crate::image::layer::Layer;
-use crate::image::{
-    Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, OCTET_STREAM, Platform, VERSION,
-};
+use crate::image::{Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, OCTET_STREAM, Platform, VERSION};
 use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
@@ -144,12 +142,8 @@ static INDEX: ObjectKind = ObjectKind {
     class: "document",
     x: AXIS,
 };
-static MANIFEST: ObjectKind = ObjectKind {
-    name: "Manifest",
-    about: "What is the image for one platform made of?",
-    class: "document",
-    x: AXIS,
-};
+static MANIFEST: ObjectKind =
+    ObjectKind { name: "Manifest", about: "What is the image for one platform made of?", class: "document", x: AXIS };
 static CONFIG: ObjectKind = ObjectKind {
     name: "Config",
     about: "How is it run? The config also names each layer by its diff ID: the digest that the layer has before \
@@ -338,11 +332,8 @@ fn middle(row: usize) -> u64 {
 fn draw(part: &Object<'_>, y: u64, side: u64) -> String {
     let Object { digest, size, start, kind: ObjectKind { name, class, x, .. }, .. } = part;
     let (bytes, half, (start, more)) = (grouped(*size), hundredths(side / 2), start.split_at(START / 2));
-    let ring = if side < 100 * RING {
-        format!("<circle class=\"ring\" cx=\"{x}\" r=\"{RING}\"/>")
-    } else {
-        String::new()
-    };
+    let ring =
+        if side < 100 * RING { format!("<circle class=\"ring\" cx=\"{x}\" r=\"{RING}\"/>") } else { String::new() };
     format!(
         "\n<a href=\"#{digest}\" aria-label=\"{name}, {bytes} bytes\" transform=\"translate(0 {y})\">\
          <rect class=\"hit\" x=\"102\" y=\"-46\" width=\"282\" height=\"92\" rx=\"6\"/>\

@@ -207,10 +207,7 @@ impl Registry {
             "/v2/_catalog" => (RequestKind::Catalog, list("repositories", &[NAME], None, request)),
             path => match self.member(path, request) {
                 Some(served) => return served,
-                None => (
-                    RequestKind::Other,
-                    unsupported(Status::NotFound, "there is nothing at this path", request),
-                ),
+                None => (RequestKind::Other, unsupported(Status::NotFound, "there is nothing at this path", request)),
             },
         };
         Served::new(kind, response)
@@ -223,9 +220,7 @@ impl Registry {
         let (name, collection) = rest.rsplit_once('/')?;
         let name = check_name(name);
         let (kind_of_error, result) = match collection {
-            "manifests" => {
-                (RequestKind::UnknownManifest, name.and_then(|_| self.manifest(reference, request)))
-            }
+            "manifests" => (RequestKind::UnknownManifest, name.and_then(|_| self.manifest(reference, request))),
             "blobs" => (RequestKind::UnknownBlob, name.and_then(|_| self.blob(reference))),
             "tags" if reference == "list" => {
                 let list = |name| Served::new(RequestKind::Tags, list("tags", &TAGS, Some(name), request));
@@ -319,8 +314,7 @@ fn is_name_component(component: &str) -> bool {
     let is_alphanumeric = |byte: &u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9');
     let mut runs = component.as_bytes().chunk_by(|a, b| is_alphanumeric(a) == is_alphanumeric(b));
     let is_word = |run: Option<&[u8]>| run.is_some_and(|run| is_alphanumeric(&run[0]));
-    let is_separator =
-        |run: &[u8]| matches!(run, b"." | b"_" | b"__") || run.iter().all(|&byte| byte == b'-');
+    let is_separator = |run: &[u8]| matches!(run, b"." | b"_" | b"__") || run.iter().all(|&byte| byte == b'-');
     // Words and separators alternate. The first run and the last run must be words. They may be the same run.
     is_word(runs.next())
         && runs.next_back().is_none_or(|run| is_word(Some(run)))
@@ -419,11 +413,7 @@ pub fn unsupported(status: Status, message: &str, request: &Request<'_>) -> Resp
 
 /// Returns the error for a digest that no content has, or that violates the grammar.
 fn not_found((code, message): (&str, &str), digest: &str) -> Response<'static> {
-    if digest::is_well_formed(digest) {
-        error(Status::NotFound, code, message, digest)
-    } else {
-        invalid(digest)
-    }
+    if digest::is_well_formed(digest) { error(Status::NotFound, code, message, digest) } else { invalid(digest) }
 }
 
 /// Returns the error for a digest that violates the grammar.

@@ -107,9 +107,10 @@ impl Server {
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
         // A server that can accept no client at all must not start.
-        listener.as_fd().try_clone_to_owned().map_err(|error| {
-            io::Error::other(format!("there are too few open files to accept a client: {error}"))
-        })?;
+        listener
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|error| io::Error::other(format!("there are too few open files to accept a client: {error}")))?;
         Ok(Self {
             site,
             faults,
@@ -132,8 +133,7 @@ impl Server {
     /// Drops the rights that serving does not need (see `confinement`). Logs if the system does not allow this.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
-            self.log
-                .event(self.clock.rfc3339(), &format!("Serving without a filter of system calls: {error}"));
+            self.log.event(self.clock.rfc3339(), &format!("Serving without a filter of system calls: {error}"));
         }
     }
 
@@ -180,8 +180,7 @@ impl Server {
                 self.check();
             }
             // 7. While the server stops: end when all clients are gone or the grace is over.
-            let is_over =
-                self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
+            let is_over = self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
             if is_over {
                 break None;
             }
@@ -261,9 +260,9 @@ impl Server {
         let token = self.clients.insert(client);
         self.turn(token);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered = self.clients.update(token, |client| {
-            self.poll.registry().register(&mut client.socket.stream, token, interest)
-        });
+        let registered = self
+            .clients
+            .update(token, |client| self.poll.registry().register(&mut client.socket.stream, token, interest));
         if let Some(Err(_)) = registered {
             // The kernel has no memory for the registration.
             self.close(token, CloseReason::NotWatched);
@@ -394,9 +393,8 @@ impl Server {
         self.acceptor.close();
         let open = counted(self.clients.count() as u64, "connection");
         let seconds = GRACE.as_secs();
-        let event = format!(
-            "Stopping: {open} open, up to {seconds} s to finish; a second signal ends the server at once"
-        );
+        let event =
+            format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends the server at once");
         self.log.event(self.clock.rfc3339(), &event);
         // Requests that came before the signal get a response, even if their events have not been reported. A response
         // that is still being sent is the last of its connection.

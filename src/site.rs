@@ -21,9 +21,7 @@ use crate::image::{Image, VERSION};
 use crate::kinds::RequestKind;
 use crate::metrics::{self, Vitals};
 use crate::page::{self, Page};
-use crate::registry::{
-    DENIED, NO_STORE, Registry, SIZE_INVALID, Served, UNSUPPORTED, error, generated, unsupported,
-};
+use crate::registry::{DENIED, NO_STORE, Registry, SIZE_INVALID, Served, UNSUPPORTED, error, generated, unsupported};
 use crate::welcome;
 
 /// The field that names the protocol. Field note: containers/image and older Docker clients accept a server as a
@@ -98,16 +96,14 @@ impl Site {
             // repeats the push three times, which takes 4 s. DENIED ends the push at once, as it does with podman 5.8,
             // docker and skopeo.
             Method::Connect | Method::Other => {
-                let message =
-                    "this registry is read-only: it serves one image, itself, and accepts no pushes";
+                let message = "this registry is read-only: it serves one image, itself, and accepts no pushes";
                 let response = error(Status::MethodNotAllowed, DENIED, message, &request.path);
                 Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD respond to an unrecognized method with 501.
-            Method::Unrecognized => Served::new(
-                RequestKind::Other,
-                unsupported(Status::NotImplemented, "no such method", request),
-            ),
+            Method::Unrecognized => {
+                Served::new(RequestKind::Other, unsupported(Status::NotImplemented, "no such method", request))
+            }
         };
         if request.method == Method::Head {
             // RFC 9110 section 9.3.2: SHOULD send the fields of the response to GET.

@@ -30,10 +30,7 @@ macro_rules! entry {
     ($main:path) => {
         // SAFETY: the crate is `no_main`, so that nothing else of this name is linked.
         #[unsafe(no_mangle)]
-        extern "C" fn main(
-            count: core::ffi::c_int,
-            arguments: *const *const core::ffi::c_char,
-        ) -> core::ffi::c_int {
+        extern "C" fn main(count: core::ffi::c_int, arguments: *const *const core::ffi::c_char) -> core::ffi::c_int {
             // SAFETY: these are the arguments that C passes to `main`.
             $main(&unsafe { $crate::system::start(count, arguments) })
         }
@@ -61,8 +58,8 @@ macro_rules! section {
 pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String> {
     let prepared = open_standard().and_then(|()| close_inherited()).and_then(|()| ignore_signals());
     if let Err(error) = prepared {
-        let _ = io::stderr()
-            .write_all(format!("quinistry: cannot prepare descriptors and signals: {error}\n").as_bytes());
+        let _ =
+            io::stderr().write_all(format!("quinistry: cannot prepare descriptors and signals: {error}\n").as_bytes());
         // SAFETY: _exit(2) takes no pointers. std's `exit` does more, which is not needed yet, and would add 2 KB to
         // every pull.
         unsafe { libc::_exit(1) }
@@ -163,9 +160,7 @@ pub fn set_backlog(listener: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
 pub fn set_option<T>(socket: BorrowedFd<'_>, level: c_int, name: c_int, value: &T) -> io::Result<c_int> {
     let length = size_of::<T>() as libc::socklen_t;
     // SAFETY: the pointer is to a value that outlives the call, with its length. The kernel only reads the value.
-    check(unsafe {
-        libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length)
-    })
+    check(unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), length) })
 }
 
 /// Sends bytes. With `more`, the kernel holds them back until they can share a packet with the bytes that follow.
@@ -238,9 +233,7 @@ impl SealedFile {
         let mut offset: libc::off64_t = part.start.cast_signed();
         let count = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
         // SAFETY: the pointer is to an off64_t that outlives the call.
-        check_count(unsafe {
-            libc::sendfile64(socket.as_raw_fd(), self.0.as_raw_fd(), &raw mut offset, count)
-        })
+        check_count(unsafe { libc::sendfile64(socket.as_raw_fd(), self.0.as_raw_fd(), &raw mut offset, count) })
     }
 }
 
@@ -308,8 +301,7 @@ impl AsRawFd for Signals {
 /// Installs a seccomp filter for this thread. A filter cannot be removed. It requires `no_new_privs`, so a set-uid
 /// program that is started later gains no privileges either.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
-    let program =
-        libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
+    let program = libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
     let program = &raw const program;
     let (set, kind) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_MODE_FILTER);
     let (one, none): (libc::c_ulong, libc::c_ulong) = (1, 0);

@@ -19,8 +19,7 @@ use crate::image::{NAME, PORT};
 
 /// The fields of the short text, except Content-Length. Accept decides whether a client receives this text or the page
 /// (RFC 9110 section 12.5.5).
-pub const FIELDS: &[u8] =
-    b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nVary: Accept\r\n";
+pub const FIELDS: &[u8] = b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nVary: Accept\r\n";
 
 /// Returns the short text for clients other than browsers.
 pub fn text(host: &str) -> String {

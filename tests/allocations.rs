@@ -126,8 +126,7 @@ impl Sink for Nowhere {
 fn serve(requests: &str) -> (u64, usize) {
     let (image, _) = sample::packed();
     let site = Site::new(image);
-    let (clock, mut log, mut buffers) =
-        (Clock::start(), Log::new(Requests::Shown, false), Buffers::default());
+    let (clock, mut log, mut buffers) = (Clock::start(), Log::new(Requests::Shown, false), Buffers::default());
     let (mut metrics, mut faults) = (Metrics::new(&clock, None), Faults::default());
     let mut connection = Connection::new(([127, 0, 0, 1], 50514).into(), clock.now);
     let mut script = Script { requests: requests.as_bytes(), rest: &[], written: 0 };

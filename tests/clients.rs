@@ -10,8 +10,8 @@ use std::process::Command;
 use common::docker::{ImageName, docker, has_docker};
 use common::node::{Daemon, Network, Node};
 use common::{
-    Folder, README, Server, eventually, find, goarch, has_tool, is_root, lossy, other_goarch, quinistry,
-    readme_block, run, sample, save, sha256, sibling, skip, this_test, tool,
+    Folder, README, Server, eventually, find, goarch, has_tool, is_root, lossy, other_goarch, quinistry, readme_block,
+    run, sample, save, sha256, sibling, skip, this_test, tool,
 };
 
 /// A running container. Dropping the name of its image removes it.
@@ -54,9 +54,7 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
         let locked_down = ["--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges"];
         let container = Container::run(&images[generation], &locked_down);
         images.push(container.served_image());
-        eventually("the container is ready", || {
-            container.log().contains("Listening on [::]:8080").then_some(())
-        });
+        eventually("the container is ready", || container.log().contains("Listening on [::]:8080").then_some(()));
         assert!(container.log().contains(&digest), "it packed itself to the same digest");
         generations.push(container);
     }
@@ -68,9 +66,7 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
         // The kernel's own record: the process has this user and no capabilities.
         let status = format!("/proc/{}/status", container.inspect("{{.State.Pid}}"));
         if let Ok(status) = std::fs::read_to_string(status) {
-            for line in
-                ["Uid:\t65532\t65532", "Gid:\t65532\t65532", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"]
-            {
+            for line in ["Uid:\t65532\t65532", "Gid:\t65532\t65532", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
                 assert!(status.contains(line), "{line:?} in {status}");
             }
         } else {
@@ -191,8 +187,7 @@ fn docker_loads_a_saved_image_and_its_container_saves_the_same_one() {
 fn skipped_tests_are_counted_in_one_line_after_the_tests() {
     let mut command = this_test();
     // Runs three other tests, which need the same tool, without any tools.
-    let output =
-        command.arg("skopeo_").env("PATH", "").env_remove("CI").output().expect("the command starts");
+    let output = command.arg("skopeo_").env("PATH", "").env_remove("CI").output().expect("the command starts");
     assert!(output.status.success(), "{output:?}");
     let line = "*** SKIPPED 3 times in clients (a test, or a part of one): 3 x `skopeo --version` fails (package skopeo) ***\n";
     assert_eq!(lossy(&output.stderr), line);
@@ -240,8 +235,7 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     assert_eq!(inspected["RepoTags"], serde_json::json!([env!("CARGO_PKG_VERSION"), "latest"]));
     assert_eq!(inspected["Architecture"], goarch());
 
-    let (layout, plain) =
-        (format!("oci:{}:latest", folder.path("layout")), format!("dir:{}", folder.path("plain")));
+    let (layout, plain) = (format!("oci:{}:latest", folder.path("layout")), format!("dir:{}", folder.path("plain")));
     skopeo(&["copy", "--insecure-policy", "--src-tls-verify=false", &remote, &layout]);
     skopeo(&["copy", "--insecure-policy", "--format", "v2s2", &layout, &plain]);
     // The layer survives the round trip unchanged. The config does not: the OCI format has no health check, so skopeo
@@ -264,8 +258,7 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
     let archive = folder.path("image.tar");
     save(&archive, &[]);
     if has_podman() {
-        let podman =
-            |arguments: &[&str]| run(podman_in(&folder.path("podman"), tool("podman")).args(arguments));
+        let podman = |arguments: &[&str]| run(podman_in(&folder.path("podman"), tool("podman")).args(arguments));
         podman(&["load", "--input", &archive]);
         let format = "{{.Config.Entrypoint}} {{.User}} {{.RepoDigests}}";
         let entry = podman(&["inspect", "--format", format, "docker.io/library/quinistry:latest"]);
@@ -278,8 +271,7 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
         std::fs::create_dir(&layout).expect("a new directory");
         run(tool("tar").args(["-xf", &archive, "-C", &layout]));
         run(tool("umoci").args(["unpack", "--rootless", "--image", &format!("{layout}:latest"), &bundle]));
-        let unpacked =
-            std::fs::read(format!("{bundle}/rootfs/{}/quinistry", goarch())).expect("the executable");
+        let unpacked = std::fs::read(format!("{bundle}/rootfs/{}/quinistry", goarch())).expect("the executable");
         assert!(unpacked == std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable"));
     }
 }
@@ -366,24 +358,13 @@ fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
     std::fs::write(&file, text).expect("the file can be written");
     let socket = format!("unix://{socket}");
     let mut command = puller.command(&tool("dockerd"));
-    command.args([
-        "--config-file",
-        &file,
-        "--data-root",
-        &data,
-        "--exec-root",
-        &state,
-        "--pidfile",
-        &pid_file,
-    ]);
+    command.args(["--config-file", &file, "--data-root", &data, "--exec-root", &state, "--pidfile", &pid_file]);
     // This dockerd runs in its own network namespace. Otherwise it would remove the bridge of another dockerd.
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
     command.args(["--containerd", &format!("{}/socket", puller.folder), "--host", &socket]);
     let _daemon = Daemon::start(&mut command);
     let docker = |arguments: &[&str]| tool("docker").args(["--host", &socket]).args(arguments).output();
-    eventually("dockerd responds", || {
-        docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(())
-    });
+    eventually("dockerd responds", || docker(&["info"]).is_ok_and(|info| info.status.success()).then_some(()));
     for (image, logged) in [
         (format!("{registry}/quinistry"), "HEAD /v2/quinistry/manifests/latest"),
         ("quinistry".into(), "HEAD /v2/library/quinistry/manifests/latest"),
@@ -394,8 +375,7 @@ fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
         eventually(logged, || holder.log().contains(logged).then_some(()));
     }
     // The test's own dockerd can load the archive under its own name.
-    let output =
-        docker(&["load", "--input", &format!("{}/image.tar", holder.folder)]).expect("docker starts");
+    let output = docker(&["load", "--input", &format!("{}/image.tar", holder.folder)]).expect("docker starts");
     assert_eq!(lossy(&output.stdout), "Loaded image: quinistry:latest\n");
 }
 

@@ -342,11 +342,7 @@ fn a_client_that_does_not_read_costs_bounded_memory() {
 fn a_client_never_receives_what_was_meant_for_another() {
     let mut first = World::new(manifest());
     first.transport.acts = [Act::Bytes(usize::MAX), Act::Break].into();
-    assert_eq!(
-        first.turn(),
-        closed(CloseReason::Broken),
-        "the transport breaks while the response is written"
-    );
+    assert_eq!(first.turn(), closed(CloseReason::Broken), "the transport breaks while the response is written");
     let mut second = World::new(request("GET /v2/", &[]));
     second.buffers = first.buffers;
     assert_eq!(second.turn(), Next::Wait);
@@ -359,11 +355,7 @@ fn a_connection_persists_only_if_the_request_allows_it() {
     for (bytes, connection, next) in [
         ("GET /v2/ HTTP/1.0\r\n\r\n", Some("close"), closed(CloseReason::LastResponse)),
         ("GET /v2/ HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", Some("keep-alive"), Next::Wait),
-        (
-            "GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n",
-            Some("close"),
-            closed(CloseReason::LastResponse),
-        ),
+        ("GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", Some("close"), closed(CloseReason::LastResponse)),
         ("GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n", None, Next::Wait),
     ] {
         let mut world = World::new(bytes);

@@ -71,8 +71,7 @@ impl World {
         let (request, served, fault) = match request::parse(bytes) {
             Ok(parsed) => {
                 let (request, _) = parsed?;
-                let vitals =
-                    Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &faults.counts };
+                let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &faults.counts };
                 let served = self.site.respond(&request, &vitals);
                 let (served, fault) = faults.apply(served, &request, &self.site.registry);
                 (Some(request), served, fault)
@@ -98,30 +97,10 @@ fn each_request_is_explained_by_its_own_text() {
     let same = world.target("If-None-Match: \"LAYER\"");
     for (line, field, beginning, section) in [
         ("GET /v2/", "", "asks whether this is a registry", "Determining Support"),
-        (
-            "HEAD /v2/quinistry/manifests/latest",
-            "",
-            "asks by HEAD what the tag stands for",
-            "Checking if content",
-        ),
-        (
-            "HEAD /v2/library/quinistry/manifests/latest?ns=docker.io",
-            "",
-            "uses this server as a mirror",
-            "Proxy",
-        ),
-        (
-            "HEAD /v2/library/quinistry/manifests/INDEX?ns=docker.io",
-            "",
-            "uses this server as a mirror",
-            "Proxy",
-        ),
-        (
-            "GET /v2/library/quinistry/manifests/INDEX?ns=docker.io",
-            "",
-            "fetches the index",
-            "OCI Image Index",
-        ),
+        ("HEAD /v2/quinistry/manifests/latest", "", "asks by HEAD what the tag stands for", "Checking if content"),
+        ("HEAD /v2/library/quinistry/manifests/latest?ns=docker.io", "", "uses this server as a mirror", "Proxy"),
+        ("HEAD /v2/library/quinistry/manifests/INDEX?ns=docker.io", "", "uses this server as a mirror", "Proxy"),
+        ("GET /v2/library/quinistry/manifests/INDEX?ns=docker.io", "", "fetches the index", "OCI Image Index"),
         (
             "HEAD /v2/quinistry/manifests/latest?lens=1",
             "",
@@ -132,20 +111,10 @@ fn each_request_is_explained_by_its_own_text() {
         ("GET /v2/quinistry/manifests/latest", old, "asks what the tag stands for now. It", "manifests"),
         ("GET /v2/quinistry/manifests/INDEX", "", "fetches the index by its digest", "OCI Image Index"),
         ("GET /v2/quinistry/manifests/MANIFEST", "", "fetches the manifest of a platform", "Image Manifest"),
-        (
-            "HEAD /v2/quinistry/manifests/MANIFEST",
-            "",
-            "asks by HEAD whether a manifest",
-            "Checking if content",
-        ),
+        ("HEAD /v2/quinistry/manifests/MANIFEST", "", "asks by HEAD whether a manifest", "Checking if content"),
         ("GET /v2/quinistry/blobs/CONFIG", "", "fetches the config", "Layer DiffID"),
         ("GET /v2/quinistry/blobs/LAYER", "", "fetches a layer", "Pulling blobs"),
-        (
-            "HEAD /v2/quinistry/blobs/LAYER",
-            "",
-            "asks by HEAD whether this blob is here",
-            "Checking if content",
-        ),
+        ("HEAD /v2/quinistry/blobs/LAYER", "", "asks by HEAD whether this blob is here", "Checking if content"),
         ("GET /v2/quinistry/blobs/LAYER", "Range: bytes=9-", "requests a part of the", "9110 section 14)"),
         ("GET /v2/quinistry/blobs/LAYER", "Range: bytes=99999999-", "requests a range of bytes", "15.5.17"),
         ("GET /v2/quinistry/blobs/LAYER", &same, "has this content already", "RFC 9110 section 15.4.5"),
@@ -155,12 +124,7 @@ fn each_request_is_explained_by_its_own_text() {
         ("GET /v2/other/tags/list", "", "requests something from a repository", "Error Codes"),
         ("GET /v2/quinistry/referrers/INDEX", "", "asks what refers to a manifest", "Listing Referrers"),
         ("GET /v2/quinistry/referrers/latest", "", "uses a malformed digest", "Digests"),
-        (
-            "GET /v2/quinistry/blobs/BILL",
-            "",
-            "requests a part of an artifact",
-            "Guidelines for Artifact Usage",
-        ),
+        ("GET /v2/quinistry/blobs/BILL", "", "requests a part of an artifact", "Guidelines for Artifact Usage"),
         ("GET /v2/_catalog", "", "asks which repositories there are", "Listing Repositories"),
         ("GET /", "", "asks what this is", "RFC 9110 section 9.3.1"),
         ("GET /favicon.ico", "", "requests a path that does not exist here", "RFC 9110 section 15.5.5"),
@@ -223,17 +187,15 @@ fn many_requests(world: &World) -> Vec<Vec<u8>> {
         "LAYER",
         "BILL",
     ];
-    let mut paths: Vec<_> = ["/", "/healthz", "/metrics", "/v2", "/v2/", "/v2/_catalog", "/favicon.ico"]
-        .map(str::to_owned)
-        .into();
+    let mut paths: Vec<_> =
+        ["/", "/healthz", "/metrics", "/v2", "/v2/", "/v2/_catalog", "/favicon.ico"].map(str::to_owned).into();
     for name in ["quinistry", "library/quinistry", "other", "A"] {
         paths.push(format!("/v2/{name}/tags/list"));
         for collection in ["manifests", "blobs", "referrers"] {
             paths.extend(references.map(|reference| format!("/v2/{name}/{collection}/{reference}")));
         }
     }
-    let types =
-        ["oci.image.manifest.v1", "docker.distribution.manifest.v2", "docker.distribution.manifest.list.v2"];
+    let types = ["oci.image.manifest.v1", "docker.distribution.manifest.v2", "docker.distribution.manifest.list.v2"];
     let types = types.map(|name| format!("Accept: application/vnd.{name}+json"));
     let fields = [
         "A: b",
@@ -263,8 +225,7 @@ fn every_logged_response_has_a_text_and_every_text_is_used() {
     let mut texts = BTreeSet::new();
     let (mut statuses, mut endpoints) = (Vec::new(), Vec::new());
     for bytes in many_requests(&world) {
-        let (endpoint, status, explanation) =
-            world.explain(&bytes).expect("a complete request, or a refusal");
+        let (endpoint, status, explanation) = world.explain(&bytes).expect("a complete request, or a refusal");
         texts.extend(explanation.map(|[_, text]| text));
         statuses.push(status);
         endpoints.push(endpoint);
@@ -281,10 +242,7 @@ fn every_logged_response_has_a_text_and_every_text_is_used() {
     texts.insert(explanation[1].to_owned());
     statuses.push(timeout.response.status);
     assert!(Status::ALL.iter().all(|status| statuses.contains(status)), "a status does not occur");
-    assert!(
-        RequestKind::ALL.iter().all(|endpoint| endpoints.contains(endpoint)),
-        "a kind of request does not occur"
-    );
+    assert!(RequestKind::ALL.iter().all(|endpoint| endpoints.contains(endpoint)), "a kind of request does not occur");
 
     let source = include_str!("../src/explain.rs");
     assert_eq!(texts.len(), source.matches(": &str = \"").count(), "a text is never used: {texts:#?}");
@@ -436,8 +394,7 @@ fn ask_again(server: &Server, line: &str) {
     }
     let what = label.rsplit(' ').next().expect("a word");
     let log = server.log();
-    let mut digests =
-        log.lines().filter_map(|line| line.trim().strip_prefix(what)?.split_whitespace().next());
+    let mut digests = log.lines().filter_map(|line| line.trim().strip_prefix(what)?.split_whitespace().next());
     let target = target.replace("sha256:", digests.next().unwrap_or_default());
     let user_agent = request.rsplit('"').nth(1).expect("a user agent");
     server.ask(&format!("{method} {target}"), &[&format!("User-Agent: {user_agent} go/go1.19.8")]);

@@ -29,8 +29,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use common::{
-    Background, Client, Folder, PATIENCE, Response, Server, eventually, find, has_tool, is_root,
-    quinistry_at, report, request, sha256, system, tool, write_executable,
+    Background, Client, Folder, PATIENCE, Response, Server, eventually, find, has_tool, is_root, quinistry_at, report,
+    request, sha256, system, tool, write_executable,
 };
 use quinistry::budget::Budget;
 
@@ -149,8 +149,7 @@ fn lean(folder: &Folder) -> String {
         };
         let (headers, size, count) = (number(32, 8), number(54, 2), number(56, 2));
         let segments = (0..count).map(|index| headers + index * size);
-        let end =
-            segments.map(|at| number(at + 8, 8) + number(at + 32, 8)).max().expect("there are segments");
+        let end = segments.map(|at| number(at + 8, 8) + number(at + 32, 8)).max().expect("there are segments");
         executable.truncate(end);
         // The sections are gone, so the header must not refer to them.
         executable[40..48].fill(0);
@@ -169,8 +168,7 @@ fn can_trace() -> bool {
 /// Returns whether strace can attach to a process that it has not started.
 fn can_attach() -> bool {
     let scope = fs::read_to_string("/proc/sys/kernel/yama/ptrace_scope");
-    scope.map_or(true, |scope| scope.trim() == "0")
-        || is_root("only root may attach strace to a process here")
+    scope.map_or(true, |scope| scope.trim() == "0") || is_root("only root may attach strace to a process here")
 }
 
 /// A call, its error, and which of the calls fail, in the syntax of strace's `when`.
@@ -323,8 +321,7 @@ fn upload(address: SocketAddr, patience: Duration) -> io::Result<()> {
     stream.set_read_timeout(Some(patience))?;
     let content = vec![0; 300_000];
     stream.write_all(
-        request("POST /v2/quinistry/blobs/uploads/", &[&format!("Content-Length: {}", content.len())])
-            .as_bytes(),
+        request("POST /v2/quinistry/blobs/uploads/", &[&format!("Content-Length: {}", content.len())]).as_bytes(),
     )?;
     let mut buffer = vec![0; 4096];
     let response = read(&mut stream, &mut buffer)?;
@@ -385,8 +382,7 @@ fn faults(lines: &[&str]) -> Vec<Fault> {
             panic!("the table has no errors for {call}: {lines:?}");
         };
         let last = lines.len();
-        let single =
-            [1, 2, 3, last].into_iter().filter(|&number| number <= last && !is_check(lines[number - 1]));
+        let single = [1, 2, 3, last].into_iter().filter(|&number| number <= last && !is_check(lines[number - 1]));
         let mut when: Vec<_> = single.map(|number| number.to_string()).collect();
         when.dedup();
         if last > 3 && !lines.iter().any(|line| is_check(line)) {
@@ -425,10 +421,7 @@ impl Tally {
 
 /// Tries all faults, several at a time, each with a number. `attempt` returns whether the server survived, or `None`
 /// if the fault was not injected.
-fn try_all(
-    faults: &[Fault],
-    attempt: impl Fn(&Fault, usize) -> Result<Option<bool>, String> + Sync,
-) -> Tally {
+fn try_all(faults: &[Fault], attempt: impl Fn(&Fault, usize) -> Result<Option<bool>, String> + Sync) -> Tally {
     let (next, tally) = (AtomicUsize::new(0), Mutex::new(Tally::default()));
     let work = || {
         while let Some((number, fault)) =
@@ -564,9 +557,7 @@ fn a_fault_at_start_is_survived_or_explained() {
             Run::Served { cuts } => trace.check(cuts, MAX_LINES).map(|()| true)?,
             Run::Ended(Some(1)) if explanation(&stderr).is_some() => false,
             // There was an explanation, but it could not be written.
-            Run::Ended(Some(1)) if fault.call == "write" && trace.0.contains("write(2, \"quinistry: ") => {
-                false
-            }
+            Run::Ended(Some(1)) if fault.call == "write" && trace.0.contains("write(2, \"quinistry: ") => false,
             Run::Ended(Some(127)) if OF_C_LIBRARY.contains(&fault.call) => false,
             Run::Ended(code) => return Err(format!("{code:?}: {stderr}")),
         };

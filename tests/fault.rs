@@ -38,8 +38,7 @@ impl World {
         let (request, _) = parse(bytes.as_bytes()).expect("valid").expect("complete");
         let clock = Clock::start();
         let metrics = Metrics::new(&clock, None);
-        let vitals =
-            Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &self.faults.counts };
+        let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &self.faults.counts };
         let served = self.site.respond(&request, &vitals);
         let (served, fault) = self.faults.apply(served, &request, &self.site.registry);
         (format!("{:?}", served.response), fault)
@@ -399,11 +398,7 @@ fn a_slow_response_does_not_exceed_its_rate() {
     let began = Instant::now();
     let part = server.ask(&line, &["Range: bytes=0-204799"]).content;
     assert_eq!(part.len(), 200 * 1024);
-    assert!(
-        began.elapsed() > Duration::from_secs(1),
-        "{:?} for two seconds' worth of content",
-        began.elapsed()
-    );
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?} for two seconds' worth of content", began.elapsed());
 }
 
 #[test]
@@ -506,8 +501,7 @@ fn rules_affect_only_the_server_and_not_its_image() {
     }
     // Other commands ignore the variable, even if it is invalid.
     let digest = |variable| {
-        let output =
-            quinistry().arg("digest").env("QUINISTRY_FAULT", variable).output().expect("the command starts");
+        let output = quinistry().arg("digest").env("QUINISTRY_FAULT", variable).output().expect("the command starts");
         assert!(output.status.success(), "{}", lossy(&output.stderr));
         lossy(&output.stdout).trim().to_owned()
     };
@@ -517,9 +511,8 @@ fn rules_affect_only_the_server_and_not_its_image() {
     let expected = format!("quinistry@{}", server.manifest_digest());
     assert_eq!([digest("nonsense"), digest("layer=flip"), digest("")], [(); 3].map(|()| expected.clone()));
 
-    let replaced = Server::start_as(
-        quinistry().env("QUINISTRY_FAULT", "base=404").args(LISTEN).args(["--fault", "tags=500"]),
-    );
+    let replaced =
+        Server::start_as(quinistry().env("QUINISTRY_FAULT", "base=404").args(LISTEN).args(["--fault", "tags=500"]));
     assert_eq!(replaced.ask("GET /v2/", &[]).status, 200, "an option replaces the variable");
 }
 

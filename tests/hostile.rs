@@ -12,8 +12,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use common::{
-    Background, Client, Folder, OnTerminal, Response, Server, eventually, free_port, quinistry, request,
-    sha256, system,
+    Background, Client, Folder, OnTerminal, Response, Server, eventually, free_port, quinistry, request, sha256, system,
 };
 
 use quinistry::connection::REQUEST_COST;
@@ -49,9 +48,7 @@ impl Honest {
 }
 
 fn with_limit(descriptors: usize) -> Server {
-    Server::start_as(
-        system::with_descriptors(&mut quinistry(), descriptors).args(["--listen", "127.0.0.1:0"]),
-    )
+    Server::start_as(system::with_descriptors(&mut quinistry(), descriptors).args(["--listen", "127.0.0.1:0"]))
 }
 
 #[test]
@@ -264,9 +261,8 @@ fn stalled_readers_do_not_keep_out_an_honest_one() {
 fn a_server_without_descriptors_waits_until_some_are_free() {
     let server = Server::start();
     let own = server.open_descriptors();
-    let is_open = |descriptor: &usize| {
-        std::fs::exists(format!("/proc/{}/fd/{descriptor}", server.pid())).is_ok_and(|is| is)
-    };
+    let is_open =
+        |descriptor: &usize| std::fs::exists(format!("/proc/{}/fd/{descriptor}", server.pid())).is_ok_and(|is| is);
     let honest = Honest::learn(&server);
     eventually("no connection is open", || (server.open_descriptors() == own).then_some(()));
     let free = (0..1000).find(|descriptor| !is_open(descriptor)).expect("a free descriptor");
@@ -399,9 +395,7 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
     server.signal(libc::SIGCONT);
     let lines = || std::fs::read_to_string(folder.path("log")).expect("the log exists");
     let answered = |log: &str| log.matches("HEAD /x").count();
-    eventually("each client of the crowd has had a turn", || {
-        (answered(&lines()) >= CROWD * PER_TURN).then_some(())
-    });
+    eventually("each client of the crowd has had a turn", || (answered(&lines()) >= CROWD * PER_TURN).then_some(()));
     let mut visits = Vec::new();
     while answered(&lines()) < CROWD * REQUESTS / 2 {
         // The visitor sends its request while the crowd receives responses.
@@ -662,9 +656,7 @@ fn a_stopping_server_does_not_wait_forever_for_a_stalled_reader() {
     for _ in 0..100 {
         stalled.send_request(&honest.layer_line, &[]);
     }
-    eventually("the transfer has begun", || {
-        (server.log().matches(&*honest.layer_line).count() >= 2).then_some(())
-    });
+    eventually("the transfer has begun", || (server.log().matches(&*honest.layer_line).count() >= 2).then_some(()));
     server.signal(libc::SIGTERM);
     assert_eq!(server.wait().code(), Some(0));
 }

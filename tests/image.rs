@@ -81,11 +81,7 @@ fn the_manifests_of_a_platform_describe_its_config_and_all_layers() {
     let (contents, image) = sample::image(&[AMD64, ARM64]);
     for Platform { config, manifest, docker_manifest, .. } in &image.platforms {
         for (document, config_type, layer_type) in [
-            (
-                manifest,
-                "application/vnd.oci.image.config.v1+json",
-                "application/vnd.oci.image.layer.v1.tar+gzip",
-            ),
+            (manifest, "application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar+gzip"),
             (
                 docker_manifest,
                 "application/vnd.docker.container.image.v1+json",
@@ -106,9 +102,7 @@ fn the_manifests_of_a_platform_describe_its_config_and_all_layers() {
     for (Platform { layer, .. }, content) in image.platforms.iter().zip(&contents) {
         let archive = unpacked(content);
         let executable = sample::executable(if layer.architecture == "amd64" { AMD64 } else { ARM64 });
-        for (summary, bytes) in
-            [(layer.blob, content), (layer.tar, &archive), (layer.executable, &executable)]
-        {
+        for (summary, bytes) in [(layer.blob, content), (layer.tar, &archive), (layer.executable, &executable)] {
             assert_eq!((summary.digest.as_str(), summary.size), (&*sha256(bytes), bytes.len() as u64));
             assert_eq!(summary.start, bytes[..16]);
         }
@@ -297,8 +291,7 @@ fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_owned_by_root() {
         assert!(lines.len() == 2 && lines.iter().all(|line| line.contains("1970")), "{listed}");
         let owners = run(tool(name).arg("--numeric-owner").arg("-tvzf").arg(&archive));
         assert!(
-            owners.contains(" 0/0 ")
-                || owners.split_whitespace().collect::<Vec<_>>()[1..4] == ["0", "0", "0"],
+            owners.contains(" 0/0 ") || owners.split_whitespace().collect::<Vec<_>>()[1..4] == ["0", "0", "0"],
             "{owners}"
         );
         run(tool(name).arg("-xzf").arg(&archive).arg("-C").arg(&folder.0));
@@ -319,10 +312,9 @@ fn a_program_that_is_not_linked_statically_does_not_compile() {
         lossy(&rustc.output().expect("rustc starts").stderr).into_owned()
     };
     let (dynamic, fixed) = (errors("target-feature=-crt-static"), errors("target-feature=+crt-static"));
-    for way_out in [
-        "cargo build --release",
-        "cargo install --locked --git https://github.com/tazjin/quinistry quinistry",
-    ] {
+    for way_out in
+        ["cargo build --release", "cargo install --locked --git https://github.com/tazjin/quinistry quinistry"]
+    {
         let way_out = format!("RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" {way_out}\n");
         assert!(dynamic.contains(&way_out), "{dynamic}");
         assert!(!fixed.contains(&way_out), "{fixed}");

@@ -46,9 +46,7 @@ fn pinning_adds_the_digest_and_the_architectures_and_changes_nothing_else() {
     {
         let (_, image) = sample::image(machines);
         let at = format!("@{}", image.index.descriptor.digest);
-        for (manifest, name) in
-            [(PARENT, "docker.io/library/quinistry:latest"), (CHILD, "localhost:5000/quinistry")]
-        {
+        for (manifest, name) in [(PARENT, "docker.io/library/quinistry:latest"), (CHILD, "localhost:5000/quinistry")] {
             let line = format!("image: {name}\n");
             assert_eq!((manifest.matches(&line).count(), manifest.matches("[amd64]").count()), (1, 1));
             let expected = manifest.replace(&line, &format!("image: {name}{at}\n"));
@@ -126,17 +124,12 @@ fn a_pod_has_no_unnecessary_privileges() {
             assert_eq!(*found, wanted);
         }
         for probe in ["startupProbe", "readinessProbe", "livenessProbe"] {
-            assert_eq!(
-                container[probe]["httpGet"],
-                json!({ "path": "/healthz", "port": "registry" }),
-                "{probe}"
-            );
+            assert_eq!(container[probe]["httpGet"], json!({ "path": "/healthz", "port": "registry" }), "{probe}");
         }
     }
     // The parent uses the image on its node, and the child always pulls its image.
-    let policies = [PARENT, CHILD].map(|manifest| {
-        parse(manifest)["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"].clone()
-    });
+    let policies = [PARENT, CHILD]
+        .map(|manifest| parse(manifest)["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"].clone());
     assert_eq!(policies, ["IfNotPresent", "Always"]);
 }
 

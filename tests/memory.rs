@@ -84,10 +84,8 @@ impl Drop for Group {
     fn drop(&mut self) {
         // The server has ended, but the kernel may not have removed it from the group yet.
         eventually("the group can be removed", || {
-            std::fs::remove_dir(&self.0).map_or_else(
-                |error| (error.kind() == std::io::ErrorKind::NotFound).then_some(()),
-                |()| Some(()),
-            )
+            std::fs::remove_dir(&self.0)
+                .map_or_else(|error| (error.kind() == std::io::ErrorKind::NotFound).then_some(()), |()| Some(()))
         });
     }
 }
@@ -162,8 +160,7 @@ fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
         let accepted = server.log().matches(&*layer_line).count();
         (accepted >= clients.len()).then_some(())
     });
-    let orphans: Vec<u64> =
-        sockets(&server).iter().filter(|row| !row.is_owned).map(|row| row.queue).collect();
+    let orphans: Vec<u64> = sockets(&server).iter().filter(|row| !row.is_owned).map(|row| row.queue).collect();
     // Connections that wait to be accepted have no owner either, but nothing is queued for them.
     let queued: u64 = orphans.iter().filter(|&&queue| queue > 1).sum();
     assert_eq!(queued, 0, "{orphans:?}");

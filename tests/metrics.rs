@@ -98,16 +98,14 @@ fn connections_are_counted_by_how_they_ended() {
 fn the_metrics_have_the_version_the_image_and_the_memory() {
     let server = Server::start();
     let text = metrics(&mut server.connect());
-    let build =
-        format!("quinistry_build_info{{version=\"{VERSION}\",digest=\"{}\"}}", server.manifest_digest());
+    let build = format!("quinistry_build_info{{version=\"{VERSION}\",digest=\"{}\"}}", server.manifest_digest());
     assert_eq!(value(&text, &build), 1);
     let resident = eventually("the kernel counts in batches, for each processor", || {
         let told = value(&metrics(&mut server.connect()), "process_resident_memory_bytes") / 1024;
         told.abs_diff(server.status("VmRSS")).le(&512).then_some(told)
     });
     assert!(resident > 0);
-    let now =
-        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
     let started = value(&text, "process_start_time_seconds");
     assert!((now - 3600..=now).contains(&started), "{started}, and now it is {now}");
 }
@@ -182,11 +180,7 @@ fn promtool_reports_no_problem() {
     let text = metrics(&mut server.connect());
     let mut promtool = tool("promtool");
     let mut child = Background::start(
-        promtool
-            .args(["check", "metrics"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped()),
+        promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()),
     );
     child.0.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
     let mut said = String::new();

@@ -186,9 +186,7 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
         let digest = part.split('"').next().expect("the end of the ID");
         let facts = facts(part);
         let content = match between(part, "href=\"/", "\"").next() {
-            Some(path) if facts["Served"].starts_with("GET ") => {
-                server.ask(&format!("GET /{path}"), &[]).content
-            }
+            Some(path) if facts["Served"].starts_with("GET ") => server.ask(&format!("GET /{path}"), &[]).content,
             _ => inside.remove(digest).expect("it is in the layer"),
         };
         assert_eq!((&*sha256(&content), &*facts["Digest"]), (digest, digest));
@@ -304,8 +302,7 @@ fn client_input_gets_into_no_command_and_no_page() {
 #[test]
 fn the_figures_are_up_to_date() {
     let server = Server::start();
-    let figures =
-        || facts(between(&page(&server), "<dl class=\"figures\">", "</dl>").next().expect("a list"));
+    let figures = || facts(between(&page(&server), "<dl class=\"figures\">", "</dl>").next().expect("a list"));
     let before = figures();
     assert!(before["Running for"].ends_with(" s"), "{before:?}");
     assert_eq!((&*before["Responses"], &*before["Layers requested"]), ("0", "0"));
@@ -329,8 +326,7 @@ fn colours() -> [BTreeMap<&'static str, [f64; 3]>; 2] {
     let mut roots = between(CSS, ":root {", "}");
     [(); 2].map(|()| {
         let root = roots.next().expect("there are two");
-        let declarations =
-            root.split(';').filter_map(|line| line.trim().strip_prefix("--")?.split_once(": #"));
+        let declarations = root.split(';').filter_map(|line| line.trim().strip_prefix("--")?.split_once(": #"));
         let colour = |(name, hex): (&'static str, &str)| {
             let channel = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two digits");
             (name, [0, 2, 4].map(|at| f64::from(channel(at)) / 255.0))
@@ -397,8 +393,7 @@ fn chromium(folder: &Folder, scheme: &str, size: (u32, u32), arguments: &[&str])
     // The sandbox does not work for root, and the page is trusted.
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-breakpad", "--hide-scrollbars"]);
     command.args(["--enable-logging=stderr", &profile, &scheme, &window]).args(arguments);
-    let output =
-        command.env("TMPDIR", &folder.0).env("HOME", &folder.0).output().expect("the command starts");
+    let output = command.env("TMPDIR", &folder.0).env("HOME", &folder.0).output().expect("the command starts");
     let (stdout, stderr) = (lossy(&output.stdout), lossy(&output.stderr));
     assert!(output.status.success(), "{stderr}");
     (stdout.into_owned(), stderr.into_owned())
@@ -492,11 +487,7 @@ fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
         // The browser refuses these: a method and a field that are not allowed, and paths that are not under /v2.
         ["NetworkError"; 5].join("|"),
     ];
-    assert_eq!(
-        result.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"),
-        expected.join("|"),
-        "{log}"
-    );
+    assert_eq!(result.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"), expected.join("|"), "{log}");
 }
 
 /// A script that measures a copy of the page, which has no policy against scripts. The title becomes the scheme, the
@@ -560,9 +551,7 @@ fn the_page_fits_a_phone_and_a_desktop_and_is_readable() {
                 let (html, _) = chromium(&folder, scheme, (1400, 900), &["--dump-dom", &url]);
                 let result = between(&html, "<title>", "</title>").next().expect("a title");
                 let parts: Vec<_> = result.split('|').collect();
-                let [found, window, content, contrast, focused, links] = parts[..] else {
-                    panic!("{result}")
-                };
+                let [found, window, content, contrast, focused, links] = parts[..] else { panic!("{result}") };
                 let width = &*width.to_string();
                 assert_eq!((found, window, content), (scheme, width, width));
                 assert!(contrast.parse::<f64>().expect("a number") >= 4.5, "{scheme}, {width}: {contrast}");

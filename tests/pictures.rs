@@ -175,9 +175,7 @@ fn the_picture_of_an_image_is_to_scale() {
         (570.0, 136.0, "file", "program", binary),
     ] {
         let side = side(kilobytes);
-        picture.put(&format!(
-            "<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\"/>"
-        ));
+        picture.put(&format!("<rect class=\"{class}\" x=\"{x}\" y=\"{y}\" width=\"{side}\" height=\"{side}\"/>"));
         // A large square has its name inside, and a small one below.
         let is_large = side > 100.0;
         let (class, y) = if is_large { ("inside", y + side / 2.0) } else { ("strong", y + side + 18.0) };
@@ -197,13 +195,7 @@ fn draw_arrows(picture: &mut Picture, layer: f64, tar: f64, binary: f64) {
         ("ask", "", &[(62.0, 73.0), (128.0, 73.0)][..], (95.0, 66.0), "digest"),
         ("ask", "", &[(142.0, 73.0), (210.0, 73.0)], (176.0, 66.0), "digest"),
         ("ask", "", &[(134.5, 118.0), (134.5, 176.0)], (160.0, 150.0), "digest"),
-        (
-            "ask",
-            " stroke-dasharray=\"4 3\"",
-            &[(228.0, 73.0), (386.0, 73.0), (386.0, 132.0)],
-            (310.0, 66.0),
-            "diff ID",
-        ),
+        ("ask", " stroke-dasharray=\"4 3\"", &[(228.0, 73.0), (386.0, 73.0), (386.0, 132.0)], (310.0, 66.0), "diff ID"),
         ("line", "", &[(layer + 4.0, 260.0), (258.0, 260.0)], (231.0, 253.0), "gunzip"),
         ("line", "", &[(tar + 4.0, 260.0), (566.0, 260.0)], (540.0, 253.0), "holds"),
         (

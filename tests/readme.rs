@@ -8,9 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use common::docker::{ImageName, has_docker};
-use common::{
-    Folder, README, Server, bash, free_port, has_tool, lossy, readme_block, readme_blocks, report, tool,
-};
+use common::{Folder, README, Server, bash, free_port, has_tool, lossy, readme_block, readme_blocks, report, tool};
 use quinistry::budget::{Budget, GUARANTEED, MAX_CONNECTIONS, RESERVED_DESCRIPTORS};
 use quinistry::connection::{HEAD_TIMEOUT, IDLE_TIMEOUT, LINGER_TIMEOUT, REQUEST_COST};
 use quinistry::fault::Faults;
@@ -49,9 +47,7 @@ fn the_commands_work_as_printed_except_for_the_ports() {
     }
     let server = Server::start();
     let said = run_script(&on_port(server.address.port(), &script("curl")));
-    for text in
-        ["HTTP/1.1 200 OK", "Docker-Content-Digest: sha256:", "layer.tar.gz: OK", "-rwxr-xr-x", "read-only"]
-    {
+    for text in ["HTTP/1.1 200 OK", "Docker-Content-Digest: sha256:", "layer.tar.gz: OK", "-rwxr-xr-x", "read-only"] {
         assert!(said.contains(text), "{text:?} in {said}");
     }
     assert!(said.contains(&server.manifest_digest()));
@@ -142,10 +138,7 @@ fn the_limits_are_the_constants() {
         ("time to close after the last response has arrived", seconds(LINGER_TIMEOUT)),
         ("bytes of a layer that one client receives in a turn", TURN_COST.to_string()),
         ("what a request adds to a turn, in bytes of a layer", REQUEST_COST.to_string()),
-        (
-            "connections",
-            format!("{MAX_CONNECTIONS}, or the limit of open files minus {RESERVED_DESCRIPTORS}"),
-        ),
+        ("connections", format!("{MAX_CONNECTIONS}, or the limit of open files minus {RESERVED_DESCRIPTORS}")),
         ("incomplete heads and unsent responses, in all", format!("{} bytes", most.held)),
         ("queued by all sockets before each is limited", format!("{} bytes", most.queued)),
         ("after SIGTERM or SIGINT, for transfers in flight", seconds(GRACE)),
@@ -196,16 +189,13 @@ fn anchor(heading: &str) -> String {
 /// Returns the anchors of the headings in a text, in order.
 fn anchors(text: &str) -> Vec<String> {
     let outside = text.split("```").step_by(2).flat_map(str::lines);
-    outside
-        .filter_map(|line| Some(anchor(line.strip_prefix('#')?.trim_start_matches('#').trim_start())))
-        .collect()
+    outside.filter_map(|line| Some(anchor(line.strip_prefix('#')?.trim_start_matches('#').trim_start()))).collect()
 }
 
 #[test]
 fn every_link_leads_to_something_and_the_contents_are_complete() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let read =
-        |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let mut count = 0;
     for name in [
         "README.md",
@@ -224,8 +214,7 @@ fn every_link_leads_to_something_and_the_contents_are_complete() {
         let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("http")) {
             let (file, wanted) = link.split_once('#').unwrap_or((link, ""));
-            let target =
-                if file.is_empty() { path.clone() } else { path.parent().expect("a directory").join(file) };
+            let target = if file.is_empty() { path.clone() } else { path.parent().expect("a directory").join(file) };
             let is_missing_folder = file.starts_with('.') && !root.join(".github").exists();
             assert!(target.exists() || is_missing_folder, "{name}: {link}");
             assert!(
@@ -238,10 +227,8 @@ fn every_link_leads_to_something_and_the_contents_are_complete() {
     assert!(count > 40, "{count} links");
 
     for text in [include_str!("../README.md"), include_str!("../k8s/README.md")] {
-        let listed: Vec<_> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("* [")?.split_once("](#")?.1.strip_suffix(')'))
-            .collect();
+        let listed: Vec<_> =
+            text.lines().filter_map(|line| line.strip_prefix("* [")?.split_once("](#")?.1.strip_suffix(')')).collect();
         assert_eq!(listed, anchors(text)[1..]);
     }
 }

@@ -42,10 +42,8 @@ impl World {
     fn new() -> Self {
         let (contents, image) = sample::image(&[ARM64, AMD64]);
         let digest = |d: &Descriptor| d.digest.to_string();
-        let mut manifests = vec![
-            (digest(&image.index.descriptor), OCI_INDEX),
-            (digest(&image.docker_list.descriptor), DOCKER_LIST),
-        ];
+        let mut manifests =
+            vec![(digest(&image.index.descriptor), OCI_INDEX), (digest(&image.docker_list.descriptor), DOCKER_LIST)];
         for platform in &image.platforms {
             manifests.push((digest(&platform.manifest.descriptor), OCI));
             manifests.push((digest(&platform.docker_manifest.descriptor), DOCKER));
@@ -75,8 +73,7 @@ impl World {
                 as_head.content.clone_from(&response.content);
                 if target == "/" && response.status == 200 {
                     // RFC 9110 section 9.3.2 lets HEAD omit fields that require generating the content.
-                    let length =
-                        response.field("content-length").expect("the length of the content").to_owned();
+                    let length = response.field("content-length").expect("the length of the content").to_owned();
                     assert_eq!(as_head.field("content-length"), None);
                     as_head.fields.insert("content-length".into(), length);
                 }
@@ -234,8 +231,7 @@ fn a_tag_stands_for_what_the_documented_table_lists() {
         let types: Vec<_> = chosen.iter().rev().map(|line| choices[*line].0).collect();
         // Field note: containerd sends one list. Docker 28, skopeo and others send a field line for each type.
         let joined = format!("Accept: text/html, {}", types.join(" , "));
-        let each: Vec<_> =
-            types.iter().map(|name| format!("accept: {};q=0.5", name.to_uppercase())).collect();
+        let each: Vec<_> = types.iter().map(|name| format!("accept: {};q=0.5", name.to_uppercase())).collect();
         let each: Vec<_> = each.iter().map(String::as_str).collect();
         for fields in [&[&*joined][..], &each] {
             for tag in ["latest", VERSION] {
@@ -274,8 +270,7 @@ fn a_client_that_accepts_no_index_gets_the_manifest_for_the_servers_platform() {
         let digests = [&own.manifest, &own.docker_manifest].map(|document| document.descriptor.digest);
         let world = World { site: Site::new(image), contents, ..World::new() };
         for (accept, digest) in [OCI, DOCKER].into_iter().zip(digests) {
-            let response =
-                world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
+            let response = world.content("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {accept}")]);
             assert_eq!(response.field("docker-content-digest"), Some(digest.as_str()));
         }
     }
@@ -311,8 +306,7 @@ fn an_index_leads_to_its_manifests_and_they_to_the_blobs() {
         response
     };
     for (index_type, manifest_type) in [(OCI_INDEX, OCI), (DOCKER_LIST, DOCKER)] {
-        let index =
-            world.ask("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {index_type}")]).json();
+        let index = world.ask("GET /v2/quinistry/manifests/latest", &[&format!("Accept: {index_type}")]).json();
         assert_eq!(index["schemaVersion"], 2);
         let entries = index["manifests"].as_array().expect("a list");
         let architectures: Vec<_> = entries.iter().map(|entry| &entry["platform"]["architecture"]).collect();
@@ -344,10 +338,7 @@ fn any_namespace_and_any_unknown_query_lead_to_the_same_image() {
         for query in ["", "?ns=docker.io", "?ns=docker.io&x=%2F", "?"] {
             let line = format!("GET /v2/{name}/manifests/latest{query}");
             assert_eq!(world.content(&line, &[]).field("docker-content-digest"), Some(world.index()));
-            assert_eq!(
-                world.content(&format!("GET /v2/{name}/blobs/{}{query}", world.blob), &[]).content,
-                world.layer
-            );
+            assert_eq!(world.content(&format!("GET /v2/{name}/blobs/{}{query}", world.blob), &[]).content, world.layer);
             for path in ["tags/list".to_owned(), format!("referrers/{}", world.index())] {
                 assert_eq!(world.ask(&format!("GET /v2/{name}/{path}{query}"), &[]).status, 200);
             }
@@ -470,8 +461,7 @@ fn an_unsatisfiable_range_gets_416_and_the_size() {
         "bytes=1180591620717411303424-".into(),
         "bytes=18446744073709551615-18446744073709551615".into(),
     ] {
-        let response =
-            world.ask(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[&format!("Range: {range}")]);
+        let response = world.ask(&format!("GET /v2/quinistry/blobs/{}", world.blob), &[&format!("Range: {range}")]);
         assert_eq!(response.status, 416, "{range}");
         assert_eq!(response.field("content-range"), Some(&*format!("bytes */{size}")));
     }
@@ -523,13 +513,9 @@ fn a_client_that_has_the_content_gets_304() {
         (format!("blobs/{}", world.blob), &world.blob),
     ] {
         let line = format!("GET /v2/quinistry/{path}");
-        for tag in
-            [format!("\"{digest}\""), format!("W/\"{digest}\""), format!("\"x\", \"{digest}\""), "*".into()]
-        {
+        for tag in [format!("\"{digest}\""), format!("W/\"{digest}\""), format!("\"x\", \"{digest}\""), "*".into()] {
             // If-None-Match has precedence over Range.
-            for more in
-                [&[][..], &["Range: bytes=0-0"], &["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"]]
-            {
+            for more in [&[][..], &["Range: bytes=0-0"], &["If-Modified-Since: Sun, 06 Nov 1994 08:49:37 GMT"]] {
                 let tag = format!("If-None-Match: {tag}");
                 let fields = [&[&*tag], more].concat();
                 let response = world.ask(&line, &fields);
@@ -673,8 +659,7 @@ fn a_bill_of_materials_refers_to_the_index_and_each_manifest() {
         assert_eq!(artifact.field("content-type"), Some(OCI));
         let mut descriptor = described(OCI, &artifact.content);
         descriptor["artifactType"] = CYCLONE_DX.into();
-        let index =
-            serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor] });
+        let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [descriptor] });
         assert_eq!(referrers.json(), index);
 
         let subject = world.content(&format!("GET /v2/quinistry/manifests/{subject}"), &[]);
@@ -722,24 +707,16 @@ fn the_referrers_tag_of_a_digest_stands_for_the_same_index() {
     let world = World::new();
     for (subject, _) in world.subjects() {
         let referrers = world.content(&format!("GET /v2/quinistry/referrers/{subject}"), &[]);
-        let by_tag = world.content(
-            &format!("GET /v2/x/quinistry/manifests/{}", subject.replace(':', "-")),
-            &["Accept: */*"],
-        );
+        let by_tag =
+            world.content(&format!("GET /v2/x/quinistry/manifests/{}", subject.replace(':', "-")), &["Accept: */*"]);
         assert_eq!(by_tag, referrers);
         let digest = by_tag.field("docker-content-digest").expect("a digest");
         let by_digest = world.content(&format!("GET /v2/quinistry/manifests/{digest}"), &[]);
         assert_eq!(by_digest.content, referrers.content);
     }
     for (subject, _) in world.subjects() {
-        for wrong in
-            [&subject[7..], &format!("sha256-{}", &subject[8..]), &format!("sha512-{}", &subject[7..])]
-        {
-            assert_eq!(
-                world.ask(&format!("GET /v2/quinistry/manifests/{wrong}"), &[]).status,
-                404,
-                "{wrong}"
-            );
+        for wrong in [&subject[7..], &format!("sha256-{}", &subject[8..]), &format!("sha512-{}", &subject[7..])] {
+            assert_eq!(world.ask(&format!("GET /v2/quinistry/manifests/{wrong}"), &[]).status, 404, "{wrong}");
         }
     }
     assert_eq!(world.ask("GET /v2/quinistry/manifests/sha256-", &[]).status, 404);
@@ -846,11 +823,7 @@ fn options_lists_the_methods_and_under_v2_what_a_preflight_asks_for() {
     ] {
         for fields in [&[][..], &["Origin: http://ui.example", "Access-Control-Request-Method: GET"]] {
             let response = world.ask(&format!("OPTIONS {target}"), fields);
-            assert_eq!(
-                (response.status, response.field("allow")),
-                (204, Some("GET, HEAD, OPTIONS")),
-                "{target}"
-            );
+            assert_eq!((response.status, response.field("allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
             // RFC 9110 section 8.6: MUST NOT.
             assert_eq!(response.field("content-length").or(response.field("content-type")), None, "{target}");
             for (name, value) in [

@@ -39,12 +39,7 @@ fn status(bytes: impl AsRef<[u8]>) -> u16 {
 }
 
 fn accepted(bytes: &[u8]) -> Request<'_> {
-    assert!(
-        matches!(outcome(bytes), Some(Ok(_))),
-        "{:?}: {:?}",
-        String::from_utf8_lossy(bytes),
-        outcome(bytes)
-    );
+    assert!(matches!(outcome(bytes), Some(Ok(_))), "{:?}: {:?}", String::from_utf8_lossy(bytes), outcome(bytes));
     let (request, length) = parse(bytes).expect("no fault").expect("complete");
     assert_eq!(length, bytes.len());
     request
@@ -217,10 +212,12 @@ fn there_must_be_one_valid_host() {
     ] {
         assert_eq!(status(format!("GET / HTTP/1.1\r\n{hosts}\r\n")), 400, "{hosts}");
     }
-    for host in ["a", "a:80", "a:", "[::1]", "[::1]:5000", "127.0.0.1:1", "registry_1.local-x"]
-        .into_iter()
-        .chain(["%41", "[::]", "[1:2:3:4:5:6:7:8]", "[::ffff:192.0.2.1]"])
-    {
+    for host in ["a", "a:80", "a:", "[::1]", "[::1]:5000", "127.0.0.1:1", "registry_1.local-x"].into_iter().chain([
+        "%41",
+        "[::]",
+        "[1:2:3:4:5:6:7:8]",
+        "[::ffff:192.0.2.1]",
+    ]) {
         let bytes = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
         assert_eq!(accepted(bytes.as_bytes()).authority, Some(host));
     }
@@ -254,9 +251,7 @@ fn field_lines_have_one_grammar() {
 
 #[test]
 fn a_line_that_ends_in_lf_alone_is_refused_when_it_ends() {
-    for bytes in
-        ["GET / HTTP/1.1\n", "GET / HTTP/1.1\r\nHost: x\n", "GET / HTTP/1.1\r\nHost: x\r\n\n", "\r\nGET /\n"]
-    {
+    for bytes in ["GET / HTTP/1.1\n", "GET / HTTP/1.1\r\nHost: x\n", "GET / HTTP/1.1\r\nHost: x\r\n\n", "\r\nGET /\n"] {
         assert_eq!(status(bytes), 400, "{bytes:?}");
     }
 }
@@ -335,8 +330,7 @@ fn limits_are_exact() {
     }
 
     // The head.
-    let head =
-        |length: usize| with_lines(&format!("X: {}\r\n", "a".repeat(length - with_lines("X: \r\n").len())));
+    let head = |length: usize| with_lines(&format!("X: {}\r\n", "a".repeat(length - with_lines("X: \r\n").len())));
     accepted(head(MAX_HEAD).as_bytes());
     assert_eq!(status(head(MAX_HEAD + 1)), 431);
     assert_eq!(status(&head(MAX_HEAD + 100)[..MAX_HEAD]), 431);
@@ -375,8 +369,7 @@ fn methods_are_case_sensitive_and_never_refused_by_the_parser() {
 
 #[test]
 fn each_method_accepts_only_its_forms_of_target() {
-    const METHODS: [&str; 9] =
-        ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "BREW"];
+    const METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "BREW"];
     for (target, methods) in [
         ("/a?b", &METHODS.map(|method| if method == "CONNECT" { "" } else { method })[..]),
         ("http://x/a?b", &METHODS.map(|method| if method == "CONNECT" { "" } else { method })),

@@ -146,8 +146,7 @@ fn the_files_match_cargo_tree() {
         std::fs::write(format!("{FOLDER}/sbom.zlib"), zlib(&list)).expect("the file can be written");
         return;
     }
-    let update =
-        "the bill of materials is not that of Cargo.lock; run: QUINISTRY_UPDATE=1 cargo test --test sbom";
+    let update = "the bill of materials is not that of Cargo.lock; run: QUINISTRY_UPDATE=1 cargo test --test sbom";
     assert_eq!(str::from_utf8(DOCUMENT), Ok(&*document), "{update}");
     assert_eq!(unzipped(&SECTION), list, "{update}");
 }
@@ -188,8 +187,7 @@ for path in sys.argv[1:]:
     }
     let document = run(quinistry().arg("sbom"));
     // The validator is strict enough to find a typing error.
-    let errors =
-        [("purl", "prul"), ("library", "librari"), ("specVersion", "version"), ("dependsOn", "dependson")];
+    let errors = [("purl", "prul"), ("library", "librari"), ("specVersion", "version"), ("dependsOn", "dependson")];
     let wrong = errors.map(|(right, wrong)| document.replacen(right, wrong, 1));
     let folder = Folder::new("sbom");
     let paths = [document].into_iter().chain(wrong).enumerate().map(|(number, document)| {
@@ -206,8 +204,7 @@ fn the_command_always_prints_the_same_document() {
     let folder = Folder::new("elsewhere");
     let copy = folder.path("other-name");
     write_executable(&copy, &std::fs::read(PROGRAM).expect("the executable"));
-    let elsewhere =
-        run(quinistry_at(copy).arg("sbom").env_clear().env("TZ", "Asia/Tokyo").current_dir(&folder.0));
+    let elsewhere = run(quinistry_at(copy).arg("sbom").env_clear().env("TZ", "Asia/Tokyo").current_dir(&folder.0));
     assert_eq!(elsewhere.as_bytes(), DOCUMENT);
     assert_eq!(run(quinistry().arg("sbom")), elsewhere);
 }

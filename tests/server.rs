@@ -10,8 +10,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
-    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, is_root, lossy,
-    quinistry, request, sha256, skip, system, tool,
+    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, is_root, lossy, quinistry,
+    request, sha256, skip, system, tool,
 };
 
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
@@ -71,8 +71,7 @@ fn the_digest_is_that_of_the_image_that_is_served() {
 }
 
 /// Every command that prints something.
-const PRINTING: [&[&str]; 6] =
-    [&["save"], &["digest"], &["k8s", "child"], &["sbom"], &["--help"], &["--version"]];
+const PRINTING: [&[&str]; 6] = [&["save"], &["digest"], &["k8s", "child"], &["sbom"], &["--help"], &["--version"]];
 
 #[test]
 fn output_that_cannot_be_written_is_an_error() {
@@ -175,9 +174,8 @@ fn stopping_logs_how_many_connections_remain_and_how_to_end_at_once() {
         server.signal(libc::SIGTERM);
         let log = server.wait_for_log("Stopping");
         let connections = ["0 connections", "1 connection", "2 connections"][count];
-        let words = format!(
-            "Stopping: {connections} open, up to 8 s to finish; a second signal ends the server at once"
-        );
+        let words =
+            format!("Stopping: {connections} open, up to 8 s to finish; a second signal ends the server at once");
         assert!(log.contains(&words), "{log}");
         drop(clients);
     }
@@ -187,8 +185,7 @@ fn stopping_logs_how_many_connections_remain_and_how_to_end_at_once() {
 fn the_address_comes_from_the_option_or_else_the_variable() {
     let server = Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0"));
     assert_eq!(server.address.ip().to_string(), "127.0.0.2");
-    let server =
-        Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0").arg("--listen=127.0.0.3:0"));
+    let server = Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0").arg("--listen=127.0.0.3:0"));
     assert_eq!(server.address.ip().to_string(), "127.0.0.3");
 }
 
@@ -299,12 +296,9 @@ fn requests_may_arrive_in_any_pieces() {
 fn a_response_to_head_keeps_the_connection_in_sync() {
     let server = Server::start();
     let mut client = server.connect();
-    for line in [
-        "HEAD /v2/quinistry/manifests/latest",
-        "GET /v2/",
-        "HEAD /nonesuch",
-        "GET /v2/quinistry/manifests/latest",
-    ] {
+    for line in
+        ["HEAD /v2/quinistry/manifests/latest", "GET /v2/", "HEAD /nonesuch", "GET /v2/quinistry/manifests/latest"]
+    {
         client.send_request(line, &[]);
         let response = client.response_to(line);
         assert_eq!(response.content.is_empty(), line.starts_with("HEAD"), "{line}");
@@ -476,8 +470,7 @@ fn a_client_that_sends_nothing_is_not_accepted_at_once() {
 #[test]
 fn a_client_in_the_backlog_is_answered_when_a_small_server_stops() {
     // With so few descriptors, there is room for only a few connections.
-    let mut server =
-        Server::start_as(system::with_descriptors(&mut quinistry(), 40).args(["--listen", "127.0.0.1:0"]));
+    let mut server = Server::start_as(system::with_descriptors(&mut quinistry(), 40).args(["--listen", "127.0.0.1:0"]));
     let line = "GET /v2/quinistry/manifests/latest";
     let manifest = server.ask(line, &[]).content;
     server.freeze();
@@ -513,8 +506,7 @@ fn the_health_check_succeeds_only_if_the_server_is_healthy() {
     let check = |address: &str| output(quinistry().args(["healthcheck", "--listen", address]));
     let (code, stdout, stderr) = check(&server.address.to_string());
     assert_eq!((code, &*stdout, &*stderr), (Some(0), "", ""));
-    let (code, ..) =
-        output(quinistry().arg("healthcheck").env("QUINISTRY_LISTEN", server.address.to_string()));
+    let (code, ..) = output(quinistry().arg("healthcheck").env("QUINISTRY_LISTEN", server.address.to_string()));
     assert_eq!(code, Some(0));
     // A wildcard address is checked on loopback.
     let wildcard = Server::start_as(quinistry().args(["--listen", "0.0.0.0:0"]));
@@ -585,10 +577,7 @@ fn a_quiet_server_logs_only_errors_and_its_end() {
     let mut said = String::new();
     child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
     assert!(said.contains("Stopping"), "{said}");
-    assert!(
-        !["packing", "Listening", "docker", "GET", "Closing"].iter().any(|word| said.contains(word)),
-        "{said}"
-    );
+    assert!(!["packing", "Listening", "docker", "GET", "Closing"].iter().any(|word| said.contains(word)), "{said}");
 }
 
 #[test]

@@ -36,8 +36,7 @@ struct World {
 #[test]
 #[ignore = "it takes ten minutes"]
 fn memory_does_not_grow_and_descriptors_are_released() {
-    let seconds =
-        std::env::var("QUINISTRY_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
+    let seconds = std::env::var("QUINISTRY_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
     let server = Server::start();
     let (digest, _) = server.layer();
     thread::sleep(Duration::from_secs(1)); // Wait until that connection is closed.

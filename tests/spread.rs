@@ -106,8 +106,7 @@ fn eight_nodes_have_the_image_after_three_rounds() {
     let mut holders = vec![first];
     for round in 1..=3 {
         // In each round, there are as many new nodes as holders. Each new node pulls from a different holder.
-        let newcomers: Vec<_> =
-            (1..=holders.len()).map(|number| network.node(holders.len() + number)).collect();
+        let newcomers: Vec<_> = (1..=holders.len()).map(|number| network.node(holders.len() + number)).collect();
         let mut asked: Vec<_> = holders.iter().collect();
         std::thread::scope(|scope| {
             for newcomer in &newcomers {

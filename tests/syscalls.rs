@@ -39,19 +39,12 @@ fn traced(calls: &str, ask: impl FnOnce(&mut Client, &dyn Fn() -> String)) -> Op
 fn the_server_opens_files_about_itself_and_no_other() {
     let Some((at_start, after)) = traced("open,openat,openat2,creat", |_, _| {}) else { return };
     let opened: Vec<_> = at_start.lines().filter(|line| line.contains("open")).collect();
-    let paths = [
-        "/proc/self/fd\"",
-        "/proc/self/cgroup\"",
-        "/sys/fs/cgroup/",
-        "/proc/self/exe\"",
-        "/proc/self/statm\"",
-    ];
+    let paths = ["/proc/self/fd\"", "/proc/self/cgroup\"", "/sys/fs/cgroup/", "/proc/self/exe\"", "/proc/self/statm\""];
     let path_of = |call: &&str| {
         let is_read = call.contains("O_RDONLY");
         paths.into_iter().find(|path| is_read && call.contains(&format!("\"{path}")))
     };
-    let mut files: Vec<_> =
-        opened.iter().map(|call| path_of(call).unwrap_or_else(|| panic!("{call}"))).collect();
+    let mut files: Vec<_> = opened.iter().map(|call| path_of(call).unwrap_or_else(|| panic!("{call}"))).collect();
     files.dedup();
     assert_eq!(files, paths, "{at_start}");
     assert!(!after.contains("open"), "{after}");

@@ -71,8 +71,7 @@ impl Output {
 
 impl Pieces<'_> {
     fn next(&mut self, wanted: usize) -> io::Result<usize> {
-        let piece =
-            if self.pieces.is_empty() { u8::MAX } else { self.pieces[self.calls % self.pieces.len()] };
+        let piece = if self.pieces.is_empty() { u8::MAX } else { self.pieces[self.calls % self.pieces.len()] };
         self.calls += 1;
         match piece {
             // Only in every second call, or the connection would never continue.

@@ -59,10 +59,7 @@ fn check(document: &Document, named: &[&Digest]) {
     let Document { descriptor, content } = document;
     assert!(descriptor.digest == Digest::of(content) && descriptor.size == content.len() as u64);
     let text = str::from_utf8(content).expect("JSON is UTF-8");
-    assert!(
-        named.iter().all(|digest| text.contains(&format!("\"{digest}\""))),
-        "a digest is missing: {text}"
-    );
+    assert!(named.iter().all(|digest| text.contains(&format!("\"{digest}\""))), "a digest is missing: {text}");
 }
 
 fuzz_target!(|bytes: &[u8]| {

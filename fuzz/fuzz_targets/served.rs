@@ -51,8 +51,7 @@ impl Served {
         while let Some(at) = rest.iter().position(|&byte| byte == b'@') {
             let (before, marked) = rest.split_at(at);
             let named = self.digests.iter().find(|(name, _)| marked.starts_with(name));
-            let (filling, length) =
-                named.map_or((&b"@"[..], 1), |(name, digest)| (digest.as_bytes(), name.len()));
+            let (filling, length) = named.map_or((&b"@"[..], 1), |(name, digest)| (digest.as_bytes(), name.len()));
             filled.extend_from_slice(before);
             filled.extend_from_slice(filling);
             rest = &marked[length..];

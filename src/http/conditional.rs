@@ -53,9 +53,7 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     }
     let mut ranges = request.field_lines("range");
     // RFC 9110 section 14.2: a server MUST ignore Range in a request other than GET.
-    let (Method::Get, Some(_), Some(range), None) =
-        (request.method, entity_tag, ranges.next(), ranges.next())
-    else {
+    let (Method::Get, Some(_), Some(range), None) = (request.method, entity_tag, ranges.next(), ranges.next()) else {
         return Selection::Whole;
     };
     // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date

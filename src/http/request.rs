@@ -40,8 +40,8 @@ use std::io::BufRead;
 
 use crate::http::response::{Persistence, Status};
 use crate::http::syntax::{
-    PLAIN_IN_PATH, PLAIN_IN_QUERY, is_authority, is_percent_encoded, is_target, is_tchar, is_token,
-    list_members, parse_number, percent_decode,
+    PLAIN_IN_PATH, PLAIN_IN_QUERY, is_authority, is_percent_encoded, is_target, is_tchar, is_token, list_members,
+    parse_number, percent_decode,
 };
 
 /// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
@@ -332,8 +332,7 @@ struct RequestLine<'b> {
 fn parse_request_line(line: &[u8]) -> Result<RequestLine<'_>, Rejection> {
     let line = str::from_utf8(line).map_err(|_| bad("the request line is not ASCII"))?;
     let mut parts = line.strip_suffix("\r\n").unwrap_or(line).split(' ');
-    let (Some(method), Some(target), Some(version), None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
+    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
     else {
         return Err(bad("a request line is a method, a target and a version, separated by single spaces"));
     };

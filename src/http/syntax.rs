@@ -146,10 +146,7 @@ pub fn is_tchar(byte: u8) -> bool {
 pub fn is_target(text: &str) -> bool {
     let is_of_target = |byte: u8| {
         byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'!' | b'$'..=b'/' | b':' | b';' | b'=' | b'?' | b'@' | b'[' | b']' | b'_' | b'~'
-            )
+            || matches!(byte, b'!' | b'$'..=b'/' | b':' | b';' | b'=' | b'?' | b'@' | b'[' | b']' | b'_' | b'~')
     };
     !text.is_empty() && text.bytes().all(is_of_target)
 }

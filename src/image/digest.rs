@@ -68,8 +68,7 @@ pub fn is_well_formed(text: &str) -> bool {
         "sha256" => 64,
         "sha512" => 128,
         _ => {
-            let is_component =
-                |c: &str| !c.is_empty() && c.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
+            let is_component = |c: &str| !c.is_empty() && c.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9'));
             let is_encoded = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'=' | b'_' | b'-');
             return algorithm.split(['+', '.', '_', '-']).all(is_component)
                 && !encoded.is_empty()

@@ -42,13 +42,7 @@ const DIRECTORY: u8 = b'5';
 
 /// Appends a file: its header, exactly `size` bytes of `content`, and padding. The content is copied piece by piece, so
 /// that a large file takes no more memory than a small one. After an error the archive is useless.
-pub fn append(
-    archive: &mut impl Write,
-    path: &str,
-    mode: u32,
-    size: u64,
-    content: &mut impl Read,
-) -> io::Result<()> {
+pub fn append(archive: &mut impl Write, path: &str, mode: u32, size: u64, content: &mut impl Read) -> io::Result<()> {
     if size > MAX_SIZE {
         let reason = format!("a file has {size} bytes, more than the {MAX_SIZE} that ustar can express");
         return Err(io::Error::other(reason));

@@ -92,11 +92,7 @@ impl Options {
     /// Returns how long the load client measures, in milliseconds, the length of a slice of the comparison, and the
     /// number of its rounds.
     fn times(&self) -> (u64, Duration, usize) {
-        if self.is_quick {
-            (250, Duration::from_millis(400), 1)
-        } else {
-            (2000, Duration::from_millis(500), 16)
-        }
+        if self.is_quick { (250, Duration::from_millis(400), 1) } else { (2000, Duration::from_millis(500), 16) }
     }
 }
 
@@ -157,8 +153,7 @@ fn start(times: usize) -> Outcome<Value> {
     let server = start_quinistry()?;
     process::ask(server.address, path, "")?;
     let (peak, idle) = (server.status("VmHWM")?, server.status("VmRSS")?);
-    let connections: Outcome<Vec<_>> =
-        (0..CONNECTIONS).map(|_| process::ask(server.address, path, "")).collect();
+    let connections: Outcome<Vec<_>> = (0..CONNECTIONS).map(|_| process::ask(server.address, path, "")).collect();
     let added = (server.status("VmRSS")? - idle) * 1024 / CONNECTIONS;
     drop(connections?);
     let milliseconds = median(seconds) * 1e3;
@@ -264,9 +259,7 @@ fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(Str
 /// Measures the cost of the system call filter.
 fn price_of_confinement(subject: &Subject, is_quick: bool) -> Outcome<Value> {
     let (pairs, slice) = if is_quick { (2, 100) } else { (40, 500) };
-    println!(
-        "\nConfined relative to unconfined (medians of {pairs} pairs of {slice} ms; target: within 3 %):"
-    );
+    println!("\nConfined relative to unconfined (medians of {pairs} pairs of {slice} ms; target: within 3 %):");
     let mut report = Map::new();
     for scenario in [&SCENARIOS[0], &SCENARIOS[4]] {
         let confinement::Price { rate, cpu } =
@@ -279,12 +272,7 @@ fn price_of_confinement(subject: &Subject, is_quick: bool) -> Outcome<Value> {
 }
 
 /// Prints the table of the comparison. A figure that misses its target is marked.
-fn comparison(
-    subject: &Subject,
-    server: &Server,
-    rounds: usize,
-    slice: Duration,
-) -> Outcome<Vec<Comparison>> {
+fn comparison(subject: &Subject, server: &Server, rounds: usize, slice: Duration) -> Outcome<Vec<Comparison>> {
     if find("nginx").is_none() {
         println!("\nSkipped the comparison with nginx, which is not installed.");
     }

@@ -38,9 +38,7 @@ pub fn draw(comparisons: &[Comparison]) -> String {
         let top = TOP + ROW * row as f64;
         let (x, y) = (LABELS - 8.0, top + BAR + 4.0);
         put(format!("<text x=\"{x}\" y=\"{y}\" text-anchor=\"end\">{}</text>", comparison.name()));
-        for (bar, (class, ratio)) in
-            [("n", comparison.nginx), ("l", Some(comparison.limit))].into_iter().enumerate()
-        {
+        for (bar, (class, ratio)) in [("n", comparison.nginx), ("l", Some(comparison.limit))].into_iter().enumerate() {
             let Some(ratio) = ratio else { continue };
             let (y, width) = (top + BAR * bar as f64, ratio.min(LONGEST) * scale);
             let text_y = y + 10.5;

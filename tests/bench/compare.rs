@@ -152,9 +152,9 @@ pub fn compare(
             cpu: against_nginx(|ours, theirs| ours.cost / theirs.cost),
             both: match client {
                 Client::Wrk => None,
-                Client::Own => against_nginx(|ours, theirs| {
-                    ours.both.unwrap_or(f64::NAN) / theirs.both.unwrap_or(f64::NAN)
-                }),
+                Client::Own => {
+                    against_nginx(|ours, theirs| ours.both.unwrap_or(f64::NAN) / theirs.both.unwrap_or(f64::NAN))
+                }
             },
             cpu_limit: median(samples.iter().map(|(ours, _, limit)| ours.cost / limit.cost)),
             busy: median(samples.iter().map(|(ours, ..)| ours.cost * ours.rate)),
@@ -194,9 +194,7 @@ fn start_nginx(nginx: &Path, subject: &Subject) -> Outcome<Server> {
     let mut command = process::pinned(SERVER_CORE, nginx);
     command.args(["-p", directory, "-e", "error.log", "-c"]).arg(file);
     let server = Server::start(command, address)?;
-    for (path, content) in
-        [(subject.manifest_path, &subject.manifest), (&*subject.layer_path, &subject.layer)]
-    {
+    for (path, content) in [(subject.manifest_path, &subject.manifest), (&*subject.layer_path, &subject.layer)] {
         let ((head, file), _) = process::ask(address, path, "")?;
         if file != *content {
             return Err(format!("nginx serves something else: {}", String::from_utf8_lossy(&head)).into());
@@ -277,10 +275,6 @@ impl Wrk {
             return Err(format!("{command:?}: {text}").into());
         }
         let work = figure("requests")? * self.work_per_request;
-        Ok(Sample {
-            rate: work / (figure("microseconds")? / 1e6),
-            cost: cpu.as_secs_f64() / work,
-            both: None,
-        })
+        Ok(Sample { rate: work / (figure("microseconds")? / 1e6), cost: cpu.as_secs_f64() / work, both: None })
     }
 }

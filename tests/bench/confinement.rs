@@ -94,8 +94,5 @@ pub fn price(subject: &Subject, scenario: &Scenario, pairs: usize, slice: Durati
         };
         ratios.push((rate / free_rate, cpu / free_cpu));
     }
-    Ok(Price {
-        rate: median(ratios.iter().map(|(rate, _)| *rate)),
-        cpu: median(ratios.iter().map(|(_, cpu)| *cpu)),
-    })
+    Ok(Price { rate: median(ratios.iter().map(|(rate, _)| *rate)), cpu: median(ratios.iter().map(|(_, cpu)| *cpu)) })
 }

@@ -102,12 +102,7 @@ impl Canned {
         let response = std::fs::read(plan["response"].as_str().ok_or("no response")?)?;
         let is_closing = plan["is_closing"] == true;
         let Some(layer) = plan["layer"].as_str() else {
-            return Ok(Self {
-                size: response.len(),
-                bytes: response.repeat(GATHERED),
-                layer: None,
-                is_closing,
-            });
+            return Ok(Self { size: response.len(), bytes: response.repeat(GATHERED), layer: None, is_closing });
         };
         let content = std::fs::read(layer)?;
         let (file, ()) = SealedFile::create(|file| file.write_all(&content))?;
@@ -126,13 +121,7 @@ struct Client {
 
 impl Client {
     /// Reads requests and sends responses. Returns whether the connection stays open.
-    fn turn(
-        &mut self,
-        mut is_readable: bool,
-        is_ended: bool,
-        buffer: &mut [u8],
-        canned: &Canned,
-    ) -> io::Result<bool> {
+    fn turn(&mut self, mut is_readable: bool, is_ended: bool, buffer: &mut [u8], canned: &Canned) -> io::Result<bool> {
         let mut is_asked = false;
         while is_readable {
             let count = match self.stream.read(buffer) {

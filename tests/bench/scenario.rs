@@ -71,12 +71,7 @@ const HERD: Scenario = Scenario {
 pub const SCENARIOS: [Scenario; 10] = [
     MANIFEST,
     Scenario { name: "manifest, 512 connections", connections: 512, ..MANIFEST },
-    Scenario {
-        name: "manifest, 16 pipelined",
-        depth: 16,
-        targets: Some(targets(1.5, Some(0.8), 0.7)),
-        ..MANIFEST
-    },
+    Scenario { name: "manifest, 16 pipelined", depth: 16, targets: Some(targets(1.5, Some(0.8), 0.7)), ..MANIFEST },
     Scenario {
         name: "manifest, a connection each",
         is_closing: true,
@@ -84,12 +79,7 @@ pub const SCENARIOS: [Scenario; 10] = [
         ..MANIFEST
     },
     LAYER,
-    Scenario {
-        name: "layer, 1 connection",
-        connections: 1,
-        targets: Some(targets(1.0, Some(0.95), 1.0)),
-        ..LAYER
-    },
+    Scenario { name: "layer, 1 connection", connections: 1, targets: Some(targets(1.0, Some(0.95), 1.0)), ..LAYER },
     HERD,
     Scenario { name: "layer, 5,000 at once", connections: 5000, ..HERD },
     Scenario { name: "layer, 1,000 at once, kept", is_closing: false, ..HERD },

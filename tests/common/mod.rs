@@ -100,9 +100,8 @@ impl Server {
     pub fn wait_for_log(&self, text: &str) -> String {
         let (log, changed) = &*self.log;
         let guard = log.lock().expect("no panic while held");
-        let (log, outcome) = changed
-            .wait_timeout_while(guard, PATIENCE, |log| !log.contains(text))
-            .expect("no panic while held");
+        let (log, outcome) =
+            changed.wait_timeout_while(guard, PATIENCE, |log| !log.contains(text)).expect("no panic while held");
         assert!(!outcome.timed_out(), "no line with {text:?} in the log:\n{log}");
         log.clone()
     }
@@ -164,8 +163,7 @@ impl Server {
 
     /// Returns a number from /proc/PID/status, such as `VmRSS` in KiB.
     pub fn status(&self, key: &str) -> u64 {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the server runs");
         let line = status.lines().find(|line| line.starts_with(key)).expect("a known key");
         line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
     }
@@ -359,8 +357,7 @@ pub fn run(command: &mut Command) -> String {
 /// concurrent test may fork, and then the execution would fail with ETXTBSY.
 pub fn write_executable(path: &str, content: &[u8]) {
     let mut install = tool("install");
-    let mut child =
-        install.args(["-m", "755", "/dev/stdin", path]).stdin(Stdio::piped()).spawn().expect("coreutils");
+    let mut child = install.args(["-m", "755", "/dev/stdin", path]).stdin(Stdio::piped()).spawn().expect("coreutils");
     child.stdin.take().expect("it is piped").write_all(content).expect("the file can be written");
     assert!(child.wait().expect("our own child").success(), "{path} cannot be written");
 }

@@ -161,8 +161,7 @@ impl Node {
         let log = format!("file://{}/log", self.folder);
         // runc lists all containers of a machine in one place, so their names must differ.
         let name = &self.namespace.0;
-        let how =
-            ["run", "--detach", "--net-host", "--snapshotter", "native", "--log-uri", &log, image, name];
+        let how = ["run", "--detach", "--net-host", "--snapshotter", "native", "--log-uri", &log, image, name];
         run(&mut self.ctr(&how));
         eventually("the container serves", || {
             let mut check = self.command(&quinistry());

@@ -26,8 +26,7 @@ pub fn signal(child: &Child, signal: libc::c_int) {
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
     if signal == libc::SIGSTOP {
         // proc(5): the state follows the name.
-        let stat =
-            || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("the child exists");
+        let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("the child exists");
         eventually("the child is stopped", || stat().rsplit(") ").next()?.starts_with('T').then_some(()));
     }
 }
@@ -85,8 +84,7 @@ pub fn in_control_group(command: &mut Command, members: File) -> &mut Command {
 pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let (jump, end) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
-    let instruction =
-        |code: u32, [jt, jf]: [u8; 2], k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let instruction = |code: u32, [jt, jf]: [u8; 2], k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     // A filter finds the number of the call at offset 0.
     let mut filter = vec![instruction(load, [0, 0], 0)];
     for call in calls {
@@ -116,10 +114,7 @@ fn rlimit(limit: u64) -> libc::rlimit {
     libc::rlimit { rlim_cur: limit as libc::rlim_t, rlim_max: limit as libc::rlim_t }
 }
 
-fn before_exec(
-    command: &mut Command,
-    call: impl Fn() -> libc::c_int + Send + Sync + 'static,
-) -> &mut Command {
+fn before_exec(command: &mut Command, call: impl Fn() -> libc::c_int + Send + Sync + 'static) -> &mut Command {
     let call = move || if call() == 0 { Ok(()) } else { Err(io::Error::last_os_error()) };
     // SAFETY: between fork and exec, this makes one system call and allocates nothing.
     unsafe { command.pre_exec(call) }
