@@ -29,9 +29,12 @@ pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
 pub struct Clock {
     /// The time of the monotonic clock, for deadlines.
     pub now: Instant,
-    unix: u64,
-    http_date: String,
-    rfc3339: String,
+    /// The seconds since the epoch.
+    pub unix: u64,
+    /// The time in the form `Sun, 06 Nov 1994 08:49:37 GMT`.
+    pub http_date: String,
+    /// The time in the form `1994-11-06T08:49:37Z`.
+    pub rfc3339: String,
 }
 
 impl Clock {
@@ -53,21 +56,6 @@ impl Clock {
         } else {
             *self = Self::at(Instant::now(), since_epoch);
         }
-    }
-
-    /// Returns the seconds since the epoch.
-    pub fn unix(&self) -> u64 {
-        self.unix
-    }
-
-    /// Returns the time in the form `Sun, 06 Nov 1994 08:49:37 GMT`.
-    pub fn http_date(&self) -> &str {
-        &self.http_date
-    }
-
-    /// Returns the time in the form `1994-11-06T08:49:37Z`.
-    pub fn rfc3339(&self) -> &str {
-        &self.rfc3339
     }
 }
 

@@ -80,18 +80,20 @@
 //!
 //! ```
 //! use std::io::{self, ErrorKind};
+//! use std::time::Instant;
 //!
-//! use quinistry::clock::Clock;
 //! use quinistry::connection::{
 //!     Buffers, Connection, Context, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport,
 //! };
 //! use quinistry::http::response::FilePart;
 //! use quinistry::kinds::CloseReason;
+//! # use quinistry::clock::Clock;
 //! # use quinistry::fault::Faults;
 //! # use quinistry::image::{Image, layer::Executable};
 //! # use quinistry::log::{Log, Requests};
 //! # use quinistry::metrics::Metrics;
 //! # use quinistry::run_queue::TURN_COST;
+//! # use quinistry::service::Service;
 //! # use quinistry::site::Site;
 //!
 //! /// A transport whose client is a script.
@@ -135,21 +137,19 @@
 //! # let executable = Executable::check(&executable[..], executable.len() as u64).expect("it is static");
 //! # let mut content = Vec::new();
 //! # let layer = executable.pack(&mut content).expect("a Vec takes everything");
-//! # let site = Site::new(Image::assemble(vec![(content, layer)]).1);
-//! # let (mut buffers, mut faults, mut log) = (Buffers::default(), Faults::default(), Log::new(Requests::Hidden, false));
-//! let clock = Clock::start();
-//! # let mut metrics = Metrics::new(&clock, None);
+//! # let site = Box::leak(Box::new(Site::new(Image::assemble(vec![(content, layer)]).1)));
+//! # let (faults, log) = (Faults::default(), Log::new(Requests::Hidden, false));
+//! # let mut service = Service { site, faults, clock: Clock::start(), log, metrics: Metrics::default() };
+//! let mut buffers = Buffers::default();
+//! let now = Instant::now();
 //! let mut client = Script::default();
-//! let mut connection = Connection::new(([192, 0, 2, 1], 50514).into(), clock.now);
+//! let mut connection = Connection::new(([192, 0, 2, 1], 50514).into(), now);
 //! let mut turn = |client: &mut Script| {
 //!     let next = connection.turn(&mut Context {
 //!         transport: client,
-//!         site: &site,
-//!         clock: &clock,
-//! #       faults: &mut faults,
-//! #       log: &mut log,
-//! #       metrics: &mut metrics,
-//! #       buffers: &mut buffers,
+//!         service: &mut service,
+//!         now,
+//!         buffers: &mut buffers,
 //!         is_stopping: false,
 //!         remaining: TURN_COST,
 //!     });
@@ -157,9 +157,9 @@
 //! };
 //!
 //! client.sent = b"GET /v2/ HTTP/1.1\r\nHo".to_vec();
-//! assert_eq!(turn(&mut client), (Next::Wait, clock.now + HEAD_TIMEOUT)); // Receiving
+//! assert_eq!(turn(&mut client), (Next::Wait, now + HEAD_TIMEOUT)); // Receiving
 //! client.sent = b"st: localhost\r\n\r\n".to_vec();
-//! assert_eq!(turn(&mut client), (Next::Wait, clock.now + IDLE_TIMEOUT)); // Idle
+//! assert_eq!(turn(&mut client), (Next::Wait, now + IDLE_TIMEOUT)); // Idle
 //! assert!(client.received.starts_with(b"HTTP/1.1 200 OK\r\n"));
 //! client.has_closed = true;
 //! assert_eq!(turn(&mut client).0, Next::Close(CloseReason::Left));
@@ -169,17 +169,12 @@ use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::clock::Clock;
-use crate::explain::explain;
-use crate::fault::{self, Fault, Faults};
-use crate::http::request::{self, MAX_INPUT, Rejection, Request};
-use crate::http::response::{Content, FilePart, Persistence};
+use crate::fault::Fault;
+use crate::http::request::{self, MAX_INPUT, Rejection};
+use crate::http::response::{FilePart, Persistence};
 use crate::kinds::{CloseReason, RequestKind};
-use crate::log::{Entry, Log};
-use crate::metrics::{Metrics, Vitals};
-use crate::registry::Served;
 use crate::run_queue::TURN_COST;
-use crate::site::{Site, shared_fields};
+use crate::service::Service;
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
@@ -254,13 +249,10 @@ impl Default for Buffers {
 }
 
 /// What a connection may use in one turn, and how much the turn may cost.
-pub struct Context<'t, T> {
-    pub transport: &'t mut T,
-    pub site: &'t Site,
-    pub faults: &'t mut Faults,
-    pub clock: &'t Clock,
-    pub log: &'t mut Log,
-    pub metrics: &'t mut Metrics,
+pub struct Context<'t> {
+    pub transport: &'t mut dyn Transport,
+    pub service: &'t mut Service,
+    pub now: Instant,
     pub buffers: &'t mut Buffers,
     /// Whether the server is stopping. If so, every response is its connection's last.
     pub is_stopping: bool,
@@ -268,22 +260,10 @@ pub struct Context<'t, T> {
     pub remaining: u64,
 }
 
-impl<'t, T> Context<'t, T> {
+impl Context<'_> {
     /// Counts the cost of some work.
     fn spend(&mut self, cost: u64) {
         self.remaining = self.remaining.saturating_sub(cost);
-    }
-
-    /// Responds to a request, with a fault if a rule of `--fault` applies.
-    fn respond(&mut self, request: &Request<'_>) -> (Served<'t>, Option<Fault>) {
-        let vitals = Vitals {
-            metrics: self.metrics,
-            clock: self.clock,
-            dropped_lines: self.log.dropped_lines(),
-            faults: &self.faults.counts,
-        };
-        let served = self.site.respond(request, &vitals);
-        self.faults.apply(served, request, &self.site.registry)
     }
 }
 
@@ -313,7 +293,7 @@ type Step = Result<(), Next>;
 
 /// One client's connection.
 pub struct Connection {
-    peer: SocketAddr,
+    pub peer: SocketAddr,
     state: State,
     progress: Progress,
 }
@@ -390,15 +370,11 @@ impl Connection {
         Self { peer, state, progress }
     }
 
-    pub fn peer(&self) -> SocketAddr {
-        self.peer
-    }
-
     /// Works until the transport would block or the turn is over, and only then checks the deadline. The order matters
     /// when a suspended process resumes: every deadline has passed, but requests may be waiting.
-    pub fn turn<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
+    pub fn turn(&mut self, context: &mut Context<'_>) -> Next {
         let mut next = self.work(context);
-        if matches!(next, Next::Wait | Next::Again) && context.clock.now >= self.deadline() {
+        if matches!(next, Next::Wait | Next::Again) && context.now >= self.deadline() {
             next = self.expire(next, context);
         }
         if next == Next::Wait && context.is_stopping { self.stop(context) } else { next }
@@ -445,7 +421,7 @@ impl Connection {
     }
 
     /// Takes steps until one ends the turn.
-    fn work<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
+    fn work(&mut self, context: &mut Context<'_>) -> Next {
         loop {
             if let Err(next) = self.step(context) {
                 return next;
@@ -453,7 +429,7 @@ impl Connection {
         }
     }
 
-    fn step<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Step {
+    fn step(&mut self, context: &mut Context<'_>) -> Step {
         match &mut self.state {
             State::Writing(writing) => {
                 writing.send(&mut self.progress, context)?;
@@ -473,9 +449,9 @@ impl Connection {
     }
 
     /// Enforces the deadline. Returns `next` if the client has made progress that extends the deadline.
-    fn expire<T: Transport>(&mut self, next: Next, context: &mut Context<'_, T>) -> Next {
-        self.watch(|| context.transport.unacknowledged(), context.clock.now);
-        if context.clock.now < self.deadline() {
+    fn expire(&mut self, next: Next, context: &mut Context<'_>) -> Next {
+        self.watch(|| context.transport.unacknowledged(), context.now);
+        if context.now < self.deadline() {
             return next;
         }
         match &self.state {
@@ -491,7 +467,7 @@ impl Connection {
     }
 
     /// Ends a connection that waits for a request, because the server stops.
-    fn stop<T: Transport>(&mut self, context: &mut Context<'_, T>) -> Next {
+    fn stop(&mut self, context: &mut Context<'_>) -> Next {
         match self.state {
             State::Writing(_) | State::Lingering => Next::Wait,
             // The network namespace of a container may end with the process, and the bytes that the socket has queued
@@ -503,10 +479,10 @@ impl Connection {
     }
 
     /// Puts the held input into the buffer, reads more if the input has no whole request, and responds to the requests.
-    fn receive<T: Transport>(&mut self, buffer: &mut [u8], context: &mut Context<'_, T>) -> Step {
+    fn receive(&mut self, buffer: &mut [u8], context: &mut Context<'_>) -> Step {
         let (held, is_incomplete, mut began) = match &self.state {
             State::Receiving { input, is_incomplete, began } => (&**input, *is_incomplete, *began),
-            _ => (&[][..], true, context.clock.now),
+            _ => (&[][..], true, context.now),
         };
         let mut length = held.len();
         buffer[..length].copy_from_slice(held);
@@ -517,7 +493,7 @@ impl Connection {
                 (0, 0) => return self.leave(CloseReason::Left, context),
                 // RFC 9112 section 8: a message that is cut short needs no response.
                 (0, _) => return self.leave(CloseReason::CutShort, context),
-                (_, 0) => began = context.clock.now,
+                (_, 0) => began = context.now,
                 // The head is parsed again from its start.
                 _ => context.spend(REQUEST_COST + PARSED_BYTE_COST * length as u64),
             }
@@ -528,7 +504,7 @@ impl Connection {
 
     /// Responds to the requests in `input`. If `input` has no whole request, keeps `input` as the beginning of a head
     /// whose first byte came at `began`.
-    fn respond<T: Transport>(&mut self, input: &[u8], began: Instant, context: &mut Context<'_, T>) -> Step {
+    fn respond(&mut self, input: &[u8], began: Instant, context: &mut Context<'_>) -> Step {
         let mut rest = input;
         loop {
             let (request, length) = match request::parse(rest) {
@@ -541,13 +517,12 @@ impl Connection {
                 Err(rejection) => return self.refuse(&rejection, context),
             };
             rest = &rest[length..];
-            let (served, fault) = context.respond(&request);
-            context.spend(cost(length, served.kind));
-            let wanted = if context.is_stopping { Persistence::Close } else { request.persistence };
-            let persistence = fault::persistence(fault, wanted);
-            let part = self.gather(Ok(&request), &served, fault, persistence, context);
-            let then = match persistence {
-                _ if fault == Some(Fault::Reset) => Then::Reset,
+            let Context { service, buffers, is_stopping, .. } = &mut *context;
+            let reply = service.respond(&request, self.peer, *is_stopping, &mut buffers.output);
+            context.spend(cost(length, reply.kind));
+            let part = reply.part;
+            let then = match reply.persistence {
+                _ if reply.fault == Some(Fault::Reset) => Then::Reset,
                 Persistence::Close if rest.is_empty() && !request.has_body => Then::Close,
                 Persistence::Close => Then::Linger,
                 Persistence::Implied | Persistence::Stated => Then::Persist,
@@ -564,66 +539,14 @@ impl Connection {
     }
 
     /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
-    fn refuse<T: Transport>(&mut self, rejection: &Rejection, context: &mut Context<'_, T>) -> Step {
-        let served = Site::refuse(rejection);
-        self.gather(Err(rejection), &served, None, Persistence::Close, context);
+    fn refuse(&mut self, rejection: &Rejection, context: &mut Context<'_>) -> Step {
+        context.service.refuse(rejection, self.peer, &mut context.buffers.output);
         self.flush(FilePart::NONE, &[], Then::Linger, context)
-    }
-
-    /// Counts and logs a response, and appends its head and its bytes to the output. Returns the part of a file that
-    /// follows the output.
-    fn gather<T>(
-        &self,
-        request: Result<&Request<'_>, &Rejection>,
-        served: &Served<'_>,
-        fault: Option<Fault>,
-        persistence: Persistence,
-        context: &mut Context<'_, T>,
-    ) -> FilePart {
-        let Served { kind, response } = served;
-        context.metrics.note_response(*kind, response.status);
-        let output = &mut context.buffers.output;
-        let shared = shared_fields(request.map_or("", |request| &request.path));
-        response.write_head(context.clock.http_date(), shared, persistence, output);
-        if let Some(label) = served.label() {
-            context.log.request(context.clock.rfc3339(), &self.entry(label, request, served, fault, context.log));
-        }
-        let Content { bytes, part } = &response.content;
-        output.extend_from_slice(bytes);
-        context.metrics.content_bytes += bytes.len() as u64;
-        part.clone()
-    }
-
-    /// Returns what the log shows of a request and its response.
-    fn entry<'a>(
-        &self,
-        label: &'a str,
-        request: Result<&Request<'a>, &Rejection>,
-        served: &Served<'_>,
-        fault: Option<Fault>,
-        log: &Log,
-    ) -> Entry<'a> {
-        let Served { kind, response } = served;
-        let (shown, user_agent) = match request {
-            Ok(request) => ([request.method_name, request.target], request.field_lines("user-agent").next()),
-            Err(rejection) => (["-", rejection.reason], None),
-        };
-        let explain = || explain(request.ok(), *kind, response.status, fault);
-        Entry {
-            label,
-            request: shown,
-            status: response.status.code(),
-            length: response.content.len(),
-            peer: self.peer,
-            user_agent: user_agent.unwrap_or_default(),
-            fault: fault.map(Fault::name),
-            explanation: log.wants_explanations().then(explain),
-        }
     }
 
     /// Sends the output. Keeps what does not fit, and `part`, which follows the output. `input` came after the request.
     /// The output is empty afterwards, even after an error: the next client must not receive it.
-    fn flush<T: Transport>(&mut self, part: FilePart, input: &[u8], then: Then, context: &mut Context<'_, T>) -> Step {
+    fn flush(&mut self, part: FilePart, input: &[u8], then: Then, context: &mut Context<'_>) -> Step {
         let output = &mut context.buffers.output;
         let written = match context.transport.write(output, !part.is_empty()) {
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(0),
@@ -632,7 +555,7 @@ impl Connection {
         let rest = written.map(|written| output[written..].to_vec());
         output.clear();
         let bytes = rest?;
-        self.progress.note_sent(context.clock.now);
+        self.progress.note_sent(context.now);
         if bytes.is_empty() && part.is_empty() {
             return self.proceed(then, input.to_vec(), context);
         }
@@ -641,8 +564,8 @@ impl Connection {
     }
 
     /// Moves to the next state when the transport has taken everything. `input` came after the request.
-    fn proceed<T: Transport>(&mut self, then: Then, input: Vec<u8>, context: &mut Context<'_, T>) -> Step {
-        let began = context.clock.now;
+    fn proceed(&mut self, then: Then, input: Vec<u8>, context: &mut Context<'_>) -> Step {
+        let began = context.now;
         match then {
             Then::Close if !context.transport.may_have_input() && self.is_acknowledged(context) => {
                 return Err(Next::Close(CloseReason::LastResponse));
@@ -657,21 +580,21 @@ impl Connection {
     }
 
     /// Asks the transport whether the client has acknowledged everything, and notes the progress that this shows.
-    fn is_acknowledged<T: Transport>(&mut self, context: &Context<'_, T>) -> bool {
-        self.progress.note_unacknowledged(context.transport.unacknowledged(), context.clock.now);
+    fn is_acknowledged(&mut self, context: &Context<'_>) -> bool {
+        self.progress.note_unacknowledged(context.transport.unacknowledged(), context.now);
         self.progress.unacknowledged == Some(0)
     }
 
     /// Closes the connection for `reason`, or lingers if the client has not acknowledged all responses.
-    fn leave<T: Transport>(&mut self, reason: CloseReason, context: &mut Context<'_, T>) -> Step {
+    fn leave(&mut self, reason: CloseReason, context: &mut Context<'_>) -> Step {
         if self.is_acknowledged(context) {
             return Err(Next::Close(reason));
         }
-        self.linger(context.transport, context.clock.now)
+        self.linger(context.transport, context.now)
     }
 
     /// Sends the end of the stream, and lingers.
-    fn linger(&mut self, transport: &mut impl Transport, now: Instant) -> Step {
+    fn linger(&mut self, transport: &mut dyn Transport, now: Instant) -> Step {
         if transport.finish().is_err() {
             return Err(Next::Close(CloseReason::Broken));
         }
@@ -683,8 +606,8 @@ impl Connection {
 
 impl Writing {
     /// Sends until the transport has taken the rest of the response.
-    fn send<T: Transport>(&mut self, progress: &mut Progress, context: &mut Context<'_, T>) -> Step {
-        let now = context.clock.now;
+    fn send(&mut self, progress: &mut Progress, context: &mut Context<'_>) -> Step {
+        let now = context.now;
         while !self.bytes.is_empty() {
             let count = context.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
@@ -708,7 +631,7 @@ impl Writing {
             }
             range.start += count;
             context.spend(count);
-            context.metrics.content_bytes += count;
+            context.service.metrics.content_bytes += count;
             progress.note_sent(now);
         }
         Ok(())
@@ -725,7 +648,7 @@ fn cost(head: usize, kind: RequestKind) -> u64 {
 }
 
 /// Reads and discards input, until the client has closed its side and has acknowledged everything.
-fn discard<T: Transport>(context: &mut Context<'_, T>) -> Step {
+fn discard(context: &mut Context<'_>) -> Step {
     if context.remaining == 0 {
         return Err(Next::Again);
     }

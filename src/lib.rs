@@ -34,6 +34,8 @@
 //!     clients.rs           keeps the table of clients, and chooses which to evict
 //!     socket.rs            sends and receives through a client's socket
 //!     connection.rs        responds to a client's requests
+//!     service.rs           responds to a request, counts it and logs it
+//!     log.rs               writes events as lines of text
 //!     explain.rs           explains a request to a learner
 //!     fault.rs             makes correct responses wrong, by rules
 //!     site.rs              chooses the response to a request
@@ -61,7 +63,6 @@
 //!     confinement.rs       filters the server's system calls
 //!     budget.rs            divides the memory among the clients
 //!     kinds.rs             names what is logged and counted
-//!     log.rs               writes events as lines of text
 //!     clock.rs             reads the clock, and formats the time
 //!     system.rs            wraps the system calls that std lacks
 //! ```
@@ -71,12 +72,11 @@
 //! 1. `Server::run` polls the kernel, accepts a connection (`admit`) and runs its first turn (`turn`).
 //! 2. `Connection::turn` reads the bytes that have arrived (`receive`), and `http::request::parse` parses them into a
 //!    request (`respond`).
-//! 3. `Site::respond` chooses the response (`Registry::respond`, `manifest`) and how much of its content the client gets
-//!    (`http::conditional::select`). `Faults::apply` makes the response wrong if a rule of
-//!    `--fault` applies.
-//! 4. `Connection` writes the head of the response (`gather`, `Response::write_head`), counts and logs the response
-//!    (with the text of `explain` if there is `--explain`), sends the head and the content (`flush`), and waits for the
-//!    next request (`proceed`).
+//! 3. `Service::respond` chooses the response (`Site::respond`, `Registry::respond`, `manifest`), and how much of its
+//!    content the client gets (`http::conditional::select`). It makes the response wrong if a rule of `--fault` applies
+//!    (`Faults::apply`), counts and logs the response (`record`, with the text of `explain` if there is `--explain`),
+//!    and writes its head (`Response::write_head`).
+//! 4. `Connection` sends the head and the content (`flush`), and waits for the next request (`proceed`).
 //! 5. The rest of a response is sent when the kernel reports that the socket has room (`note_event`, `send`).
 //!
 //! # Words
@@ -172,6 +172,7 @@ pub mod page;
 pub mod registry;
 pub mod run_queue;
 pub mod server;
+pub mod service;
 pub mod site;
 pub mod socket;
 pub mod system;

@@ -40,7 +40,6 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
@@ -83,7 +82,7 @@ const _: () = assert!(3 * MAX_SHOWN * r"\xff".len() + 256 + MAX_EXPLANATION < MA
 
 /// The start of each line of an explanation. No other line begins with a space, except in the announcement when the
 /// server starts.
-const INDENTATION: &str = "    ";
+pub const INDENTATION: &str = "    ";
 
 /// A destination of the log.
 pub trait Sink {
@@ -109,26 +108,6 @@ impl Sink for Stderr {
     }
 }
 
-/// A request with its response.
-pub struct Entry<'a> {
-    /// The label of the line, such as "Serving manifest".
-    pub label: &'a str,
-    /// The method and the target of the request line.
-    pub request: [&'a str; 2],
-    /// The status code of the response.
-    pub status: u16,
-    /// The length of the content, in bytes.
-    pub length: u64,
-    /// The address of the client.
-    pub peer: SocketAddr,
-    /// The client's User-Agent.
-    pub user_agent: &'a str,
-    /// The name of the fault, if the response has one.
-    pub fault: Option<&'a str>,
-    /// The name of the client, and the explanation of its request: printable ASCII, possibly several lines.
-    pub explanation: Option<[&'a str; 2]>,
-}
-
 /// How much the log shows of each request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Requests {
@@ -151,7 +130,7 @@ pub struct Log {
     /// How many of the dropped lines the log has reported.
     reported: u64,
     /// Whether a terminal shows the log.
-    is_on_terminal: bool,
+    pub is_on_terminal: bool,
     /// When the log last tried to write to standard error.
     written_at: Option<Instant>,
 }
@@ -178,33 +157,6 @@ impl Log {
         self.dropped
     }
 
-    /// Adds the line of a request, and its explanation if there is one. `time` has the format of RFC 3339.
-    pub fn request(&mut self, time: &str, entry: &Entry<'_>) {
-        if !self.wants_requests() {
-            return;
-        }
-        let Entry { label, request: [method, target], status, length, peer, mut user_agent, fault, .. } = *entry;
-        // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.
-        if self.is_on_terminal {
-            user_agent = user_agent.split(' ').next().unwrap_or_default();
-        }
-        let start = self.buffer.len();
-        let line = &mut self.buffer;
-        let (method, target, user_agent) = (Shown(method), Shown(target), Shown(user_agent));
-        write!(line, "{time} {label}: {method} {target} {status} {length} {peer} \"{user_agent}\"")
-            .expect("a Vec takes everything");
-        if let Some(fault) = fault {
-            write!(line, " (fault: {fault})").expect("a Vec takes everything");
-        }
-        line.push(b'\n');
-        if let Some([client, text]) = entry.explanation {
-            for part in format!("{client} {text}").lines() {
-                writeln!(line, "{INDENTATION}{part}").expect("a Vec takes everything");
-            }
-        }
-        self.bound(start);
-    }
-
     /// Adds text unchanged.
     pub fn text(&mut self, text: &str) {
         let start = self.buffer.len();
@@ -212,12 +164,11 @@ impl Log {
         self.bound(start);
     }
 
-    /// Adds the line of another event.
-    pub fn event(&mut self, time: &str, event: &str) {
+    /// Adds the line of an event, or several lines of which all but the first are indented. `time` has the format of RFC
+    /// 3339.
+    pub fn event(&mut self, time: &str, event: impl fmt::Display) {
         let start = self.buffer.len();
-        for text in [time, " ", event, "\n"] {
-            self.buffer.extend_from_slice(text.as_bytes());
-        }
+        writeln!(self.buffer, "{time} {event}").expect("a Vec takes everything");
         self.bound(start);
     }
 
@@ -257,7 +208,7 @@ impl Log {
     pub fn write(&mut self, clock: &Clock, is_idle: bool) {
         let is_late = self.written_at.is_none_or(|at| clock.now >= at + DELAY);
         if is_idle || is_late || self.is_new && self.buffer.len() > WRITTEN_AT_ONCE {
-            self.flush(clock.rfc3339(), &mut Stderr);
+            self.flush(&clock.rfc3339, &mut Stderr);
             self.written_at = Some(clock.now);
         }
     }
@@ -266,7 +217,7 @@ impl Log {
     pub fn write_last(&mut self, clock: &Clock) {
         let end = Instant::now() + LAST_PATIENCE;
         loop {
-            self.flush(clock.rfc3339(), &mut Stderr);
+            self.flush(&clock.rfc3339, &mut Stderr);
             if !self.is_waiting() || Instant::now() >= end {
                 break;
             }
@@ -319,10 +270,10 @@ fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
-/// Text from a client, escaped and truncated.
-struct Shown<'a>(&'a str);
+/// Text from a client, which is displayed escaped and truncated.
+pub struct Excerpt<'a>(pub &'a str);
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bytes = self.0.as_bytes();
         // The output is ASCII, so the text may be cut within a character.
@@ -365,58 +316,18 @@ mod tests {
         }
     }
 
-    fn entry(target: &'static str, user_agent: &'static str) -> Entry<'static> {
-        Entry {
-            label: "Serving manifest",
-            request: ["GET", target],
-            status: 200,
-            length: 702,
-            peer: ([127, 0, 0, 1], 50514).into(),
-            user_agent,
-            fault: None,
-            explanation: None,
-        }
-    }
-
     const TIME: &str = "2026-01-31T12:00:00Z";
 
-    #[test]
-    fn a_request_becomes_one_line() {
-        let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::with_room());
-        log.request(TIME, &entry("/v2/quinistry/manifests/latest", "docker/28.2.2"));
-        log.flush(TIME, &mut pipe);
-        assert_eq!(
-            pipe.read,
-            "2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/latest 200 702 \
-             127.0.0.1:50514 \"docker/28.2.2\"\n"
-        );
-        assert!(!log.is_waiting());
-    }
-
-    /// An entry with an explanation of about the greatest length.
-    fn explained() -> Entry<'static> {
-        let text = "x".repeat(MAX_EXPLANATION - 50) + "\nand y";
-        Entry { explanation: Some(["docker", text.leak()]), ..entry("/", "") }
-    }
-
-    #[test]
-    fn an_explanation_follows_its_line_and_is_indented() {
-        let (mut log, mut pipe) = (Log::new(Requests::Explained, false), Pipe::with_room());
-        let explanation = Some(["docker", "asks.\nIt asks again."]);
-        log.request(TIME, &Entry { explanation, ..entry("/a", "") });
-        log.request(TIME, &entry("/b", ""));
-        log.flush(TIME, &mut pipe);
-        let lines: Vec<_> = pipe.read.lines().collect();
-        assert_eq!(lines.len(), 4, "{lines:?}");
-        assert!(lines[0].contains("GET /a ") && lines[3].contains("GET /b "), "{lines:?}");
-        assert_eq!(lines[1..3], ["    docker asks.", "    It asks again."]);
+    /// A line and an explanation of about the greatest length.
+    fn explained() -> String {
+        format!("Serving\n{INDENTATION}{}\n{INDENTATION}and y", "x".repeat(MAX_EXPLANATION - 50))
     }
 
     #[test]
     fn an_explanation_is_written_with_its_line_or_dropped_with_it() {
         let (mut log, mut pipe) = (Log::new(Requests::Explained, false), Pipe::default());
         for _ in 0..2000 {
-            log.request(TIME, &explained());
+            log.event(TIME, explained());
         }
         assert!(log.dropped > 0 && log.buffer.len() <= MAX_BUFFERED);
         let kept = 2000 - log.dropped;
@@ -432,62 +343,31 @@ mod tests {
         // A failed write counts the entries that it drops, not each of their lines.
         (pipe.room, pipe.is_broken) = (1 << 20, true);
         for _ in 0..10 {
-            log.request(TIME, &explained());
+            log.event(TIME, explained());
         }
         log.flush(TIME, &mut pipe);
         assert_eq!(log.dropped_lines(), 2000 - kept + 10);
     }
 
     #[test]
-    fn what_clients_wrote_is_shown_in_printable_ascii_and_cut_short() {
-        let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::with_room());
-        log.request(TIME, &entry("/\u{1b}[2J", "\"é\\\n"));
-        log.request(TIME, &entry("/", "é".repeat(5000).leak()));
-        log.flush(TIME, &mut pipe);
-        let lines: Vec<_> = pipe.read.lines().collect();
-        assert_eq!(lines.len(), 2);
-        assert!(lines[0].contains(r"GET /\x1b[2J 200") && lines[0].ends_with(r#" "\"\xc3\xa9\\\n""#), "{}", lines[0]);
-        assert!(lines[1].ends_with("\\xa9...\"") && lines[1].len() < MAX_WRITE);
+    fn an_excerpt_is_printable_ascii() {
+        let shown = Excerpt("/\u{1b}[2J \"é\\\n").to_string();
+        assert_eq!(shown, r#"/\x1b[2J \"\xc3\xa9\\\n"#);
     }
 
     #[test]
-    fn a_text_is_cut_only_if_it_is_longer_than_what_is_shown() {
-        for (length, end) in [(MAX_SHOWN, "xx\""), (MAX_SHOWN + 1, "xx...\"")] {
-            let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::with_room());
-            log.request(TIME, &entry("/", "x".repeat(length).leak()));
-            log.flush(TIME, &mut pipe);
-            assert!(pipe.read.trim_end().ends_with(end), "{}", pipe.read);
-            assert_eq!(pipe.read.matches('x').count(), MAX_SHOWN);
-        }
-    }
-
-    #[test]
-    fn a_terminal_shows_the_first_product_of_the_user_agent_and_a_file_has_all() {
-        for (is_on_terminal, shown) in [(true, "docker/28.2.2"), (false, "docker/28.2.2 go/go1.24 os/linux")] {
-            let (mut log, mut pipe) = (Log::new(Requests::Shown, is_on_terminal), Pipe::with_room());
-            for user_agent in ["docker/28.2.2 go/go1.24 os/linux", ""] {
-                log.request(TIME, &entry("/", user_agent));
-            }
-            log.flush(TIME, &mut pipe);
-            let shown_agents: Vec<_> = pipe.read.lines().map(|line| line.split('"').nth(1)).collect();
-            assert_eq!(shown_agents, [Some(shown), Some("")]);
-        }
-    }
-
-    #[test]
-    fn quiet_drops_requests_but_not_events() {
-        let (mut log, mut pipe) = (Log::new(Requests::Hidden, false), Pipe::with_room());
-        log.request(TIME, &entry("/", ""));
-        log.event(TIME, "Stopping");
-        log.flush(TIME, &mut pipe);
-        assert_eq!(pipe.read, "2026-01-31T12:00:00Z Stopping\n");
+    fn an_excerpt_ends_with_dots_only_if_the_text_is_longer() {
+        assert_eq!(Excerpt(&"x".repeat(MAX_SHOWN)).to_string(), "x".repeat(MAX_SHOWN));
+        assert_eq!(Excerpt(&"x".repeat(MAX_SHOWN + 1)).to_string(), "x".repeat(MAX_SHOWN) + "...");
+        let cut = Excerpt(&"é".repeat(5000)).to_string();
+        assert!(cut.ends_with(r"\xa9...") && cut.len() == 4 * MAX_SHOWN + 3, "{cut}");
     }
 
     #[test]
     fn lines_that_nothing_reads_are_dropped_and_counted() {
         let (mut log, mut pipe) = (Log::new(Requests::Shown, false), Pipe::default());
         for _ in 0..2000 {
-            log.request(TIME, &entry("/v2/quinistry/manifests/latest", "x"));
+            log.event(TIME, "Serving manifest: GET /v2/quinistry/manifests/latest 200 702 127.0.0.1:50514 \"x\"");
             log.flush(TIME, &mut pipe);
             assert!(log.buffer.len() <= MAX_BUFFERED);
         }
@@ -507,7 +387,7 @@ mod tests {
         pipe.is_broken = true;
         for _ in 0..10 {
             for _ in 0..50 {
-                log.request(TIME, &entry("/v2/quinistry/manifests/latest", "x"));
+                log.event(TIME, "Serving manifest: GET /v2/quinistry/manifests/latest 200 702 127.0.0.1:50514 \"x\"");
             }
             log.flush(TIME, &mut pipe);
             assert!(log.buffer.is_empty() && log.is_waiting(), "the report is still to be written");
@@ -517,7 +397,7 @@ mod tests {
         }
         pipe.is_broken = false;
         for _ in 0..2 {
-            log.request(TIME, &entry("/", "x"));
+            log.event(TIME, "Serving welcome");
             log.flush(TIME, &mut pipe);
         }
         let lines: Vec<_> = pipe.read.lines().collect();

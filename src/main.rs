@@ -34,16 +34,19 @@ use std::process;
 
 use quinistry::acceptor;
 use quinistry::budget::{self, Budget};
+use quinistry::clock::Clock;
 use quinistry::fault::{self, Faults};
 use quinistry::health;
 use quinistry::image::layer::Executable;
 use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive, sbom};
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
+use quinistry::metrics::Metrics;
 use quinistry::options::{self, Command, HELP, Serve, Variables};
 use quinistry::server::Server;
+use quinistry::service::Service;
 use quinistry::site::Site;
-use quinistry::system::{self, SealedFile, Signals};
+use quinistry::system::{self, ResidentMemory, SealedFile, Signals};
 use quinistry::welcome;
 
 // A fuzzer's sanitizers need a dynamic build, so the library compiles without this check. rustdoc ignores the flags.
@@ -146,8 +149,10 @@ fn serve(options: Serve) -> Result<i32, Error> {
     if log.wants_requests() {
         log.text(&describe(&image, &faults, address));
     }
-    let server = Server::new(listener, signals, Site::new(image), layers, faults, log, budget);
-    let ended = server.and_then(|mut server| {
+    let (site, clock) = (Box::leak(Box::new(Site::new(image))), Clock::start());
+    let metrics = Metrics::new(clock.unix, ResidentMemory::open().ok());
+    let service = Service { site, faults, clock, log, metrics };
+    let ended = Server::new(listener, signals, service, layers, budget).and_then(|mut server| {
         server.confine();
         server.run()
     });

@@ -19,7 +19,7 @@
 use std::fmt::Write as _;
 
 use crate::clock::Clock;
-use crate::http::response::Status;
+use crate::http::response::{Response, Status};
 use crate::kinds::{CloseReason, RequestKind};
 use crate::system::ResidentMemory;
 
@@ -31,6 +31,7 @@ const KINDS: usize = RequestKind::ALL.len();
 const REASONS: usize = CloseReason::ALL.len();
 
 /// What the server has counted since its start.
+#[derive(Default)]
 pub struct Metrics {
     /// When the server started, in seconds since the epoch.
     pub started: u64,
@@ -59,23 +60,16 @@ pub struct Vitals<'a> {
 }
 
 impl Metrics {
-    /// Creates counters that are 0. `memory` reports the resident memory of the process.
-    pub fn new(clock: &Clock, memory: Option<ResidentMemory>) -> Self {
-        Self {
-            started: clock.unix(),
-            accepted: 0,
-            pauses: 0,
-            content_bytes: 0,
-            responses: [[0; STATUSES]; KINDS],
-            closed: [0; REASONS],
-            memory,
-        }
+    /// Creates counters that are 0. `started` is the present time in seconds since the epoch.
+    pub fn new(started: u64, memory: Option<ResidentMemory>) -> Self {
+        Self { started, memory, ..Self::default() }
     }
 
-    /// Counts a response.
-    pub fn note_response(&mut self, kind: RequestKind, status: Status) {
-        let status = Status::ALL.iter().position(|&other| other == status);
+    /// Counts a response, and the bytes of its content that are in memory.
+    pub fn note_response(&mut self, kind: RequestKind, response: &Response<'_>) {
+        let status = Status::ALL.iter().position(|&other| other == response.status);
         self.responses[kind as usize][status.expect("both come from one list")] += 1;
+        self.content_bytes += response.content.bytes.len() as u64;
     }
 
     /// Counts a closed connection.

@@ -75,7 +75,7 @@ impl Page {
             style = include_str!("page.css"),
             warning = warning(faults),
             commands = commands(host, "").lines().map(command).collect::<String>(),
-            age = age(clock.unix().saturating_sub(metrics.started)),
+            age = age(clock.unix.saturating_sub(metrics.started)),
             requests = grouped(requests),
             layers = grouped(layers),
             bytes = grouped(metrics.content_bytes),

@@ -203,7 +203,7 @@ impl Registry {
     /// Responds to a GET, or to a HEAD as if it were a GET. Ignores conditions and ranges.
     pub fn respond(&self, request: &Request<'_>) -> Served<'_> {
         let (kind, response) = match &*request.path {
-            "/v2" | "/v2/" => (RequestKind::Base, Response::new(Status::Ok, BASE, BASE_CONTENT)),
+            "/v2" | "/v2/" => (RequestKind::Base, generated(Status::Ok, JSON, NO_CACHE, b"{}".to_vec())),
             "/v2/_catalog" => (RequestKind::Catalog, list("repositories", &[NAME], None, request)),
             path => match self.member(path, request) {
                 Some(served) => return served,
@@ -291,10 +291,6 @@ impl Registry {
         resource.ok_or_else(|| not_found((BLOB_UNKNOWN, "no such blob"), digest))
     }
 }
-
-/// The response to `/v2/`, which most pulls request first. It consists of constants, so writing it allocates nothing.
-const BASE: &[u8] = b"Content-Type: application/json\r\nContent-Length: 2\r\nCache-Control: no-cache\r\n";
-const BASE_CONTENT: Content = Content { bytes: Cow::Borrowed(b"{}"), part: FilePart::NONE };
 
 /// Checks the name of a repository. The name is `quinistry` in any namespace, because a client that uses this server as
 /// a mirror requests `library/quinistry`, or another namespace of the mirrored registry.

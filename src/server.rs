@@ -34,17 +34,14 @@ use mio::{Events, Interest, Poll, Token};
 use crate::acceptor::{ACCEPTS_PER_POLL, Acceptor, is_shortage};
 use crate::budget::{Budget, GUARANTEED, MAX_CONNECTIONS};
 use crate::clients::{Client, Clients};
-use crate::clock::Clock;
 use crate::confinement;
 use crate::connection::{Buffers, Connection, Context, Next};
-use crate::fault::Faults;
 use crate::kinds::CloseReason;
-use crate::log::{Log, counted};
-use crate::metrics::Metrics;
+use crate::log::counted;
 use crate::run_queue::{LIGHT_TURNS_PER_POLL, Load, RunQueue, TURN_COST};
-use crate::site::Site;
+use crate::service::Service;
 use crate::socket::{Socket, SocketTransport};
-use crate::system::{ResidentMemory, SealedFile, Signals};
+use crate::system::{SealedFile, Signals};
 
 /// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
 pub const GRACE: Duration = Duration::from_secs(8);
@@ -70,8 +67,7 @@ const SIGNALS: Token = Token(usize::MAX - 1);
 
 /// A server that listens and is ready to run.
 pub struct Server {
-    site: Site,
-    faults: Faults,
+    service: Service,
     layers: Vec<SealedFile>,
     poll: Poll,
     signals: Signals,
@@ -81,9 +77,6 @@ pub struct Server {
     /// The clients that can continue now.
     run_queue: RunQueue,
     buffers: Buffers,
-    clock: Clock,
-    log: Log,
-    metrics: Metrics,
     /// When all clients are checked next.
     check_at: Instant,
     /// When the grace ends; `None` if the server is not stopping.
@@ -96,36 +89,29 @@ impl Server {
     pub fn new(
         listener: std::net::TcpListener,
         signals: Signals,
-        site: Site,
+        service: Service,
         layers: Vec<SealedFile>,
-        faults: Faults,
-        log: Log,
         budget: Budget,
     ) -> io::Result<Self> {
         let mut listener = TcpListener::from_std(listener);
         let poll = new_poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
-        let clock = Clock::start();
-        let metrics = Metrics::new(&clock, ResidentMemory::open().ok());
+        let now = service.clock.now;
         // A server that can accept no client at all must not start.
         listener
             .as_fd()
             .try_clone_to_owned()
             .map_err(|error| io::Error::other(format!("there are too few open files to accept a client: {error}")))?;
         Ok(Self {
-            site,
-            faults,
+            service,
             layers,
             poll,
             signals,
-            acceptor: Acceptor::new(listener, clock.now),
+            acceptor: Acceptor::new(listener, now),
             clients: Clients::default(),
             budget,
             run_queue: RunQueue::default(),
             buffers: Buffers::default(),
-            check_at: clock.now,
-            clock,
-            log,
-            metrics,
+            check_at: now,
             grace_ends: None,
         })
     }
@@ -133,7 +119,7 @@ impl Server {
     /// Drops the rights that serving does not need (see `confinement`). Logs if the system does not allow this.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
-            self.log.event(self.clock.rfc3339(), &format!("Serving without a filter of system calls: {error}"));
+            self.service.log_event(format_args!("Serving without a filter of system calls: {error}"));
         }
     }
 
@@ -150,7 +136,7 @@ impl Server {
             {
                 return Err(cannot_wait(&error));
             }
-            self.clock.tick();
+            self.service.clock.tick();
             let mut is_signalled = false;
             // 2. Note what the kernel reports, and enqueue each client that can continue.
             for event in &events {
@@ -176,26 +162,30 @@ impl Server {
             // 5. Accept some newcomers.
             self.accept();
             // 6. From time to time, check all clients, and queue the clients whose deadline has passed.
-            if self.check_at <= self.clock.now {
+            if self.check_at <= self.now() {
                 self.check();
             }
             // 7. While the server stops: end when all clients are gone or the grace is over.
-            let is_over = self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.clock.now);
+            let is_over = self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.service.clock.now);
             if is_over {
                 break None;
             }
             // 8. Write the log.
             let is_idle = events.is_empty() && self.run_queue.is_empty();
-            self.log.write(&self.clock, is_idle);
+            self.service.log.write(&self.service.clock, is_idle);
         };
-        self.log.write_last(&self.clock);
+        self.service.log.write_last(&self.service.clock);
         Ok(second_signal)
+    }
+
+    fn now(&self) -> Instant {
+        self.service.clock.now
     }
 
     /// Returns how long to wait for events. The time is zero while there is something to do, such as writing the log.
     fn time_to_wait(&self) -> Option<Duration> {
-        let now = self.clock.now;
-        let log_at = self.log.due_at(now);
+        let now = self.now();
+        let log_at = self.service.log.due_at(now);
         let work_at = (!self.run_queue.is_empty()).then_some(now);
         let check_at = (self.clients.count() > 0).then_some(self.check_at);
         let at = [self.acceptor.accept_at(), log_at, work_at, check_at, self.grace_ends];
@@ -207,7 +197,7 @@ impl Server {
     fn note_event(&mut self, token: Token, event: &mio::event::Event) {
         self.clients.update(token, |Client { socket, load, .. }| {
             socket.note_event(event);
-            self.run_queue.enqueue(token, load, self.clock.now);
+            self.run_queue.enqueue(token, load, self.service.clock.now);
         });
     }
 
@@ -215,7 +205,7 @@ impl Server {
     fn accept(&mut self) {
         let mut has_evicted = false;
         for _ in 0..ACCEPTS_PER_POLL {
-            if self.acceptor.accept_at().is_none_or(|at| at > self.clock.now) {
+            if self.acceptor.accept_at().is_none_or(|at| at > self.now()) {
                 return;
             }
             // No connection is evicted unless a newcomer is waiting.
@@ -244,9 +234,9 @@ impl Server {
     }
 
     fn pause_accepting(&mut self, reason: &str) {
-        self.metrics.pauses += 1;
-        if self.acceptor.pause(self.clock.now) {
-            self.log.event(self.clock.rfc3339(), &format!("Cannot accept connections for now: {reason}"));
+        self.service.metrics.pauses += 1;
+        if self.acceptor.pause(self.now()) {
+            self.service.log_event(format_args!("Cannot accept connections for now: {reason}"));
         }
     }
 
@@ -254,9 +244,9 @@ impl Server {
     /// machine that wants only one response is often gone before its socket is registered. No event is lost, because
     /// the kernel reports earlier input when a socket is registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
-        self.metrics.accepted += 1;
-        let connection = Connection::new(peer, self.clock.now);
-        let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.clock.now) };
+        self.service.metrics.accepted += 1;
+        let connection = Connection::new(peer, self.now());
+        let client = Client { socket: Socket::new(stream), connection, load: Load::new(self.now()) };
         let token = self.clients.insert(client);
         self.turn(token);
         let interest = Interest::READABLE | Interest::WRITABLE;
@@ -279,15 +269,12 @@ impl Server {
 
     /// Runs a turn of a client, and does what its connection wants next.
     fn turn(&mut self, token: Token) {
-        let (now, spare) = (self.clock.now, self.spare());
+        let (now, spare) = (self.now(), self.spare());
         let next = self.clients.update(token, |Client { socket, connection, load }| {
             let mut context = Context {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
-                site: &self.site,
-                faults: &mut self.faults,
-                clock: &self.clock,
-                log: &mut self.log,
-                metrics: &mut self.metrics,
+                service: &mut self.service,
+                now,
                 buffers: &mut self.buffers,
                 is_stopping: self.grace_ends.is_some(),
                 remaining: TURN_COST,
@@ -308,13 +295,13 @@ impl Server {
         if self.clients.held() > self.budget.held {
             self.release_memory();
         }
-        self.log.write(&self.clock, false);
+        self.service.log.write(&self.service.clock, false);
     }
 
     /// Closes connections until the others hold at most 7/8 of the budget. Without this margin, the next head would
     /// cause another scan.
     fn release_memory(&mut self) {
-        for token in self.clients.holders(self.clock.now) {
+        for token in self.clients.holders(self.now()) {
             if self.clients.held() <= self.budget.held / 8 * 7 {
                 break;
             }
@@ -326,7 +313,7 @@ impl Server {
     fn make_places(&mut self) -> bool {
         // Some clients may have taken their responses since the last check.
         self.watch();
-        let evictable = self.clients.evictable(self.clock.now);
+        let evictable = self.clients.evictable(self.now());
         let is_any = !evictable.is_empty();
         for token in evictable {
             self.close(token, CloseReason::NoPlace);
@@ -337,12 +324,12 @@ impl Server {
     fn close(&mut self, token: Token, reason: CloseReason) {
         let Some(client) = self.clients.remove(token) else { return };
         self.run_queue.remove(token, &client.load);
-        self.metrics.note_closed(reason);
+        self.service.metrics.note_closed(reason);
         if let Some(text) = reason.text()
-            && self.log.wants_requests()
+            && self.service.log.wants_requests()
         {
-            let event = format!("Closing {}: {text}", client.connection.peer());
-            self.log.event(self.clock.rfc3339(), &event);
+            let event = format_args!("Closing {}: {text}", client.connection.peer);
+            self.service.log_event(event);
         }
         client.socket.close(reason == CloseReason::FaultReset, client.connection.is_in_flight());
     }
@@ -350,14 +337,14 @@ impl Server {
     /// Notes which clients make progress.
     fn watch(&mut self) {
         self.clients.for_each(|_, Client { socket, connection, .. }| {
-            connection.watch(|| socket.unacknowledged(), self.clock.now);
+            connection.watch(|| socket.unacknowledged(), self.service.clock.now);
         });
     }
 
     /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Input that
     /// has arrived is read before the deadline of its client is enforced, even if the kernel has not reported it.
     fn check(&mut self) {
-        let now = self.clock.now;
+        let now = self.now();
         if self.spare() < GUARANTEED {
             self.clients.measure();
         }
@@ -385,22 +372,22 @@ impl Server {
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections in the backlog. These connections came before
         // the signal, so the server accepts them first, and may close idle connections for them.
-        self.acceptor.resume(self.clock.now);
+        self.acceptor.resume(self.now());
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
         }
-        self.grace_ends = Some(self.clock.now + GRACE);
+        self.grace_ends = Some(self.now() + GRACE);
         self.acceptor.close();
         let open = counted(self.clients.count() as u64, "connection");
         let seconds = GRACE.as_secs();
         let event =
             format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends the server at once");
-        self.log.event(self.clock.rfc3339(), &event);
+        self.service.log_event(event);
         // Requests that came before the signal get a response, even if their events have not been reported. A response
         // that is still being sent is the last of its connection.
         self.clients.for_each(|token, Client { socket, load, .. }| {
             socket.expect_input();
-            self.run_queue.enqueue(token, load, self.clock.now);
+            self.run_queue.enqueue(token, load, self.service.clock.now);
         });
     }
 }

@@ -25,6 +25,7 @@ use quinistry::kinds::CloseReason;
 use quinistry::log::{Log, Requests};
 use quinistry::metrics::Metrics;
 use quinistry::run_queue::TURN_COST;
+use quinistry::service::Service;
 use quinistry::site::Site;
 
 /// What a transport does in one call. After the script, every call transfers all bytes.
@@ -113,11 +114,8 @@ impl Transport for Script {
 
 /// A connection with everything that it needs.
 struct World {
-    site: Site,
+    service: Box<Service>,
     blob: String,
-    clock: Clock,
-    log: Log,
-    metrics: Box<Metrics>,
     buffers: Buffers,
     connection: Connection,
     transport: Script,
@@ -128,15 +126,19 @@ impl World {
     fn new(input: impl AsRef<[u8]>) -> Self {
         let (image, layer) = sample::packed();
         let blob = image.platforms[0].layer.blob.digest.to_string();
-        let clock = Clock::at(Instant::now(), SINCE_EPOCH);
+        let now = Instant::now();
+        let clock = Clock::at(now, SINCE_EPOCH);
         let peer = SocketAddr::from(([127, 0, 0, 1], 1));
         Self {
-            site: Site::new(image),
+            service: Box::new(Service {
+                site: Box::leak(Box::new(Site::new(image))),
+                faults: Faults::default(),
+                clock,
+                log: Log::new(Requests::Hidden, false),
+                metrics: Metrics::default(),
+            }),
             blob,
-            connection: Connection::new(peer, clock.now),
-            metrics: Box::new(Metrics::new(&clock, None)),
-            clock,
-            log: Log::new(Requests::Hidden, false),
+            connection: Connection::new(peer, now),
             buffers: Buffers::default(),
             transport: Script {
                 input: input.as_ref().to_vec(),
@@ -164,13 +166,11 @@ impl World {
     }
 
     fn turn(&mut self) -> Next {
+        let now = self.service.clock.now;
         self.connection.turn(&mut Context {
             transport: &mut self.transport,
-            site: &self.site,
-            faults: &mut Faults::default(),
-            clock: &self.clock,
-            log: &mut self.log,
-            metrics: &mut self.metrics,
+            service: &mut self.service,
+            now,
             buffers: &mut self.buffers,
             is_stopping: self.is_stopping,
             remaining: TURN_COST,
@@ -197,13 +197,13 @@ impl World {
     }
 
     fn pass(&mut self, time: Duration) {
-        self.clock = Clock::at(self.clock.now + time, SINCE_EPOCH);
+        self.service.clock = Clock::at(self.service.clock.now + time, SINCE_EPOCH);
     }
 
     /// Advances the clock to just before the deadline, when nothing may happen yet, and then to the deadline.
     fn wait_for_deadline(&mut self, patience: Duration) -> Next {
         let (deadline, just_before) = (self.connection.deadline(), Duration::from_nanos(1));
-        assert_eq!(deadline, self.clock.now + patience, "the deadline");
+        assert_eq!(deadline, self.service.clock.now + patience, "the deadline");
         self.pass(patience.checked_sub(just_before).expect("a time"));
         assert_eq!(self.turn(), Next::Wait, "nothing happens before the deadline");
         self.pass(just_before);
@@ -211,11 +211,11 @@ impl World {
     }
 
     fn rank(&self) -> Option<Rank> {
-        rank(&self.connection, self.clock.now)
+        rank(&self.connection, self.service.clock.now)
     }
 
     fn watch(&mut self) {
-        self.connection.watch(|| self.transport.unacknowledged, self.clock.now);
+        self.connection.watch(|| self.transport.unacknowledged, self.service.clock.now);
     }
 
     fn stop(&mut self) -> Next {
@@ -285,7 +285,7 @@ fn a_turn_is_bounded_in_requests_and_in_bytes() {
     let (mut image, _) = sample::packed();
     // The registry believes that this is the size of the layer.
     image.platforms[0].layer.blob.size = world.transport.layer.len() as u64;
-    world.site = Site::new(image);
+    world.service.site = Box::leak(Box::new(Site::new(image)));
     world.transport.input = world.layer_request().into_bytes();
     let mut sent = 0;
     for _ in 0..3 {
@@ -460,7 +460,7 @@ fn a_head_that_takes_too_long_gets_408_however_many_bytes_arrive() {
         assert_eq!(world.receive([byte]), Next::Wait);
         assert_eq!(world.connection.deadline(), deadline, "a byte does not extend the deadline");
     }
-    world.pass(deadline - world.clock.now);
+    world.pass(deadline - world.service.clock.now);
     assert_eq!(world.turn(), Next::Wait);
     assert_eq!(world.responses()[0].status, 408);
     assert!(world.transport.finished);
@@ -553,8 +553,8 @@ fn the_connection_that_has_waited_longest_is_evicted_first() {
     let now = start.now + Duration::from_secs(5);
     let rank_of = |began: u64, then: Option<u64>, input: &str, more: &str| {
         let mut world = World::new("");
-        world.clock = Clock::at(start.now + Duration::from_secs(began), SINCE_EPOCH);
-        world.connection = Connection::new(world.connection.peer(), world.clock.now);
+        world.service.clock = Clock::at(start.now + Duration::from_secs(began), SINCE_EPOCH);
+        world.connection = Connection::new(world.connection.peer, world.service.clock.now);
         world.receive(input);
         if let Some(then) = then {
             world.pass(Duration::from_secs(then - began));
@@ -587,8 +587,8 @@ fn a_connection_with_a_response_in_flight_is_evicted_after_idle_ones() {
     answered.transport.unacknowledged = 0;
     answered.watch();
     let mut newer = World::new("");
-    newer.clock = Clock::at(answered.clock.now + STALL_NOTICED, SINCE_EPOCH);
-    newer.connection = Connection::new(newer.connection.peer(), newer.clock.now);
+    newer.service.clock = Clock::at(answered.service.clock.now + STALL_NOTICED, SINCE_EPOCH);
+    newer.connection = Connection::new(newer.connection.peer, newer.service.clock.now);
     assert!(answered.rank() < newer.rank(), "the answered client has been idle since its response arrived");
 }
 
@@ -705,11 +705,11 @@ fn lingering_ends_soon_after_the_response_arrives_whatever_the_client_sends() {
     assert_eq!(world.run(), Next::Wait);
     let end = world.connection.deadline();
     for _ in 0..10 {
-        world.pass((end - world.clock.now) / 2);
+        world.pass((end - world.service.clock.now) / 2);
         assert_eq!(world.receive("x"), Next::Wait);
     }
     assert_eq!(world.connection.deadline(), end);
-    world.pass(end - world.clock.now);
+    world.pass(end - world.service.clock.now);
     assert_eq!(world.turn(), closed(CloseReason::DidNotClose));
 }
 

@@ -67,7 +67,7 @@ impl World {
         let mut faults = Faults::default();
         faults.add(rules).expect("rules");
         let clock = Clock::start();
-        let metrics = Metrics::new(&clock, None);
+        let metrics = Metrics::default();
         let (request, served, fault) = match request::parse(bytes) {
             Ok(parsed) => {
                 let (request, _) = parsed?;

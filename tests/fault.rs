@@ -37,7 +37,7 @@ impl World {
         let bytes = request(&line, fields);
         let (request, _) = parse(bytes.as_bytes()).expect("valid").expect("complete");
         let clock = Clock::start();
-        let metrics = Metrics::new(&clock, None);
+        let metrics = Metrics::default();
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &self.faults.counts };
         let served = self.site.respond(&request, &vitals);
         let (served, fault) = self.faults.apply(served, &request, &self.site.registry);

@@ -93,7 +93,7 @@ impl World {
         let (request, length) = parsed.expect("a complete one");
         assert_eq!(length, bytes.len());
         let clock = Clock::start();
-        let metrics = Metrics::new(&clock, None);
+        let metrics = Metrics::default();
         let vitals = Vitals { metrics: &metrics, clock: &clock, dropped_lines: 0, faults: &[] };
         let served = self.site.respond(&request, &vitals).response;
         let mut head = Vec::new();

@@ -9,8 +9,10 @@ mod served;
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
+use quinistry::clock::Clock;
 use quinistry::connection::{Buffers, Connection, Context, Next, Transport};
 use quinistry::fault::Faults;
 use quinistry::http::request::MAX_HEAD;
@@ -18,6 +20,7 @@ use quinistry::http::response::FilePart;
 use quinistry::log::{Log, Requests};
 use quinistry::metrics::Metrics;
 use quinistry::run_queue::TURN_COST;
+use quinistry::service::Service;
 use served::{CLOCK, SERVED};
 
 /// The rules of `--fault`. Half of a byte selects an entry.
@@ -123,16 +126,14 @@ fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> O
     let mut faults = Faults::default();
     faults.add(rules).expect("the rules are valid");
     let mut transport = Pieces { input, pieces, calls: 0, output: Output::default() };
-    let (mut log, mut metrics) = (Log::new(Requests::Explained, false), Metrics::new(&CLOCK, None));
+    let (clock, log) = (Clock::at(CLOCK.now, Duration::ZERO), Log::new(Requests::Explained, false));
+    let mut service = Service { site: &SERVED.site, faults, clock, log, metrics: Metrics::default() };
     let mut connection = Connection::new(SocketAddr::from(([127, 0, 0, 1], 1)), CLOCK.now);
     loop {
         let next = connection.turn(&mut Context {
             transport: &mut transport,
-            site: &SERVED.site,
-            faults: &mut faults,
-            clock: &CLOCK,
-            log: &mut log,
-            metrics: &mut metrics,
+            service: &mut service,
+            now: CLOCK.now,
             buffers,
             is_stopping: false,
             remaining: TURN_COST,

@@ -41,7 +41,7 @@ const NAMES: [&str; 22] = [
 fuzz_target!(|bytes: &[u8]| {
     let bytes = SERVED.with_digests(bytes);
     let Ok(Some((request, _))) = parse(&bytes) else { return };
-    let metrics = Metrics::new(&CLOCK, None);
+    let metrics = Metrics::default();
     let vitals = Vitals { metrics: &metrics, clock: &CLOCK, dropped_lines: 0, faults: &[] };
     let response = SERVED.site.respond(&request, &vitals).response;
     let mut head = Vec::new();

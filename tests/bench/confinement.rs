@@ -16,9 +16,13 @@ use std::time::Duration;
 
 use quinistry::acceptor;
 use quinistry::budget::Budget;
+use quinistry::clock::Clock;
+use quinistry::fault::Faults;
 use quinistry::image::Image;
 use quinistry::image::layer::Executable;
 use quinistry::log::{Log, Requests};
+use quinistry::metrics::Metrics;
+use quinistry::service::Service;
 use quinistry::site::Site;
 use quinistry::system::{SealedFile, Signals};
 use serde_json::{Value, json};
@@ -38,15 +42,14 @@ pub fn serve(plan: &Value) -> Outcome<()> {
     let packed = SealedFile::create(|layer| executable.pack(layer)).map_err(|error| error.to_string())?;
     let (layers, image) = Image::assemble(vec![packed]);
     let budget = Budget::of(u64::MAX, 1000);
-    let mut server = quinistry::server::Server::new(
-        listener,
-        signals,
-        Site::new(image),
-        layers,
-        quinistry::fault::Faults::default(),
-        Log::new(Requests::Shown, false),
-        budget,
-    )?;
+    let service = Service {
+        site: Box::leak(Box::new(Site::new(image))),
+        faults: Faults::default(),
+        clock: Clock::start(),
+        log: Log::new(Requests::Shown, false),
+        metrics: Metrics::default(),
+    };
+    let mut server = quinistry::server::Server::new(listener, signals, service, layers, budget)?;
     if plan["is_confined"] == true {
         server.confine();
     }

@@ -1,0 +1,110 @@
+//! Serves requests: chooses the response to each, counts it, logs it, and writes it for the connection to send.
+//!
+//! Document: RFC 9112 section 9.3 (persistence).
+//!
+//! ```text
+//!     request  ──>  site  ──>  faults  ──>  the output: a head, and the content that is in memory
+//!                    │           │
+//!                    └───────────┴───────>  metrics, log
+//! ```
+//!
+//! Deliberately absent: sending. A connection sends the output, and then the part of a file that a [`Reply`] names.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+
+use crate::clock::Clock;
+use crate::explain::explain;
+use crate::fault::{self, Fault, Faults};
+use crate::http::request::{Rejection, Request};
+use crate::http::response::{FilePart, Persistence};
+use crate::kinds::RequestKind;
+use crate::log::{Excerpt, INDENTATION, Log};
+use crate::metrics::{Metrics, Vitals};
+use crate::registry::Served;
+use crate::site::{Site, shared_fields};
+
+/// All that responds to requests, and the records of the responses.
+pub struct Service {
+    /// It lives as long as the process, so that responses can refer to its content.
+    pub site: &'static Site,
+    pub faults: Faults,
+    pub clock: Clock,
+    pub log: Log,
+    pub metrics: Metrics,
+}
+
+/// What a connection must know of a response whose head and bytes are in the output.
+pub struct Reply {
+    pub kind: RequestKind,
+    pub fault: Option<Fault>,
+    pub persistence: Persistence,
+    /// The part of a file that follows the output.
+    pub part: FilePart,
+}
+
+impl Service {
+    /// Responds to a request of `peer`, with a fault if a rule of `--fault` applies. Appends the head and the bytes of
+    /// the response to `output`. If `is_last` is true, the connection ends with the response.
+    pub fn respond(&mut self, request: &Request<'_>, peer: SocketAddr, is_last: bool, output: &mut Vec<u8>) -> Reply {
+        let Self { site, faults, clock, log, metrics } = self;
+        let vitals = Vitals { metrics, clock, dropped_lines: log.dropped_lines(), faults: &faults.counts };
+        let served = site.respond(request, &vitals);
+        let (served, fault) = faults.apply(served, request, &site.registry);
+        let wanted = if is_last { Persistence::Close } else { request.persistence };
+        let persistence = fault::persistence(fault, wanted);
+        let Served { kind, response } = &served;
+        self.record(&served, Ok(request), fault, peer);
+        response.write_head(&self.clock.http_date, shared_fields(&request.path), persistence, output);
+        output.extend_from_slice(&response.content.bytes);
+        Reply { kind: *kind, fault, persistence, part: response.content.part.clone() }
+    }
+
+    /// Responds to bytes that are not a request. The connection ends with the response.
+    pub fn refuse(&mut self, rejection: &Rejection, peer: SocketAddr, output: &mut Vec<u8>) {
+        let served = Site::refuse(rejection);
+        self.record(&served, Err(rejection), None, peer);
+        served.response.write_head(&self.clock.http_date, shared_fields(""), Persistence::Close, output);
+        output.extend_from_slice(&served.response.content.bytes);
+    }
+
+    /// Counts and logs a response, and explains it if there is `--explain`.
+    fn record(
+        &mut self,
+        served: &Served<'_>,
+        received: Result<&Request<'_>, &Rejection>,
+        fault: Option<Fault>,
+        peer: SocketAddr,
+    ) {
+        let Self { log, metrics, .. } = self;
+        let Served { kind, response } = served;
+        metrics.note_response(*kind, response);
+        let Some(label) = served.label().filter(|_| log.wants_requests()) else { return };
+        let (method, target, mut user_agent) = match received {
+            Ok(request) => (request.method_name, request.target, request.field_lines("user-agent").next()),
+            Err(rejection) => ("-", rejection.reason, None),
+        };
+        // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.
+        if log.is_on_terminal {
+            user_agent = user_agent.and_then(|user_agent| user_agent.split(' ').next());
+        }
+        let [method, target, user_agent] = [method, target, user_agent.unwrap_or_default()].map(Excerpt);
+        let (status, length) = (response.status.code(), response.content.len());
+        let mut rest = fault.map_or_else(String::new, |fault| format!(" (fault: {})", fault.name()));
+        if log.wants_explanations() {
+            let [client, text] = explain(received.ok(), *kind, response.status, fault);
+            for line in format!("{client} {text}").lines() {
+                rest += "\n";
+                rest += INDENTATION;
+                rest += line;
+            }
+        }
+        let line = format_args!("{label}: {method} {target} {status} {length} {peer} \"{user_agent}\"{rest}");
+        log.event(&self.clock.rfc3339, line);
+    }
+
+    /// Logs an event.
+    pub fn log_event(&mut self, event: impl Display) {
+        self.log.event(&self.clock.rfc3339, event);
+    }
+}
