@@ -1,14 +1,10 @@
-//! Keeps the table of connected clients, and decides which connections to close when places or memory run out.
+//! Keeps the connected clients, and decides which connections to close when places or memory run out.
 //!
 //! Document: epoll(7).
 //!
-//! The kernel returns a client's token with each of the client's events. A token names a slot of the table and the
-//! slot's generation, which grows whenever the slot is emptied. So an event for a closed connection does not
-//! reach the connection that uses the slot now.
-//!
-//! ```text
-//!     token = generation * MAX_CONNECTIONS + slot
-//! ```
+//! The kernel returns a client's token with each of the client's events. A token is the number of a slot, and the slot of
+//! a closed connection is used again. Nevertheless, no event reaches the wrong client: the server notes all events of a
+//! poll before it closes a connection, and a closed socket has no further events.
 //!
 //! # Eviction
 //!
@@ -23,8 +19,7 @@
 //! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs
 //! little memory, and needs it only briefly.
 //!
-//! Limits: the most slots that a token can name. The server compares [`Clients::count`], [`Clients::held`] and
-//! [`Clients::queued`] with its budget.
+//! Limits: none here. The server compares [`Clients::count`], [`Clients::held`] and [`Clients::queued`] with its budget.
 //!
 //! Deliberately absent: an index by rank. Ranks change with every response, and are needed only in a shortage.
 
@@ -33,15 +28,9 @@ use std::time::{Duration, Instant};
 
 use mio::Token;
 
-use crate::budget::MAX_CONNECTIONS;
 use crate::connection::Connection;
 use crate::run_queue::Load;
 use crate::socket::Socket;
-
-const _: () = assert!(
-    MAX_CONNECTIONS.is_power_of_two(),
-    "otherwise a token whose generation wraps around would name another slot"
-);
 
 /// One in this many clients is closed when a newcomer needs a place.
 const EVICTED_ONE_IN: usize = 64;
@@ -63,18 +52,13 @@ pub struct Client {
 /// All clients.
 #[derive(Default)]
 pub struct Clients {
-    slots: Vec<Slot>,
+    slots: Vec<Option<Client>>,
+    /// The numbers of the empty slots.
     free: Vec<usize>,
     /// How many bytes all connections together hold.
     held: usize,
     /// An upper bound of the bytes that all sockets together have queued.
     queued: u64,
-}
-
-#[derive(Default)]
-struct Slot {
-    generation: usize,
-    client: Option<Client>,
 }
 
 impl Clients {
@@ -91,66 +75,47 @@ impl Clients {
         self.queued
     }
 
-    /// Returns the token of a slot's present generation.
-    fn token(&self, slot: usize) -> Token {
-        let generation = self.slots[slot].generation;
-        // The topmost bit is kept clear, for tokens that do not belong to clients.
-        Token(generation.wrapping_mul(MAX_CONNECTIONS).wrapping_add(slot) & (usize::MAX >> 1))
-    }
-
-    fn slot(&self, token: Token) -> Option<usize> {
-        let slot = token.0 % MAX_CONNECTIONS;
-        (slot < self.slots.len() && self.token(slot) == token).then_some(slot)
-    }
-
     /// Adds a client that holds and has queued nothing yet, and returns its token.
     pub fn insert(&mut self, client: Client) -> Token {
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {
-            self.slots.push(Slot::default());
+            self.slots.push(None);
         }
-        self.slots[slot].client = Some(client);
-        self.token(slot)
+        self.slots[slot] = Some(client);
+        Token(slot)
     }
 
     /// Applies `change` to a client that is still connected, and updates the totals of held and queued bytes.
     pub fn update<R>(&mut self, token: Token, change: impl FnOnce(&mut Client) -> R) -> Option<R> {
-        let slot = self.slot(token)?;
-        let client = self.slots[slot].client.as_mut()?;
+        let client = self.slots.get_mut(token.0)?.as_mut()?;
         let before = client.used();
         let result = change(client);
         let after = client.used();
-        self.subtract(before);
-        self.held += after.0;
-        self.queued += after.1;
+        self.held = self.held - before.0 + after.0;
+        self.queued = self.queued - before.1 + after.1;
         Some(result)
     }
 
     /// Changes each client as [`Self::update`] does.
     pub fn for_each(&mut self, mut change: impl FnMut(Token, &mut Client)) {
         for slot in 0..self.slots.len() {
-            let token = self.token(slot);
-            self.update(token, |client| change(token, client));
+            self.update(Token(slot), |client| change(Token(slot), client));
         }
     }
 
-    fn subtract(&mut self, (held, queued): (usize, u64)) {
+    fn occupied(&self) -> impl Iterator<Item = (Token, &Client)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(slot, client)| Some((Token(slot), client.as_ref()?)))
+    }
+
+    /// Removes a client.
+    pub fn remove(&mut self, token: Token) -> Option<Client> {
+        let client = self.slots.get_mut(token.0)?.take()?;
+        self.free.push(token.0);
+        let (held, queued) = client.used();
         self.held -= held;
         self.queued -= queued;
-    }
-
-    /// Removes a client from the table.
-    pub fn remove(&mut self, token: Token) -> Option<Client> {
-        let slot = self.slot(token)?;
-        let client = self.slots[slot].client.take()?;
-        self.slots[slot].generation = self.slots[slot].generation.wrapping_add(1);
-        self.subtract(client.used());
-        self.free.push(slot);
         Some(client)
-    }
-
-    fn occupied(&self) -> impl Iterator<Item = (Token, &Client)> {
-        (0..self.slots.len()).filter_map(|slot| Some((self.token(slot), self.slots[slot].client.as_ref()?)))
     }
 
     /// Asks the kernel how many bytes each socket has queued. Sockets that had no bytes queued still have none.

@@ -67,22 +67,16 @@ fn since_epoch() -> Duration {
 
 /// Formats a time in seconds since the epoch (RFC 3339).
 pub fn rfc3339(unix: u64) -> String {
-    let Date { year, month, day, .. } = date(unix);
-    let (hour, minute, second) = time(unix);
+    let Date { year, month, day, hour, minute, second, .. } = date(unix);
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
 }
 
 fn http_date(unix: u64) -> String {
     const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     const WEEKDAYS: [&str; 7] = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
-    let Date { year, month, day, weekday } = date(unix);
-    let (hour, minute, second) = time(unix);
+    let Date { year, month, day, weekday, hour, minute, second } = date(unix);
     let (weekday, month) = (WEEKDAYS[weekday], MONTHS[month - 1]);
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
-}
-
-fn time(unix: u64) -> (u64, u64, u64) {
-    (unix / 3600 % 24, unix / 60 % 60, unix % 60)
 }
 
 struct Date {
@@ -90,6 +84,9 @@ struct Date {
     month: usize,
     day: usize,
     weekday: usize,
+    hour: u64,
+    minute: u64,
+    second: u64,
 }
 
 /// Returns the Gregorian date (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"). Years begin in March, so
@@ -107,7 +104,8 @@ fn date(unix: u64) -> Date {
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = 400 * era + year_of_era + u64::from(month <= 2);
     // The first of March of the year 0 was a Wednesday.
-    Date { year, month: month as usize, day, weekday: ((days + 3) % 7) as usize }
+    let (weekday, hour, minute, second) = (((days + 3) % 7) as usize, unix / 3600 % 24, unix / 60 % 60, unix % 60);
+    Date { year, month: month as usize, day, weekday, hour, minute, second }
 }
 
 #[cfg(test)]

@@ -172,9 +172,12 @@ fn filter(architecture: u32, rules: &[(c_long, Verdict)]) -> Vec<sock_filter> {
         };
         // Any other call skips the instructions that follow: four for each condition, and the last one.
         filter.push(compare(call.cast_unsigned() as u32, [0, 4 * conditions.len() as u8 + 1]));
+        // An argument has 64 bits, and the lower half comes first on every processor that `ARCHITECTURE` covers. The
+        // upper half can be ignored, because the kernel takes each of the arguments in the table as an `int`, or uses
+        // only bits of the lower half.
         for &(argument, mask, value) in conditions {
             let and = instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask, [0, 0]);
-            filter.extend([load(lower_half(argument)), and, compare(value, [1, 0]), end_with(FAIL)]);
+            filter.extend([load(ARGUMENTS + 8 * argument), and, compare(value, [1, 0]), end_with(FAIL)]);
         }
         filter.push(end_with(result));
     }
@@ -199,13 +202,6 @@ fn end_with(result: u32) -> sock_filter {
 
 fn instruction(code: u32, k: u32, [jt, jf]: [u8; 2]) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
-}
-
-/// Returns the offset of the lower 32 bits of an argument, on a little-endian processor. All processors that
-/// `ARCHITECTURE` covers are little-endian. The upper half can be ignored, because the kernel takes each of the
-/// arguments in the table as an `int`, or uses only bits of the lower half.
-fn lower_half(argument: u32) -> u32 {
-    ARGUMENTS + 8 * argument
 }
 
 /// Confines this thread to the calls of the table, irrevocably. Fails if the kernel does not support filters, or the

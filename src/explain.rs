@@ -221,7 +221,7 @@ fn explain_fault(fault: Fault) -> Option<&'static str> {
 
 /// Returns the client's own name. RFC 9110 section 10.1.5: the first product is the client.
 fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
-    let product = request.field_lines("user-agent").next()?.split(['/', ' ']).next()?;
+    let product = request.fields.lines("user-agent").next()?.split(['/', ' ']).next()?;
     Some(product).filter(|name| is_token(name) && name.len() <= MAX_NAME)
 }
 
@@ -252,14 +252,7 @@ fn explain_success(request: &Request<'_>, kind: RequestKind) -> &'static str {
         RequestKind::Token => TOKEN_FOR_ANYONE,
         RequestKind::Welcome => WELCOME,
         // Health checks and metrics are not logged, and the other kinds do not occur with 200.
-        RequestKind::Health
-        | RequestKind::Metrics
-        | RequestKind::UnknownManifest
-        | RequestKind::UnknownBlob
-        | RequestKind::Options
-        | RequestKind::Other
-        | RequestKind::Unreadable
-        | RequestKind::Tls => "",
+        _ => "",
     }
 }
 

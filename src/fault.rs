@@ -32,7 +32,7 @@ use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
 use crate::image::gzip;
 use crate::kinds::RequestKind;
-use crate::registry::{BLOB_UNKNOWN, DENIED, MANIFEST_UNKNOWN, NAME_UNKNOWN, Registry, Served, error};
+use crate::registry::{Registry, Served, error};
 
 /// The names that WHERE may have, and the kinds of requests that each name stands for.
 pub const PLACES: [(&str, &[RequestKind]); 9] = [
@@ -308,7 +308,7 @@ fn spoil<'r>(mut response: Response<'r>, request: &Request<'_>, rule: &Rule, reg
             let field = rule.number.map(|seconds| ("Retry-After", seconds.to_string()));
             return refusal(request, status, field);
         }
-        Fault::Auth if request.field_lines("authorization").any(is_bearer) => {}
+        Fault::Auth if request.fields.lines("authorization").any(is_bearer) => {}
         // RFC 6750 section 3. The host is the one that the request names, and no host has a quotation mark.
         Fault::Auth => {
             let host = request.authority.unwrap_or("localhost:8080");
@@ -351,10 +351,10 @@ fn refusal(request: &Request<'_>, status: Status, field: Option<(&'static str, S
     let path = &*request.path;
     let code = match status {
         Status::Unauthorized => "UNAUTHORIZED",
-        Status::Forbidden => DENIED,
-        Status::NotFound if path.contains("/blobs/") => BLOB_UNKNOWN,
-        Status::NotFound if path.contains("/manifests/") => MANIFEST_UNKNOWN,
-        Status::NotFound => NAME_UNKNOWN,
+        Status::Forbidden => "DENIED",
+        Status::NotFound if path.contains("/blobs/") => "BLOB_UNKNOWN",
+        Status::NotFound if path.contains("/manifests/") => "MANIFEST_UNKNOWN",
+        Status::NotFound => "NAME_UNKNOWN",
         Status::TooManyRequests => "TOOMANYREQUESTS",
         // Field note: the specification does not list the next two codes. The reference implementation has them.
         Status::InternalServerError => "UNKNOWN",

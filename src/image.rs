@@ -80,16 +80,16 @@ pub const PORT: u16 = 8080;
 const USER: &str = "65532:65532";
 
 /// The media types of one image format.
-struct Format {
-    index: &'static str,
-    manifest: &'static str,
-    config: &'static str,
-    layer: &'static str,
+pub struct Format {
+    pub index: &'static str,
+    pub manifest: &'static str,
+    pub config: &'static str,
+    pub layer: &'static str,
 }
 
 impl Format {
     /// Builds the index, which has one manifest for each platform.
-    fn index(&self, platforms: &[Platform], manifest: fn(&Platform) -> &Document) -> Document {
+    fn build_index(&self, platforms: &[Platform], manifest: fn(&Platform) -> &Document) -> Document {
         let entry = |of: &Platform| {
             let mut entry = manifest(of).descriptor.to_json(self.manifest);
             entry["platform"] = platform(of.layer.architecture);
@@ -98,30 +98,27 @@ impl Format {
         Document::json(self.index, &index(self.index, platforms.iter().map(entry).collect()))
     }
 
-    fn manifest(&self, config: &Document, layers: &[Layer]) -> Document {
+    fn build_manifest(&self, config: &Document, layers: &[Layer]) -> Document {
         let config = config.descriptor.to_json(self.config);
         let layers = layers.iter().map(|layer| Descriptor::of(layer).to_json(self.layer));
         Document::json(self.manifest, &manifest(self.manifest, config, layers.collect()))
     }
 }
 
-const OCI: Format = Format { index: OCI_INDEX, manifest: OCI_MANIFEST, config: OCI_CONFIG, layer: OCI_LAYER };
+pub const OCI: Format = Format {
+    index: "application/vnd.oci.image.index.v1+json",
+    manifest: "application/vnd.oci.image.manifest.v1+json",
+    config: "application/vnd.oci.image.config.v1+json",
+    layer: "application/vnd.oci.image.layer.v1.tar+gzip",
+};
 
-const DOCKER: Format = Format {
-    index: DOCKER_LIST,
-    manifest: DOCKER_MANIFEST,
+/// Docker calls an index a manifest list.
+pub const DOCKER: Format = Format {
+    index: "application/vnd.docker.distribution.manifest.list.v2+json",
+    manifest: "application/vnd.docker.distribution.manifest.v2+json",
     config: "application/vnd.docker.container.image.v1+json",
     layer: "application/vnd.docker.image.rootfs.diff.tar.gzip",
 };
-
-pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
-pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
-pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
-
-/// The media type of Docker's form of an index, which Docker calls a manifest list.
-pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
-pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 
 /// The Content-Type of every blob. Indexes and manifests are served with their own media types.
 pub const OCTET_STREAM: &str = "application/octet-stream";
@@ -197,8 +194,8 @@ impl Image {
         let own = layers.iter().position(|layer| layer.architecture == own);
         let platforms: Vec<_> = layers.iter().map(|layer| Platform::new(layer, &layers)).collect();
         let image = Self {
-            index: OCI.index(&platforms, |platform| &platform.manifest),
-            docker_list: DOCKER.index(&platforms, |platform| &platform.docker_manifest),
+            index: OCI.build_index(&platforms, |platform| &platform.manifest),
+            docker_list: DOCKER.build_index(&platforms, |platform| &platform.docker_manifest),
             own: own.expect("the first layer is one of them"),
             platforms,
         };
@@ -218,8 +215,8 @@ impl Platform {
         let config = Document::json(OCTET_STREAM, &config(layer.architecture, layers));
         Self {
             layer: *layer,
-            manifest: OCI.manifest(&config, layers),
-            docker_manifest: DOCKER.manifest(&config, layers),
+            manifest: OCI.build_manifest(&config, layers),
+            docker_manifest: DOCKER.build_manifest(&config, layers),
             config,
         }
     }

@@ -126,7 +126,7 @@ pub struct Log {
     /// Whether the buffer has lines that the log has not yet tried to write.
     is_new: bool,
     /// How many lines have been dropped in all.
-    dropped: u64,
+    pub dropped: u64,
     /// How many of the dropped lines the log has reported.
     reported: u64,
     /// Whether a terminal shows the log.
@@ -138,8 +138,7 @@ pub struct Log {
 impl Log {
     /// Creates an empty log.
     pub fn new(requests: Requests, is_on_terminal: bool) -> Self {
-        let (buffer, is_new, dropped, reported) = (Vec::new(), false, 0, 0);
-        Self { requests, buffer, is_new, dropped, reported, is_on_terminal, written_at: None }
+        Self { requests, is_on_terminal, buffer: Vec::new(), is_new: false, dropped: 0, reported: 0, written_at: None }
     }
 
     /// Whether requests and clients are logged, and not only events of the server.
@@ -150,11 +149,6 @@ impl Log {
     /// Whether requests are explained.
     pub fn wants_explanations(&self) -> bool {
         self.requests == Requests::Explained
-    }
-
-    /// Returns how many lines have been dropped in all.
-    pub fn dropped_lines(&self) -> u64 {
-        self.dropped
     }
 
     /// Adds text unchanged.
@@ -338,7 +332,7 @@ mod tests {
             log.flush(TIME, &mut pipe);
             assert!(pipe.read.starts_with("2026") && pipe.read.ends_with("    and y\n"), "{}", pipe.read);
         }
-        assert!(kept > 0 && log.dropped_lines() == 2000 - kept);
+        assert!(kept > 0 && log.dropped == 2000 - kept);
 
         // A failed write counts the entries that it drops, not each of their lines.
         (pipe.room, pipe.is_broken) = (1 << 20, true);
@@ -346,7 +340,7 @@ mod tests {
             log.event(TIME, explained());
         }
         log.flush(TIME, &mut pipe);
-        assert_eq!(log.dropped_lines(), 2000 - kept + 10);
+        assert_eq!(log.dropped, 2000 - kept + 10);
     }
 
     #[test]
@@ -377,7 +371,7 @@ mod tests {
         let report = pipe.read.lines().last().expect("the report");
         let dropped = 2000 - (pipe.read.lines().count() as u64 - 1);
         assert!(report.contains(&format!("Dropped {dropped} lines")), "{report}");
-        assert_eq!(log.dropped_lines(), dropped, "they are still counted after the report");
+        assert_eq!(log.dropped, dropped, "they are still counted after the report");
         assert!(!log.is_waiting());
     }
 
@@ -422,6 +416,6 @@ mod tests {
         let mut log = Log::new(Requests::Shown, false);
         log.event(TIME, "Stopping");
         log.flush(TIME, &mut Full);
-        assert!(log.is_waiting() && log.dropped_lines() == 0, "the line is kept for later");
+        assert!(log.is_waiting() && log.dropped == 0, "the line is kept for later");
     }
 }

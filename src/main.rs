@@ -42,7 +42,7 @@ use quinistry::image::{Descriptor, Image, NAME, PORT, Platform, VERSION, archive
 use quinistry::kubernetes;
 use quinistry::log::{Log, Stderr};
 use quinistry::metrics::Metrics;
-use quinistry::options::{self, Command, HELP, Serve, Variables};
+use quinistry::options::{self, Command, HELP, Serve};
 use quinistry::server::Server;
 use quinistry::service::Service;
 use quinistry::site::Site;
@@ -72,7 +72,7 @@ const PORTS_TRIED: u16 = 100;
 /// Why a command failed.
 enum Error {
     /// The command line is invalid.
-    Misused(options::Error),
+    Misused(String),
     /// The reader of standard output has closed the pipe.
     ClosedPipe,
     /// Any other reason, as a message for the user.
@@ -90,11 +90,8 @@ quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 fn run(arguments: &[String]) -> i32 {
     // No other code refers to the bill of materials, so the linker would drop it.
     black_box(&BILL_OF_MATERIALS);
-    let variable = |name| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
-    let (listen, fault) = (variable("QUINISTRY_LISTEN"), variable("QUINISTRY_FAULT"));
-    let variables = Variables { listen: listen.as_deref(), fault: fault.as_deref() };
-    let command = options::parse(arguments, variables);
-    match command.map_err(Error::Misused).and_then(execute) {
+    let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
+    match options::parse(arguments, variable).map_err(Error::Misused).and_then(execute) {
         Ok(code) => code,
         Err(Error::Misused(error)) => {
             print_error(&format!("quinistry: {error}\nTry `quinistry --help`.\n"));
@@ -113,7 +110,8 @@ fn execute(command: Command) -> Result<i32, Error> {
         Command::Serve(options) => return serve(options),
         Command::Healthcheck(address) => check_health(address)?,
         Command::Save(with) => save(&with)?,
-        Command::Digest(with) => print(digest_line(&pack(open(&with)?)?.1))?,
+        // `docker pull` accepts this form after the address of a registry.
+        Command::Digest(with) => print(format!("{NAME}@{}\n", pack(open(&with)?)?.1.index.descriptor.digest))?,
         Command::Kubernetes(manifest, with) => {
             print(kubernetes::pin(manifest, &pack(open(&with)?)?.1))?;
         }
@@ -297,11 +295,6 @@ fn save(with: &[String]) -> Result<(), Error> {
         let contents = layers.iter().map(SealedFile::content).collect::<io::Result<Vec<_>>>()?;
         archive::write(&image, contents, stdout)
     })
-}
-
-/// Returns the image's name and digest in the form that `docker pull` accepts after the address of a registry.
-fn digest_line(image: &Image) -> String {
-    format!("{NAME}@{}\n", image.index.descriptor.digest)
 }
 
 fn print(text: impl AsRef<[u8]>) -> Result<(), Error> {

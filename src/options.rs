@@ -19,7 +19,6 @@
 //! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an address, so
 //! that starting never waits for a name server.
 
-use std::fmt;
 use std::mem::take;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -89,30 +88,14 @@ pub fn format_address(address: SocketAddr) -> String {
     if address == every(port) { port.to_string() } else { address.to_string() }
 }
 
-/// Why a command line is invalid, as a message.
-#[derive(PartialEq, Eq, Debug)]
-pub struct Error(String);
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Error {}
-
 const NO_ADDRESS: &str = "--listen requires an address, such as 8080 or 127.0.0.1:8080";
 const NO_FILE: &str = "--with requires a file";
 const NO_RULE: &str = "--fault requires a rule, such as layer=cut or any=503@first:2";
 const NO_MANIFEST: &str = "k8s requires `parent` or `child`";
 const QUIET_AND_EXPLAIN: &str = "--quiet logs no requests, so --explain has nothing to explain; use one of them";
 
-fn usage(message: &str) -> Error {
-    Error(message.to_owned())
-}
-
 /// Returns an error for an argument that is unknown or out of place.
-fn unexpected(argument: &str) -> Error {
+fn unexpected(argument: &str) -> String {
     let meant = match argument.split('=').next() {
         // The names that other programs have for `--listen`.
         Some("-p" | "--port" | "-l" | "--bind" | "--host" | "--addr" | "--address") => {
@@ -121,7 +104,7 @@ fn unexpected(argument: &str) -> Error {
         _ if parse_address(argument).is_some() => format!("; did you mean --listen {argument}?"),
         _ => String::new(),
     };
-    Error(format!("unexpected argument {argument:?}{meant}"))
+    format!("unexpected argument {argument:?}{meant}")
 }
 
 /// Returns how to correct an address that cannot be parsed.
@@ -143,18 +126,9 @@ fn correction(value: &str) -> String {
     }
 }
 
-/// The environment variables that the program reads. An empty value is ignored.
-#[derive(Clone, Copy, Default)]
-pub struct Variables<'v> {
-    /// `QUINISTRY_LISTEN`.
-    pub listen: Option<&'v str>,
-    /// `QUINISTRY_FAULT`.
-    pub fault: Option<&'v str>,
-}
-
-/// Parses the arguments after the program's name.
+/// Parses the arguments after the program's name. `variable` returns the value of an environment variable, if it is set.
 /// Fails if an argument is unknown, is out of place, or has an invalid value. The error names one such argument.
-pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, Error> {
+pub fn parse(arguments: &[String], variable: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
     let mut arguments = arguments.iter().map(String::as_str);
     let (mut words, mut listen, mut with, mut faults) = (Vec::new(), None, Vec::new(), Faults::default());
     let (mut quiet, mut explain) = (false, false);
@@ -165,11 +139,11 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
         };
         let mut value = || value.or_else(|| arguments.next());
         match option {
-            "--listen" => listen = Some(("--listen", value().ok_or_else(|| usage(NO_ADDRESS))?)),
-            "--with" => with.push(value().ok_or_else(|| usage(NO_FILE))?.to_owned()),
+            "--listen" => listen = Some(value().ok_or(NO_ADDRESS)?),
+            "--with" => with.push(value().ok_or(NO_FILE)?.to_owned()),
             "--fault" => match value() {
                 Some(rules) if !rules.trim().is_empty() => add_faults(&mut faults, "--fault", rules)?,
-                _ => return Err(usage(NO_RULE)),
+                _ => return Err(NO_RULE.into()),
             },
             _ => match argument {
                 "--help" | "-h" => return Ok(Command::Help),
@@ -184,27 +158,27 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
     let mut words = words.into_iter();
     // Each command takes its options out of these variables. An option that remains is an error.
     let command = match words.next() {
-        None | Some("serve") if quiet && explain => return Err(usage(QUIET_AND_EXPLAIN)),
+        None | Some("serve") if quiet && explain => return Err(QUIET_AND_EXPLAIN.into()),
         None | Some("serve") => {
             if faults.is_empty() {
-                add_faults(&mut faults, "QUINISTRY_FAULT", variables.fault.unwrap_or_default())?;
+                add_faults(&mut faults, "QUINISTRY_FAULT", &variable("QUINISTRY_FAULT").unwrap_or_default())?;
             }
             let requests = match (take(&mut quiet), take(&mut explain)) {
                 (true, _) => Requests::Hidden,
                 (false, true) => Requests::Explained,
                 (false, false) => Requests::Shown,
             };
-            let address = address(listen.take(), variables.listen)?;
+            let address = address(listen.take(), variable)?;
             Command::Serve(Serve { address, requests, faults: take(&mut faults), with: take(&mut with) })
         }
-        Some("healthcheck") => Command::Healthcheck(address(listen.take(), variables.listen)?),
+        Some("healthcheck") => Command::Healthcheck(address(listen.take(), variable)?),
         Some("save") => Command::Save(take(&mut with)),
         Some("digest") => Command::Digest(take(&mut with)),
         Some("k8s") => {
             let manifest = match words.next() {
                 Some("parent") => kubernetes::PARENT,
                 Some("child") => kubernetes::CHILD,
-                _ => return Err(usage(NO_MANIFEST)),
+                _ => return Err(NO_MANIFEST.into()),
             };
             Command::Kubernetes(manifest, take(&mut with))
         }
@@ -219,37 +193,41 @@ pub fn parse(arguments: &[String], variables: Variables<'_>) -> Result<Command, 
     let left =
         [("--listen", listen.is_some()), ("--quiet", quiet), ("--explain", explain), ("--fault", !faults.is_empty())];
     match left.into_iter().find(|(_, is_left)| *is_left) {
-        Some((option, _)) => Err(Error(format!("this command does not use {option}"))),
+        Some((option, _)) => Err(format!("this command does not use {option}")),
         None => Ok(command),
     }
 }
 
 /// Adds the rules of an option or variable.
-fn add_faults(faults: &mut Faults, origin: &'static str, rules: &str) -> Result<(), Error> {
-    faults.add(rules).map_err(|reason| Error(format!("{origin}: {reason}")))
+fn add_faults(faults: &mut Faults, origin: &'static str, rules: &str) -> Result<(), String> {
+    faults.add(rules).map_err(|reason| format!("{origin}: {reason}"))
 }
 
-/// Returns the address from the option, else from the variable, else the default.
-fn address(option: Option<(&'static str, &str)>, variable: Option<&str>) -> Result<SocketAddr, Error> {
-    let variable = variable.filter(|value| !value.is_empty()).map(|value| ("QUINISTRY_LISTEN", value));
-    let Some((origin, value)) = option.or(variable) else { return Ok(every(PORT)) };
-    parse_address(value).ok_or_else(|| Error(format!("{origin} is {value:?}; {}", correction(value))))
+/// Returns the address from the option, else from the variable, else the default. An empty variable counts as not set.
+fn address(option: Option<&str>, variable: impl Fn(&str) -> Option<String>) -> Result<SocketAddr, String> {
+    let variable = variable("QUINISTRY_LISTEN").filter(|value| !value.is_empty());
+    let (origin, value) = match (option, &variable) {
+        (Some(value), _) => ("--listen", value),
+        (None, Some(value)) => ("QUINISTRY_LISTEN", &**value),
+        (None, None) => return Ok(every(PORT)),
+    };
+    parse_address(value).ok_or_else(|| format!("{origin} is {value:?}; {}", correction(value)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse_line(line: &str, variable: Option<&str>) -> Result<Command, Error> {
-        let variables = Variables { listen: variable, ..Variables::default() };
-        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>(), variables)
+    fn parse_line(line: &str, variable: Option<&str>) -> Result<Command, String> {
+        let variable = |name: &str| variable.filter(|_| name == "QUINISTRY_LISTEN").map(String::from);
+        parse(&line.split_whitespace().map(String::from).collect::<Vec<_>>(), variable)
     }
 
-    fn unused(option: &str) -> Error {
-        Error(format!("this command does not use {option}"))
+    fn unused(option: &str) -> String {
+        format!("this command does not use {option}")
     }
 
-    fn address_of(line: &str, variable: Option<&str>) -> Result<SocketAddr, Error> {
+    fn address_of(line: &str, variable: Option<&str>) -> Result<SocketAddr, String> {
         match parse_line(line, variable)? {
             Command::Serve(Serve { address, .. }) | Command::Healthcheck(address) => Ok(address),
             other => panic!("{other:?}"),
@@ -274,7 +252,7 @@ mod tests {
             let line = format!("--listen {}", format_address(address));
             assert_eq!(address_of(&line, None), Ok(address), "as it is printed");
         }
-        assert_eq!(parse_line("--listen", None), Err(usage(NO_ADDRESS)));
+        assert_eq!(parse_line("--listen", None), Err(String::from(NO_ADDRESS)));
     }
 
     #[test]
@@ -297,7 +275,7 @@ mod tests {
             ("localhost:+8080", "host names are not looked up"),
             ("-1", "it must be a port"),
         ] {
-            let said = address_of(&format!("--listen={text}"), None).expect_err(text).to_string();
+            let said = address_of(&format!("--listen={text}"), None).expect_err(text);
             assert!(said.starts_with("--listen is ") && said.contains(correction), "{said}");
         }
     }
@@ -314,10 +292,10 @@ mod tests {
             ("-p 8080", "--listen"),
             ("serve --bind 127.0.0.1", "--listen"),
         ] {
-            let said = parse_line(line, None).expect_err(line).to_string();
+            let said = parse_line(line, None).expect_err(line);
             assert!(said.ends_with(&format!("; did you mean {meant}?")), "{said}");
         }
-        let said = parse_line("+8080", None).expect_err("a sign").to_string();
+        let said = parse_line("+8080", None).expect_err("a sign");
         assert_eq!(said, "unexpected argument \"+8080\"");
     }
 
@@ -333,7 +311,7 @@ mod tests {
     #[test]
     fn a_wrong_variable_stops_only_the_commands_that_use_it() {
         for line in ["", "serve", "healthcheck"] {
-            let said = parse_line(line, Some("x")).expect_err(line).to_string();
+            let said = parse_line(line, Some("x")).expect_err(line);
             assert!(said.starts_with("QUINISTRY_LISTEN is \"x\"; "), "{line}: {said}");
         }
         for line in
@@ -380,15 +358,15 @@ mod tests {
             assert_eq!(requests, expected, "{line}");
         }
         for line in ["--quiet --explain", "--explain serve --quiet"] {
-            assert_eq!(parse_line(line, None), Err(usage(QUIET_AND_EXPLAIN)), "{line}");
+            assert_eq!(parse_line(line, None), Err(String::from(QUIET_AND_EXPLAIN)), "{line}");
         }
     }
 
     #[test]
     fn rules_may_stand_anywhere_and_the_variable_counts_if_there_are_none() {
-        let rules_of = |line: &str, fault| {
+        let rules_of = |line: &str, fault: Option<&str>| {
             let words: Vec<_> = line.split_whitespace().map(String::from).collect();
-            match parse(&words, Variables { listen: None, fault }) {
+            match parse(&words, |name| fault.filter(|_| name == "QUINISTRY_FAULT").map(String::from)) {
                 Ok(Command::Serve(Serve { faults, .. })) => {
                     Ok(faults.counts.into_iter().map(|(rule, _)| rule).collect())
                 }
@@ -404,12 +382,12 @@ mod tests {
         for line in ["--fault layer=cut --fault any=flip@every:2", "--fault=layer=cut serve --fault=any=flip@every:2"] {
             assert_eq!(rules_of(line, Some("tags=404")), rules(&[cut, flip]), "{line}");
         }
-        assert_eq!(rules_of("--fault", None), Err(usage(NO_RULE)));
+        assert_eq!(rules_of("--fault", None), Err(String::from(NO_RULE)));
         for (line, variable, said) in [
             ("--fault layer=cat", None, "--fault: WHAT cannot be \"cat\"\n"),
             ("", Some("layer=cut x"), "QUINISTRY_FAULT: WHERE cannot be \"x\"\n"),
         ] {
-            let error = rules_of(line, variable).expect_err(line).to_string();
+            let error = rules_of(line, variable).expect_err(line);
             assert!(error.starts_with(said) && error.contains("\n\nRules of --fault"), "{error}");
         }
     }
@@ -434,7 +412,7 @@ mod tests {
             let line = format!("--with a=b --with=--quiet {command} --with c");
             assert_eq!(parse_line(&line, None), Ok(expected), "{line}");
         }
-        assert_eq!(parse_line("save --with", None), Err(usage(NO_FILE)));
+        assert_eq!(parse_line("save --with", None), Err(String::from(NO_FILE)));
     }
 
     #[test]
@@ -456,9 +434,9 @@ mod tests {
         ] {
             assert_eq!(parse_line(line, None), Err(unexpected(argument)), "{line}");
         }
-        assert_eq!(parse(&[String::new()], Variables::default()), Err(unexpected("")));
+        assert_eq!(parse(&[String::new()], |_| None), Err(unexpected("")));
         for line in ["k8s", "k8s other"] {
-            assert_eq!(parse_line(line, None), Err(usage(NO_MANIFEST)), "{line}");
+            assert_eq!(parse_line(line, None), Err(String::from(NO_MANIFEST)), "{line}");
         }
     }
 }

@@ -25,7 +25,7 @@ use std::fmt::Write as _;
 
 use crate::image::digest::{Digest, START, Summary};
 use crate::image::layer::Layer;
-use crate::image::{Descriptor, Document, Image, NAME, OCI_CONFIG, OCI_LAYER, OCTET_STREAM, Platform, VERSION};
+use crate::image::{Descriptor, Document, Image, NAME, OCI, OCTET_STREAM, Platform, VERSION};
 use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
@@ -113,7 +113,10 @@ fn command(line: &str) -> String {
 
 /// An object that the page shows: a document, or a layer, its tar or its executable.
 struct Object<'a> {
-    kind: &'static ObjectKind,
+    name: &'static str,
+    about: &'static str,
+    /// The class of the object's colour.
+    class: &'static str,
     /// The platform of the object. It is empty for the index, which is for all platforms.
     architecture: &'static str,
     digest: &'a Digest,
@@ -127,91 +130,60 @@ struct Object<'a> {
     content: &'a [u8],
 }
 
-struct ObjectKind {
-    name: &'static str,
-    about: &'static str,
-    /// The class of the object's colour.
-    class: &'static str,
-    /// The horizontal position of the middle of the square.
-    x: u64,
-}
+const INDEX: &str = "Which manifest is for which platform? The digest of the index is the digest of the image.";
+const MANIFEST: &str = "What is the image for one platform made of?";
+const CONFIG: &str = "How is it run? The config also names each layer by its diff ID: the digest that the layer has \
+    before it is compressed.";
+const LAYER: &str = "The files, packed and compressed. This is nearly all that a pull transfers.";
+const TAR: &str = "What the layer is when it is unpacked. Its digest is the diff ID.";
+const EXECUTABLE: &str = "The one file in the layer: a static program. The one for this machine serves this page.";
 
-static INDEX: ObjectKind = ObjectKind {
-    name: "Index",
-    about: "Which manifest is for which platform? The digest of the index is the digest of the image.",
-    class: "document",
-    x: AXIS,
-};
-static MANIFEST: ObjectKind =
-    ObjectKind { name: "Manifest", about: "What is the image for one platform made of?", class: "document", x: AXIS };
-static CONFIG: ObjectKind = ObjectKind {
-    name: "Config",
-    about: "How is it run? The config also names each layer by its diff ID: the digest that the layer has before \
-            it is compressed.",
-    class: "document",
-    x: BRANCH,
-};
-static LAYER: ObjectKind = ObjectKind {
-    name: "Layer",
-    about: "The files, packed and compressed. This is nearly all that a pull transfers.",
-    class: "layer",
-    x: AXIS,
-};
-static TAR: ObjectKind = ObjectKind {
-    name: "Tar",
-    about: "What the layer is when it is unpacked. Its digest is the diff ID.",
-    class: "tar",
-    x: AXIS,
-};
-static EXECUTABLE: ObjectKind = ObjectKind {
-    name: "Executable",
-    about: "The one file in the layer: a static program. The one for this machine serves this page.",
-    class: "program",
-    x: AXIS,
-};
-
-/// The number of objects in the picture, which has one object of each kind, down to our own executable.
+/// The number of objects in the picture: the index, and those of our own platform.
 const SHOWN: usize = 6;
 
 /// Returns all objects. The first [`SHOWN`] are the objects of the picture.
 fn parts(image: &Image) -> Vec<Object<'_>> {
     let Image { index, platforms, own, .. } = image;
-    let mut parts = Vec::new();
-    add_document(&INDEX, "", index, &mut parts);
-    add_platform(image, *own, &mut parts);
-    for place in (0..platforms.len()).filter(|place| place != own) {
-        add_platform(image, place, &mut parts);
+    let mut parts = vec![document("Index", INDEX, "", index)];
+    let others = (0..platforms.len()).filter(|place| place != own);
+    for place in std::iter::once(*own).chain(others) {
+        let Platform { layer: Layer { architecture, blob, tar, executable }, config, manifest, .. } = &platforms[place];
+        parts.extend([
+            document("Manifest", MANIFEST, architecture, manifest),
+            document("Config", CONFIG, architecture, config),
+            Object { endpoint: "blobs", ..packed("Layer", LAYER, "layer", OCI.layer, architecture, blob) },
+            packed("Tar", TAR, "tar", "tar", architecture, tar),
+            packed("Executable", EXECUTABLE, "program", "ELF", architecture, executable),
+        ]);
     }
     parts
 }
 
-fn add_platform<'a>(image: &'a Image, place: usize, parts: &mut Vec<Object<'a>>) {
-    let Platform { layer, config, manifest, .. } = &image.platforms[place];
-    let Layer { architecture, blob, tar, executable } = layer;
-    add_document(&MANIFEST, architecture, manifest, parts);
-    add_document(&CONFIG, architecture, config, parts);
-    for (kind, media_type, endpoint, summary) in
-        [(&LAYER, OCI_LAYER, "blobs", blob), (&TAR, "tar", "", tar), (&EXECUTABLE, "ELF", "", executable)]
-    {
-        let Summary { digest, size, start } = summary;
-        let (size, content) = (*size, &[][..]);
-        parts.push(Object { kind, architecture, digest, size, start, media_type, endpoint, content });
-    }
-}
-
-fn add_document<'a>(
-    kind: &'static ObjectKind,
+fn document<'a>(
+    name: &'static str,
+    about: &'static str,
     architecture: &'static str,
-    document: &'a Document,
-    parts: &mut Vec<Object<'a>>,
-) {
-    let Document { descriptor: Descriptor { content_type, digest, size }, content } = document;
+    Document { descriptor: Descriptor { content_type, digest, size }, content }: &'a Document,
+) -> Object<'a> {
     let (media_type, endpoint) = match *content_type {
-        OCTET_STREAM => (OCI_CONFIG, "blobs"),
+        OCTET_STREAM => (OCI.config, "blobs"),
         other => (other, "manifests"),
     };
-    let start = &content[..START];
-    parts.push(Object { kind, architecture, digest, size: *size, start, media_type, endpoint, content });
+    let (class, size, start) = ("document", *size, &content[..START]);
+    Object { name, about, class, architecture, digest, size, start, media_type, endpoint, content }
+}
+
+/// Returns an object that has passed through the packing of a layer, and that no endpoint serves.
+fn packed<'a>(
+    name: &'static str,
+    about: &'static str,
+    class: &'static str,
+    media_type: &'static str,
+    architecture: &'static str,
+    Summary { digest, size, start }: &'a Summary,
+) -> Object<'a> {
+    let (size, endpoint, content) = (*size, "", &[][..]);
+    Object { name, about, class, architecture, digest, size, start, media_type, endpoint, content }
 }
 
 /// A document with at least this many bytes is folded.
@@ -223,16 +195,15 @@ fn sections(parts: &[Object<'_>], element: &str, title: &str) -> String {
 }
 
 fn section(part: &Object<'_>, element: &str, title: &str) -> String {
-    let Object { kind: ObjectKind { name, about, .. }, architecture, digest, size, start, .. } = part;
-    let Object { media_type, endpoint, content, .. } = part;
+    let Object { name, about, architecture, digest, size, start, media_type, endpoint, content, .. } = part;
     let of = if architecture.is_empty() { "" } else { " for " };
     let served = if endpoint.is_empty() {
         "inside the layer".into()
     } else {
         // A browser saves a blob that it cannot show, and a blob has no file name of its own.
-        let file = match *media_type {
-            OCI_CONFIG => " download=\"config.json\"",
-            OCI_LAYER => " download=\"layer.tar.gz\"",
+        let file = match *name {
+            "Config" => " download=\"config.json\"",
+            "Layer" => " download=\"layer.tar.gz\"",
             _ => "",
         };
         let path = format!("/v2/{NAME}/{endpoint}");
@@ -330,7 +301,8 @@ fn middle(row: usize) -> u64 {
 
 /// Draws an object at the height `y`: a square with this side, in hundredths, and the facts about the object.
 fn draw(part: &Object<'_>, y: u64, side: u64) -> String {
-    let Object { digest, size, start, kind: ObjectKind { name, class, x, .. }, .. } = part;
+    let Object { name, class, digest, size, start, .. } = part;
+    let x = if *name == "Config" { BRANCH } else { AXIS };
     let (bytes, half, (start, more)) = (grouped(*size), hundredths(side / 2), start.split_at(START / 2));
     let ring =
         if side < 100 * RING { format!("<circle class=\"ring\" cx=\"{x}\" r=\"{RING}\"/>") } else { String::new() };

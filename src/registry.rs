@@ -93,9 +93,7 @@ use crate::image::artifacts::{Artifacts, Referrer};
 use crate::image::digest::{self, Digest};
 use crate::image::json::to_bytes;
 use crate::image::sbom::CYCLONE_DX;
-use crate::image::{
-    DOCKER_LIST, DOCKER_MANIFEST, Descriptor, Document, Image, NAME, OCI_INDEX, OCI_MANIFEST, Platform, TAGS,
-};
+use crate::image::{DOCKER, Descriptor, Document, Image, NAME, OCI, Platform, TAGS};
 use crate::kinds::RequestKind;
 
 const JSON: &str = "application/json";
@@ -110,20 +108,8 @@ const NO_CACHE: &str = "no-cache";
 /// For content that must not be stored.
 pub const NO_STORE: &str = "no-store";
 
-// The error codes of the distribution-spec that this registry uses.
-pub const BLOB_UNKNOWN: &str = "BLOB_UNKNOWN";
-pub const DENIED: &str = "DENIED";
-const DIGEST_INVALID: &str = "DIGEST_INVALID";
-pub const MANIFEST_UNKNOWN: &str = "MANIFEST_UNKNOWN";
-const NAME_INVALID: &str = "NAME_INVALID";
-pub const NAME_UNKNOWN: &str = "NAME_UNKNOWN";
-pub const SIZE_INVALID: &str = "SIZE_INVALID";
-pub const UNSUPPORTED: &str = "UNSUPPORTED";
-/// Field note: the specification lacks this code. The reference implementation has it for a non-numeric page size.
-const PAGINATION_NUMBER_INVALID: &str = "PAGINATION_NUMBER_INVALID";
-
 /// The types that a tag may stand for, in the order of the table above.
-const TAGGED: [&str; 4] = [OCI_INDEX, DOCKER_LIST, OCI_MANIFEST, DOCKER_MANIFEST];
+const TAGGED: [&str; 4] = [OCI.index, DOCKER.index, OCI.manifest, DOCKER.manifest];
 
 /// An image that is ready to be pulled.
 pub struct Registry {
@@ -202,15 +188,12 @@ impl Registry {
 
     /// Responds to a GET, or to a HEAD as if it were a GET. Ignores conditions and ranges.
     pub fn respond(&self, request: &Request<'_>) -> Served<'_> {
-        let (kind, response) = match &*request.path {
-            "/v2" | "/v2/" => (RequestKind::Base, generated(Status::Ok, JSON, NO_CACHE, b"{}".to_vec())),
-            "/v2/_catalog" => (RequestKind::Catalog, list("repositories", &[NAME], None, request)),
-            path => match self.member(path, request) {
-                Some(served) => return served,
-                None => (RequestKind::Other, unsupported(Status::NotFound, "there is nothing at this path", request)),
-            },
-        };
-        Served::new(kind, response)
+        let unknown = || unsupported(Status::NotFound, "there is nothing at this path", request);
+        match &*request.path {
+            "/v2" | "/v2/" => Served::new(RequestKind::Base, generated(Status::Ok, JSON, NO_CACHE, b"{}".to_vec())),
+            "/v2/_catalog" => Served::new(RequestKind::Catalog, list("repositories", &[NAME], None, request)),
+            path => self.member(path, request).unwrap_or_else(|| Served::new(RequestKind::Other, unknown())),
+        }
     }
 
     /// Responds to `/v2/<name>/<collection>/<reference>`, or returns `None` for any other path. The path is split at
@@ -234,7 +217,7 @@ impl Registry {
 
     /// Responds to a request for a manifest (distribution-spec, "Pulling manifests").
     fn manifest(&self, reference: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
-        let unknown = (MANIFEST_UNKNOWN, "no such manifest");
+        let unknown = ("MANIFEST_UNKNOWN", "no such manifest");
         if reference.contains(':') {
             // A digest selects the content, whatever Accept lists.
             let resource = find(&self.manifests, reference).map(Resource::by_digest);
@@ -288,7 +271,7 @@ impl Registry {
         // Field note: a manifest is not served as a blob, because containerd would store such a manifest without a
         // media type and fail later.
         let resource = find(&self.blobs, digest).map(Resource::by_digest);
-        resource.ok_or_else(|| not_found((BLOB_UNKNOWN, "no such blob"), digest))
+        resource.ok_or_else(|| not_found(("BLOB_UNKNOWN", "no such blob"), digest))
     }
 }
 
@@ -296,9 +279,9 @@ impl Registry {
 /// a mirror requests `library/quinistry`, or another namespace of the mirrored registry.
 fn check_name(name: &str) -> Result<&str, Response<'static>> {
     let (code, message) = if !name.split('/').all(is_name_component) {
-        (NAME_INVALID, "not a name that a repository can have")
+        ("NAME_INVALID", "not a name that a repository can have")
     } else if name.rsplit('/').next() != Some(NAME) {
-        (NAME_UNKNOWN, "this registry has one repository: quinistry")
+        ("NAME_UNKNOWN", "this registry has one repository: quinistry")
     } else {
         return Ok(name);
     };
@@ -368,7 +351,8 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     let n = request.parameter("n");
     let Some(number) = n.as_deref().map_or(Some(u64::MAX), parse_number) else {
         let message = "n must be a number of entries";
-        return error(Status::BadRequest, PAGINATION_NUMBER_INVALID, message, &n.unwrap_or_default());
+        // Field note: the specification lacks this code. The reference implementation has it.
+        return error(Status::BadRequest, "PAGINATION_NUMBER_INVALID", message, &n.unwrap_or_default());
     };
     // The response begins after "last", which need not be an entry itself.
     let last = request.parameter("last").unwrap_or_default();
@@ -396,7 +380,7 @@ pub fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>
     Response::generated(status, media_type, content).with("Cache-Control", cache)
 }
 
-/// Returns an error. distribution-spec, "Error Codes": a body may have any format, but JSON MUST have this shape.
+/// Returns an error with one of the codes of the distribution-spec ("Error Codes"). A body may have any format, but JSON MUST have this shape.
 /// Without Cache-Control, a cache may store some errors (RFC 9110 section 15.1) for longer than their cause lasts.
 pub fn error(status: Status, code: &str, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code, "message": message, "detail": detail }] });
@@ -404,7 +388,7 @@ pub fn error(status: Status, code: &str, message: &str, detail: &str) -> Respons
 }
 
 pub fn unsupported(status: Status, message: &str, request: &Request<'_>) -> Response<'static> {
-    error(status, UNSUPPORTED, message, &request.path)
+    error(status, "UNSUPPORTED", message, &request.path)
 }
 
 /// Returns the error for a digest that no content has, or that violates the grammar.
@@ -415,5 +399,5 @@ fn not_found((code, message): (&str, &str), digest: &str) -> Response<'static> {
 /// Returns the error for a digest that violates the grammar.
 fn invalid(digest: &str) -> Response<'static> {
     let message = "a digest is an algorithm, a colon and an encoded hash";
-    error(Status::BadRequest, DIGEST_INVALID, message, digest)
+    error(Status::BadRequest, "DIGEST_INVALID", message, digest)
 }

@@ -48,7 +48,7 @@ impl Service {
     /// the response to `output`. If `is_last` is true, the connection ends with the response.
     pub fn respond(&mut self, request: &Request<'_>, peer: SocketAddr, is_last: bool, output: &mut Vec<u8>) -> Reply {
         let Self { site, faults, clock, log, metrics } = self;
-        let vitals = Vitals { metrics, clock, dropped_lines: log.dropped_lines(), faults: &faults.counts };
+        let vitals = Vitals { metrics, clock, dropped_lines: log.dropped, faults: &faults.counts };
         let served = site.respond(request, &vitals);
         let (served, fault) = faults.apply(served, request, &site.registry);
         let wanted = if is_last { Persistence::Close } else { request.persistence };
@@ -81,7 +81,7 @@ impl Service {
         metrics.note_response(*kind, response);
         let Some(label) = served.label().filter(|_| log.wants_requests()) else { return };
         let (method, target, mut user_agent) = match received {
-            Ok(request) => (request.method_name, request.target, request.field_lines("user-agent").next()),
+            Ok(request) => (request.method_name, request.target, request.fields.lines("user-agent").next()),
             Err(rejection) => ("-", rejection.reason, None),
         };
         // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.

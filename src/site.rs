@@ -21,7 +21,7 @@ use crate::image::{Image, VERSION};
 use crate::kinds::RequestKind;
 use crate::metrics::{self, Vitals};
 use crate::page::{self, Page};
-use crate::registry::{DENIED, NO_STORE, Registry, SIZE_INVALID, Served, UNSUPPORTED, error, generated, unsupported};
+use crate::registry::{NO_STORE, Registry, Served, error, generated, unsupported};
 use crate::welcome;
 
 /// The field that names the protocol. Field note: containers/image and older Docker clients accept a server as a
@@ -67,7 +67,7 @@ impl Site {
 
     /// Responds to bytes that are not an acceptable request.
     pub fn refuse(rejection: &Rejection) -> Served<'static> {
-        let response = error(rejection.status, UNSUPPORTED, rejection.reason, "");
+        let response = error(rejection.status, "UNSUPPORTED", rejection.reason, "");
         let response = if rejection.is_head { response.without_content() } else { response };
         let kind = if *rejection == TLS { RequestKind::Tls } else { RequestKind::Unreadable };
         Served::new(kind, response)
@@ -97,7 +97,7 @@ impl Site {
             // docker and skopeo.
             Method::Connect | Method::Other => {
                 let message = "this registry is read-only: it serves one image, itself, and accepts no pushes";
-                let response = error(Status::MethodNotAllowed, DENIED, message, &request.path);
+                let response = error(Status::MethodNotAllowed, "DENIED", message, &request.path);
                 Served::new(RequestKind::Other, response.with("Allow", ALLOWED))
             }
             // RFC 9110 section 9.1: SHOULD respond to an unrecognized method with 501.
@@ -120,7 +120,11 @@ impl Site {
                 let response = generated(Status::Ok, "text/plain", NO_STORE, b"ok\n".to_vec());
                 Served::new(RequestKind::Health, response)
             }
-            "/metrics" => Served::new(RequestKind::Metrics, self.metrics(vitals)),
+            "/metrics" => {
+                let text = vitals.to_text(VERSION, self.registry.digest());
+                let response = generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, text.into_bytes());
+                Served::new(RequestKind::Metrics, response)
+            }
             _ => self.registry.respond(request),
         }
     }
@@ -140,11 +144,6 @@ impl Site {
         response.content = Content::bytes(text.into_bytes());
         let length = response.content.len().to_string();
         response.with("Content-Length", &length)
-    }
-
-    fn metrics(&self, vitals: &Vitals<'_>) -> Response<'static> {
-        let text = vitals.to_text(VERSION, self.registry.digest());
-        generated(Status::Ok, metrics::MEDIA_TYPE, NO_STORE, text.into_bytes())
     }
 }
 
@@ -172,7 +171,7 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
         }
         Selection::Unsatisfiable => {
             let message = "the range begins past the end of the content, ends before it begins, or is empty";
-            error(Status::RangeNotSatisfiable, SIZE_INVALID, message, &request.path)
+            error(Status::RangeNotSatisfiable, "SIZE_INVALID", message, &request.path)
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
     }

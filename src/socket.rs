@@ -46,8 +46,7 @@ pub struct Socket {
 impl Socket {
     /// Creates the socket of a connection that was just accepted. There may be something to read.
     pub fn new(stream: TcpStream) -> Self {
-        let (may_read_short, is_short_of_memory) = (false, false);
-        Self { stream, is_readable: true, may_read_short, queued: 0, is_short_of_memory }
+        Self { stream, is_readable: true, may_read_short: false, queued: 0, is_short_of_memory: false }
     }
 
     /// Notes what the kernel reports about the socket.
@@ -117,19 +116,14 @@ impl<'a> SocketTransport<'a> {
     /// Returns how many of `wanted` bytes may be sent now.
     /// Fails with `WouldBlock` if there is no room, or too little for a packet.
     fn room(&mut self, wanted: u64) -> io::Result<u64> {
+        let Self { socket, limit, .. } = self;
         let least = wanted.min(GUARANTEED / 2);
-        for may_measure in [true, false] {
-            let room = self.limit.saturating_sub(self.socket.queued);
-            if room >= least {
-                self.socket.is_short_of_memory = false;
-                return Ok(room.min(wanted));
-            }
-            if may_measure {
-                self.socket.measure();
-            }
+        if socket.queued + least > *limit {
+            socket.measure();
         }
-        self.socket.is_short_of_memory = true;
-        Err(ErrorKind::WouldBlock.into())
+        let room = limit.saturating_sub(socket.queued);
+        socket.is_short_of_memory = room < least;
+        if room < least { Err(ErrorKind::WouldBlock.into()) } else { Ok(room.min(wanted)) }
     }
 
     /// Counts the bytes that were sent as queued.

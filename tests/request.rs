@@ -58,8 +58,8 @@ fn a_request_is_parsed_into_its_parts() {
     assert_eq!(request.path, "/v2/quinistry/blobs/sha256:ab");
     assert_eq!(request.query, Some("n=1&m=%20"));
     assert_eq!(request.authority, Some("localhost:8080"));
-    assert_eq!(request.field_lines("accept").collect::<Vec<_>>(), ["a", "b"]);
-    assert_eq!(request.field_lines("x").collect::<Vec<_>>(), [""]);
+    assert_eq!(request.fields.lines("accept").collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!(request.fields.lines("x").collect::<Vec<_>>(), [""]);
     assert_eq!((request.persistence, request.has_body), (Persistence::Implied, false));
 }
 

@@ -18,7 +18,7 @@ fuzz_target!(|input: &[u8]| {
         Ok(None) => assert!(bytes.len() < MAX_HEAD + 2, "a head without an end is refused"),
         Ok(Some((request, length))) => {
             assert!(length <= MAX_HEAD + 2 && request.target.len() <= MAX_REQUEST_LINE);
-            assert!(request.field_lines("accept").count() <= MAX_FIELDS);
+            assert!(request.fields.lines("accept").count() <= MAX_FIELDS);
             assert!(request.target.is_ascii() && request.path.is_ascii(), "a target is ASCII");
         }
         Err(_) => {}

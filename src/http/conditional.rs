@@ -39,7 +39,7 @@ pub enum Selection {
 /// Returns how much `request` gets of the content of `response`, which is a 200. The entity tag of the response, if it
 /// has one, is strong. If it has none, Range is ignored.
 pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
-    let has = |field: &str| request.field_bytes(field).next().is_some();
+    let has = |field: &str| request.fields.bytes(field).next().is_some();
     if !["if-match", "if-none-match", "range"].into_iter().any(has) {
         return Selection::Whole;
     }
@@ -51,14 +51,14 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     if matches(request, "if-none-match", entity_tag) {
         return Selection::NotModified;
     }
-    let mut ranges = request.field_lines("range");
+    let mut ranges = request.fields.lines("range");
     // RFC 9110 section 14.2: a server MUST ignore Range in a request other than GET.
     let (Method::Get, Some(_), Some(range), None) = (request.method, entity_tag, ranges.next(), ranges.next()) else {
         return Selection::Whole;
     };
     // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date
     // never matches, because there is no Last-Modified.
-    if request.field_bytes("if-range").any(|tag| Some(tag) != entity_tag) {
+    if request.fields.bytes("if-range").any(|tag| Some(tag) != entity_tag) {
         return Selection::Whole;
     }
     parse_range(range, response.content.len())
@@ -71,14 +71,14 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
 ///     If-None-Match = "*" / #entity-tag                         ; section 13.1.2
 /// ```
 fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> bool {
-    let mut lines = request.field_bytes(field);
+    let mut lines = request.fields.bytes(field);
     // Several field lines form one list, and `*` cannot be a member of a list.
     if (lines.next(), lines.next()) == (Some(&b"*"[..]), None) {
         return true;
     }
     // Section 13.1.2: If-None-Match MUST compare weakly. Section 13.1.1: If-Match MUST compare strongly.
     let takes_weak = field == "if-none-match";
-    let mut tags = request.field_bytes(field).flat_map(entity_tags);
+    let mut tags = request.fields.bytes(field).flat_map(entity_tags);
     tags.any(|(is_weak, tag)| Some(tag) == entity_tag && (takes_weak || !is_weak))
 }
 
@@ -90,11 +90,9 @@ fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> boo
 ///     suffix-range = "-" suffix-length
 /// ```
 fn parse_range(value: &str, size: u64) -> Selection {
-    let Some((unit, range)) = value.split_once('=') else {
-        return Selection::Whole;
-    };
     // RFC 9110 section 14.2: MUST ignore a range unit that the server does not understand.
-    let Some((first, last)) = range.split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes")) else {
+    let range = value.split_once('=').filter(|(unit, _)| unit.eq_ignore_ascii_case("bytes"));
+    let Some((first, last)) = range.and_then(|(_, range)| range.split_once('-')) else {
         return Selection::Whole;
     };
     let (first, last) = (first.trim_ascii(), last.trim_ascii());

@@ -11,7 +11,7 @@
 //! assert_eq!(request.method, Method::Get);
 //! assert_eq!((&*request.path, request.query), ("/v2/_catalog", Some("n=1")));
 //! assert_eq!(request.authority, Some("localhost:8080"));
-//! assert_eq!(request.field_lines("accept").next(), Some("*/*"));
+//! assert_eq!(request.fields.lines("accept").next(), Some("*/*"));
 //!
 //! assert_eq!(parse(&bytes[length..]), Ok(None), "it is incomplete");
 //! let rejection = parse(b"\x16\x03\x01").expect_err("it is TLS");
@@ -90,22 +90,10 @@ pub struct Request<'b> {
     /// (RFC 9110 section 9.3.6).
     pub has_body: bool,
     pub persistence: Persistence,
-    fields: Fields<'b>,
+    pub fields: Fields<'b>,
 }
 
 impl<'b> Request<'b> {
-    /// Iterates over the values of all field lines named `name`, in order. A value that is not UTF-8 becomes U+FFFD,
-    /// which is invalid in every field that this server uses.
-    pub fn field_lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
-        self.fields.lines(name)
-    }
-
-    /// Like [`Self::field_lines`], but with the values as bytes, which need not be UTF-8 (RFC 9110 section 5.5,
-    /// obs-text).
-    pub fn field_bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
-        self.fields.bytes(name)
-    }
-
     /// Returns the decoded value of the first query parameter named `name`. In `?n=1&last=a`, the value of `n` is `1`.
     pub fn parameter(&self, name: &str) -> Option<Cow<'b, str>> {
         let mut pairs = self.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
@@ -119,7 +107,7 @@ impl<'b> Request<'b> {
     /// the one with the largest weight counts.
     pub fn weights<const N: usize>(&self, types: [&str; N]) -> [u16; N] {
         let mut best = [(0, 0); N];
-        for range in self.field_bytes("accept").flat_map(list_members) {
+        for range in self.fields.bytes("accept").flat_map(list_members) {
             let mut parts = range.split(';').map(str::trim_ascii);
             let name = parts.next().unwrap_or_default();
             let is_weight = |part: &&str| part.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("q="));
@@ -220,7 +208,7 @@ fn parse_trimmed(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection
     let Some(line_end) = request_line_end(bytes)? else { return Ok(None) };
     // The request line is checked as soon as it is complete, because a client of HTTP/0.9 sends nothing after `GET /`.
     let line = parse_request_line(&bytes[..line_end])?;
-    let mut end = line_end;
+    let (mut end, mut field_lines) = (line_end, 0);
     loop {
         end = match find_line_end(bytes, end)? {
             Some(end) => end,
@@ -230,8 +218,9 @@ fn parse_trimmed(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection
             None => return Ok(None),
         };
         if bytes[..end].ends_with(b"\r\n\r\n") {
-            return Ok(Some((parse_head(&line, &bytes[line_end..end])?, end)));
+            return Ok(Some((parse_head(&line, &bytes[line_end..end], field_lines)?, end)));
         }
+        field_lines += 1;
     }
 }
 
@@ -285,10 +274,10 @@ fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> 
     }
 }
 
-/// Parses the field lines, up to the empty line, and the target.
-fn parse_head<'b>(line: &RequestLine<'b>, fields: &'b [u8]) -> Result<Request<'b>, Rejection> {
+/// Parses the field lines, of which there are `count`, up to the empty line, and the target.
+fn parse_head<'b>(line: &RequestLine<'b>, fields: &'b [u8], count: usize) -> Result<Request<'b>, Rejection> {
     let &RequestLine { method: method_name, target, is_http_1_0 } = line;
-    let fields = Fields::parse(fields)?;
+    let fields = Fields::parse(fields, count)?;
     let host = fields.host(is_http_1_0)?;
     let has_content = fields.has_content(is_http_1_0)?;
     let method = match method_name {
@@ -331,8 +320,8 @@ struct RequestLine<'b> {
 /// ```
 fn parse_request_line(line: &[u8]) -> Result<RequestLine<'_>, Rejection> {
     let line = str::from_utf8(line).map_err(|_| bad("the request line is not ASCII"))?;
-    let mut parts = line.strip_suffix("\r\n").unwrap_or(line).split(' ');
-    let (Some(method), Some(target), Some(version), None) = (parts.next(), parts.next(), parts.next(), parts.next())
+    let parts = line.strip_suffix("\r\n").unwrap_or(line).rsplit_once(' ');
+    let Some(((method, target), version)) = parts.and_then(|(rest, version)| Some((rest.split_once(' ')?, version)))
     else {
         return Err(bad("a request line is a method, a target and a version, separated by single spaces"));
     };
@@ -358,12 +347,10 @@ fn parse_request_line(line: &[u8]) -> Result<RequestLine<'_>, Rejection> {
 
 /// The field lines of a request.
 #[derive(PartialEq, Eq, Debug)]
-struct Fields<'b>(Vec<httparse::Header<'b>>);
+pub struct Fields<'b>(Vec<httparse::Header<'b>>);
 
 impl<'b> Fields<'b> {
-    fn parse(bytes: &'b [u8]) -> Result<Self, Rejection> {
-        // The last line is the empty line.
-        let count = bytes.split_inclusive(|&byte| byte == b'\n').count().saturating_sub(1);
+    fn parse(bytes: &'b [u8], count: usize) -> Result<Self, Rejection> {
         let mut lines = vec![httparse::EMPTY_HEADER; count.min(MAX_FIELDS)];
         // `httparse` refuses what a server must or may refuse by RFC 9112 sections 2.2, 5.1 and 5.2: a bare
         // CR, a space before the colon, a line that begins with white space, control characters.
@@ -376,11 +363,14 @@ impl<'b> Fields<'b> {
         }
     }
 
-    fn lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
+    /// Iterates over the values of all field lines named `name`, in order. A value that is not UTF-8 becomes U+FFFD,
+    /// which is invalid in every field that this server uses.
+    pub fn lines(&self, name: &str) -> impl Iterator<Item = &'b str> {
         self.bytes(name).map(|value| str::from_utf8(value).unwrap_or("\u{fffd}"))
     }
 
-    fn bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
+    /// Like [`Self::lines`], but with the values as bytes, which need not be UTF-8 (RFC 9110 section 5.5, obs-text).
+    pub fn bytes(&self, name: &str) -> impl Iterator<Item = &'b [u8]> {
         let lines = self.0.iter().filter(move |line| line.name.eq_ignore_ascii_case(name));
         lines.map(|line| line.value.trim_ascii())
     }
@@ -500,10 +490,8 @@ fn parse_target(text: &str, method: Method) -> Result<Target<'_>, Rejection> {
     if !is_percent_encoded(path_and_query) {
         return Err(bad("a percent sign in the target is not followed by two hexadecimal digits"));
     }
-    let (path, query) = match path_and_query.split_once('?') {
-        Some((path, query)) => (path, Some(query)),
-        None => (path_and_query, None),
-    };
+    let mut parts = path_and_query.splitn(2, '?');
+    let (path, query) = (parts.next().unwrap_or_default(), parts.next());
     // RFC 9110 section 4.2.3: an empty path is the same as `/`.
     let path = if path.is_empty() { "/" } else { path };
     Ok(Target { authority, path: percent_decode(path, PLAIN_IN_PATH), query })

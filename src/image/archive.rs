@@ -26,7 +26,7 @@ use std::io::{self, Read, Write};
 use serde_json::{Value, json};
 
 use crate::image::json::to_bytes;
-use crate::image::{Descriptor, Document, Image, NAME, OCI_INDEX, Platform, index, tar};
+use crate::image::{Descriptor, Document, Image, NAME, OCI, Platform, index, tar};
 
 /// Every user may read the files, and nobody may run them.
 const MODE: u32 = 0o644;
@@ -76,13 +76,13 @@ fn path(descriptor: &Descriptor) -> String {
 /// pinned image by a name with a digest. That name must be added after the import, with `ctr images tag`
 /// (`k8s/README.md`). `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
-    let mut entry = image.index.descriptor.to_json(OCI_INDEX);
+    let mut entry = image.index.descriptor.to_json(OCI.index);
     let annotations = json!({
         "io.containerd.image.name": format!("docker.io/library/{NAME}:latest"),
         "org.opencontainers.image.ref.name": "latest",
     });
     entry["annotations"] = annotations;
-    index(OCI_INDEX, vec![entry])
+    index(OCI.index, vec![entry])
 }
 
 /// Builds the list of images in a Docker archive.

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::image::digest::Digest;
 use crate::image::sbom::{self, CYCLONE_DX};
-use crate::image::{Descriptor, Document, Image, OCI_INDEX, OCI_MANIFEST, OCTET_STREAM, index, manifest};
+use crate::image::{Descriptor, Document, Image, OCI, OCTET_STREAM, index, manifest};
 
 /// All artifacts that refer to an image, and the documents that the artifacts share.
 pub struct Artifacts {
@@ -55,7 +55,7 @@ impl Artifacts {
         // Configs are documents as well, but nothing refers to them.
         let subjects = image.documents().filter(|document| document.descriptor.content_type != OCTET_STREAM);
         let referrers = subjects.map(|subject| Referrer::new(&subject.descriptor, &config, &bill)).collect();
-        let no_referrers = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![]));
+        let no_referrers = Document::json(OCI.index, &index(OCI.index, vec![]));
         Self { config, bill, referrers, no_referrers }
     }
 }
@@ -66,15 +66,15 @@ impl Referrer {
         let mut layer = bill.descriptor.to_json(CYCLONE_DX);
         // The name of the file, for a client that writes the layer to a file.
         layer["annotations"] = json!({ "org.opencontainers.image.title": "quinistry.cdx.json" });
-        let mut manifest = manifest(OCI_MANIFEST, config, vec![layer]);
+        let mut manifest = manifest(OCI.manifest, config, vec![layer]);
         manifest["artifactType"] = CYCLONE_DX.into();
         manifest["subject"] = subject.to_json(subject.content_type);
-        let manifest = Document::json(OCI_MANIFEST, &manifest);
+        let manifest = Document::json(OCI.manifest, &manifest);
 
-        let mut entry = manifest.descriptor.to_json(OCI_MANIFEST);
+        let mut entry = manifest.descriptor.to_json(OCI.manifest);
         // "The descriptors MUST include an artifactType field" (Listing Referrers).
         entry["artifactType"] = CYCLONE_DX.into();
-        let index = Document::json(OCI_INDEX, &index(OCI_INDEX, vec![entry]));
+        let index = Document::json(OCI.index, &index(OCI.index, vec![entry]));
         Self { subject: subject.digest, manifest, index }
     }
 }
