@@ -12,9 +12,9 @@ make. Delete it to start over. The steps are as follows. By default, all are run
     table    write the tables into client-faults.md, between its two marks
 
 A fourth step, `show`, prints each run: the requests, the last message, and the files that are left. --client and --rule
-limit `measure` and `show` to the clients and rules that contain TEXT.
+limit `measure` and `show` to the clients and rules whose names contain TEXT.
 
-A run starts a server with its rules, and the client with an empty store. The run records the lines of the server's log
+A run starts a server with the rules, and the client with an empty store. The run records the lines of the server's log
 with the time at which each one arrives, the client's output, and the files that the client leaves. If the first pull
 fails and only a first response was wrong, the client pulls again. All runs share one namespace for networks, mounts and
 processes, whose only network is the loopback interface. When this namespace ends, so does everything that was started
@@ -51,10 +51,11 @@ LIMIT = 150
 CROWD = 24
 # The shortest pause between two requests that a table shows, in seconds. The machine may cause shorter ones.
 PAUSE = 0.15
-# The number of bytes that are appended to the program. Field note: containers/image resumes a download for the second
-# time only if it has received 1 MiB since the first (bodyReaderMinimumProgress). A small layer would hide that.
+# The number of bytes that are appended to the program, to make its layer larger. Field note: containers/image resumes a
+# download for the second time only if it has received 1 MiB since the first (bodyReaderMinimumProgress). A small
+# layer would hide this.
 PADDING = 3 << 20
-# The size in bytes above which a file can only be a part of the layer.
+# The size in bytes above which a file that a client leaves can only be a part of the layer.
 LARGE = 10_000
 
 # --- The clients
@@ -161,7 +162,7 @@ def give_settings(sid):
     shutil.copy("/etc/resolv.conf", sid / "etc/resolv.conf")
     lines = output_of("apt-config", "dump").splitlines(keepends=True)
     wanted = [line for line in lines if re.match(r"Acquire::(https?::|Retries|ForceIPv)", line)]
-    # A mirror that is out of date also has a package of each client.
+    # A mirror whose index has expired is accepted, because it still has a package of each client.
     wanted.append('Acquire::Check-Valid-Until "false";\n')
     (sid / "etc/apt/apt.conf.d/90machine").write_text("".join(wanted))
     bundle = os.environ.get("SSL_CERT_FILE", "/etc/ssl/certs/ca-certificates.crt")
@@ -181,7 +182,7 @@ def make_chroot(folder):
     run("rm", "-rf", "--one-file-system", sid)
     run("debootstrap", "--variant=minbase", "sid", sid, mirror[1])
     give_settings(sid)
-    # A package must not start its daemon.
+    # This script keeps the packages from starting their daemons.
     (sid / "usr/sbin/policy-rc.d").write_text("#!/bin/sh\nexit 101\n")
     (sid / "usr/sbin/policy-rc.d").chmod(0o755)
     packages = " ".join(sorted({client.package for client in CLIENTS if client.sid} | {"docker-cli"}))
@@ -261,7 +262,7 @@ class Run:
         return {str(path.relative_to(self.dir)): path.stat().st_size for path in paths}
 
     def pull(self):
-        """Pulls. Returns the exit code (None if the client had to be killed) and the output."""
+        """Pulls the image. Returns the exit code (None if the client had to be killed) and the output."""
         client = self.start(self.client.pull, subprocess.PIPE)
         try:
             output, _ = client.communicate(timeout=LIMIT)
@@ -276,7 +277,7 @@ class Run:
         before, begin = self.files(), time.monotonic()
         code, output = self.pull()
         took = time.monotonic() - begin
-        # The log may be late, and a daemon may tidy up in the background.
+        # The end of the log may arrive late, and a daemon may tidy up in the background.
         time.sleep(1)
         left = {path: size for path, size in self.files().items() if before.get(path) != size}
         result = {"code": code, "took": took, "output": output, "left": left}
@@ -329,7 +330,7 @@ def measure(folder, is_wanted):
     results = json.loads(path.read_text()) if path.exists() else {}
     results["versions"] = {client.key(): version(folder, client) for client in CLIENTS}
     tasks = [(client, rules) for rules in RULES for client in CLIENTS if is_wanted(client, rules)]
-    # In the original order, the clients that wait under one rule would delay all others.
+    # In the original order, the clients that wait under the same rule would run at once, and delay all others.
     random.Random(1).shuffle(tasks)
     with concurrent.futures.ThreadPoolExecutor(CROWD) as pool:
         futures = {}
@@ -354,7 +355,7 @@ Request = collections.namedtuple("Request", "time method path status length faul
 
 
 def requests(result):
-    """Parses the log."""
+    """Returns the requests in the log of a run."""
     found = []
     for time, line in result["log"]:
         if match := LINE.search(line):
@@ -364,7 +365,7 @@ def requests(result):
 
 
 def requests_for(result, place):
-    """Returns the requests for a place of a rule in the first pull."""
+    """Returns the requests of the first pull for the place that a rule names."""
     text = "\n".join(line for _, line in result["log"])
     digests = dict(re.findall(r"^  (index|manifest|config|layer) +(sha256:[0-9a-f]{64})", text, re.MULTILINE))
     paths = {

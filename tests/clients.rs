@@ -1,7 +1,8 @@
-//! Real clients pull, run, and pull from what they run.
+//! Real clients: Docker, containerd, podman and skopeo pull the image, copy it, load it from an archive and run it, and
+//! umoci unpacks it. Clients also pull from the containers that they run.
 //!
-//! These tests need tools that may be missing; see `common::has_tool`. They pull only this program's image, and use
-//! only loopback addresses.
+//! Each test is skipped if its tools are missing (see `common::has_tool`), and most need root. They pull only this
+//! program's image, and use only loopback addresses and isolated networks (see `common/node.rs`).
 
 mod common;
 
@@ -14,7 +15,7 @@ use common::{
     run, sample, save, sha256, sibling, skip, this_test, tool,
 };
 
-/// A running container. Dropping the name of its image removes it.
+/// A running container. Dropping the [`ImageName`] from which it was created removes the container.
 struct Container(String);
 
 impl Container {
@@ -32,7 +33,7 @@ impl Container {
         lossy(&output.stderr).into_owned()
     }
 
-    /// Returns the name by which the host pulls the image that the container serves.
+    /// Returns the name under which the host can pull the image that the container serves.
     fn served_image(&self) -> ImageName {
         let published = docker(&["port", &self.0, "8080/tcp"]);
         let port = published.lines().next().and_then(|line| line.rsplit(':').next()?.parse().ok());
@@ -41,7 +42,7 @@ impl Container {
 }
 
 #[test]
-fn docker_pulls_runs_and_pulls_again_for_three_generations() {
+fn docker_pulls_the_same_image_from_three_generations_of_containers() {
     if !has_docker() {
         return;
     }
@@ -55,7 +56,7 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
         let container = Container::run(&images[generation], &locked_down);
         images.push(container.served_image());
         eventually("the container is ready", || container.log().contains("Listening on [::]:8080").then_some(()));
-        assert!(container.log().contains(&digest), "it packed itself to the same digest");
+        assert!(container.log().contains(&digest), "the container serves the digest of its parent");
         generations.push(container);
     }
     assert_eq!(images[3].pull(), digest, "the last container serves the same image");
@@ -63,7 +64,7 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
     assert!(again.contains("Image is up to date"), "{again}");
 
     for container in &generations {
-        // The kernel's own record: the process has this user and no capabilities.
+        // The kernel confirms that the process has this user and no capabilities.
         let status = format!("/proc/{}/status", container.inspect("{{.State.Pid}}"));
         if let Ok(status) = std::fs::read_to_string(status) {
             for line in ["Uid:\t65532\t65532", "Gid:\t65532\t65532", "CapEff:\t0000000000000000", "NoNewPrivs:\t1"] {
@@ -72,14 +73,14 @@ fn docker_pulls_runs_and_pulls_again_for_three_generations() {
         } else {
             skip("the processes of Docker's containers are not in this /proc");
         }
-        // Docker would kill it after one second, and the exit code would be 137.
+        // If the server ignored the signal, Docker would kill it after one second, and the exit code would be 137.
         docker(&["stop", "-t", "1", &container.0]);
         assert_eq!(container.inspect("{{.State.ExitCode}}"), "0");
     }
 }
 
 /// Starts a server with rules of `--fault`, and with a layer that no other test has. Docker does not request a layer
-/// that it has from another image.
+/// that it already has from another image, so a shared layer would hide the faults.
 fn start_with_own_layer(rules: &str) -> Server {
     let folder = Folder::new("fault");
     let file = folder.path("executable");
@@ -90,7 +91,7 @@ fn start_with_own_layer(rules: &str) -> Server {
 }
 
 #[test]
-fn docker_handles_harmless_faults_and_refuses_wrong_content() {
+fn docker_pulls_despite_harmless_faults_and_refuses_wrong_content() {
     if !has_docker() {
         return;
     }
@@ -117,7 +118,7 @@ fn docker_handles_harmless_faults_and_refuses_wrong_content() {
 }
 
 #[test]
-fn docker_finds_the_container_healthy_and_runs_it_as_any_user() {
+fn docker_reports_a_container_healthy_under_any_user_id() {
     if !has_docker() {
         return;
     }
@@ -134,14 +135,14 @@ fn docker_finds_the_container_healthy_and_runs_it_as_any_user() {
 }
 
 #[test]
-fn docker_push_fails_at_once_with_the_reason() {
+fn docker_push_fails_at_once_and_reports_that_the_registry_is_read_only() {
     if !has_docker() {
         return;
     }
     let server = Server::start();
     let image = ImageName::at(server.address.port());
     image.pull();
-    // Docker pushes only what the registry does not have yet.
+    // Docker pushes only what the registry does not have yet, so the image must be a new one.
     let other = ImageName(format!("{}:other", image.0));
     let container = docker(&["create", &image.0]);
     docker(&["commit", "--change", "LABEL other=1", &container, &other.0]);
@@ -154,13 +155,14 @@ fn docker_push_fails_at_once_with_the_reason() {
 }
 
 #[test]
-fn docker_loads_a_saved_image_and_its_container_saves_the_same_one() {
+fn docker_loads_a_saved_image_whose_container_saves_the_same_image() {
     if !has_docker() {
         return;
     }
     let folder = Folder::new("saved");
     let [saved, renamed, again] = ["saved.tar", "renamed.tar", "again.tar"].map(|name| folder.path(name));
-    // The name in the archive may already be in use. The new name has the same length, so that it fits.
+    // Docker may already have an image with the name in the archive, so the test replaces that name. The new name has
+    // the same length, so that the sizes in the archive stay correct.
     let name = format!("q{:08}", std::process::id());
     let with = ["--with", &sibling(&folder)];
     for with in [&[][..], &with] {
@@ -184,16 +186,16 @@ fn docker_loads_a_saved_image_and_its_container_saves_the_same_one() {
 }
 
 #[test]
-fn skipped_tests_are_counted_in_one_line_after_the_tests() {
+fn skipped_tests_are_counted_on_one_line_after_the_results() {
     let mut command = this_test();
-    // Runs three other tests, which need the same tool, without any tools.
+    // The names of three other tests contain this word. These tests need skopeo, which is not found without PATH.
     let output = command.arg("skopeo_").env("PATH", "").env_remove("CI").output().expect("the command starts");
     assert!(output.status.success(), "{output:?}");
     let line = "*** SKIPPED 3 times in clients (a test, or a part of one): 3 x `skopeo --version` fails (package skopeo) ***\n";
     assert_eq!(lossy(&output.stderr), line);
 }
 
-/// Returns a command for skopeo. If the user is not root, skopeo keeps its state in this directory.
+/// Returns a skopeo command. If the user is not root, skopeo keeps its state in this directory.
 fn skopeo_in(folder: &Folder) -> Command {
     let mut command = tool("skopeo");
     command.env("XDG_DATA_HOME", &folder.0).env("XDG_RUNTIME_DIR", &folder.0);
@@ -202,8 +204,8 @@ fn skopeo_in(folder: &Folder) -> Command {
 
 #[test]
 fn skopeo_reads_the_archive_as_an_oci_layout_and_as_a_docker_archive() {
-    // Field note: skopeo 1.9 changes the owner of what it unpacks.
-    if !has_tool("skopeo", &["--version"]) || !is_root("skopeo reads such an archive as root only") {
+    // Field note: skopeo 1.9 changes the owner of the files that it unpacks, which only root may do.
+    if !has_tool("skopeo", &["--version"]) || !is_root("skopeo can read such an archive only as root") {
         return;
     }
     let folder = Folder::new("archive");
@@ -220,7 +222,7 @@ fn skopeo_reads_the_archive_as_an_oci_layout_and_as_a_docker_archive() {
 }
 
 #[test]
-fn skopeo_inspects_and_copies_to_a_layout_and_back() {
+fn skopeo_inspects_the_image_and_copies_it_to_a_layout_and_back() {
     if !has_tool("skopeo", &["--version"]) {
         return;
     }
@@ -243,7 +245,7 @@ fn skopeo_inspects_and_copies_to_a_layout_and_back() {
     let (digest, _) = server.layer();
     let file = folder.0.join("plain").join(digest.strip_prefix("sha256:").expect("sha256"));
     assert_eq!(sha256(&std::fs::read(file).expect("a blob")), digest);
-    // If digests must be preserved, the layout has the served index.
+    // With --preserve-digests, the layout has the index that was served, byte for byte.
     let kept = format!("oci:{}", folder.path("kept"));
     let keep = ["copy", "--insecure-policy", "--src-tls-verify=false", "--all", "--preserve-digests"];
     skopeo(&[&keep[..], &[&remote, &kept]].concat());
@@ -276,7 +278,9 @@ fn podman_loads_the_archive_and_umoci_unpacks_it() {
     }
 }
 
-/// Field note: podman 4.3 that is not run by root leaves a process behind.
+/// Returns whether podman works and the tests run as root. If not, notes that the test is skipped.
+///
+/// Field note: podman 4.3 leaves a process behind if it is not run by root.
 fn has_podman() -> bool {
     has_tool("podman", &["--version"]) && is_root("podman would leave a process behind")
 }
@@ -289,12 +293,12 @@ fn podman_in(folder: &str, mut command: Command) -> Command {
     command
 }
 
-/// Returns a code block of the README with another registry.
+/// Returns the README's code block that contains `text`, with `registry` in place of the README's registry.
 fn readme_file(language: &str, text: &str, registry: &str) -> String {
     readme_block(language, text).replace("node1.example:5000", registry)
 }
 
-/// Writes a file for a host into a node's `--hosts-dir`.
+/// Writes the `hosts.toml` of a registry into the directory that a node passes to ctr's option `--hosts-dir`.
 fn hosts_file(node: &Node, host: &str, text: &str) {
     let folder = format!("{}/hosts/{host}", node.folder);
     std::fs::create_dir_all(&folder).expect("a new directory");
@@ -302,14 +306,15 @@ fn hosts_file(node: &Node, host: &str, text: &str) {
 }
 
 #[test]
-fn containerd_imports_the_archive_under_names_that_a_kubelet_looks_up() {
+fn containerd_imports_the_archive_under_the_names_that_a_kubelet_looks_up() {
     let Some(network) = Network::new("import") else { return };
     let node = network.node(1);
     let tagged = node.load();
     let digest = node.digest(&tagged);
     let line = run(quinistry().arg("digest"));
     assert_eq!(line, format!("quinistry@{digest}\n"));
-    // A kubelet looks for a pinned image by its digest. The README has this line.
+    // A kubelet looks up a pinned image by its digest. The README has this command, which adds the name with the
+    // digest.
     let tag = "images tag docker.io/library/quinistry:latest docker.io/library/$(quinistry digest)\n";
     assert!(README.contains(tag));
     let pinned = format!("docker.io/library/{}", line.trim());
@@ -318,12 +323,12 @@ fn containerd_imports_the_archive_under_names_that_a_kubelet_looks_up() {
 }
 
 #[test]
-fn containerd_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
+fn containerd_pulls_from_a_node_and_through_a_mirror_as_the_readme_describes() {
     let Some(network) = Network::new("hosts") else { return };
     let (holder, puller) = (network.node(1), network.node(2));
     let (digest, registry) = (holder.run(&holder.load()), holder.registry());
     let named = readme_file("toml", "/etc/containerd/certs.d/node1.example:5000/hosts.toml", &registry);
-    // A client that must try HTTPS first is refused at once, and then uses HTTP.
+    // A client that is configured to try HTTPS first is refused at once, and then uses HTTP.
     let secure_first = format!("[host.\"https://{registry}\"]\nskip_verify = true\n{named}");
     let mirror = readme_file("toml", "/etc/containerd/certs.d/docker.io/hosts.toml", &registry);
     for (host, text, image, logged) in [
@@ -345,7 +350,7 @@ fn containerd_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
 }
 
 #[test]
-fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
+fn docker_pulls_from_a_node_and_through_a_mirror_as_the_readme_describes() {
     let Some(network) = Network::new("docker") else { return };
     if !has_tool("dockerd", &["--version"]) || !has_tool("docker", &["--version"]) {
         return;
@@ -359,7 +364,8 @@ fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
     let socket = format!("unix://{socket}");
     let mut command = puller.command(&tool("dockerd"));
     command.args(["--config-file", &file, "--data-root", &data, "--exec-root", &state, "--pidfile", &pid_file]);
-    // This dockerd runs in its own network namespace. Otherwise it would remove the bridge of another dockerd.
+    // This dockerd runs in the node's network namespace. In the machine's namespace, it would remove the bridge of the
+    // machine's own dockerd.
     command.args(["--bridge", "none", "--iptables=false", "--ip6tables=false", "--storage-driver", "vfs"]);
     command.args(["--containerd", &format!("{}/socket", puller.folder), "--host", &socket]);
     let _daemon = Daemon::start(&mut command);
@@ -374,13 +380,13 @@ fn docker_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
         assert!(said.contains(&format!("Digest: {digest}")), "{said}");
         eventually(logged, || holder.log().contains(logged).then_some(()));
     }
-    // The test's own dockerd can load the archive under its own name.
+    // This dockerd has none of the user's images, so it can load the archive without a new name.
     let output = docker(&["load", "--input", &format!("{}/image.tar", holder.folder)]).expect("docker starts");
     assert_eq!(lossy(&output.stdout), "Loaded image: quinistry:latest\n");
 }
 
 #[test]
-fn podman_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
+fn podman_pulls_from_a_node_and_through_a_mirror_as_the_readme_describes() {
     let Some(network) = Network::new("podman") else { return };
     if !has_podman() {
         return;
@@ -396,18 +402,19 @@ fn podman_pulls_from_a_node_and_through_a_mirror_as_in_the_readme() {
             run(command.env("CONTAINERS_REGISTRIES_CONF", &file).args(arguments))
         };
         podman(&["pull", &image]);
-        // Field note: podman 5 may have the digest of the platform's manifest under `.Digest`.
+        // Field note: in podman 5, `.Digest` may be the digest of the platform's manifest, so the test reads all
+        // digests.
         let digests = podman(&["inspect", "--format", "{{.RepoDigests}}", &image]);
         assert!(digests.contains(&format!("@{digest}")), "{digests}");
     }
 }
 
-/// Starts a server that carries this program for two processors.
+/// Starts a server whose image holds this program for two processors.
 fn server_with_sibling(folder: &Folder) -> Server {
     Server::start_with(&["--with", &sibling(folder)])
 }
 
-/// Writes the image of two platforms to a file, and returns its digest.
+/// Writes the image for two platforms to a file, and returns the digest of the image.
 fn save_with_sibling(folder: &Folder, archive: &str) -> String {
     let with = ["--with", &sibling(folder)];
     save(archive, &with);
@@ -431,15 +438,16 @@ fn docker_pulls_the_requested_platform_and_reports_a_missing_one() {
         let output = pull(architecture);
         assert!(lossy(&output.stdout).contains(&format!("Digest: {digest}")), "{output:?}");
         assert_eq!(docker(&["inspect", "--format", "{{.Architecture}}", &image.0]), architecture);
-        docker(&["rmi", &image.0]); // Otherwise this image would lose its name to the next one, and would remain.
+        // Otherwise the next pull would take over the name, and this image would remain without a name.
+        docker(&["rmi", &image.0]);
     }
     let blobs = || server.log().matches("/blobs/").count();
     let before = blobs();
     let refused = pull("s390x");
     assert!(lossy(&refused.stderr).contains("no matching manifest"), "{refused:?}");
-    assert_eq!(blobs(), before, "docker notices this before it requests a blob");
+    assert_eq!(blobs(), before, "docker must fail before it requests a blob");
 
-    // The pulled image serves both platforms again, and the program is in PATH.
+    // A container of the pulled image serves both platforms, and has the program in its PATH.
     assert_eq!(image.pull(), digest);
     let container = Container::run(&image, &["--read-only"]);
     let child = container.served_image();
@@ -450,7 +458,7 @@ fn docker_pulls_the_requested_platform_and_reports_a_missing_one() {
 }
 
 #[test]
-fn skopeo_inspects_and_copies_every_platform_of_registry_and_archive() {
+fn skopeo_inspects_and_copies_every_platform_from_the_registry_and_the_archive() {
     if !has_tool("skopeo", &["--version"]) {
         return;
     }
@@ -471,7 +479,7 @@ fn skopeo_inspects_and_copies_every_platform_of_registry_and_archive() {
         let copy = folder.path(&number.to_string());
         let how = ["copy", "--insecure-policy", "--src-tls-verify=false", "--all", "--preserve-digests"];
         skopeo(&[&how[..], &[source, &format!("dir:{copy}")]].concat());
-        // In a `dir:` directory, every blob is a file that is named by its digest. Both layers must be there.
+        // In a `dir:` directory, every blob is a file whose name is the digest. Both layers must be there.
         let layers = server.layers();
         assert_eq!(layers.len(), 2);
         for (layer, _) in layers {
@@ -484,7 +492,7 @@ fn skopeo_inspects_and_copies_every_platform_of_registry_and_archive() {
 }
 
 #[test]
-fn podman_pulls_either_platform_under_one_digest() {
+fn podman_pulls_either_platform_under_the_same_digest() {
     if !has_podman() {
         return;
     }
@@ -501,7 +509,7 @@ fn podman_pulls_either_platform_under_one_digest() {
 }
 
 #[test]
-fn containerd_imports_an_archive_of_two_platforms_and_another_node_pulls_it() {
+fn containerd_imports_an_image_for_two_platforms_and_another_node_pulls_it() {
     let Some(network) = Network::new("platforms") else { return };
     let (holder, puller) = (network.node(1), network.node(2));
     let folder = Folder::new("containerd-platforms");

@@ -1,8 +1,10 @@
-//! What a compromised server could still do: these tests try each system call that the filter allows, and many that it
-//! does not.
+//! The filter of system calls, and what a compromised server could still do: these tests try each call that the filter
+//! allows, and many that it does not allow.
 //!
-//! Each call is made in a separate process, since some calls end the process. That process is this test program, with a
-//! variable that selects the call; see [`child`].
+//! Each call is made in a separate process, because some calls end the process. That process runs this test program
+//! again, and an environment variable selects the call (see [`a_child_process_makes_the_selected_call_and_exits`]).
+//!
+//! One test needs root, and one needs Docker. Without these, they are skipped.
 
 mod common;
 
@@ -14,10 +16,10 @@ use common::docker::{ImageName, docker, has_docker};
 use common::{Server, eventually, is_root, quinistry, system, this_test, tool};
 use quinistry::confinement::{self, RULES, Verdict};
 
-/// What happens to a call.
+/// What happens to a call in a confined process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Fate {
-    /// The kernel makes the call, or rejects its arguments.
+    /// The filter allows the call. The kernel makes it, or rejects its arguments.
     Heard,
     /// The filter makes the call fail.
     Refused,
@@ -32,17 +34,17 @@ const BAD: usize = usize::MAX;
 const ANY: [usize; 6] = [BAD; 6];
 const NONE: [usize; 6] = [0; 6];
 
-/// A call with its arguments, and what happens to it in a confined process.
+/// A call, its arguments, and what must happen to it.
 type Attempt = (c_long, [usize; 6], Fate);
 
-/// Returns a call with one argument that matters.
+/// Returns an attempt at a call of which the filter checks only this argument.
 const fn with(call: c_long, index: usize, argument: i32, fate: Fate) -> Attempt {
     let mut arguments = ANY;
     arguments[index] = argument.cast_unsigned() as usize;
     (call, arguments, fate)
 }
 
-/// Returns a call about a socket option.
+/// Returns an attempt to read or set a socket option.
 const fn option(call: c_long, level: i32, name: i32, fate: Fate) -> Attempt {
     let (_, mut arguments, _) = with(call, 1, level, fate);
     arguments[2] = name.cast_unsigned() as usize;
@@ -50,7 +52,8 @@ const fn option(call: c_long, level: i32, name: i32, fate: Fate) -> Attempt {
 }
 
 const ATTEMPTS: &[Attempt] = &[
-    // Responses, but no outgoing connections. MSG_FASTOPEN could connect a listener that is shut down for reading.
+    // A server may send responses, but open no connections. With MSG_FASTOPEN, `sendto` could connect a listener that
+    // is shut down for reading.
     with(libc::SYS_sendto, 3, libc::MSG_NOSIGNAL | libc::MSG_MORE, Heard),
     with(libc::SYS_sendto, 3, libc::MSG_FASTOPEN, Refused),
     with(libc::SYS_sendto, 3, libc::MSG_OOB | libc::MSG_NOSIGNAL, Refused),
@@ -65,7 +68,7 @@ const ATTEMPTS: &[Attempt] = &[
     option(libc::SYS_setsockopt, libc::SOL_SOCKET, libc::SO_LINGER, Heard),
     option(libc::SYS_setsockopt, libc::IPPROTO_TCP, libc::SO_LINGER, Refused),
     option(libc::SYS_setsockopt, libc::SOL_SOCKET, libc::SO_REUSEPORT, Refused),
-    // Memory, but no code.
+    // A server may allocate memory, but add no code.
     #[cfg(not(target_arch = "arm"))]
     with(libc::SYS_mmap, 2, libc::PROT_READ | libc::PROT_WRITE, Heard),
     #[cfg(not(target_arch = "arm"))]
@@ -96,7 +99,7 @@ const ATTEMPTS: &[Attempt] = &[
     with(libc::SYS_futex, 1, libc::FUTEX_WAKE, Heard),
     (libc::SYS_restart_syscall, ANY, Heard),
     (libc::SYS_exit_group, NONE, Heard),
-    // Other programs, processes and machines.
+    // Starting programs and processes, and connecting to other machines.
     (libc::SYS_execve, ANY, Ends),
     (libc::SYS_execveat, ANY, Ends),
     #[cfg(target_arch = "x86_64")]
@@ -108,7 +111,7 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_ptrace, ANY, Ends),
     (libc::SYS_socket, ANY, Ends),
     (libc::SYS_connect, ANY, Ends),
-    // Files.
+    // Opening and changing files.
     (libc::SYS_openat, ANY, Refused),
     (libc::SYS_openat2, ANY, Refused),
     (libc::SYS_unlinkat, ANY, Refused),
@@ -129,19 +132,19 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_sendmsg, ANY, Refused),
     (libc::SYS_recvmsg, ANY, Refused),
     (libc::SYS_splice, ANY, Refused),
-    // Sockets.
+    // Creating sockets, and finding out about them.
     (libc::SYS_socketpair, ANY, Refused),
     (libc::SYS_bind, ANY, Refused),
     (libc::SYS_listen, ANY, Refused),
     (libc::SYS_getpeername, ANY, Refused),
-    // Other processes.
+    // Reaching other processes.
     (libc::SYS_kill, ANY, Refused),
     (libc::SYS_tgkill, ANY, Refused),
     (libc::SYS_pidfd_open, ANY, Refused),
     (libc::SYS_process_vm_readv, ANY, Refused),
     (libc::SYS_process_vm_writev, ANY, Refused),
     (libc::SYS_getppid, ANY, Refused),
-    // Rights.
+    // Changing privileges and limits.
     (libc::SYS_setuid, ANY, Refused),
     (libc::SYS_capset, ANY, Refused),
     (libc::SYS_unshare, ANY, Refused),
@@ -153,16 +156,17 @@ const ATTEMPTS: &[Attempt] = &[
     (libc::SYS_rt_sigaction, ANY, Refused),
 ];
 
-/// What the child must try: the index of an attempt, or a word.
+/// The environment variable that selects what a child tries: the index of an attempt, or a word such as `abort`.
 const VARIABLE: &str = "QUINISTRY_ATTEMPT";
 
-/// If set, the child confines itself first.
+/// The environment variable that, if it is set, makes a child confine itself first.
 const CONFINED: &str = "QUINISTRY_CONFINED";
 
-/// In a child, exits with the error number of the call that it makes, or 0. Otherwise does nothing. The child must exit
-/// here, because a confined thread cannot end as threads of the test harness do.
+/// Makes the selected call if this process is the child of another test, and exits with the error number of the call,
+/// or with 0 if it succeeds. Otherwise does nothing. The child exits here because a confined thread cannot end as the
+/// threads of the test harness do.
 #[test]
-fn child() {
+fn a_child_process_makes_the_selected_call_and_exits() {
     let Some(wanted) = std::env::var_os(VARIABLE) else { return };
     let wanted = wanted.to_str().expect("text");
     if std::env::var_os(CONFINED).is_some() {
@@ -174,7 +178,8 @@ fn child() {
         "i386" => system::exit(system::call_as_i386()),
         #[cfg(target_arch = "x86_64")]
         "x32" => system::exit(system::call(libc::SYS_getppid | 0x4000_0000, NONE)),
-        // The larger blocks exceed what the allocator takes from the heap. All blocks grow, and then some are released.
+        // The allocator takes the smaller blocks from the heap, and asks the kernel for a mapping for each larger one.
+        // All blocks grow, and then some are released.
         "memory" => {
             let mut blocks: Vec<Vec<u8>> = (0..300).map(|size| vec![1; size * size * 10]).collect();
             for block in &mut blocks {
@@ -191,9 +196,10 @@ fn child() {
     }
 }
 
+/// Runs a child that makes a call, and returns its exit status.
 fn attempt(wanted: &str, is_confined: bool) -> ExitStatus {
     let mut command = this_test();
-    command.args(["--exact", "child"]).env(VARIABLE, wanted);
+    command.args(["--exact", "a_child_process_makes_the_selected_call_and_exits"]).env(VARIABLE, wanted);
     if is_confined {
         command.env(CONFINED, "");
     }
@@ -211,7 +217,7 @@ fn a_confined_process_can_make_the_calls_that_serving_needs_and_no_others() {
             _ => panic!("call {call}: {status}"),
         };
         assert_eq!(found, *fate, "call {call} with {arguments:x?}: {status}");
-        // Without the filter, the call is not refused.
+        // Without the filter, the call does not fail in this way.
         if *fate == Refused {
             assert_ne!(attempt(&index.to_string(), false).code(), Some(libc::ENOSYS), "call {call}");
         }
@@ -219,7 +225,7 @@ fn a_confined_process_can_make_the_calls_that_serving_needs_and_no_others() {
 }
 
 #[test]
-fn every_call_of_the_table_is_tried() {
+fn every_call_in_the_table_of_the_filter_is_tried() {
     for (call, verdict) in RULES {
         let fate = if *verdict == Verdict::Ends { Ends } else { Heard };
         assert!(ATTEMPTS.iter().any(|(tried, _, found)| (tried, *found) == (call, fate)), "call {call}");
@@ -232,8 +238,8 @@ fn a_confined_process_can_allocate_memory() {
 }
 
 #[test]
-fn a_confined_process_that_aborts_ends_by_a_signal() {
-    // These are the exit codes 134 and 139 in the table in main.rs.
+fn a_confined_process_that_aborts_is_killed_by_a_signal() {
+    // The table in main.rs lists these signals with their exit codes in a shell: 134 for SIGABRT, and 139 for SIGSEGV.
     assert_eq!(attempt("abort", false).signal(), Some(libc::SIGABRT));
     let signal = attempt("abort", true).signal();
     assert!(signal.is_some());
@@ -245,35 +251,37 @@ fn a_confined_process_that_aborts_ends_by_a_signal() {
 #[cfg(target_arch = "x86_64")]
 #[test]
 fn calls_through_the_interfaces_of_other_architectures_are_refused() {
-    // A kernel may lack the first of these interfaces. The process ends in either case.
+    // A kernel may lack the interface for i386. The process ends in either case.
     assert!(matches!(attempt("i386", true).signal(), Some(libc::SIGSYS | libc::SIGSEGV)));
     assert_eq!(attempt("x32", true).code(), Some(libc::ENOSYS));
 }
 
-/// Returns from /proc the kind of a process's filter, and whether the process is barred from gaining privileges.
+/// Returns two values from the text of `/proc/PID/status`: the kind of the process's filter, and whether the process
+/// can no longer gain privileges.
 fn confinement_of(status: &str) -> [Option<&str>; 2] {
     ["Seccomp:\t", "NoNewPrivs:\t"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)))
 }
 
+/// The values for a confined server: it has a filter (kind 2), and cannot gain privileges.
 const FULLY_CONFINED: [Option<&str>; 2] = [Some("2"), Some("1")];
 
 #[test]
 fn a_server_that_serves_is_confined() {
     let server = Server::start();
     server.ask("GET /v2/", &[]);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
     assert_eq!(confinement_of(&status), FULLY_CONFINED);
     assert!(!server.log().contains("Serving without a filter"), "{}", server.log());
 }
 
 #[test]
-fn a_server_that_is_not_run_by_root_is_confined() {
-    if !is_root("only root can become another user") {
+fn a_server_that_does_not_run_as_root_is_confined() {
+    if !is_root("only root can start a server as another user") {
         return;
     }
     let server = Server::start_as(quinistry().args(["--listen", "127.0.0.1:0"]).uid(65532).gid(65532));
     server.ask("GET /v2/", &[]);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("it runs");
+    let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
     assert_eq!(confinement_of(&status), FULLY_CONFINED);
 }
 
@@ -282,17 +290,17 @@ fn a_server_that_is_not_run_by_root_is_confined() {
 const DEADLY_IN_A_SERVICE: [c_long; 2] = [libc::SYS_seccomp, libc::SYS_close_range];
 
 #[test]
-fn a_server_whose_service_manager_forbids_seccomp_is_confined_by_prctl() {
+fn a_server_whose_service_manager_forbids_the_call_seccomp_is_confined_by_prctl() {
     let mut command = quinistry();
     system::with_deadly(command.args(["--listen", "127.0.0.1:0"]), &DEADLY_IN_A_SERVICE);
     let server = Server::start_as(&mut command);
     assert_eq!(server.ask("GET /v2/", &[]).status, 200);
-    assert_eq!(server.status("Seccomp_filters"), 2, "the service manager's and the server's own");
+    assert_eq!(server.status("Seccomp_filters"), 2, "the service manager's filter and the server's own");
     assert!(!server.log().contains("Serving without a filter"), "{}", server.log());
 }
 
 #[test]
-fn a_server_keeps_no_inherited_descriptor() {
+fn a_server_closes_the_descriptors_that_it_inherits() {
     let mut command = quinistry();
     let file = std::fs::File::open("/proc/version").expect("Linux has it");
     let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a free port");
@@ -300,7 +308,7 @@ fn a_server_keeps_no_inherited_descriptor() {
     system::with_descriptor(&mut command, &socket, 400);
     let server = Server::start_as(command.args(["--listen", "127.0.0.1:0"]));
     let folder = format!("/proc/{}/fd", server.pid());
-    let open: Vec<_> = std::fs::read_dir(&folder).expect("it runs").flatten().collect();
+    let open: Vec<_> = std::fs::read_dir(&folder).expect("the server runs").flatten().collect();
     assert!(open.len() > 3);
     for entry in open {
         let number: u32 = entry.file_name().to_str().and_then(|name| name.parse().ok()).expect("a number");
@@ -330,7 +338,7 @@ fn a_server_in_a_container_is_confined_whatever_the_container_allows() {
         eventually("the server listens", || log().contains("Listening on").then_some(()));
         let pid = docker(&["inspect", "--format", "{{.State.Pid}}", &id]);
         eventually("the server is confined", || {
-            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+            let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the server runs");
             (confinement_of(&status) == FULLY_CONFINED).then_some(())
         });
         docker(&["stop", "-t", "1", &id]);

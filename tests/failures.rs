@@ -1,21 +1,24 @@
 //! How the server handles failures of the system: each system call that it makes fails in turn, with each error that
-//! the call is documented to have.
+//! the call's manual page lists.
 //!
 //! Documents: strace(1), and section 2 of the manual pages for the errors of each call.
 //!
 //! strace injects the error instead of making the call. A first run without faults records the calls that the server
 //! makes, at start and while it serves. Then the first, second, third and last call of each kind fails, each in a
 //! separate run, and in another run every third call from the second on. Meanwhile a client requests everything,
-//! resumes after a connection was cut, and compares every byte. This finds a call that is missing in the table below,
-//! and a fault that
+//! resumes after a connection was cut, and compares every byte. A test fails if a call is missing from the table below,
+//! or if a fault
 //!
-//! * ends the start without a message;
-//! * cuts more connections than it hits, or changes a byte that a client receives;
+//! * ends the server at start without a message;
+//! * cuts more connections than there are failed calls, or changes a byte that a client receives;
 //! * makes the server retry forever;
-//! * keeps the server from ending at SIGTERM.
+//! * prevents the server from ending at SIGTERM.
 //!
-//! Deliberately absent: `brk`. It reports a failure by its result, which strace cannot inject. Its memory is limited
-//! instead.
+//! The tests that inject faults need strace, and one of them needs the right to attach strace to a running process.
+//! They are skipped without these.
+//!
+//! Deliberately absent: faults of `brk`, which strace cannot inject because `brk` reports a failure by the address that
+//! it returns. Another test limits the server's memory instead.
 
 mod common;
 
@@ -34,8 +37,8 @@ use common::{
 };
 use quinistry::budget::Budget;
 
-/// The errors of each call, from the manual pages. They include errors that only a mistake in the program's arguments
-/// can cause, because a filter of system calls may return any error.
+/// The errors of each call, from the manual pages. They include errors that only wrong arguments can cause, because a
+/// filter of system calls may make a call fail with any error.
 const ERRORS: &[(&str, &str)] = &[
     // Made by the C library before it calls `main`.
     ("arch_prctl", "EFAULT EINVAL ENODEV EPERM"),
@@ -73,7 +76,7 @@ const ERRORS: &[(&str, &str)] = &[
     ("bind", "EACCES EADDRINUSE EADDRNOTAVAIL EBADF EFAULT EINVAL ENOMEM ENOTSOCK"),
     ("listen", "EADDRINUSE EBADF ENOTSOCK EOPNOTSUPP"),
     ("getsockname", "EBADF EFAULT EINVAL ENOBUFS ENOTSOCK"),
-    // accept(2) lists the network's errors, from ENETDOWN on.
+    // From ENETDOWN on, these are errors of the network that were pending on the new socket (accept(2)).
     (
         "accept4",
         "EAGAIN EBADF ECONNABORTED EFAULT EINTR EINVAL EMFILE ENFILE ENOBUFS ENOMEM ENOTSOCK EOPNOTSUPP EPERM \
@@ -96,7 +99,7 @@ const ERRORS: &[(&str, &str)] = &[
     // The loop.
     ("epoll_create1", "EINVAL EMFILE ENFILE ENOMEM"),
     ("epoll_ctl", "EBADF EEXIST EINVAL ELOOP ENOENT ENOMEM ENOSPC EPERM"),
-    // The other errors mean wrong arguments. The server could only retry forever.
+    // Any other error of `epoll_wait` means that its arguments are wrong. The server could only retry forever.
     ("epoll_wait", "EINTR"),
     ("poll", "EFAULT EINTR EINVAL ENOMEM"),
     // Memory, limits and rights.
@@ -111,34 +114,34 @@ const ERRORS: &[(&str, &str)] = &[
 /// Calls that cannot fail, or whose failure strace cannot inject.
 const WITHOUT_FAULT: [&str; 5] = ["brk", "execve", "exit_group", "getpid", "restart_syscall"];
 
-/// How many servers run at the same time.
+/// The number of servers that run at the same time.
 const WORKERS: usize = 4;
 
-/// The maximum number of lines in a trace. A server that exceeds it retries something forever.
+/// The maximum number of lines in a trace. A longer trace means that the server retries something forever.
 const MAX_LINES: usize = 1000;
 
-/// The number of additional lines for each client of a crowd.
+/// The number of lines that each client of a crowd may add to a trace.
 const LINES_OF_CLIENT: usize = 20;
 
-/// The greatest number of times that a client reconnects.
+/// The maximum number of times that a client reconnects.
 const MAX_CUTS: usize = 100;
 
 /// How long a client waits before each request, so that the server becomes idle and writes its log.
 const BREATH: Duration = Duration::from_millis(3);
 
-/// How long a client waits for a server that cannot know that the client has sent something.
+/// How long a client waits for a response if the fault hides from the server that the client has sent something.
 const LIED_TO: Duration = Duration::from_millis(300);
 
-/// How many clients stay connected to provoke the calls in `OF_CROWD`: the table of clients outgrows the heap, and then
-/// grows again.
+/// The number of clients that stay connected to provoke the calls in `OF_CROWD`: the table of clients becomes too large
+/// for the heap, and then grows again.
 const CROWD: usize = 2200;
 const OF_CROWD: [&str; 3] = ["mmap", "mremap", "munmap"];
 
 /// The calls whose failure makes the C library end the process with its own message and exit code 127.
 const OF_C_LIBRARY: [&str; 2] = ["arch_prctl", "mprotect"];
 
-/// Writes a copy of the program without its debug information, which is three quarters of it, and returns its path. The
-/// copy packs itself, and so starts, faster.
+/// Writes a copy of the program without its debug information, and returns the path of the copy. Three quarters of the
+/// program are debug information, so the copy packs itself, and therefore starts, much faster.
 fn lean(folder: &Folder) -> String {
     const CLASS_64_LITTLE_ENDIAN: [u8; 2] = [2, 1];
     let mut executable = fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
@@ -151,7 +154,7 @@ fn lean(folder: &Folder) -> String {
         let segments = (0..count).map(|index| headers + index * size);
         let end = segments.map(|at| number(at + 8, 8) + number(at + 32, 8)).max().expect("there are segments");
         executable.truncate(end);
-        // The sections are gone, so the header must not refer to them.
+        // The copy has no table of sections, so the header must not refer to one.
         executable[40..48].fill(0);
         executable[60..64].fill(0);
     }
@@ -171,7 +174,7 @@ fn can_attach() -> bool {
     scope.map_or(true, |scope| scope.trim() == "0") || is_root("only root may attach strace to a process here")
 }
 
-/// A call, its error, and which of the calls fail, in the syntax of strace's `when`.
+/// A fault to inject: a call, its error, and which occurrences of the call fail, in the syntax of strace's `when`.
 struct Fault {
     call: &'static str,
     error: &'static str,
@@ -186,14 +189,14 @@ impl Display for Fault {
 }
 
 impl Fault {
-    /// Returns whether the error is a false statement about readiness. The kernel reports each event once, so the
-    /// server must believe EAGAIN until the next event, and may never send the response.
+    /// Returns whether the error falsely says that a socket is not ready. The kernel reports each event only once, so
+    /// the server then waits for the next event, and may never send the response.
     fn is_lie(&self) -> bool {
         self.error == "EAGAIN" && self.call != "read" && self.call != "write"
     }
 }
 
-/// What a client requests, and the content that it must receive.
+/// A path that a client requests, and the content that the client must receive.
 struct Page {
     path: String,
     content: Vec<u8>,
@@ -207,7 +210,7 @@ struct Site {
 }
 
 impl Site {
-    /// Records the contents from a server without faults.
+    /// Starts a server without faults, and records the content of each page.
     fn learn() -> Self {
         let folder = Folder::new("faults");
         let program = lean(&folder);
@@ -224,7 +227,7 @@ impl Site {
         Self { pages: pages.collect(), folder, program }
     }
 
-    /// Requests everything, and reconnects when a connection is cut. Returns the number of cuts.
+    /// Requests all pages, and reconnects when a connection is cut. Returns the number of cuts.
     fn visit(
         &self,
         address: SocketAddr,
@@ -292,8 +295,8 @@ impl Page {
     }
 }
 
-/// Returns whether no fault may cause this error. Such errors are a wrong byte, and a response that is missing after
-/// the client has waited for the full time.
+/// Returns whether this is an error that no fault may cause: a wrong byte, or a response that has not arrived although
+/// the client has waited for [`PATIENCE`].
 fn is_wrong(error: &io::Error, patience: Duration) -> bool {
     match error.kind() {
         ErrorKind::InvalidData => true,
@@ -333,15 +336,15 @@ fn upload(address: SocketAddr, patience: Duration) -> io::Result<()> {
     Ok(())
 }
 
-/// The output of strace, with a call in each line.
+/// The output of strace, with one call on each line.
 struct Trace(String);
 
 impl Trace {
-    /// Reads the trace once the process has ended.
+    /// Reads the trace when the process has ended, and removes its file.
     fn read(path: &str) -> Self {
         let read = || fs::read_to_string(path).ok().filter(|text| text.ends_with("+++\n"));
         let text = eventually("strace writes its last line", read);
-        fs::remove_file(path).expect("it is ours");
+        fs::remove_file(path).expect("the file is our own");
         Self(text)
     }
 
@@ -396,7 +399,7 @@ fn faults(lines: &[&str]) -> Vec<Fault> {
 }
 
 /// Returns whether this is a call with which a debug build of std checks that a descriptor is open. A release build
-/// does not make it.
+/// makes no such call.
 fn is_check(line: &str) -> bool {
     let is_standard = ["fcntl(0,", "fcntl(1,", "fcntl(2,"].iter().any(|start| line.starts_with(start));
     line.contains("F_GETFD") && !is_standard
@@ -456,8 +459,8 @@ enum Run {
     Ended(Option<i32>),
 }
 
-/// Returns an address that only the server with this number in this process uses. A free port chosen by the system
-/// could be taken by one of the many clients before the server listens. Clients do not use these addresses.
+/// Returns an address that only the server with this number in this process uses. If the system chose a free port, one
+/// of the many clients could take that port before the server listens. Clients do not use these addresses.
 fn address(number: usize) -> SocketAddr {
     let [_, high, middle, low] = std::process::id().to_be_bytes();
     ([127, 64 | high & 63, middle, low], 10_000 + number as u16).into()
@@ -500,7 +503,7 @@ fn start(site: &Site, number: usize, fault: Option<&Fault>) -> Result<(Run, Trac
 /// requests everything again, and stops the server.
 fn serve(site: &Site, number: usize, fault: Option<&Fault>, crowd: usize) -> Result<Trace, String> {
     let mut server = Server::start_as(quinistry_at(&site.program).args(["--listen", "127.0.0.1:0"]));
-    // The server listens before it serves. Its first response shows that it serves.
+    // The server listens before it is ready to serve. Its first response shows that it is ready.
     let first = server.connect_idle();
     std::thread::sleep(BREATH);
     let path = site.folder.path(&format!("{number}-trace"));
@@ -542,21 +545,21 @@ fn check_end(status: ExitStatus) -> Result<(), String> {
 }
 
 #[test]
-fn a_fault_at_start_is_survived_or_explained() {
+fn a_fault_at_start_is_survived_or_ends_the_server_with_a_message() {
     if !can_trace() {
         return;
     }
     let site = Site::learn();
-    let (run, trace, _) = start(&site, 0, None).expect("nothing fails");
+    let (run, trace, _) = start(&site, 0, None).expect("no fault is injected");
     assert!(matches!(run, Run::Served { cuts: 0 }));
     let mut calls = trace.calls();
-    calls.truncate(1 + calls.iter().position(|call| call.starts_with("seccomp(")).expect("it is confined"));
+    calls.truncate(1 + calls.iter().position(|call| call.starts_with("seccomp(")).expect("the server confines itself"));
     let tally = try_all(&faults(&calls), |fault, number| {
         let (run, trace, stderr) = start(&site, number, Some(fault))?;
         let survived = match run {
             Run::Served { cuts } => trace.check(cuts, MAX_LINES).map(|()| true)?,
             Run::Ended(Some(1)) if explanation(&stderr).is_some() => false,
-            // There was an explanation, but it could not be written.
+            // The server had a message, but could not write it.
             Run::Ended(Some(1)) if fault.call == "write" && trace.0.contains("write(2, \"quinistry: ") => false,
             Run::Ended(Some(127)) if OF_C_LIBRARY.contains(&fault.call) => false,
             Run::Ended(code) => return Err(format!("{code:?}: {stderr}")),
@@ -579,7 +582,7 @@ fn a_fault_while_serving_costs_at_most_the_request_that_it_hits() {
     let site = Site::learn();
     let crowd = CROWD.min(quinistry::system::raise_descriptor_limit().saturating_sub(500));
     let (few, many) = (serve(&site, 0, None, 0), serve(&site, 0, None, crowd));
-    let (few, many) = (few.expect("nothing fails"), many.expect("nothing fails"));
+    let (few, many) = (few.expect("no fault is injected"), many.expect("no fault is injected"));
     let is_of_crowd = |call: &str| OF_CROWD.iter().any(|of_crowd| call.starts_with(of_crowd));
     let few = few.calls().into_iter().filter(|call| !is_of_crowd(call));
     let many = many.calls().into_iter().filter(|call| is_of_crowd(call));
@@ -596,8 +599,8 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
     for (number, limit) in [system::with_data, system::with_address_space].into_iter().enumerate() {
         // The other tests use the lower numbers.
         let (address, stderr) = (address(5000 + number), site.folder.path("stderr"));
-        // At first, there is only the memory that the server reserves. Each further attempt has more, until there is
-        // also room for what the server already uses.
+        // The first attempt has only as much memory as the server reserves for its clients. Each further attempt has
+        // more, until the rest of the process also has room.
         let memory = Budget::of(u64::MAX, usize::MAX).needed_memory();
         let sizes = (0..).map(|step| (memory + step * 128 * 1024) as u64);
         let mut refused = 0;
@@ -616,18 +619,18 @@ fn a_server_that_starts_with_little_memory_can_serve_a_crowd() {
             refused += 1;
             None
         });
-        let mut server = started.next().expect("it starts with enough memory");
+        let mut server = started.next().expect("the server starts with enough memory");
         drop(started);
         assert!(refused > 0);
         let crowd = crowd(&server, address);
-        site.visit(address, PATIENCE, || false).expect("nothing fails");
+        site.visit(address, PATIENCE, || false).expect("no fault is injected");
         drop(crowd);
         server.signal(libc::SIGTERM);
         assert_eq!(check_end(server.0.wait().expect("our own child")), Ok(()));
     }
 }
 
-/// Makes the server hold as many incomplete heads and unread responses as it may.
+/// Makes the server hold as many incomplete heads and unread responses as its budget allows.
 fn crowd(server: &Background, address: SocketAddr) -> Vec<Client> {
     let limit = quinistry::system::raise_descriptor_limit().saturating_sub(500);
     let mut half_heads: Vec<_> = (0..6000.min(limit)).map(|_| Client::connect(address)).collect();
@@ -635,7 +638,7 @@ fn crowd(server: &Background, address: SocketAddr) -> Vec<Client> {
         client.send_request("GET /v2/", &[]);
         client.response_to("GET /v2/");
     }
-    // For the server, everything arrives at once.
+    // The clients send while the server is suspended, so that everything arrives at once.
     server.signal(libc::SIGSTOP);
     for (index, client) in half_heads.iter_mut().enumerate() {
         client.send(format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(index * 37 % 15_000)));

@@ -1,4 +1,4 @@
-//! Misbehaving clients, one kind at a time, while an honest client is served.
+//! Misbehaving clients, one kind at a time. Meanwhile, an honest client must be served.
 //!
 //! These tests use real sockets, signals and resource limits. Long deadlines are tested in `tests/connection.rs`, with
 //! a clock that the test sets.
@@ -20,7 +20,7 @@ use quinistry::run_queue::TURN_COST;
 
 const MANIFEST: &str = "GET /v2/quinistry/manifests/latest";
 
-/// What an honest client must receive, requested before the fault.
+/// What an honest client must receive, as it was before any client misbehaved.
 struct Honest {
     manifest: Response,
     layer_line: String,
@@ -47,12 +47,13 @@ impl Honest {
     }
 }
 
+/// Starts a server that may have this many descriptors open.
 fn with_limit(descriptors: usize) -> Server {
     Server::start_as(system::with_descriptors(&mut quinistry(), descriptors).args(["--listen", "127.0.0.1:0"]))
 }
 
 #[test]
-fn every_malformed_request_gets_one_response_and_a_clean_close() {
+fn every_malformed_request_receives_one_response_before_the_connection_is_closed_cleanly() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let long = "a".repeat(9000);
@@ -100,7 +101,7 @@ fn every_malformed_request_gets_one_response_and_a_clean_close() {
         assert_eq!(response.status, status, "{}", common::lossy(bytes));
         response.error_code();
         assert_eq!(response.field("connection"), Some("close"));
-        // The server discards this and closes the connection cleanly. A reset would make this fail.
+        // The server discards these bytes, and closes the connection cleanly. After a reset, `expect_end` would fail.
         client.send(after);
         client.expect_end();
         honest.is_served(&server);
@@ -108,7 +109,7 @@ fn every_malformed_request_gets_one_response_and_a_clean_close() {
 }
 
 #[test]
-fn request_content_is_never_taken_for_a_request() {
+fn the_content_of_a_request_is_never_mistaken_for_another_request() {
     let server = Server::start();
     let smuggled = request("GET /v2/_catalog", &[]);
     for head in [
@@ -127,7 +128,7 @@ fn request_content_is_never_taken_for_a_request() {
 }
 
 #[test]
-fn silent_and_slow_clients_are_closed_at_their_deadline() {
+fn silent_and_slow_clients_are_closed_after_ten_seconds() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let silent = server.connect();
@@ -135,7 +136,7 @@ fn silent_and_slow_clients_are_closed_at_their_deadline() {
     slow.send("GET /v2/ HTTP/1.1\r\nX: ");
     let mut idle = server.connect_idle();
     honest.is_served(&server);
-    // The silent client gets no response, and the slow one gets a 408.
+    // The slow client receives a 408, and the silent one receives no response.
     assert_eq!(slow.response_to("GET").status, 408);
     slow.expect_end();
     silent.expect_end();
@@ -156,11 +157,11 @@ fn thousands_of_idle_connections_cost_little_memory_and_no_cpu_time() {
     let added = server.status("VmRSS").saturating_sub(before);
     assert!(added * 10 <= count as u64 * 6, "{added} KiB for {count} connections");
     honest.is_served(&server);
-    // Wait until the server has finished what it had begun.
-    eventually("a server without requests is idle", || {
+    // Wait until the server has finished its work for the honest client.
+    eventually("the server is idle without requests", || {
         let ticks = server.cpu_ticks();
         std::thread::sleep(Duration::from_secs(2));
-        // A tick is 10 ms. The deadlines may be checked once in that time.
+        // A tick is 10 ms. In two seconds, the server may wake once to check deadlines.
         (server.cpu_ticks() <= ticks + 1).then_some(())
     });
     drop(clients);
@@ -168,7 +169,7 @@ fn thousands_of_idle_connections_cost_little_memory_and_no_cpu_time() {
 }
 
 #[test]
-fn thousands_of_silent_clients_do_not_keep_out_an_honest_one() {
+fn thousands_of_silent_clients_do_not_keep_an_honest_client_out() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
     let mut crowd: Vec<Client> = Vec::new();
@@ -199,11 +200,11 @@ fn thousands_of_silent_clients_do_not_keep_out_an_honest_one() {
 }
 
 #[test]
-fn a_client_whose_request_has_arrived_is_not_evicted_even_if_idle_longest() {
-    // There is room for 24 connections, and it is used up.
+fn a_client_whose_request_has_arrived_is_not_evicted_even_if_it_was_idle_the_longest() {
+    // There is room for 24 connections, and all places are taken.
     let server = with_limit(40);
     let mut idle: Vec<Client> = (0..24).map(|_| server.connect_idle()).collect();
-    // Wait until the server has checked that their responses have arrived.
+    // Wait until the server has checked that the responses to these clients have arrived.
     std::thread::sleep(Duration::from_millis(600));
     server.signal(libc::SIGSTOP);
     idle[0].send_request("GET /v2/", &[]);
@@ -220,11 +221,11 @@ fn a_client_whose_request_has_arrived_is_not_evicted_even_if_idle_longest() {
 
 #[test]
 fn clients_whose_requests_arrive_at_once_are_not_evicted_before_their_turn() {
-    // More clients than have a turn between two polls of the kernel.
+    // These are more clients than the server serves between two polls of the kernel.
     const PLACES: usize = 700;
     let server = with_limit(PLACES + 16);
     let mut clients: Vec<Client> = (0..PLACES).map(|_| server.connect_idle()).collect();
-    // Wait until the server has checked that their responses have arrived.
+    // Wait until the server has checked that the responses to these clients have arrived.
     std::thread::sleep(Duration::from_millis(600));
     server.signal(libc::SIGSTOP);
     let mut newcomers: Vec<Client> = (0..5).map(|_| server.connect()).collect();
@@ -239,13 +240,13 @@ fn clients_whose_requests_arrive_at_once_are_not_evicted_before_their_turn() {
 }
 
 #[test]
-fn stalled_readers_do_not_keep_out_an_honest_one() {
+fn stalled_readers_do_not_keep_an_honest_client_out() {
     let server = with_limit(64);
     let honest = Honest::learn(&server);
     let stalled: Vec<Client> = (0..64)
         .map(|_| {
             let mut client = server.connect();
-            // The responses are larger than the sockets' buffers, so one of them waits for its reader.
+            // The responses are larger than the sockets' buffers, so one of them has to wait for its reader.
             let lines = request(&honest.layer_line, &[]).repeat(30);
             let _ = client.stream.write_all(lines.as_bytes());
             client
@@ -258,7 +259,7 @@ fn stalled_readers_do_not_keep_out_an_honest_one() {
 }
 
 #[test]
-fn a_server_without_descriptors_waits_until_some_are_free() {
+fn a_server_that_has_used_up_its_descriptors_waits_until_some_are_free() {
     let server = Server::start();
     let own = server.open_descriptors();
     let is_open =
@@ -288,7 +289,7 @@ fn a_server_without_descriptors_waits_until_some_are_free() {
     server.wait_for_log("Cannot accept connections");
     let ticks = server.cpu_ticks();
     std::thread::sleep(Duration::from_secs(1));
-    assert!(server.cpu_ticks() - ticks < 20, "the server spins");
+    assert!(server.cpu_ticks() - ticks < 20, "the server must wait without spinning");
     assert_eq!(server.log().matches("Cannot accept connections").count(), 1, "the pause is logged once");
     server.limit_descriptors(hard_limit);
     assert_eq!(waiting.response_to(MANIFEST).content, honest.manifest.content);
@@ -296,7 +297,7 @@ fn a_server_without_descriptors_waits_until_some_are_free() {
 }
 
 #[test]
-fn stalled_readers_do_not_delay_fast_ones() {
+fn stalled_readers_do_not_delay_fast_readers() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let before = server.status("VmRSS");
@@ -335,7 +336,7 @@ fn stalled_readers_do_not_delay_fast_ones() {
 }
 
 #[test]
-fn stalled_readers_cost_the_kernel_a_bounded_amount_of_memory() {
+fn stalled_readers_cost_the_kernel_only_a_limited_amount_of_memory() {
     let server = Server::start();
     let honest = Honest::learn(&server);
     let lines = request(&honest.layer_line, &["Connection: close"]);
@@ -363,7 +364,8 @@ fn stalled_readers_cost_the_kernel_a_bounded_amount_of_memory() {
     });
     std::thread::sleep(Duration::from_millis(300)); // If there were room for more, the server would use it.
     let most = queues().into_iter().max().expect("there are some");
-    // 128 KiB, and one loopback packet.
+    // The limit is 128 KiB, and the last packet may exceed it by 64 KiB, the size of a packet on the loopback
+    // interface.
     assert!(most <= 192 * 1024, "{most} bytes for one reader; all queues a moment ago: {full:?}");
 }
 
@@ -410,15 +412,16 @@ fn a_light_client_is_not_delayed_by_many_heavy_ones() {
             Some(answered(log.get(size as usize..at).unwrap_or_default()))
         }));
     }
-    // With one queue, each client of the crowd would have a turn before each visit. The server forgets the cost of a
-    // client over time, also while it is stopped. So on a busy machine, some visits may wait for the crowd.
+    // With a single queue, each client of the crowd would have a turn before each visit. Over time, the server forgets
+    // what a client has cost, and time also passes while the server is suspended. So on a busy machine some visits may
+    // wait for the crowd, and the test only requires that a quarter of them do not.
     visits.sort_unstable();
     let waited = visits[visits.len() / 4];
     assert!(waited < CROWD * PER_TURN / 2, "{waited} requests of the crowd were answered first: {visits:?}");
 }
 
 #[test]
-fn steady_readers_receive_everything_even_if_others_wait() {
+fn slow_readers_that_keep_reading_receive_everything_even_if_others_wait() {
     // There is room for 24 connections, and there are 40 slow readers.
     let server = with_limit(40);
     let honest = Honest::learn(&server);
@@ -448,7 +451,7 @@ fn steady_readers_receive_everything_even_if_others_wait() {
 }
 
 #[test]
-fn requests_that_arrive_while_the_server_is_stopped_miss_no_deadline() {
+fn requests_that_arrive_while_the_server_is_suspended_miss_no_deadline() {
     let server = Server::start();
     let mut clients: Vec<Client> = (0..100).map(|_| server.connect_idle()).collect();
     let request = request(MANIFEST, &[]);
@@ -456,7 +459,8 @@ fn requests_that_arrive_while_the_server_is_stopped_miss_no_deadline() {
     for client in &mut clients {
         client.send(half);
     }
-    std::thread::sleep(Duration::from_millis(300)); // Wait until the server has read what has arrived.
+    // Wait until the server has read the first halves.
+    std::thread::sleep(Duration::from_millis(300));
     server.freeze();
     for client in &mut clients {
         client.send(rest);
@@ -475,20 +479,20 @@ fn a_server_that_can_accept_no_client_refuses_to_start() {
     let mut child = Background::start(command.stderr(Stdio::piped()));
     let status = eventually("the process ends", || child.0.try_wait().expect("our own child"));
     let mut said = String::new();
-    child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+    child.0.stderr.take().expect("the stream is piped").read_to_string(&mut said).expect("text");
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("too few open files"), "{said}");
 }
 
 #[test]
-fn incomplete_heads_do_not_fill_the_memory() {
+fn thousands_of_incomplete_heads_cost_little_memory() {
     let limit = quinistry::system::raise_descriptor_limit();
     let server = Server::start();
     let honest = Honest::learn(&server);
     let half = format!("GET /v2/ HTTP/1.1\r\nX: {}", "a".repeat(15_000));
     let mut crowd: Vec<Client> = (0..3000.min(limit - 200)).map(|_| server.connect_idle()).collect();
     let before = server.status("VmRSS");
-    // For the server, everything arrives at once.
+    // The clients send while the server is suspended, so that everything arrives at once.
     server.freeze();
     for client in &mut crowd {
         client.send(&half);
@@ -500,7 +504,7 @@ fn incomplete_heads_do_not_fill_the_memory() {
 }
 
 #[test]
-fn unread_responses_do_not_fill_the_memory() {
+fn a_thousand_clients_that_do_not_read_cost_little_memory() {
     let limit = quinistry::system::raise_descriptor_limit();
     let server = Server::start();
     let honest = Honest::learn(&server);
@@ -520,7 +524,7 @@ fn unread_responses_do_not_fill_the_memory() {
 }
 
 #[test]
-fn a_held_terminal_does_not_stop_the_server_and_later_shows_the_loss() {
+fn a_terminal_whose_output_is_held_does_not_stop_the_server_and_later_shows_how_many_lines_were_dropped() {
     const REQUESTS: usize = 3000;
     for is_held in [false, true] {
         let mut server = OnTerminal::start();
@@ -532,7 +536,7 @@ fn a_held_terminal_does_not_stop_the_server_and_later_shows_the_loss() {
         if is_held {
             server.hold();
         }
-        // The lines are more than the terminal and the log hold.
+        // These requests cause more lines than the terminal and the server can hold.
         for _ in 0..REQUESTS {
             client.send_request(MANIFEST, &[]);
             assert_eq!(client.response_to(MANIFEST).status, 200);
@@ -543,12 +547,12 @@ fn a_held_terminal_does_not_stop_the_server_and_later_shows_the_loss() {
         let told: usize = told.expect("a number");
         assert_eq!(shown.matches(MANIFEST).count() + told, REQUESTS);
         server.server.signal(libc::SIGTERM);
-        assert_eq!(server.server.0.wait().expect("our child").code(), Some(0));
+        assert_eq!(server.server.0.wait().expect("our own child").code(), Some(0));
     }
 }
 
 #[test]
-fn a_server_that_starts_on_a_held_terminal_serves() {
+fn a_server_that_starts_on_a_terminal_whose_output_is_held_serves() {
     let (mut person, program) = system::terminal();
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     system::hold(&mut person, &program);
@@ -560,11 +564,11 @@ fn a_server_that_starts_on_a_held_terminal_serves() {
 }
 
 #[test]
-fn a_log_that_is_read_loses_no_line_of_a_burst() {
-    // More lines than the server buffers, but fewer than the server and a pipe buffer together.
+fn a_log_that_is_being_read_loses_no_line_in_a_burst_of_requests() {
+    // Together, the clients cause more lines than the server can hold, but fewer than the server and a pipe can.
     const REQUESTS: usize = 26;
     let server = Server::start();
-    // Everything is in the backlog when the server continues.
+    // When the server resumes, all connections and requests are in its backlog.
     server.freeze();
     let requests = request("GET /v2/", &["User-Agent: in the backlog"]).repeat(REQUESTS);
     let clients: Vec<Client> = (0..64)
@@ -584,22 +588,22 @@ fn a_log_that_is_read_loses_no_line_of_a_burst() {
 }
 
 #[test]
-fn an_unread_log_does_not_stop_the_server_and_later_reports_the_loss() {
-    // `Server` would read the log.
+fn an_unread_log_does_not_stop_the_server_and_later_reports_how_many_lines_were_dropped() {
+    // This test cannot use `Server`, which would read the log.
     let port = free_port();
     let mut server = quinistry();
     server.args(["--listen", &format!("127.0.0.1:{port}")]).stderr(Stdio::piped());
     let mut server = Background::start(&mut server);
     let address = ([127, 0, 0, 1], port).into();
     eventually("the server listens", || TcpStream::connect(address).ok());
-    // A pipe holds 64 KiB, and these lines are ten times as long.
+    // A pipe holds 64 KiB. The log of these requests is about ten times as long.
     let mut client = Client::connect(address);
     for _ in 0..6000 {
         client.send_request(MANIFEST, &["User-Agent: somebody who has a long name for himself"]);
         assert_eq!(client.response_to(MANIFEST).status, 200);
     }
-    // Once somebody reads the log, it reports the loss.
-    let mut stderr = server.0.stderr.take().expect("it is piped");
+    // As soon as the log is read, it reports how many lines were dropped.
+    let mut stderr = server.0.stderr.take().expect("the stream is piped");
     let mut log = String::new();
     let mut bytes = [0; 4096];
     while !log.contains("Dropped") {
@@ -615,8 +619,9 @@ fn an_unread_log_does_not_stop_the_server_and_later_reports_the_loss() {
 }
 
 #[test]
-fn a_hundred_downloads_in_flight_complete_after_the_signal() {
-    // This is little enough for a busy machine to send in the grace period, and more than the sockets hold.
+fn a_hundred_downloads_in_flight_complete_after_sigterm() {
+    // This is little enough for a busy machine to send a hundred times within the grace period, but more than the
+    // sockets can hold.
     const SIZE: usize = 500_000;
     let mut server = Server::start();
     let honest = Honest::learn(&server);

@@ -1,4 +1,8 @@
-//! The image, from the perspective of the programs that unpack and run it.
+//! The image, from the perspective of the programs that unpack and run it: its config, manifests, indexes and layers,
+//! the archive that `save` writes, and what makes one image differ from another.
+//!
+//! Most tests make images of small files that look like executables. GNU tar and bsdtar unpack a layer if they are
+//! installed. Two tests need rustc, to show that a wrong build fails to compile.
 
 mod common;
 
@@ -58,7 +62,7 @@ fn the_config_has_everything_that_a_runtime_needs() {
 }
 
 #[test]
-fn configs_of_two_platforms_differ_only_in_architecture_and_executable() {
+fn the_configs_of_two_platforms_differ_only_in_architecture_and_executable() {
     let (contents, image) = sample::image(&[AMD64, ARM64]);
     let [mut amd64, mut arm64] =
         [&image.platforms[0], &image.platforms[1]].map(|platform| json(&platform.config.content));
@@ -150,9 +154,10 @@ fn every_document_has_the_digest_and_the_size_of_its_content() {
 }
 
 #[test]
-fn an_arm_executable_gets_its_variant() {
+fn an_image_for_32_bit_arm_names_the_variant_of_its_processor() {
     let mut executable = sample::executable(40);
-    executable[4] = 1; // A 32-bit file, whose table of program headers is at another offset.
+    // The header of a 32-bit file has the position, size and number of the program headers at other offsets.
+    executable[4] = 1;
     executable[28] = 64;
     executable[42] = 56;
     executable[44] = 1;
@@ -168,7 +173,7 @@ fn an_arm_executable_gets_its_variant() {
 }
 
 #[test]
-fn the_image_does_not_depend_on_the_platform_that_packs_it() {
+fn the_image_does_not_depend_on_the_platform_of_the_server_that_packs_it() {
     let (contents, image) = sample::image(&[AMD64, ARM64]);
     let (other_contents, other) = sample::image(&[ARM64, AMD64]);
     assert_eq!((image.own, other.own), (0, 1));
@@ -195,7 +200,7 @@ fn another_executable_makes_another_image() {
 }
 
 #[test]
-fn a_file_that_cannot_be_in_an_image_is_refused() {
+fn a_file_that_cannot_be_packed_is_refused_with_the_reason() {
     let executable = sample::executable(AMD64);
     let size = executable.len() as u64;
     for (bytes, size, reason) in [
@@ -206,13 +211,13 @@ fn a_file_that_cannot_be_in_an_image_is_refused() {
         (&executable, 1 << 33, "8589934592 bytes, more than".to_owned()),
     ] {
         let packed = Executable::check(bytes, size).and_then(|executable| executable.pack(Vec::new()));
-        let error = packed.expect_err("it cannot be in an image").to_string();
+        let error = packed.expect_err("the file cannot be packed").to_string();
         assert!(error.contains(&reason), "{error}");
     }
 }
 
-/// Returns the files of a tar archive. Checks that no file occurs twice, that each is in a directory that precedes
-/// it, and that blobs are named by their digests.
+/// Returns the files of a tar archive. Checks that no file occurs twice, that each is in a directory that precedes it,
+/// and that each blob is named after its digest.
 fn files(archive: &[u8]) -> HashMap<String, Vec<u8>> {
     let (mut files, mut directories) = (HashMap::new(), vec![String::new()]);
     for entry in tar::Archive::new(archive).entries().expect("a tar archive") {
@@ -229,7 +234,7 @@ fn files(archive: &[u8]) -> HashMap<String, Vec<u8>> {
         if let Some(encoded) = path.strip_prefix("blobs/sha256/") {
             assert_eq!(sha256(&content), format!("sha256:{encoded}"));
         }
-        assert!(files.insert(path, content).is_none(), "no file twice");
+        assert!(files.insert(path, content).is_none(), "no file may occur twice");
     }
     assert_eq!(directories, ["", "blobs/", "blobs/sha256/"]);
     files
@@ -263,7 +268,7 @@ fn an_archive_is_both_an_oci_layout_and_a_docker_archive() {
     let index = json!({ "schemaVersion": 2, "mediaType": oci_index, "manifests": [entry] });
     assert_eq!(json(&files["index.json"]), index);
 
-    // Docker's archive, which has the platform of the process that writes it.
+    // The Docker archive is for the platform of the program that writes it.
     let images = json(&files["manifest.json"]);
     assert_eq!(images.as_array().map(Vec::len), Some(1));
     assert_eq!(images[0]["RepoTags"], json!(["quinistry:latest"]));
@@ -275,7 +280,7 @@ fn an_archive_is_both_an_oci_layout_and_a_docker_archive() {
 }
 
 #[test]
-fn gnu_tar_and_bsdtar_unpack_the_layer_to_an_executable_owned_by_root() {
+fn gnu_tar_and_bsdtar_unpack_the_layer_and_list_root_as_the_owner() {
     let (_, layer) = sample::packed();
     for name in ["tar", "bsdtar"] {
         if !has_tool(name, &["--version"]) || !has_tool("gzip", &["--version"]) {
@@ -307,7 +312,7 @@ fn a_program_that_is_not_linked_statically_does_not_compile() {
     let errors = |feature: &str| {
         let main = concat!(env!("CARGO_MANIFEST_DIR"), "/src/main.rs");
         let mut rustc = tool("rustc");
-        // The library is missing, so there are errors in both cases.
+        // rustc is not given the library, so it reports errors in both cases.
         rustc.args(["--edition=2024", "--emit=metadata=/dev/null", "-C", feature, main]);
         lossy(&rustc.output().expect("rustc starts").stderr).into_owned()
     };
@@ -322,12 +327,12 @@ fn a_program_that_is_not_linked_statically_does_not_compile() {
 }
 
 #[test]
-fn a_build_date_that_rfc_3339_cannot_write_does_not_compile() {
+fn a_build_date_that_rfc_3339_cannot_express_does_not_compile() {
     let folder = Folder::new("date");
     let build = |date: &str| {
         let clock = concat!(env!("CARGO_MANIFEST_DIR"), "/src/clock.rs");
         let mut rustc = tool("rustc");
-        // The compiler renames its output, which would replace a device such as /dev/null.
+        // rustc writes a temporary file and then renames it, so an output of /dev/null would replace that device.
         let metadata = format!("--emit=metadata={}", folder.path("metadata"));
         rustc.args(["--edition=2024", "--crate-type=lib", &metadata, clock]);
         let output = rustc.env("SOURCE_DATE_EPOCH", date).output().expect("rustc starts");

@@ -1,7 +1,9 @@
-//! The manifests in `k8s/`: Kubernetes accepts them, parent and child agree, and pinning works.
+//! The manifests in `k8s/`: they are valid, they agree with each other, and the command that pins them works.
 //!
 //! `data/daemonset-apps-v1.json` is the strict schema of Kubernetes 1.32, in which an unknown property is an error. It
 //! was generated from the `OpenAPI` document (Apache-2.0) by `openapi2jsonschema`. The descriptions were removed.
+//!
+//! Two tests need kubectl, which contacts no cluster, and are skipped without it.
 
 mod common;
 
@@ -27,12 +29,12 @@ fn errors(manifest: &Value) -> Vec<String> {
 }
 
 #[test]
-fn the_manifests_are_valid_as_they_are_and_pinned() {
+fn the_manifests_are_valid_both_as_written_and_pinned() {
     let (_, image) = sample::image(&[AMD64, ARM64]);
     for manifest in [PARENT, CHILD] {
         assert_eq!(errors(&parse(manifest)), [""; 0]);
         assert_eq!(errors(&parse(&pin(manifest, &image))), [""; 0]);
-        // The validator is strict enough to find a typing error.
+        // The validator is strict enough to notice a misspelling.
         for (name, wrong) in [("hostPort", "hostport"), ("8080", "eighty"), ("maxUnavailable", "maxSurges")] {
             assert_ne!(errors(&parse(&manifest.replacen(name, wrong, 1))), [""; 0], "{wrong}");
         }
@@ -64,7 +66,7 @@ fn pinning_changes_no_line_that_only_looks_like_an_image_or_an_architecture() {
 }
 
 #[test]
-fn the_command_prints_manifests_that_are_pinned_to_its_own_image() {
+fn the_command_k8s_prints_manifests_that_are_pinned_to_its_own_image() {
     let result = |arguments: &[&str]| {
         let output = quinistry().args(arguments).output().expect("the command starts");
         (output.status.code(), lossy(&output.stdout).into_owned())
@@ -134,7 +136,7 @@ fn a_pod_has_no_unnecessary_privileges() {
 }
 
 #[test]
-fn a_selector_matches_its_own_pods_and_their_grace_period_is_long_enough() {
+fn each_selector_matches_its_own_pods_whose_grace_period_is_long_enough() {
     for manifest in [PARENT, CHILD].map(parse) {
         let template = &manifest["spec"]["template"];
         let wanted = manifest["spec"]["selector"]["matchLabels"].as_object().expect("labels");
@@ -146,9 +148,10 @@ fn a_selector_matches_its_own_pods_and_their_grace_period_is_long_enough() {
     }
 }
 
-/// kubectl reads a manifest into its own types, changes it, and writes it again. Fields that these types lack are lost.
+/// Makes kubectl read each manifest into its own types, add a variable, and write the result. A field that these types
+/// lack would be lost.
 #[test]
-fn kubectl_reads_the_manifests_and_loses_nothing() {
+fn kubectl_reads_the_manifests_without_losing_any_field() {
     if !has_tool("kubectl", &["version", "--client"]) {
         return;
     }
@@ -168,7 +171,7 @@ fn kubectl_reads_the_manifests_and_loses_nothing() {
 }
 
 #[test]
-fn on_the_hosts_network_the_server_listens_on_its_host_port() {
+fn on_the_network_of_the_host_the_server_listens_on_its_host_port() {
     if !has_tool("kubectl", &["version", "--client"]) || !has_tool("bash", &["--version"]) {
         return;
     }

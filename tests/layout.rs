@@ -1,4 +1,5 @@
-//! The table of files in `src/lib.rs` is complete, and each file uses only files further down.
+//! Checks that the table of files in `src/lib.rs` is complete, and that each file uses only files further down. The
+//! check reads the source as text, and looks for uses only in `use` lines.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -64,22 +65,22 @@ fn files(folder: &Path) -> Vec<String> {
 }
 
 #[test]
-fn the_table_has_every_file_and_each_uses_only_files_further_down() {
+fn the_table_lists_every_file_and_each_file_uses_only_files_further_down() {
     let order = table();
     let mut expected: BTreeSet<String> = files(Path::new(SOURCE)).into_iter().collect();
-    // These two only declare modules.
+    // The files lib.rs and http.rs only declare modules.
     assert!(expected.remove("lib") && expected.remove("http"));
     assert_eq!(order.iter().cloned().collect::<BTreeSet<_>>(), expected);
 
     for file in &order {
-        let text = std::fs::read_to_string(format!("{SOURCE}/{file}.rs")).expect("it was just found");
+        let text = std::fs::read_to_string(format!("{SOURCE}/{file}.rs")).expect("the file was just found");
         let paths = imports(&text).into_iter().chain(submodules(file, &text));
         let used: BTreeSet<_> = paths.map(|path| module(&path, &order)).collect();
-        let level = |name: &String| order.iter().position(|other| other == name).expect("it is in the table");
+        let level = |name: &String| order.iter().position(|other| other == name).expect("the file is in the table");
         for other in &used {
             assert!(level(other) > level(file), "{file}.rs uses {other}.rs, which is above it");
         }
-        // A path outside of a `use` line would be a use that the table misses.
+        // A path outside of a `use` line would be a use that the check above does not see.
         let hidden = text.lines().find(|line| {
             let code = line.split("//").next().expect("a line has a beginning");
             code.contains("crate::") && !code.starts_with("use ") && !code.contains("$crate")

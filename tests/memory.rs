@@ -1,4 +1,8 @@
-//! How much memory clients can make the server and the kernel use, and which clients are closed when it is too much.
+//! How much memory clients can make the server and the kernel use, and which connections are closed when that memory
+//! runs out.
+//!
+//! The kernel's `/proc/net/tcp` shows how many bytes each socket has queued. Some tests limit the memory of a server by
+//! a control group. They need root, and are skipped if control groups cannot be created.
 
 mod common;
 
@@ -18,6 +22,7 @@ struct Row {
     is_owned: bool,
 }
 
+/// Returns the server's sockets, including those that no process has open.
 fn sockets(server: &Server) -> Vec<Row> {
     let port = format!(":{:04X}", server.address.port());
     let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux has it");
@@ -44,6 +49,7 @@ fn stalled(server: &Server, layer_line: &str, count: usize) -> Vec<Client> {
     clients
 }
 
+/// Starts a server that has room for this many connections.
 fn with_places(count: usize) -> Server {
     let mut command = quinistry();
     Server::start_as(system::with_descriptors(&mut command, count + 16).args(["--listen", "127.0.0.1:0"]))
@@ -53,7 +59,8 @@ fn with_places(count: usize) -> Server {
 struct Group(String);
 
 impl Group {
-    /// Creates a group with this name and a memory limit of 64 MiB. Returns `None` if that is not possible.
+    /// Creates a group with a memory limit of 64 MiB. If that is not possible, notes that the test is skipped, and
+    /// returns `None`.
     fn new(name: &str) -> Option<Self> {
         if !is_root("only root can create a control group") {
             return None;
@@ -72,6 +79,7 @@ impl Group {
         group
     }
 
+    /// Starts a server in the group.
     fn start(&self) -> Server {
         let mut command = quinistry();
         let members = std::fs::File::options().write(true).open(format!("{}/cgroup.procs", self.0));
@@ -91,17 +99,17 @@ impl Drop for Group {
 }
 
 #[test]
-fn the_bytes_queued_by_sockets_are_bounded_by_the_memory_of_the_control_group() {
+fn the_bytes_that_sockets_queue_are_limited_by_the_memory_of_the_control_group() {
     let Some(group) = Group::new("bounded") else { return };
     let server = group.start();
     let (digest, size) = server.layer();
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
     let stalled = stalled(&server, &layer_line, 1000);
     let queued: u64 = sockets(&server).iter().map(|row| row.queue).sum();
-    // 4 MiB, and 8 KiB for each reader.
+    // The limit is 4 MiB in all, and beyond that 8 KiB for each reader.
     assert!(queued <= 13 * MIB, "{queued} bytes for {} readers", stalled.len());
 
-    // Clients that read receive the whole layer, although each can have so little queued.
+    // Clients that read receive the whole layer, although each of them may have only a little queued.
     let reading: Vec<_> = (0..50)
         .map(|_| {
             let mut client = server.connect();
@@ -113,13 +121,13 @@ fn the_bytes_queued_by_sockets_are_bounded_by_the_memory_of_the_control_group() 
         })
         .collect();
     for reader in reading {
-        reader.join().expect("it gets the whole layer");
+        reader.join().expect("the reader receives the whole layer");
     }
     drop(stalled);
 }
 
 #[test]
-fn a_reader_that_waits_for_memory_when_the_server_stops_is_served() {
+fn a_reader_that_waits_for_memory_when_the_server_stops_still_receives_its_response() {
     let Some(group) = Group::new("stopped") else { return };
     let mut server = group.start();
     let (digest, _) = server.layer();
@@ -140,7 +148,7 @@ fn a_reader_that_waits_for_memory_when_the_server_stops_is_served() {
 }
 
 #[test]
-fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
+fn a_closed_connection_leaves_no_unsent_bytes_in_the_kernel() {
     let server = with_places(64);
     let (digest, _) = server.layer();
     let layer_line = format!("GET /v2/quinistry/blobs/{digest}");
@@ -155,8 +163,8 @@ fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
             client
         })
         .collect();
-    // The server evicts these clients for those that follow.
-    eventually("the last request is answered", || {
+    // The server evicts most of these clients, to make room for those that follow.
+    eventually("every request is in the log", || {
         let accepted = server.log().matches(&*layer_line).count();
         (accepted >= clients.len()).then_some(())
     });
@@ -167,7 +175,7 @@ fn a_connection_that_is_closed_leaves_nothing_in_the_kernel() {
 }
 
 #[test]
-fn newcomers_do_not_wait_for_any_number_of_stalled_readers() {
+fn newcomers_do_not_wait_even_if_stalled_readers_hold_every_place() {
     const PLACES: usize = 1000;
     let server = with_places(PLACES);
     let (digest, _) = server.layer();
@@ -189,22 +197,22 @@ fn newcomers_do_not_wait_for_any_number_of_stalled_readers() {
             client
         })
         .collect();
-    // The last readers may have had to wait until an earlier connection was closed.
+    // One or two pauses are allowed: the last readers may have had to wait until an earlier connection was closed.
     let waited = pauses(&server.ask("GET /metrics", &[])) - before;
-    assert!(waited <= 2, "newcomers waited {waited} times");
+    assert!(waited <= 2, "the server paused accepting {waited} times");
     drop((stalled, newcomers));
 }
 
 #[test]
-fn an_honest_incomplete_head_is_kept_while_unread_responses_fill_the_memory() {
+fn an_honest_client_can_finish_its_request_while_unread_responses_fill_the_memory() {
     let Some(group) = Group::new("full") else { return };
     let server = group.start();
     let request = request(MANIFEST, &[]);
     let (half, rest) = request.split_at(30);
     let many = request.repeat(4000);
     let mut crowd: Vec<Client> = Vec::new();
-    // Until connections have been closed several times, honest heads arrive in two pieces, with clients of the crowd
-    // between them.
+    // Honest heads arrive in two pieces, with ten clients of the crowd in between, until the log has reported a hundred
+    // times that a connection was closed because the memory is full.
     while server.log().matches("is full").count() < 100 {
         let mut honest = server.connect();
         honest.send(half);
@@ -214,7 +222,7 @@ fn an_honest_incomplete_head_is_kept_while_unread_responses_fill_the_memory() {
             let _ = client.stream.write_all(many.as_bytes());
             crowd.push(client);
         }
-        assert!(crowd.len() < 10_000, "the budget is never full");
+        assert!(crowd.len() < 10_000, "the memory is never full");
         honest.send(rest);
         assert_eq!(honest.response_to(MANIFEST).status, 200);
     }

@@ -1,4 +1,5 @@
-//! The metrics, as a monitoring system reads them.
+//! The metrics, as a monitoring system reads them. Two tests need Prometheus and its promtool, and are skipped without
+//! them.
 
 mod common;
 
@@ -12,10 +13,11 @@ use quinistry::image::VERSION;
 fn value(text: &str, sample: &str) -> u64 {
     let mut values = text.lines().filter_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
     let value = values.next().map_or(0, |value| value.parse().expect("a whole number"));
-    assert_eq!(values.next(), None, "{sample} twice");
+    assert_eq!(values.next(), None, "{sample} occurs twice");
     value
 }
 
+/// Requests the metrics, and returns them as text.
 fn metrics(client: &mut Client) -> String {
     client.send_request("GET /metrics", &[]);
     let response = client.response_to("GET /metrics");
@@ -25,7 +27,7 @@ fn metrics(client: &mut Client) -> String {
 }
 
 #[test]
-fn responses_are_counted_by_endpoint_and_status() {
+fn responses_are_counted_by_endpoint_and_status_code() {
     let server = Server::start();
     let mut client = server.connect();
     let (layer, size) = server.layer();
@@ -67,7 +69,7 @@ fn responses_are_counted_by_endpoint_and_status() {
 }
 
 #[test]
-fn connections_are_counted_by_how_they_ended() {
+fn closed_connections_are_counted_by_the_reason_for_closing_them() {
     let server = Server::start();
     let mut watcher = server.connect();
     let before = metrics(&mut watcher);
@@ -95,12 +97,13 @@ fn connections_are_counted_by_how_they_ended() {
 }
 
 #[test]
-fn the_metrics_have_the_version_the_image_and_the_memory() {
+fn the_metrics_include_the_version_the_digest_and_the_memory_in_use() {
     let server = Server::start();
     let text = metrics(&mut server.connect());
     let build = format!("quinistry_build_info{{version=\"{VERSION}\",digest=\"{}\"}}", server.manifest_digest());
     assert_eq!(value(&text, &build), 1);
-    let resident = eventually("the kernel counts in batches, for each processor", || {
+    // The kernel adds up its counts in batches, one for each processor. So two readings may differ for a while.
+    let resident = eventually("the metric is close to the memory in use", || {
         let told = value(&metrics(&mut server.connect()), "process_resident_memory_bytes") / 1024;
         told.abs_diff(server.status("VmRSS")).le(&512).then_some(told)
     });
@@ -111,7 +114,7 @@ fn the_metrics_have_the_version_the_image_and_the_memory() {
 }
 
 #[test]
-fn client_input_does_not_become_a_label() {
+fn nothing_that_a_client_sends_becomes_a_label() {
     let server = Server::start();
     let mut client = server.connect();
     let names = |text: &str| {
@@ -129,7 +132,7 @@ fn client_input_does_not_become_a_label() {
 }
 
 #[test]
-fn pauses_of_accepting_are_counted() {
+fn pauses_in_accepting_connections_are_counted() {
     let server = Server::start();
     server.connect_idle();
     let hard_limit = quinistry::system::raise_descriptor_limit();
@@ -143,7 +146,7 @@ fn pauses_of_accepting_are_counted() {
 }
 
 #[test]
-fn lines_that_the_log_dropped_are_counted() {
+fn lines_that_are_dropped_from_the_log_are_counted() {
     let port = free_port();
     let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
     let mut command = quinistry();
@@ -160,7 +163,7 @@ fn lines_that_the_log_dropped_are_counted() {
 }
 
 #[test]
-fn scrapes_are_not_logged() {
+fn requests_for_the_metrics_are_not_logged() {
     let server = Server::start();
     let mut client = server.connect();
     metrics(&mut client);
@@ -171,7 +174,7 @@ fn scrapes_are_not_logged() {
 }
 
 #[test]
-fn promtool_reports_no_problem() {
+fn promtool_finds_no_problem_in_the_metrics() {
     if !has_tool("promtool", &["--version"]) {
         return;
     }
@@ -182,11 +185,11 @@ fn promtool_reports_no_problem() {
     let mut child = Background::start(
         promtool.args(["check", "metrics"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()),
     );
-    child.0.stdin.take().expect("it is piped").write_all(text.as_bytes()).expect("it reads");
+    child.0.stdin.take().expect("the stream is piped").write_all(text.as_bytes()).expect("promtool reads its input");
     let mut said = String::new();
     for pipe in [
-        &mut child.0.stdout.take().expect("it is piped") as &mut dyn std::io::Read,
-        &mut child.0.stderr.take().expect("it is piped"),
+        &mut child.0.stdout.take().expect("the stream is piped") as &mut dyn std::io::Read,
+        &mut child.0.stderr.take().expect("the stream is piped"),
     ] {
         pipe.read_to_string(&mut said).expect("UTF-8");
     }
@@ -195,7 +198,7 @@ fn promtool_reports_no_problem() {
 }
 
 #[test]
-fn prometheus_scrapes_the_server() {
+fn prometheus_can_scrape_the_server() {
     if !has_tool("prometheus", &["--version"]) {
         return;
     }

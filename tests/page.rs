@@ -1,5 +1,6 @@
-//! The page for browsers: which clients get it, what it shows and links to, how it resists injection, and how a browser
-//! renders it.
+//! The page for browsers: which clients receive it, what it shows and links to, how it resists injection, and how a
+//! browser renders it. The tests that render the page need chromium, and one needs tidy. Without these, they are
+//! skipped.
 
 mod common;
 
@@ -13,19 +14,19 @@ use sha2::{Digest, Sha256};
 const BROWSER: &str = "Accept: text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
 const CSS: &str = include_str!("../src/page.css");
 
-/// Asks for the page as a browser does.
+/// Returns the page, requested as a browser requests it.
 fn page(server: &Server) -> String {
     let response = server.ask("GET /", &[BROWSER]);
     assert_eq!(response.field("content-type"), Some("text/html; charset=utf-8"));
     String::from_utf8(response.content).expect("UTF-8")
 }
 
-/// Returns all texts between `before` and `after`.
+/// Returns each part of the text that is between `before` and `after`.
 fn between<'a>(text: &'a str, before: &'a str, after: &'a str) -> impl Iterator<Item = &'a str> {
     text.split(before).skip(1).filter_map(move |rest| rest.split(after).next())
 }
 
-/// Returns the text of HTML as a browser shows it, for the markup that the page uses.
+/// Returns the text that a browser shows for HTML. Understands only the markup that the page uses.
 fn shown(html: &str) -> String {
     let mut text = html.split('<').next().unwrap_or_default().to_owned();
     text.extend(html.split('<').skip(1).filter_map(|tag| tag.split('>').nth(1)));
@@ -33,7 +34,7 @@ fn shown(html: &str) -> String {
 }
 
 #[test]
-fn a_browser_gets_the_page_and_every_other_client_the_text() {
+fn a_browser_receives_the_page_and_every_other_client_receives_plain_text() {
     let server = Server::start();
     for (accept, is_page) in [
         // These are from Firefox and Safari, from Chromium, and from w3m.
@@ -72,7 +73,7 @@ fn a_browser_gets_the_page_and_every_other_client_the_text() {
         };
         assert_eq!((response.status, response.field("content-type")), (200, Some(media_type)), "{accept}");
         assert!(lossy(&response.content).starts_with(start), "{accept}");
-        // A cache must distinguish the two.
+        // A cache must distinguish the page from the text.
         assert_eq!(response.field("vary"), Some("Accept"), "{accept}");
     }
 }
@@ -84,7 +85,7 @@ fn lasting(response: &Response) -> Vec<Option<&str>> {
 }
 
 #[test]
-fn the_policy_allows_nothing_but_the_style_of_the_page() {
+fn the_content_security_policy_allows_nothing_but_the_style_of_the_page() {
     let server = Server::start();
     let response = server.ask("GET /", &[BROWSER]);
     let page = lossy(&response.content);
@@ -105,10 +106,10 @@ fn the_policy_allows_nothing_but_the_style_of_the_page() {
     assert_eq!(page.matches("url(").count(), page.matches("url(#").count());
     let head = server.ask("HEAD /", &[BROWSER]);
     assert_eq!((head.status, lasting(&head)), (response.status, lasting(&response)));
-    assert_eq!(head.field("content-length"), None, "the page is not generated only for its length");
+    assert_eq!(head.field("content-length"), None, "the page must not be generated only for its length");
 }
 
-/// RFC 4648 section 4.
+/// Encodes bytes in base64 (RFC 4648 section 4).
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let encode = |chunk: &[u8]| {
@@ -158,7 +159,7 @@ fn every_link_leads_to_what_it_names() {
     }
 }
 
-/// Returns what the page shows about a part, by the terms on the page.
+/// Returns what the page shows about a part of the image, as a map from each term to its description.
 fn facts(part: &str) -> BTreeMap<String, String> {
     let terms = between(part, "<dt>", "</dt>").map(str::to_owned);
     terms.zip(between(part, "<dd>", "</dd>").map(shown)).collect()
@@ -176,7 +177,7 @@ fn dump(bytes: &[u8]) -> String {
 }
 
 #[test]
-fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
+fn the_page_shows_the_digest_the_size_and_the_first_bytes_of_each_part_of_the_image() {
     let server = Server::start();
     let page = page(&server);
     let picture = between(&page, "<svg viewBox", "</svg>").next().expect("the page has a picture");
@@ -187,15 +188,15 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
         let facts = facts(part);
         let content = match between(part, "href=\"/", "\"").next() {
             Some(path) if facts["Served"].starts_with("GET ") => server.ask(&format!("GET /{path}"), &[]).content,
-            _ => inside.remove(digest).expect("it is in the layer"),
+            _ => inside.remove(digest).expect("the content is in the layer"),
         };
         assert_eq!((&*sha256(&content), &*facts["Digest"]), (digest, digest));
         assert_eq!(facts["Size"].replace(',', ""), format!("{} bytes", content.len()));
         assert_eq!(facts["First bytes"], dump(&content));
-        let bytes = between(part, "<dt>First bytes</dt>", "</dd>").next().expect("its bytes");
+        let bytes = between(part, "<dt>First bytes</dt>", "</dd>").next().expect("the part shows its bytes");
         assert!(!bytes.contains('"'), "a quote is escaped: {bytes}");
         if content.starts_with(b"{") {
-            let text = between(part, "<pre><code>", "</code></pre>").next().expect("its text");
+            let text = between(part, "<pre><code>", "</code></pre>").next().expect("the part shows its text");
             assert_eq!(shown(text), lossy(&content));
         } else if content.starts_with(b"\x1f\x8b") {
             let mut archive = Vec::new();
@@ -206,7 +207,7 @@ fn each_part_of_the_image_has_its_digest_its_size_and_its_first_bytes() {
         }
         if count < 6 {
             let link = format!("<a href=\"#{digest}\"");
-            let drawn = between(picture, &link, "</a>").next().expect("it is drawn");
+            let drawn = between(picture, &link, "</a>").next().expect("the part is in the picture");
             let text: String = shown(drawn).split_whitespace().collect();
             let bytes: String = facts["First bytes"].split_whitespace().take(16).collect();
             assert!(text.contains(&digest[..27]) && text.contains(&bytes[..16]), "{text}");
@@ -225,7 +226,7 @@ fn the_squares_of_the_picture_are_to_scale() {
     let mut scales = Vec::new();
     for part in between(picture, "<a href", "</a>") {
         let size = between(part, "text-anchor=\"end\">", " bytes").next().expect("a size").replace(',', "");
-        let square = between(part, "<rect class=\"", "/>").nth(1).expect("the first is the area to click");
+        let square = between(part, "<rect class=\"", "/>").nth(1).expect("a square, after the area to click");
         let number = |name| between(square, name, "\"").next().and_then(|number| number.parse::<f64>().ok());
         let (width, height) = (number(" width=\""), number(" height=\""));
         assert_eq!(width, height);
@@ -241,7 +242,7 @@ fn the_squares_of_the_picture_are_to_scale() {
 }
 
 #[test]
-fn client_input_gets_into_no_command_and_no_page() {
+fn nothing_that_a_client_sends_can_change_the_commands_or_the_markup() {
     let server = Server::start();
     let ask = |target: &str, host: &str, accept: &str| {
         let mut client = server.connect();
@@ -254,7 +255,7 @@ fn client_input_gets_into_no_command_and_no_page() {
             ("192.0.2.1:5000", true),
             ("localhost", true),
             ("registry-1.example", true),
-            // Docker 20.10 refuses these names, and a command would take the first one for an option.
+            // Docker 20.10 refuses these names, and a command would mistake the first one for an option.
             ("-v.example", false),
             ("registry-.example", false),
             ("registry..example", false),
@@ -280,7 +281,7 @@ fn client_input_gets_into_no_command_and_no_page() {
             assert_eq!(text.contains("docker pull localhost:8080/quinistry\n"), !is_shown, "{host}");
             assert!(is_shown || host == "localhost:" || !text.contains(host), "{host}");
         }
-        // The target has another host and a query.
+        // A target may also contain a host and a query.
         let response = ask("http://$(reboot)/?%3Cscript%3Ealert(1)", "localhost", accept);
         assert_eq!(response.status, 200);
         for word in ["reboot", "alert", "%3Cscript"] {
@@ -300,7 +301,7 @@ fn client_input_gets_into_no_command_and_no_page() {
 }
 
 #[test]
-fn the_figures_are_up_to_date() {
+fn the_figures_on_the_page_are_up_to_date() {
     let server = Server::start();
     let figures = || facts(between(&page(&server), "<dl class=\"figures\">", "</dl>").next().expect("a list"));
     let before = figures();
@@ -335,7 +336,7 @@ fn colours() -> [BTreeMap<&'static str, [f64; 3]>; 2] {
     })
 }
 
-/// WCAG 2.2, "contrast ratio".
+/// Returns the contrast ratio of two colours, as WCAG 2.2 defines it.
 fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
     let luminance = |colour: [f64; 3]| {
         let linear = |c: f64| if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) };
@@ -378,7 +379,7 @@ fn tidy_finds_no_error_in_the_page() {
         std::fs::write(&path, page).expect("the file can be written");
         let output = tool("tidy").args(["-quiet", "-errors", &path]).output().expect("the command starts");
         let said = lossy(&output.stderr);
-        // tidy takes a link in SVG for an obsolete HTML element.
+        // tidy mistakes a link in SVG for an HTML element, and calls one of its attributes proprietary.
         let is_wrong = |line: &&str| !line.contains("<a> proprietary attribute");
         assert_eq!(said.lines().find(is_wrong), None, "{said}");
     }
@@ -400,7 +401,7 @@ fn chromium(folder: &Folder, scheme: &str, size: (u32, u32), arguments: &[&str])
 }
 
 const SCHEMES: [&str; 2] = ["light", "dark"];
-/// A phone and a desktop.
+/// The widths of a phone and of a desktop, in pixels.
 const WIDTHS: [u32; 2] = [390, 1280];
 
 #[test]
@@ -420,15 +421,16 @@ fn a_browser_shows_the_page_and_logs_no_error() {
             let picture = std::fs::read(&path).expect("a screenshot");
             // A PNG file has its width at a fixed offset.
             assert_eq!(picture[16..20], width.to_be_bytes());
-            assert!(!pictures.contains(&picture), "two screenshots are the same");
+            assert!(!pictures.contains(&picture), "no two screenshots may be the same");
             pictures.push(picture);
         }
     }
     assert!(server.log().contains("Serving welcome"));
 }
 
-/// A page of another origin that sends requests to a registry. For each request, its title gets the status, the digest
-/// and link that the page can read, and the length of the content, or else the name of the error.
+/// A page of another origin that sends requests to a registry, and lists the outcomes in its title. The outcome of a
+/// request is the status, the digest and the link that the page can read, and the length of the content, or else the
+/// name of the error.
 const READ: &str = r#"<!DOCTYPE html><title></title><script>
 const ask = (method, path, fields = {}) => {
   const request = new XMLHttpRequest();
@@ -454,13 +456,13 @@ document.title = [
 </script>"#;
 
 #[test]
-fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
+fn a_page_of_another_origin_can_read_responses_under_v2_and_no_others() {
     if !has_tool("chromium", &["--version"]) {
         return;
     }
     let (server, folder) = (Server::start(), Folder::new("origin"));
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let other = format!("http://{}/", listener.local_addr().expect("it is bound"));
+    let other = format!("http://{}/", listener.local_addr().expect("the listener is bound"));
     let html = READ.replace("REGISTRY", &format!("http://{}", server.address));
     // This thread serves the page until the test ends.
     std::thread::spawn(move || {
@@ -491,7 +493,7 @@ fn a_page_of_another_origin_can_read_what_is_under_v2_and_nothing_else() {
 }
 
 /// A script that measures a copy of the page, which has no policy against scripts. The title becomes the scheme, the
-/// widths of the window and of the page, the lowest contrast of a text, the number of links that can have the focus,
+/// widths of the window and of the page, the lowest contrast of any text, the number of links that can take the focus,
 /// the number of all links, and a list of problems.
 const MEASURE: &str = r"<script>
 const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
@@ -540,7 +542,7 @@ fn the_page_fits_a_phone_and_a_desktop_and_is_readable() {
         let page = page(&Server::start_with(arguments)).replace("<details", "<details open") + MEASURE;
         let page = page.replace('&', "&amp;").replace('"', "&quot;");
         for width in WIDTHS {
-            // A window is at least 500 pixels wide. A frame can be narrower.
+            // A window of Chromium is at least 500 pixels wide. A frame can be narrower.
             let html = format!(
                 "<!DOCTYPE html><meta name=\"color-scheme\" content=\"light dark\">\
                  <iframe width=\"{width}\" height=\"800\" frameborder=\"0\" srcdoc=\"{page}\"></iframe>"

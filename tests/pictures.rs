@@ -3,7 +3,7 @@
 //! A picture is an SVG without scripts and fonts. It is shown as an image on pages that may be light or dark, so it
 //! has its own background, and colours for both.
 //!
-//! `QUINISTRY_DRAW=1 cargo test --test pictures` writes the files again.
+//! The command `QUINISTRY_DRAW=1 cargo test --test pictures` writes the files again.
 
 mod common;
 
@@ -39,7 +39,7 @@ impl Picture {
         self.0.push('\n');
     }
 
-    /// Adds a text. `more` has further attributes.
+    /// Adds a line of text. `more` has further attributes, each preceded by a space.
     fn text(&mut self, (x, y): (f64, f64), class: &str, more: &str, text: &str) {
         let text = text.replace('<', "&lt;");
         self.put(&format!("<text x=\"{x}\" y=\"{y}\" class=\"{class}\"{more}>{text}</text>"));
@@ -68,11 +68,12 @@ impl Picture {
             std::fs::write(&path, &self.0).expect("our own file");
         }
         let file = std::fs::read_to_string(&path).expect("the file is in the repository");
-        assert!(file == self.0, "{path} is out of date; QUINISTRY_DRAW=1 writes it again:\n{}", self.0);
+        assert!(file == self.0, "{path} is out of date, and QUINISTRY_DRAW=1 writes it again:\n{}", self.0);
     }
 }
 
-/// For each step, what the client wants to know, its request, and what it receives. Names stand for digests.
+/// For each step, what the client wants to know, its request, and what it receives. Names such as `<index>` stand for
+/// digests.
 const PULL: [[&str; 3]; 6] = [
     ["Is this a registry?", "GET /v2/", "yes, and it asks for no password"],
     ["What does the tag stand for today?", "HEAD /v2/quinistry/manifests/latest", "sha256:<index>"],
@@ -82,7 +83,7 @@ const PULL: [[&str; 3]; 6] = [
     ["What are its files?", "GET /v2/quinistry/blobs/sha256:<layer>", "a compressed tar, with the program"],
 ];
 
-/// Returns the digest for each name.
+/// Returns the digest for which each name stands.
 fn digests(server: &Server) -> [(&'static str, String); 4] {
     let digest = |value: &Value| value["digest"].as_str().expect("a digest").to_owned();
     let index = server.ask("GET /v2/quinistry/manifests/latest", &[]).json();
@@ -125,7 +126,7 @@ fn the_picture_of_a_pull_shows_the_requests_and_their_responses() {
     picture.compare("pull.svg");
 }
 
-/// Returns a number of bytes from the README's table of the build, such as that of `layer`.
+/// Returns a number of bytes from the README's table of the release build, such as the size of the `layer`.
 fn built(what: &str) -> u32 {
     let row = README.lines().find_map(|line| line.strip_prefix(&format!("| {what} | ")));
     let number = row.and_then(|row| row.split(' ').next()).expect("the README has it");
@@ -139,7 +140,7 @@ fn archived(file: u32) -> u32 {
 }
 
 #[test]
-fn the_size_of_a_tar_follows_from_that_of_the_program() {
+fn the_size_of_the_tar_follows_from_the_size_of_the_program() {
     let server = Server::start();
     let layer = server.ask(&format!("GET /v2/quinistry/blobs/{}", server.layer().0), &[]).content;
     let size = std::io::copy(&mut flate2::read::GzDecoder::new(&layer[..]), &mut std::io::sink());
@@ -153,7 +154,7 @@ fn the_picture_of_an_image_is_to_scale() {
     let server = Server::start();
     let steps = ["index", "manifest", "config"].map(|what| {
         let log = server.log();
-        let line = log.lines().find(|line| line.trim_start().starts_with(what)).expect("it is logged");
+        let line = log.lines().find(|line| line.trim_start().starts_with(what)).expect("the log lists the digests");
         line.split_whitespace().nth(2).and_then(|size| size.parse().ok()).expect("a size")
     });
     // Rounded to a tenth of a kilobyte, the documents have the same size in every build.

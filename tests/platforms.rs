@@ -1,4 +1,4 @@
-//! A server that also carries this program for another processor.
+//! A server that also includes this program for another processor (`--with`).
 //!
 //! The other program is a copy of the executable under test, with another processor in its header. It is packed and
 //! served, but never run.
@@ -45,7 +45,7 @@ fn every_command_includes_the_given_executable() {
 }
 
 #[test]
-fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
+fn a_file_that_cannot_be_included_is_reported_before_the_server_listens() {
     let folder = Folder::new("refused");
     let other = sibling(&folder);
     let own = env!("CARGO_BIN_EXE_quinistry");
@@ -84,7 +84,7 @@ fn a_file_that_cannot_be_carried_is_named_before_the_server_listens() {
 fn with_interpreter(executable: &str) -> Vec<u8> {
     let mut bytes = std::fs::read(executable).expect("the executable");
     let (table, size) = if bytes[4] == 2 { (32, 64) } else { (28, 52) };
-    assert_eq!(bytes[table], size, "where the program headers are");
+    assert_eq!(bytes[table], size, "the program headers must follow the file header");
     bytes[usize::from(size)..][..4].copy_from_slice(&3_u32.to_le_bytes());
     bytes
 }

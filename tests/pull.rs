@@ -1,4 +1,5 @@
-//! How an image is pulled, shown with plain sockets: what `docker pull localhost:8080/quinistry` does.
+//! How an image is pulled: what `docker pull localhost:8080/quinistry` does, step by step, with plain sockets. The
+//! tests use no other client, and end by running what they have pulled.
 
 mod common;
 
@@ -12,11 +13,11 @@ const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 
 #[test]
-fn a_pull_step_by_step_yields_a_program_that_serves_the_same_image() {
+fn a_pull_yields_a_program_that_serves_the_same_image() {
     let parent = Server::start();
     let pulled = pull(&parent);
 
-    // The pulled image has the program that served it.
+    // The pulled image holds the program that served it.
     let program = pulled.config["config"]["Entrypoint"][0].as_str().expect("a path");
     let executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("our own binary");
     assert!(pulled.files[program] == executable);
@@ -30,7 +31,7 @@ fn a_pull_step_by_step_yields_a_program_that_serves_the_same_image() {
 }
 
 #[test]
-fn three_generations_with_a_program_for_another_processor_have_one_digest() {
+fn three_generations_that_include_a_program_for_another_processor_have_one_digest() {
     let folder = Folder::new("carried");
     let mut server = Server::start_with(&["--with", &sibling(&folder)]);
     let pulled = pull(&server);
@@ -42,8 +43,8 @@ fn three_generations_with_a_program_for_another_processor_have_one_digest() {
     }
 }
 
-/// Does what a runtime does with an image: unpacks the files, and runs the command in the config. (A runtime would also
-/// make the directory the root directory of the program.)
+/// Starts a server from a pulled image as a runtime does: unpacks the files, and runs the command in the config. (A
+/// runtime would also make the directory the root directory of the program.)
 fn start(pulled: &Pulled, root: &Folder) -> Server {
     for (path, file) in &pulled.files {
         let path = root.path(path.trim_start_matches('/'));
@@ -64,7 +65,7 @@ fn start(pulled: &Pulled, root: &Folder) -> Server {
 struct Pulled {
     /// The digest of the index, by which people know the image.
     digest: String,
-    /// How to run it.
+    /// The config, which says how to run the image.
     config: Value,
     /// The files of all layers, by their paths.
     files: HashMap<String, Vec<u8>>,
@@ -118,7 +119,7 @@ fn pull(server: &Server) -> Pulled {
     let config = config.json();
     assert_eq!(config["architecture"], goarch());
 
-    // 7. Every layer. In this image, each layer has the program for one processor, and usually there is only one.
+    // 7. Every layer. In this image, each layer has the program for one processor. Usually, there is only one layer.
     let layers = manifest["layers"].as_array().expect("a list");
     let diff_ids = config["rootfs"]["diff_ids"].as_array().expect("a list");
     assert_eq!(layers.len(), diff_ids.len());

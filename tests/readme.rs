@@ -1,5 +1,5 @@
-//! The README: its commands work as printed (except for the ports), its links lead to something, and its limits are
-//! those of the program.
+//! The README: its commands work as printed (except for the ports), no link is broken, and its limits are those of the
+//! program. Tests of commands whose tools are missing are skipped.
 
 mod common;
 
@@ -32,7 +32,7 @@ fn run_script(script: &str) -> String {
     stdout.into_owned()
 }
 
-/// Returns a script for a server on this port. Port 8080 may be in use.
+/// Returns a script with this port instead of 8080, which may be in use.
 fn on_port(port: u16, script: &str) -> String {
     script.replace("localhost:8080", &format!("localhost:{port}"))
 }
@@ -51,7 +51,7 @@ fn the_commands_work_as_printed_except_for_the_ports() {
         assert!(said.contains(text), "{text:?} in {said}");
     }
     assert!(said.contains(&server.manifest_digest()));
-    // Each document ends on its own line.
+    // Each JSON document ends on a line of its own.
     assert_eq!(said.matches("\n}\n").count(), 4, "{said}");
 }
 
@@ -72,7 +72,8 @@ fn the_commands_for_docker_work_as_printed_except_for_the_ports() {
     for line in transcript.lines().filter_map(|line| line.strip_prefix("$ ")) {
         assert!(script.contains(line), "{line}");
     }
-    let printed = transcript.lines().find_map(|line| line.strip_prefix("Digest: ")).expect("it has two");
+    let printed =
+        transcript.lines().find_map(|line| line.strip_prefix("Digest: ")).expect("the transcript has digests");
     let mut expected = on_port(port, transcript).replace(printed, &server.manifest_digest());
     script = on_port(port, &script);
     let mut images = vec![ImageName::at(port)];
@@ -90,7 +91,7 @@ fn the_commands_for_docker_work_as_printed_except_for_the_ports() {
 }
 
 #[test]
-fn every_rule_of_a_fault_is_valid() {
+fn every_fault_rule_in_the_readme_is_valid() {
     let options = README.split("--fault ").skip(1).filter_map(|rest| rest.split([' ', '`']).next());
     let variables = README.split("QUINISTRY_FAULT='").skip(1).filter_map(|rest| rest.split('\'').next());
     let rules: Vec<_> = options.filter(|rule| rule.contains('=')).chain(variables).collect();
@@ -101,7 +102,7 @@ fn every_rule_of_a_fault_is_valid() {
 }
 
 #[test]
-fn every_block_of_commands_is_run_somewhere() {
+fn every_block_of_commands_in_the_readme_is_run_somewhere() {
     // The tests above and those of the Kubernetes manifests run some of the blocks. Of the others, the first is run by
     // hand, `tests/targets.sh` runs those of rustup in another form, and the gate runs the rest.
     let elsewhere = ["curl", "docker ", "kubectl patch"];
@@ -123,7 +124,7 @@ fn every_block_of_commands_is_run_somewhere() {
 }
 
 #[test]
-fn the_limits_are_the_constants() {
+fn the_limits_in_the_readme_are_those_of_the_program() {
     let seconds = |duration: Duration| format!("{} s", duration.as_secs());
     let most = Budget::of(u64::MAX, usize::MAX);
     let mut rows = String::new();
@@ -161,12 +162,12 @@ fn the_limits_are_the_constants() {
 }
 
 #[test]
-fn the_oldest_compiler_that_the_readme_names_compiles_the_program() {
+fn the_program_compiles_with_the_oldest_compiler_that_the_readme_names() {
     let oldest = env!("CARGO_PKG_RUST_VERSION");
     assert!(README.contains(&format!("Rust {oldest} or later")));
     let cargo = |arguments: &[&str]| {
         let mut command = tool("cargo");
-        // rustup would download a missing toolchain.
+        // Otherwise rustup would download a missing toolchain.
         command.env("RUSTUP_AUTO_INSTALL", "0").arg(format!("+{oldest}")).args(arguments);
         command.current_dir(env!("CARGO_MANIFEST_DIR")).output().is_ok_and(|output| output.status.success())
     };
@@ -193,7 +194,7 @@ fn anchors(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn every_link_leads_to_something_and_the_contents_are_complete() {
+fn no_link_is_broken_and_each_table_of_contents_is_complete() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let read = |path: &Path| std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
     let mut count = 0;

@@ -1,7 +1,7 @@
 //! The registry protocol, response by response: what real clients request, and what they need to receive.
 //!
-//! A response depends only on the image and the request, except at `/` and `/metrics`. So these tests need no socket.
-//! In every test, [`World::ask`] also checks what must be true of all responses.
+//! A response depends only on the image and the request, except at `/` and `/metrics`. So these tests need no sockets
+//! and no tools. In every test, [`World::ask`] also checks what must be true of all responses.
 //!
 //! The registry serves an image for two platforms, and runs on the second of them.
 
@@ -68,7 +68,7 @@ impl World {
         let response = self.ask_once(line, fields);
         if let Some(target) = line.strip_prefix("GET ") {
             let mut as_head = self.ask_once(&format!("HEAD {target}"), fields);
-            assert!(as_head.content.is_empty(), "HEAD has no content: {line}");
+            assert!(as_head.content.is_empty(), "a response to HEAD has no content: {line}");
             if !fields.iter().any(|field| field.starts_with("Range")) {
                 as_head.content.clone_from(&response.content);
                 if target == "/" && response.status == 200 {
@@ -77,7 +77,7 @@ impl World {
                     assert_eq!(as_head.field("content-length"), None);
                     as_head.fields.insert("content-length".into(), length);
                 }
-                assert_eq!(as_head, response, "HEAD has the status and fields of GET: {line}");
+                assert_eq!(as_head, response, "a response to HEAD has the status and fields of GET: {line}");
             }
         }
         response
@@ -87,7 +87,7 @@ impl World {
         self.response(line, request(line, fields).as_bytes())
     }
 
-    /// Returns the response to a request, whose field values may contain any bytes.
+    /// Returns the response to a request that is given as bytes, because its field values may contain any bytes.
     fn response(&self, line: &str, bytes: &[u8]) -> Response {
         let parsed = request::parse(bytes).expect("a valid request");
         let (request, length) = parsed.expect("a complete one");
@@ -146,7 +146,7 @@ fn assert_errors(world: &World, cases: &[(&str, u16, &str)]) {
 }
 
 #[test]
-fn the_base_shows_that_this_is_a_registry() {
+fn the_base_endpoint_shows_that_this_is_a_registry() {
     let world = World::new();
     for line in ["GET /v2/", "GET /v2", "GET /v2/?ns=docker.io", "GET http://localhost:8080/v2/"] {
         let response = world.ask(line, &[]);
@@ -156,7 +156,7 @@ fn the_base_shows_that_this_is_a_registry() {
 }
 
 #[test]
-fn the_root_shows_commands_that_pull_from_the_requested_host() {
+fn the_root_shows_commands_that_pull_from_the_host_in_the_request() {
     let response = World::new().ask("GET /", &[]);
     assert_eq!(response.status, 200);
     assert!(response.field("content-type").expect("a type").starts_with("text/plain"));
@@ -164,7 +164,7 @@ fn the_root_shows_commands_that_pull_from_the_requested_host() {
 }
 
 #[test]
-fn the_commands_publish_the_child_on_another_port() {
+fn the_commands_publish_the_child_on_a_different_port_from_the_parent() {
     for (host, port) in [
         ("localhost:8080", 8090),
         ("localhost:8090", 8100),
@@ -183,7 +183,7 @@ fn the_commands_publish_the_child_on_another_port() {
 }
 
 #[test]
-fn a_health_probe_gets_ok() {
+fn a_health_probe_receives_200_and_ok() {
     let world = World::new();
     for line in ["GET /healthz", "GET /healthz?verbose"] {
         let response = world.ask(line, &[]);
@@ -207,7 +207,7 @@ fn documented_choices() -> Vec<(&'static str, &'static str)> {
     .collect()
 }
 
-/// Returns the media type of what the table names.
+/// Returns the media type of a document that the table names.
 fn media_type(stands_for: &str) -> &'static str {
     match stands_for {
         "the index" => OCI_INDEX,
@@ -219,12 +219,13 @@ fn media_type(stands_for: &str) -> &'static str {
 }
 
 #[test]
-fn a_tag_stands_for_what_the_documented_table_lists() {
+fn a_tag_stands_for_the_document_that_the_table_in_the_documentation_lists() {
     let world = World::new();
     let mut choices = documented_choices();
     assert_eq!(choices.len(), 7);
     let (_, otherwise) = choices.pop().expect("the last line");
-    // For any set of the types, in any order and spelling, the first row of the table that matches decides.
+    // Whichever of these types a client accepts, in any order and spelling, the first row of the table that matches
+    // decides.
     for set in 0..1_usize << choices.len() {
         let chosen: Vec<_> = (0..choices.len()).filter(|bit| set >> bit & 1 == 1).collect();
         let expected = media_type(chosen.first().map_or(otherwise, |line| choices[*line].1));
@@ -245,13 +246,13 @@ fn a_tag_stands_for_what_the_documented_table_lists() {
 }
 
 #[test]
-fn a_type_that_the_client_refuses_is_ignored() {
+fn a_media_type_with_weight_0_is_not_chosen() {
     let world = World::new();
     for (accept, expected) in [
         (format!("{DOCKER}, {OCI_INDEX};q=0, */* ; q=0.000"), DOCKER),
         (format!("{OCI_INDEX};q=0,{DOCKER_LIST}; q=0.001"), DOCKER_LIST),
         ("*/*;q=0".into(), OCI_INDEX),
-        // The most specific range has precedence.
+        // The most specific media range has precedence.
         (format!("{OCI_INDEX};q=0, */*"), DOCKER_LIST),
         (format!("application/*, {OCI_INDEX};q=0"), DOCKER_LIST),
         (format!("application/*;q=0, */*, {DOCKER}"), DOCKER),
@@ -262,7 +263,7 @@ fn a_type_that_the_client_refuses_is_ignored() {
 }
 
 #[test]
-fn a_client_that_accepts_no_index_gets_the_manifest_for_the_servers_platform() {
+fn a_client_that_accepts_no_index_receives_the_manifest_for_the_platform_of_the_server() {
     for machines in [[AMD64, ARM64], [ARM64, AMD64]] {
         let (contents, image) = sample::image(&machines);
         let own = &image.platforms[image.own];
@@ -296,7 +297,7 @@ fn a_digest_stands_for_the_same_bytes_whatever_the_client_accepts() {
 }
 
 #[test]
-fn an_index_leads_to_its_manifests_and_they_to_the_blobs() {
+fn an_index_leads_to_its_manifests_and_each_manifest_to_its_blobs() {
     let world = World::new();
     let by_digest = |path: &str, descriptor: &Value, fields: &[&str]| {
         let digest = descriptor["digest"].as_str().expect("a digest");
@@ -347,7 +348,7 @@ fn any_namespace_and_any_unknown_query_lead_to_the_same_image() {
 }
 
 #[test]
-fn every_path_has_one_spelling() {
+fn every_path_has_one_spelling_and_any_other_is_not_found() {
     let world = World::new();
     for line in [
         "GET //",
@@ -382,7 +383,7 @@ fn every_path_has_one_spelling() {
 }
 
 #[test]
-fn unknown_and_malformed_references_get_the_specified_error_codes() {
+fn unknown_and_malformed_references_are_refused_with_the_specified_error_codes() {
     let world = World::new();
     let hex = "0".repeat(64);
     let cases = [
@@ -416,7 +417,7 @@ fn unknown_and_malformed_references_get_the_specified_error_codes() {
 }
 
 #[test]
-fn a_range_gets_206_and_the_right_bytes() {
+fn a_request_for_a_range_receives_206_and_the_bytes_of_the_range() {
     let world = World::new();
     let whole = world.layer.clone();
     let (size, last) = (whole.len(), whole.len() - 1);
@@ -449,7 +450,7 @@ fn a_range_gets_206_and_the_right_bytes() {
 }
 
 #[test]
-fn an_unsatisfiable_range_gets_416_and_the_size() {
+fn a_request_for_an_unsatisfiable_range_receives_416_and_the_size_of_the_content() {
     let world = World::new();
     let size = world.layer.len();
     for range in [
@@ -468,7 +469,7 @@ fn an_unsatisfiable_range_gets_416_and_the_size() {
 }
 
 #[test]
-fn a_range_that_is_ignored_gets_200_and_the_whole_content() {
+fn a_range_that_is_malformed_unsupported_or_out_of_date_is_ignored() {
     let world = World::new();
     let line = format!("GET /v2/quinistry/blobs/{}", world.blob);
     for fields in [
@@ -496,7 +497,7 @@ fn a_range_that_is_ignored_gets_200_and_the_whole_content() {
 }
 
 #[test]
-fn manifests_have_ranges_too() {
+fn a_manifest_can_also_be_requested_in_ranges() {
     let world = World::new();
     let whole = world.content("GET /v2/quinistry/manifests/latest", &[]);
     let part = world.ask("GET /v2/quinistry/manifests/latest", &["Range: bytes=0-9"]);
@@ -505,7 +506,7 @@ fn manifests_have_ranges_too() {
 }
 
 #[test]
-fn a_client_that_has_the_content_gets_304() {
+fn a_client_that_already_has_the_content_receives_304() {
     let world = World::new();
     for (path, digest) in [
         ("manifests/latest".to_owned(), world.index()),
@@ -552,7 +553,7 @@ fn a_client_that_has_the_content_gets_304() {
             assert_eq!(world.ask(&line, &[&format!("If-Match: {other}")]).status, 412, "{other}");
         }
     }
-    // A byte beyond ASCII does not hide another tag of the list.
+    // A byte beyond ASCII does not hide the other tags in a list.
     let line = "GET /v2/quinistry/manifests/latest";
     let tags = [b"\"\xe9\", \"", world.index().as_bytes(), b"\""].concat();
     for (field, status) in [("If-None-Match", 304), ("If-Match", 200)] {
@@ -565,7 +566,7 @@ fn a_client_that_has_the_content_gets_304() {
 }
 
 #[test]
-fn every_resource_evaluates_conditions_and_has_cache_control() {
+fn every_resource_evaluates_conditions_and_has_a_cache_control_field() {
     let world = World::new();
     let (immutable, no_cache, no_store) = ("max-age=31536000, immutable", "no-cache", "no-store");
     let [index, blob, config] = [world.index(), &world.blob, &world.configs[0]];
@@ -615,7 +616,7 @@ fn every_resource_evaluates_conditions_and_has_cache_control() {
 }
 
 #[test]
-fn tags_are_listed_in_order_and_page_by_page() {
+fn tags_are_listed_in_order_and_can_be_requested_page_by_page() {
     let world = World::new();
     for (query, tags, next) in [
         ("", &[VERSION, "latest"][..], None),
@@ -641,7 +642,7 @@ fn tags_are_listed_in_order_and_page_by_page() {
     }
 }
 
-/// Returns a descriptor of the content.
+/// Returns the descriptor of this content, with this media type.
 fn described(media_type: &str, content: &[u8]) -> Value {
     serde_json::json!({ "mediaType": media_type, "digest": sha256(content), "size": content.len() })
 }
@@ -682,12 +683,12 @@ fn a_bill_of_materials_refers_to_the_index_and_each_manifest() {
 }
 
 #[test]
-fn referrers_are_filtered_by_their_type() {
+fn referrers_can_be_filtered_by_artifact_type() {
     let world = World::new();
     for (subject, _) in world.subjects() {
         let line = format!("GET /v2/quinistry/referrers/{subject}");
         let all = world.ask(&line, &[]);
-        // Clients encode the type, and users write it as it is.
+        // Clients percent-encode the type, and people write it as it is.
         for wanted in ["application%2Fvnd.cyclonedx%2Bjson", CYCLONE_DX] {
             let filtered = world.ask(&format!("{line}?artifactType={wanted}"), &[]);
             assert_eq!((filtered.status, &filtered.content), (200, &all.content));
@@ -723,7 +724,7 @@ fn the_referrers_tag_of_a_digest_stands_for_the_same_index() {
 }
 
 #[test]
-fn the_index_of_referrers_of_anything_else_is_empty() {
+fn the_list_of_referrers_is_empty_if_nothing_refers_to_the_digest() {
     let world = World::new();
     let sha512 = format!("sha512:{}", "0".repeat(128));
     let other = format!("other:{}", &world.index()[7..]);
@@ -741,6 +742,7 @@ fn the_index_of_referrers_of_anything_else_is_empty() {
     }
 }
 
+/// Asserts that a response is an empty index.
 fn assert_no_referrers(response: &Response) {
     assert_eq!((response.status, response.field("content-type")), (200, Some(OCI_INDEX)));
     let empty = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [] });
@@ -759,7 +761,7 @@ fn the_catalog_has_one_repository() {
 }
 
 #[test]
-fn every_write_is_refused_with_a_reason() {
+fn every_write_is_refused_because_the_registry_is_read_only() {
     let world = World::new();
     let digest = world.blob.clone();
     for line in [
@@ -798,8 +800,8 @@ fn request_content_does_not_change_the_response() {
     let world = World::new();
     for line in ["GET /", "GET /v2/", "GET /v2/quinistry/manifests/latest", "OPTIONS /", "GET /nonesuch"] {
         let response = world.ask(line, &[]);
-        // Field note: HAProxy, Envoy and nginx translate an HTTP/2 GET that ends with an empty DATA frame to the first
-        // of these.
+        // Field note: HAProxy, Envoy and nginx translate an HTTP/2 GET that ends with an empty DATA frame into a GET
+        // with the first of these fields.
         for field in ["Transfer-Encoding: chunked", "Content-Length: 5"] {
             assert_eq!(world.ask(line, &[field]), response, "{line} {field}");
         }
@@ -807,7 +809,7 @@ fn request_content_does_not_change_the_response() {
 }
 
 #[test]
-fn options_lists_the_methods_and_under_v2_what_a_preflight_asks_for() {
+fn a_response_to_options_lists_the_methods_and_under_v2_answers_a_preflight_request() {
     let world = World::new();
     for (target, is_under_v2) in [
         ("*", false),
@@ -824,7 +826,7 @@ fn options_lists_the_methods_and_under_v2_what_a_preflight_asks_for() {
         for fields in [&[][..], &["Origin: http://ui.example", "Access-Control-Request-Method: GET"]] {
             let response = world.ask(&format!("OPTIONS {target}"), fields);
             assert_eq!((response.status, response.field("allow")), (204, Some("GET, HEAD, OPTIONS")), "{target}");
-            // RFC 9110 section 8.6: MUST NOT.
+            // RFC 9110 section 8.6: a 204 response MUST NOT have a Content-Length.
             assert_eq!(response.field("content-length").or(response.field("content-type")), None, "{target}");
             for (name, value) in [
                 ("methods", "GET, HEAD, OPTIONS"),

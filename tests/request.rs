@@ -9,6 +9,7 @@ use quinistry::http::response::Persistence;
 /// The outcome of parsing, in a form that outlives the bytes.
 type Outcome = Result<String, Rejection>;
 
+/// Returns the outcome, or `None` if the request is incomplete.
 fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<Outcome> {
     match parsed {
         Ok(None) => None,
@@ -17,7 +18,8 @@ fn describe(parsed: Result<Option<(Request<'_>, usize)>, Rejection>) -> Option<O
     }
 }
 
-/// Parses bytes at once, and asserts that all other ways have the same outcome.
+/// Parses bytes at once, and asserts that the outcome is the same byte by byte and with more bytes after them. Returns
+/// `None` if the request is incomplete.
 fn outcome(bytes: &[u8]) -> Option<Outcome> {
     let whole = describe(parse(bytes));
     let by_bytes = (1..=bytes.len()).find_map(|end| describe(parse(&bytes[..end])));
@@ -25,12 +27,13 @@ fn outcome(bytes: &[u8]) -> Option<Outcome> {
     if whole.is_some() {
         for more in [&b"HEAD / HTTP/1.1\r\n\r\n"[..], b"\n\n", b"\x16\x03", &vec![b'x'; 2 * MAX_HEAD]] {
             let with_more = describe(parse(&[bytes, more].concat()));
-            assert_eq!(with_more, whole, "with more after it: {:?}", String::from_utf8_lossy(bytes));
+            assert_eq!(with_more, whole, "with more bytes after them: {:?}", String::from_utf8_lossy(bytes));
         }
     }
     whole
 }
 
+/// Returns the status with which bytes are refused.
 fn status(bytes: impl AsRef<[u8]>) -> u16 {
     match outcome(bytes.as_ref()) {
         Some(Err(rejection)) => rejection.status.code(),
@@ -38,6 +41,7 @@ fn status(bytes: impl AsRef<[u8]>) -> u16 {
     }
 }
 
+/// Parses bytes that must be exactly one valid request.
 fn accepted(bytes: &[u8]) -> Request<'_> {
     assert!(matches!(outcome(bytes), Some(Ok(_))), "{:?}: {:?}", String::from_utf8_lossy(bytes), outcome(bytes));
     let (request, length) = parse(bytes).expect("no fault").expect("complete");
@@ -73,8 +77,8 @@ fn an_incomplete_request_is_neither_accepted_nor_refused() {
 }
 
 #[test]
-fn another_protocol_is_refused_at_its_first_byte() {
-    // TLS, NUL, SOCKS, and bytes that begin no method.
+fn another_protocol_is_refused_as_soon_as_it_can_be_recognized() {
+    // TLS, NUL, SOCKS, and other bytes with which no method begins.
     for bytes in [
         &b"\x16"[..],
         b"\x16\x03\x01\x02\x00\x01",
@@ -93,7 +97,7 @@ fn another_protocol_is_refused_at_its_first_byte() {
 }
 
 #[test]
-fn the_request_line_has_one_grammar() {
+fn a_request_line_that_deviates_from_the_grammar_is_refused() {
     for line in [
         "GET / HTTP/1.1 ",
         "GET  / HTTP/1.1",
@@ -146,7 +150,7 @@ fn the_request_line_has_one_grammar() {
 
 #[test]
 fn a_request_line_is_checked_as_soon_as_it_ends() {
-    // A client of HTTP/0.9 sends nothing more.
+    // A client of HTTP/0.9 sends only this line, and then waits.
     for line in ["GET /v2/\r\n", "GET / HTTP/1.10\r\n", "SSH-2.0-OpenSSH_9\r\n"] {
         assert_eq!(status(line), 400, "{line:?}");
     }
@@ -154,7 +158,7 @@ fn a_request_line_is_checked_as_soon_as_it_ends() {
 }
 
 #[test]
-fn only_versions_1_x_are_accepted() {
+fn only_http_1_x_is_accepted() {
     for version in ["2.0", "9.9", "3.0"] {
         assert_eq!(status(format!("GET / HTTP/{version}\r\nHost: x\r\n\r\n")), 505, "{version}");
     }
@@ -166,7 +170,7 @@ fn only_versions_1_x_are_accepted() {
 }
 
 #[test]
-fn absolute_targets_are_accepted_and_their_authority_has_precedence() {
+fn absolute_targets_are_accepted_and_their_authority_has_precedence_over_host() {
     for (target, path, query) in [
         ("http://example.com/v2/", "/v2/", None),
         ("HTTP://example.com", "/", None),
@@ -181,7 +185,7 @@ fn absolute_targets_are_accepted_and_their_authority_has_precedence() {
 }
 
 #[test]
-fn there_must_be_one_valid_host() {
+fn a_request_must_have_exactly_one_valid_host() {
     for hosts in [
         "",
         "Host: a\r\nHost: a\r\n",
@@ -227,7 +231,7 @@ fn there_must_be_one_valid_host() {
 }
 
 #[test]
-fn field_lines_have_one_grammar() {
+fn a_field_line_that_deviates_from_the_grammar_is_refused() {
     for line in [
         "X : y\r\n",
         " X: y\r\n",
@@ -250,7 +254,7 @@ fn field_lines_have_one_grammar() {
 }
 
 #[test]
-fn a_line_that_ends_in_lf_alone_is_refused_when_it_ends() {
+fn a_line_that_ends_in_lf_alone_is_refused_at_once() {
     for bytes in ["GET / HTTP/1.1\n", "GET / HTTP/1.1\r\nHost: x\n", "GET / HTTP/1.1\r\nHost: x\r\n\n", "\r\nGET /\n"] {
         assert_eq!(status(bytes), 400, "{bytes:?}");
     }
@@ -293,14 +297,14 @@ fn ambiguous_framing_is_refused() {
     ] {
         let bytes = with_lines(lines);
         let request = accepted(bytes.as_bytes());
-        // The content is not parsed, so no request can follow it.
+        // The content is not parsed, so the connection cannot carry another request.
         assert_eq!(request.has_body, has_body, "{lines:?}");
         assert_eq!(request.persistence == Persistence::Close, has_body, "{lines:?}");
     }
 }
 
 #[test]
-fn connections_persist_as_their_version_specifies() {
+fn a_connection_persists_as_its_http_version_specifies() {
     for (version, lines, persistence) in [
         ("1.1", "", Persistence::Implied),
         ("1.1", "Connection: close\r\n", Persistence::Close),
@@ -317,7 +321,7 @@ fn connections_persist_as_their_version_specifies() {
 }
 
 #[test]
-fn limits_are_exact() {
+fn a_request_at_a_limit_is_accepted_and_one_beyond_it_is_refused() {
     // The request line.
     let line = |length: usize| format!("GET /{} HTTP/1.1", "a".repeat(length - "GET / HTTP/1.1".len()));
     accepted(format!("{}\r\nHost: x\r\n\r\n", line(MAX_REQUEST_LINE)).as_bytes());
@@ -342,7 +346,7 @@ fn limits_are_exact() {
 
 #[test]
 fn the_first_error_decides_the_status() {
-    // In order: length, grammar and version, fields, Host, framing, target.
+    // The order of the checks is: length, grammar and version, fields, Host, framing, target.
     for (bytes, expected) in [
         (format!("GET /{} HTTP/9.9\r\n\r\n", "a".repeat(MAX_REQUEST_LINE)), 414),
         ("GET * HTTP/2.0\r\nHost : x\r\n\r\n".into(), 505),
@@ -354,7 +358,7 @@ fn the_first_error_decides_the_status() {
 }
 
 #[test]
-fn methods_are_case_sensitive_and_never_refused_by_the_parser() {
+fn methods_are_case_sensitive_and_the_parser_refuses_none() {
     for (name, method) in [
         ("HEAD", Method::Head),
         ("POST", Method::Other),
@@ -368,7 +372,7 @@ fn methods_are_case_sensitive_and_never_refused_by_the_parser() {
 }
 
 #[test]
-fn each_method_accepts_only_its_forms_of_target() {
+fn each_method_accepts_only_its_own_forms_of_target() {
     const METHODS: [&str; 9] = ["GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "TRACE", "CONNECT", "BREW"];
     for (target, methods) in [
         ("/a?b", &METHODS.map(|method| if method == "CONNECT" { "" } else { method })[..]),
@@ -404,7 +408,7 @@ fn each_method_accepts_only_its_forms_of_target() {
 }
 
 #[test]
-fn a_list_member_that_is_not_utf_8_does_not_hide_others() {
+fn a_list_member_that_is_not_utf_8_does_not_hide_the_others() {
     let with_line = |line: &[u8]| [b"GET / HTTP/1.1\r\nHost: x\r\n", line, b"\r\n\r\n"].concat();
     let close = with_line(b"Connection: \xe9, close");
     assert_eq!(accepted(&close).persistence, Persistence::Close);

@@ -1,4 +1,5 @@
-//! The bill of materials: its files match Cargo's list, and each of its forms is what its readers expect.
+//! The bill of materials: its two files match Cargo's list of crates, and validators, scanners and registry clients
+//! accept them. Tests whose tools are missing are skipped.
 //!
 //! The files are generated. This command writes them again:
 //!
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_quinistry");
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/image");
 
-/// Rust's targets whose executables can be in an image, one for each processor.
+/// Targets of Rust whose executables can be in an image, one for each processor.
 const TARGETS: [&str; 8] = [
     "aarch64-unknown-linux-musl",
     "armv7-unknown-linux-musleabihf",
@@ -64,11 +65,11 @@ fn crates() -> Vec<Crate> {
             let (name, version) = (words.next().expect("a name"), words.next().expect("a version"));
             path.truncate(depth.parse().expect("a number"));
             if let Some(user) = path.last() {
-                crates.get_mut(user).expect("it came before").uses.insert(name.to_owned());
+                crates.get_mut(user).expect("a crate follows its user").uses.insert(name.to_owned());
             }
             let found = crates.entry(name.to_owned()).or_default();
             let version = version.strip_prefix('v').expect("a version");
-            assert!(found.version.is_empty() || found.version == version, "two versions of {name}");
+            assert!(found.version.is_empty() || found.version == version, "there are two versions of {name}");
             (found.name, found.version, found.license) = (name.into(), version.into(), license.into());
             path.push(name.to_owned());
         }
@@ -119,7 +120,8 @@ fn auditable(crates: &[Crate]) -> Value {
     json!({ "packages": packages.collect::<Vec<_>>() })
 }
 
-/// Returns a list in a zlib stream, as `cargo auditable` does. It is not compressed, because the layer is.
+/// Returns a list in a zlib stream, as `cargo auditable` does. It is stored without compression, because the layer is
+/// compressed as a whole.
 fn zlib(list: &Value) -> Vec<u8> {
     let mut stream = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::none());
     stream.write_all(list.to_string().as_bytes()).expect("a Vec takes everything");
@@ -130,12 +132,12 @@ fn zlib(list: &Value) -> Vec<u8> {
 fn unzipped(stream: &[u8]) -> Value {
     let mut stream = flate2::bufread::ZlibDecoder::new(stream);
     let list = serde_json::from_reader(&mut stream).expect("JSON, and a checksum that matches");
-    assert_eq!(stream.into_inner(), b"", "nothing follows it");
+    assert_eq!(stream.into_inner(), b"", "nothing may follow the stream");
     list
 }
 
 #[test]
-fn the_files_match_cargo_tree() {
+fn the_files_list_the_crates_that_cargo_tree_lists() {
     if !has_tool("cargo", &["--version"]) {
         return;
     }
@@ -152,7 +154,7 @@ fn the_files_match_cargo_tree() {
 }
 
 #[test]
-fn the_executable_contains_the_list_for_scanners() {
+fn the_executable_contains_the_list_of_crates_that_scanners_read() {
     let executable = std::fs::read(PROGRAM).expect("the executable");
     assert!(find(&executable, &SECTION).is_some());
     if has_tool("rust-audit-info", &[PROGRAM]) {
@@ -162,7 +164,7 @@ fn the_executable_contains_the_list_for_scanners() {
 }
 
 #[test]
-fn both_forms_list_the_same_crates_and_begin_with_this_version() {
+fn both_files_list_the_same_crates_and_begin_with_this_version_of_quinistry() {
     let document: Value = serde_json::from_slice(DOCUMENT).expect("JSON");
     let list = unzipped(&SECTION);
     let named = |it: &Value| format!("{} {}", it["name"], it["version"]);
@@ -174,7 +176,7 @@ fn both_forms_list_the_same_crates_and_begin_with_this_version() {
 }
 
 #[test]
-fn the_document_is_valid_against_the_schema_of_cyclone_dx() {
+fn the_document_conforms_to_the_schema_of_cyclone_dx() {
     const VALIDATE: &str = "
 import sys
 from cyclonedx.schema import SchemaVersion
@@ -186,7 +188,7 @@ for path in sys.argv[1:]:
         return;
     }
     let document = run(quinistry().arg("sbom"));
-    // The validator is strict enough to find a typing error.
+    // The validator is strict enough to notice a misspelling.
     let errors = [("purl", "prul"), ("library", "librari"), ("specVersion", "version"), ("dependsOn", "dependson")];
     let wrong = errors.map(|(right, wrong)| document.replacen(right, wrong, 1));
     let folder = Folder::new("sbom");
@@ -200,7 +202,7 @@ for path in sys.argv[1:]:
 }
 
 #[test]
-fn the_command_always_prints_the_same_document() {
+fn the_command_sbom_prints_the_same_document_everywhere() {
     let folder = Folder::new("elsewhere");
     let copy = folder.path("other-name");
     write_executable(&copy, &std::fs::read(PROGRAM).expect("the executable"));

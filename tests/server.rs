@@ -1,4 +1,5 @@
-//! The server as a process: its command line, its sockets, its signals and its log.
+//! The server as a process: its command line, its sockets, its signals and its log. A few tests need root, IPv6 or a
+//! tool, and are skipped if these are missing.
 
 mod common;
 
@@ -14,13 +15,14 @@ use common::{
     request, sha256, skip, system, tool,
 };
 
+/// Runs a command. Returns its exit code, its standard output and its standard error.
 fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().expect("the command starts");
     (status.code(), lossy(&stdout).into_owned(), lossy(&stderr).into_owned())
 }
 
 #[test]
-fn the_command_line_explains_itself_and_its_errors() {
+fn help_describes_the_command_line_and_a_wrong_argument_is_explained() {
     let (code, stdout, _) = output(quinistry().arg("--help"));
     assert_eq!(code, Some(0));
     for word in [
@@ -64,13 +66,13 @@ fn the_command_line_explains_itself_and_its_errors() {
 }
 
 #[test]
-fn the_digest_is_that_of_the_image_that_is_served() {
+fn the_command_digest_prints_the_digest_of_the_image_that_is_served() {
     let server = Server::start();
     let (code, stdout, _) = output(quinistry().arg("digest"));
     assert_eq!((code, stdout), (Some(0), format!("quinistry@{}\n", server.manifest_digest())));
 }
 
-/// Every command that prints something.
+/// Every command that prints to standard output.
 const PRINTING: [&[&str]; 6] = [&["save"], &["digest"], &["k8s", "child"], &["sbom"], &["--help"], &["--version"]];
 
 #[test]
@@ -90,7 +92,7 @@ fn output_that_cannot_be_written_is_an_error() {
 }
 
 #[test]
-fn output_to_a_closed_pipe_ends_the_program_as_sigpipe_does() {
+fn output_to_a_closed_pipe_ends_the_program_as_sigpipe_would() {
     for arguments in PRINTING {
         let mut command = quinistry();
         let (reader, writer) = std::io::pipe().expect("a pipe");
@@ -101,27 +103,27 @@ fn output_to_a_closed_pipe_ends_the_program_as_sigpipe_does() {
 }
 
 #[test]
-fn a_port_in_use_is_named() {
+fn a_port_that_is_in_use_is_named_and_a_free_one_is_suggested() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("an address").to_string();
     let (code, _, stderr) = output(quinistry().args(["--listen", &address]));
     assert_eq!(code, Some(1));
     let (said, example) = stderr.split_once("; try --listen ").expect("an example");
     assert!(said.contains(&format!("port {} is in use", taken.local_addr().expect("an address").port())));
-    // The example works.
+    // A server can listen on the suggested address.
     assert_ne!(example.trim(), address);
     assert!(example.starts_with("127.0.0.1:"));
     Server::start_as(quinistry().args(["--listen", example.trim()]));
 }
 
 #[test]
-fn a_port_that_only_root_may_use_is_named() {
+fn a_port_that_only_root_may_use_is_named_and_another_is_suggested() {
     const PORT: u16 = 81;
     let first = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start");
     if first.is_ok_and(|first| first.trim().parse::<u16>().is_ok_and(|first| first <= PORT)) {
-        return skip("anyone may listen on any port here");
+        return skip("any user may listen on any port here");
     }
-    if !is_root("only root can become another user") {
+    if !is_root("only root can start a server as another user") {
         return;
     }
     for (address, shown) in [("127.0.0.1:81", "127.0.0.1:"), ("81", "")] {
@@ -146,14 +148,14 @@ fn a_loopback_address_is_shown_in_a_form_that_docker_accepts() {
     let log = server.wait_for_log("docker run");
     assert!(log.contains(&format!("docker pull localhost:{port}/quinistry\n")), "{log}");
 
-    // `localhost` does not resolve to this address.
+    // `localhost` does not resolve to 127.0.0.2.
     let server = Server::start_as(quinistry().args(["--listen", "127.0.0.2:0"]));
     let log = server.wait_for_log("docker run");
     assert!(log.contains(&format!("docker pull {}/quinistry\n", server.address)), "{log}");
 }
 
 #[test]
-fn process_1_logs_that_its_port_is_the_one_inside_the_container() {
+fn a_server_that_is_process_1_logs_that_its_port_is_the_one_inside_the_container() {
     const INSIDE: &str = "This is the port inside the container";
     if !is_root("only root can make a server process 1") || !has_tool("unshare", &["--version"]) {
         return;
@@ -167,7 +169,7 @@ fn process_1_logs_that_its_port_is_the_one_inside_the_container() {
 }
 
 #[test]
-fn stopping_logs_how_many_connections_remain_and_how_to_end_at_once() {
+fn a_stopping_server_logs_how_many_connections_are_open_and_how_to_end_it_at_once() {
     for count in 0..3 {
         let server = Server::start();
         let clients: Vec<_> = (0..count).map(|_| server.connect_idle()).collect();
@@ -182,7 +184,7 @@ fn stopping_logs_how_many_connections_remain_and_how_to_end_at_once() {
 }
 
 #[test]
-fn the_address_comes_from_the_option_or_else_the_variable() {
+fn the_option_listen_overrides_the_environment_variable() {
     let server = Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0"));
     assert_eq!(server.address.ip().to_string(), "127.0.0.2");
     let server = Server::start_as(quinistry().env("QUINISTRY_LISTEN", "127.0.0.2:0").arg("--listen=127.0.0.3:0"));
@@ -190,7 +192,7 @@ fn the_address_comes_from_the_option_or_else_the_variable() {
 }
 
 #[test]
-fn a_wildcard_address_accepts_both_families() {
+fn a_server_on_the_ipv6_wildcard_address_also_accepts_ipv4() {
     if TcpListener::bind("[::1]:0").is_err() {
         return skip("this machine has no IPv6");
     }
@@ -226,7 +228,7 @@ fn the_banner_shows_what_is_served_and_how_to_pull_it() {
 }
 
 #[test]
-fn every_response_is_logged_in_one_line() {
+fn every_response_is_logged_on_one_line() {
     let server = Server::start();
     server.ask("GET /v2/quinistry/manifests/latest", &["User-Agent: tester/1 \"q\""]);
     server.ask("DELETE /v2/quinistry/manifests/latest", &[]);
@@ -251,6 +253,7 @@ fn a_log_without_a_reader_does_not_stop_the_server() {
     }
 }
 
+/// Starts a server with these redirections, and checks that it serves and then stops cleanly.
 fn is_served_with(redirection: &str) {
     let port = free_port();
     let script = format!("exec {} --listen 127.0.0.1:{port} {redirection}", env!("CARGO_BIN_EXE_quinistry"));
@@ -264,11 +267,11 @@ fn is_served_with(redirection: &str) {
         assert_eq!(client.response_to("GET /v2/").status, 200);
     }
     child.signal(libc::SIGTERM);
-    assert_eq!(child.0.wait().expect("our child").code(), Some(0));
+    assert_eq!(child.0.wait().expect("our own child").code(), Some(0));
 }
 
 #[test]
-fn requests_may_arrive_in_any_pieces() {
+fn requests_may_arrive_in_pieces_of_any_size() {
     let server = Server::start();
     let line = "GET /v2/quinistry/manifests/latest";
     let whole = server.ask(line, &[]).content;
@@ -280,7 +283,7 @@ fn requests_may_arrive_in_any_pieces() {
     }
     assert_eq!(client.response_to(line).content, whole);
 
-    // There are many requests, which are cut anywhere. The client stops sending after the last one.
+    // Many requests arrive in pieces that may end anywhere. The client ends its stream after the last one.
     let many = bytes.repeat(300);
     for piece in many.as_bytes().chunks(1021) {
         client.send(piece);
@@ -306,18 +309,18 @@ fn a_response_to_head_keeps_the_connection_in_sync() {
 }
 
 #[test]
-fn ten_ranges_make_up_the_layer_while_another_reader_stalls() {
+fn ten_clients_receive_the_layer_in_ranges_while_another_reader_stalls() {
     const LAYERS: usize = 3;
     let server = Server::start();
     let (digest, size) = server.layer();
     let line = &format!("GET /v2/quinistry/blobs/{digest}");
     let mut stalled = server.connect();
-    // With a small buffer, the server cannot send more as soon as the client stalls.
+    // The buffer is small, so the server soon cannot send more to a client that stalls.
     system::limit_receive_buffer(&stalled.stream, 16 * 1024);
     for _ in 0..LAYERS {
         stalled.send_request(line, &[]);
     }
-    // Each client has its own thread that reads, so none stalls, however slow the machine is.
+    // Each of the ten clients reads in its own thread, so none of them stalls, however slow the machine is.
     let layer: Vec<u8> = std::thread::scope(|scope| {
         let read = |part| {
             let mut client = server.connect();
@@ -333,22 +336,22 @@ fn ten_ranges_make_up_the_layer_while_another_reader_stalls() {
         parts.into_iter().flat_map(|part| part.join().expect("a part")).collect()
     });
     assert_eq!(sha256(&layer), digest);
-    // The stalled client gets everything once it reads.
+    // The stalled client receives everything once it reads.
     for _ in 0..LAYERS {
         assert_eq!(sha256(&stalled.response_to(line).content), digest);
     }
 }
 
 #[test]
-fn a_write_is_refused_before_its_content_is_read_and_the_client_is_told() {
+fn a_write_is_refused_before_its_content_is_read_and_the_client_receives_the_response() {
     let server = Server::start();
     let line = "PUT /v2/quinistry/blobs/uploads/1";
-    // The client waits for a 100, and gets the final status instead.
+    // A client that waits for 100 (Continue) receives the final status instead.
     let mut client = server.connect();
     client.send_request(line, &["Content-Length: 1000000", "Expect: 100-continue"]);
     assert_eq!(client.response_to(line).status, 405);
     client.expect_end();
-    // The client sends all of its content before it reads.
+    // A client that sends all of its content before it reads also receives the response.
     for field in ["Content-Length: 200000", "Transfer-Encoding: chunked"] {
         let mut client = server.connect();
         client.send_request(line, &[field]);
@@ -360,7 +363,7 @@ fn a_write_is_refused_before_its_content_is_read_and_the_client_is_told() {
 }
 
 #[test]
-fn both_signals_end_the_server_with_success_and_free_the_port() {
+fn sigterm_and_sigint_end_the_server_with_exit_code_0_and_free_the_port() {
     for signal in [libc::SIGTERM, libc::SIGINT] {
         let mut server = Server::start();
         let (idle, own) = (server.connect_idle(), server.open_descriptors());
@@ -390,7 +393,7 @@ fn a_second_signal_ends_the_server_at_once_and_sets_its_exit_code() {
     slow.response_to(&line);
     server.signal(libc::SIGTERM);
     server.wait_for_log("Stopping");
-    // The response that has begun arrives completely. The requests after it get no response.
+    // The response that has begun arrives completely. The later requests receive no response.
     let response = slow.response_to(&line);
     assert_eq!(sha256(&response.content), digest);
     server.signal(libc::SIGINT);
@@ -400,17 +403,17 @@ fn a_second_signal_ends_the_server_at_once_and_sets_its_exit_code() {
 #[test]
 fn a_signal_ends_a_server_that_is_still_packing() {
     let mut child = Background::start(quinistry().args(["--listen", "127.0.0.1:0"]).stderr(Stdio::piped()));
-    let mut stderr = child.0.stderr.take().expect("it is piped");
-    // The server is still packing.
+    let mut stderr = child.0.stderr.take().expect("the stream is piped");
+    // The log starts while the server is still packing.
     let mut bytes = [0; 10];
     stderr.read_exact(&mut bytes).expect("the start of the log");
     child.signal(libc::SIGTERM);
     std::io::copy(&mut stderr, &mut std::io::sink()).expect("the rest of the log");
-    assert_eq!(child.0.wait().expect("our child").code(), Some(0));
+    assert_eq!(child.0.wait().expect("our own child").code(), Some(0));
 }
 
 #[test]
-fn a_named_pipe_is_refused_without_waiting_for_it() {
+fn a_named_pipe_is_refused_without_waiting_for_a_writer() {
     let folder = Folder::new("fifo");
     let pipe = folder.path("pipe");
     system::make_fifo(&pipe);
@@ -420,14 +423,14 @@ fn a_named_pipe_is_refused_without_waiting_for_it() {
         );
         let status = eventually("the process ends", || child.0.try_wait().expect("our own child"));
         let mut said = String::new();
-        child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+        child.0.stderr.take().expect("the stream is piped").read_to_string(&mut said).expect("text");
         assert_eq!(status.code(), Some(1), "{said}");
         assert_eq!(said, format!("quinistry: cannot include {pipe}: not a regular file\n"));
     }
 }
 
 #[test]
-fn a_crowd_in_the_backlog_is_answered_when_the_server_stops() {
+fn every_client_in_the_backlog_is_answered_when_the_server_stops() {
     let mut server = Server::start();
     let line = "GET /v2/quinistry/manifests/latest";
     server.freeze();
@@ -456,9 +459,9 @@ fn a_client_that_sends_nothing_is_not_accepted_at_once() {
         let line = text.lines().find(|line| line.starts_with("quinistry_connections_accepted_total "));
         line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).expect("a number")
     };
-    // The kernel passes the connection to the server after a second. An attempt that takes less time finds that the
-    // server has not accepted it.
-    eventually("a silent client stays with the kernel", || {
+    // The kernel passes the connection to the server after a second. On a busy machine, an attempt may take longer than
+    // that. A faster attempt finds that the server has not accepted the connection.
+    eventually("a silent client is not accepted at once", || {
         let before = accepted();
         let silent = server.connect();
         let is_unknown = accepted() == before + 1;
@@ -468,7 +471,7 @@ fn a_client_that_sends_nothing_is_not_accepted_at_once() {
 }
 
 #[test]
-fn a_client_in_the_backlog_is_answered_when_a_small_server_stops() {
+fn a_client_in_the_backlog_is_answered_when_a_server_with_few_descriptors_stops() {
     // With so few descriptors, there is room for only a few connections.
     let mut server = Server::start_as(system::with_descriptors(&mut quinistry(), 40).args(["--listen", "127.0.0.1:0"]));
     let line = "GET /v2/quinistry/manifests/latest";
@@ -484,7 +487,7 @@ fn a_client_in_the_backlog_is_answered_when_a_small_server_stops() {
 }
 
 #[test]
-fn a_request_that_arrived_before_the_signal_is_answered_without_an_event() {
+fn a_request_that_arrived_before_the_signal_is_answered_even_if_no_event_reports_it() {
     for _ in 0..10 {
         let mut server = Server::start();
         let line = "GET /v2/quinistry/manifests/latest";
@@ -512,7 +515,8 @@ fn the_health_check_succeeds_only_if_the_server_is_healthy() {
     let wildcard = Server::start_as(quinistry().args(["--listen", "0.0.0.0:0"]));
     assert_eq!(check(&wildcard.address.to_string()).0, Some(0));
 
-    // The check fails for a server that accepts and sends nothing, for no server, and for another status.
+    // The check fails if a server accepts the connection but sends nothing, if nothing listens, and if the status is
+    // not 200.
     let mute = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let mute_address = mute.local_addr().expect("an address");
     let (code, _, stderr) = check(&mute_address.to_string());
@@ -526,15 +530,15 @@ fn the_health_check_succeeds_only_if_the_server_is_healthy() {
     let address = other.local_addr().expect("an address");
     let responding = std::thread::spawn(move || {
         let (mut stream, _) = other.accept().expect("the check connects");
-        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").expect("it reads");
+        stream.write_all(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").expect("the check reads");
         std::thread::sleep(Duration::from_millis(100));
     });
     assert_eq!(check(&address.to_string()).0, Some(1));
-    responding.join().expect("it has sent the response");
+    responding.join().expect("the response was sent");
 }
 
 #[test]
-fn health_checks_are_not_logged() {
+fn health_checks_that_succeed_are_not_logged() {
     let server = Server::start();
     for _ in 0..3 {
         let check = output(quinistry().args(["healthcheck", "--listen", &server.address.to_string()]));
@@ -542,7 +546,7 @@ fn health_checks_are_not_logged() {
         for line in ["GET /healthz", "HEAD /healthz"] {
             assert_eq!(server.ask(line, &["User-Agent: kube-probe/1.32"]).status, 200);
         }
-        // HAProxy and Apache send these checks.
+        // HAProxy and Apache send checks like these.
         for target in ["/", "*"] {
             let mut client = server.connect();
             client.send(format!("OPTIONS {target} HTTP/1.0\r\n\r\n"));
@@ -561,7 +565,7 @@ fn health_checks_are_not_logged() {
 }
 
 #[test]
-fn a_quiet_server_logs_only_errors_and_its_end() {
+fn a_quiet_server_logs_only_errors_and_its_shutdown() {
     let (mut command, port) = (quinistry(), free_port());
     command.args(["serve", "--quiet", "--listen", &format!("localhost:{port}")]);
     let mut child = Background::start(command.stderr(Stdio::piped()));
@@ -575,13 +579,13 @@ fn a_quiet_server_logs_only_errors_and_its_end() {
     assert_eq!((code, stderr.lines().count()), (Some(1), 1), "{stderr}");
     child.signal(libc::SIGTERM);
     let mut said = String::new();
-    child.0.stderr.take().expect("it is piped").read_to_string(&mut said).expect("text");
+    child.0.stderr.take().expect("the stream is piped").read_to_string(&mut said).expect("text");
     assert!(said.contains("Stopping"), "{said}");
     assert!(!["packing", "Listening", "docker", "GET", "Closing"].iter().any(|word| said.contains(word)), "{said}");
 }
 
 #[test]
-fn short_forms_of_listen_addresses_are_accepted() {
+fn short_forms_of_the_listen_address_are_accepted() {
     for (prefix, host) in [("", "127.0.0.2"), (":", "127.0.0.2"), ("localhost:", "127.0.0.1")] {
         let port = free_port();
         let server = Server::start_as(quinistry().args(["--listen", &format!("{prefix}{port}")]));
@@ -606,7 +610,7 @@ fn a_file_size_limit_below_the_size_of_the_layer_is_reported_at_start() {
 }
 
 #[test]
-fn a_log_at_the_file_size_limit_drops_and_counts_lines() {
+fn a_log_that_reaches_the_file_size_limit_drops_lines_and_counts_them() {
     const LIMIT: u64 = 64 * 1024 * 1024; // The layer is smaller, however the program was built.
     const ROOM: u64 = 8 * 1024;
     const LINE: &str = "GET /v2/";
@@ -638,7 +642,7 @@ fn a_log_at_the_file_size_limit_drops_and_counts_lines() {
         (lines + dropped? >= 200).then_some(())
     });
 
-    // Once there is room again, the log continues, and reports the number of missing lines.
+    // When there is room again, the log continues, and reports how many lines were dropped.
     log.set_len(0).expect("our file");
     let mut client = Client::connect(address);
     let log = eventually("the count is logged", || {
@@ -653,7 +657,7 @@ fn a_log_at_the_file_size_limit_drops_and_counts_lines() {
 }
 
 #[test]
-fn a_client_that_tries_https_first_is_told_and_logged() {
+fn a_client_that_tries_https_first_receives_an_explanation_and_is_logged() {
     let server = Server::start();
     let mut client = server.connect();
     client.send([0x16, 3, 1, 2, 0]); // A TLS record of the handshake.
@@ -666,7 +670,7 @@ fn a_client_that_tries_https_first_is_told_and_logged() {
 }
 
 #[test]
-fn a_terminal_shows_only_the_product_of_the_user_agent() {
+fn a_terminal_shows_only_the_first_product_of_the_user_agent() {
     let mut server = OnTerminal::start();
     let mut client = Client::connect(server.address);
     client.send_request("GET /v2/", &["User-Agent: docker/28.2.2 go/go1.23.9 os/linux"]);

@@ -4,9 +4,9 @@
 //!     cargo test --release --test soak -- --ignored --nocapture
 //! ```
 //!
-//! `QUINISTRY_SOAK_SECONDS` changes the duration. The good clients check every byte. The bad clients commit faults like
-//! those in `hostile.rs`, but all at once and in random order. Memory must not grow, and every descriptor must be
-//! released.
+//! `QUINISTRY_SOAK_SECONDS` changes the duration. The good clients check every byte. The bad clients misbehave as those
+//! in `hostile.rs` do, but all at once and in random order. The server's memory must not grow, and it must close every
+//! descriptor.
 
 mod common;
 
@@ -35,11 +35,11 @@ struct World {
 
 #[test]
 #[ignore = "it takes ten minutes"]
-fn memory_does_not_grow_and_descriptors_are_released() {
+fn under_full_load_memory_does_not_grow_and_no_descriptor_is_leaked() {
     let seconds = std::env::var("QUINISTRY_SOAK_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(600);
     let server = Server::start();
     let (digest, _) = server.layer();
-    thread::sleep(Duration::from_secs(1)); // Wait until that connection is closed.
+    thread::sleep(Duration::from_secs(1)); // Wait until the server has closed the connection of that request.
     let descriptors = server.open_descriptors();
     let world = Arc::new(World {
         address: server.address,
@@ -95,7 +95,7 @@ fn be_good(world: &World) {
     }
 }
 
-/// Commits one fault. The server may respond in any way, as long as good clients are served.
+/// Misbehaves once, at random. The server may respond in any way, as long as good clients are served.
 fn be_bad(world: &World, seed: &mut u64) {
     *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     let random = (*seed >> 33) as usize;
@@ -113,7 +113,7 @@ fn be_bad(world: &World, seed: &mut u64) {
         7 => write(request("GET /v2/", &[]).repeat(random % 500).as_bytes()),
         _ => layer.bytes().take(random % 100).for_each(|byte| write(&[byte])),
     }
-    // Reads a little or nothing, and closes the connection. Unread data makes that a reset.
+    // The client reads a little or nothing, and closes its socket. If data is unread, that resets the connection.
     if random.is_multiple_of(2) {
         let _ = client.stream.set_read_timeout(Some(Duration::from_millis(5)));
         let _ = client.stream.read(&mut [0; 1000]);

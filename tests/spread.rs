@@ -1,5 +1,6 @@
-//! How the image spreads if every node that has it also serves it. There is a simulation of many nodes, and there are
-//! tests with a few real nodes, each with its own network and containerd.
+//! How the image spreads if every node that has it also serves it. One test simulates many nodes. The others use a few
+//! real nodes, each with its own network and containerd (see `common/node.rs`), and are skipped where nodes cannot be
+//! created.
 //!
 //! `cargo test --test spread -- --nocapture` prints the table in `k8s/README.md`.
 
@@ -25,7 +26,7 @@ impl Random {
 /// The cost of a spread to all nodes.
 struct Spread {
     rounds: usize,
-    /// How often the busiest node sent the image.
+    /// How many times the busiest node sent the image.
     most_sent: usize,
 }
 
@@ -53,9 +54,9 @@ fn spread(nodes: usize, uploads: usize) -> Spread {
 }
 
 #[test]
-fn rounds_grow_with_the_logarithm_of_the_nodes() {
+fn the_number_of_rounds_grows_with_the_logarithm_of_the_number_of_nodes() {
     const UPLOADS: [usize; 2] = [1, 4];
-    const MEGABYTES: f64 = 0.6; // An image's layer, to one decimal.
+    const MEGABYTES: f64 = 0.6; // The size of a layer, to one decimal.
     const ROOM: &str = "a String takes everything";
     let mut table = "| nodes |".to_owned();
     for uploads in UPLOADS {
@@ -69,7 +70,8 @@ fn rounds_grow_with_the_logarithm_of_the_nodes() {
             let megabytes = f64::from(u32::try_from(most_sent).expect("not so many")) * MEGABYTES;
             let alone = (nodes - 1).div_ceil(uploads);
             write!(table, " {alone} | {rounds} | {megabytes:.1} MB |").expect(ROOM);
-            // The optimum is that every holder is always busy. Random choice costs at most three rounds more.
+            // In the best case, every holder is busy in every round. Choosing at random costs at most three more
+            // rounds.
             let fewest = (0..20).find(|rounds| (1 + uploads).pow(*rounds) >= nodes).expect("few") as usize;
             assert!((fewest..=fewest + 3).contains(&rounds), "{nodes} nodes, {uploads} uploads: {rounds}");
         }

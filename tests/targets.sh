@@ -69,7 +69,7 @@ in_chroot() {
     for name in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
         if [ -n "${!name:-}" ]; then variables+=("$name=${!name}"); fi
     done
-    # Descriptor 9 is the lock, see main. A test would find it as an inherited descriptor.
+    # Descriptor 9 is the lock (see main). It must not be inherited, because a test checks the open descriptors.
     chroot "$root" env --ignore-environment --chdir=/src "${variables[@]}" "$@" 9>&-
 }
 
@@ -80,8 +80,8 @@ mirror() {
         awk '$2 == "Debian" && $3 == "Debian" { print $1; exit }'
 }
 
-# Copies the settings with which this machine reaches its mirror to the chroot. Installing certificates overwrites the
-# bundle, so this is done before and after.
+# Copies to the chroot the settings with which this machine reaches its mirror. Installing ca-certificates overwrites
+# the bundle of certificates, so this function is called before and after.
 copy_settings() {
     cp --dereference /etc/resolv.conf "$root/etc/resolv.conf"
     apt-config dump | grep -E '^Acquire::(Check-|https?::|Retries|ForceIPv)' \
@@ -98,7 +98,8 @@ mount_folders() {
     mount --rbind /dev "$root/dev"
     mount --bind "$tree" "$root/src"
     mount -o remount,bind,ro "$root/src"
-    # The last build may be of another tree, and newer than the files of this tree.
+    # The last build may be of another tree, but newer than the files of this tree. Then cargo would not build this
+    # tree.
     rm -rf "$root/build/"{,*/}{release,debug}/.fingerprint/quinistry-*
 }
 
@@ -119,7 +120,7 @@ make_chroot() {
         qemu-user procps curl iproute2 >"$folder/install.log"
     copy_settings
     add_foreign_packages
-    # This is its name in rustup.
+    # The targets for musl call the linker by the name that it has in rustup.
     ln -s ld.lld "$root/usr/bin/rust-lld"
     local target
     for target in x86_64-unknown-linux-musl aarch64-unknown-linux-musl armv7-unknown-linux-musleabihf \
@@ -190,7 +191,7 @@ END
 
 # --- Programs
 
-# Print the path of the program of a build, and the emulator that runs it.
+# These print the path of the program of a build, and the path of the emulator for a target that needs one.
 program() { echo "$folder/programs/${1// /-}"; }
 emulator() {
     case $1 in
@@ -200,12 +201,12 @@ emulator() {
     esac
 }
 
-# Calls a function for each build, with its name, its target and the additional arguments for cargo.
+# Calls a function for each build, with the build's name, its target and its additional arguments for cargo.
 for_each_build() {
     local build name target arguments
     for build in "${BUILDS[@]}"; do
         IFS='|' read -r -d '' name target arguments <<<"$build" || true
-        # shellcheck disable=SC2086 # Several arguments.
+        # shellcheck disable=SC2086 # These are several arguments.
         "$1" "$name" "$target" $arguments
     done
 }
@@ -213,7 +214,7 @@ for_each_build() {
 build() {
     local name=$1 target=$2 unstable=''
     echo "$name"
-    # Without this, only a nightly toolchain accepts -Z.
+    # Without RUSTC_BOOTSTRAP, only a nightly toolchain accepts -Z.
     if [[ $* == *-Z* ]]; then unstable=RUSTC_BOOTSTRAP=1; fi
     in_chroot ${unstable:+env "$unstable"} cargo build --quiet --release --locked --target "${@:2}"
     cp "$root/build/$target/release/quinistry" "$(program "$name")"
@@ -285,8 +286,8 @@ run_suite() {
     in_chroot cargo test --quiet --no-fail-fast --locked --target x86_64-unknown-linux-musl
 }
 
-# Runs a program so that it includes another one. The first argument is the other program, and the rest is the command.
-# Sets `digest`, which must be the same in what is printed, saved and served.
+# Runs a program with --with, so that its image includes another program. The first argument is the other program, and
+# the rest is the command. Sets `digest`. The program must print, save and serve the same digest.
 carry() {
     local other=$1 index
     shift
@@ -361,7 +362,8 @@ check_docker() {
 
 # --- The table
 
-# Prints a row of the table. The time is the median of eleven starts. It is omitted for an emulator.
+# Prints a row of the table. The time is the median of eleven starts. The time and the memory are omitted for an
+# emulator.
 measure() {
     local name=$1 program layer times=() memory=- time=-
     program=$(program "$name")

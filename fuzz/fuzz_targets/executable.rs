@@ -1,12 +1,13 @@
-//! Checks any bytes as an executable, and packs some of those that are accepted. Neither must ever panic. Independent
-//! readers must find the same bytes in the layer, and every digest must be right.
+//! Checks whether arbitrary bytes are an executable that can be packed, and packs some of those that are accepted.
+//! Neither step may panic. Other implementations of gzip and tar must find the same bytes in the layer, and every
+//! digest must be right.
 //!
-//! The first byte of the input, squared, is the number of bytes that are read at a time. If it is 254 or 255, the
-//! announced size is one byte too large or too small. The rest of the input is the file.
+//! The square of the first byte of the input is the number of bytes that are read at a time. If that byte is 254 or
+//! 255, the announced size is one byte too large or too small. The rest of the input is the file.
 //!
-//! Packing takes far longer than checking, so one input in 64 is packed: an input whose sum of bytes is a multiple of
-//! 64. If a single byte decided, the fuzzer would copy that byte to other inputs, and soon most inputs would be
-//! packed.
+//! Packing takes far longer than checking, so only about one input in 64 is packed: those whose bytes add up to a
+//! multiple of 64. If a single byte decided this, the fuzzer would copy that byte to other inputs, and soon most inputs
+//! would be packed.
 #![no_main]
 
 use std::io::{self, Read};
@@ -39,7 +40,7 @@ fn decompress(layer: &[u8]) -> Vec<u8> {
     archive
 }
 
-/// Extracts the only file, which follows its directory, from an archive.
+/// Extracts the only file from an archive, in which it must follow its directory.
 fn extract(archive: &[u8], architecture: &str) -> Vec<u8> {
     assert_eq!(archive.len() % 512, 0, "an archive has whole blocks");
     let (mut archive, mut file) = (Archive::new(archive), Vec::new());

@@ -1,5 +1,7 @@
-//! Sends any request to the registry. The content of a 200 must have the announced digest. Every response must have the
-//! announced length. Nothing that a client sends may become a field line of the head.
+//! Sends arbitrary requests to the registry. The content of a 200 must match the digest in the head, and the content of
+//! every response must match the length in the head. Nothing that a client sends may become a field line of the head.
+//!
+//! Names such as `@index` in the input stand for digests (see `served.rs`).
 #![no_main]
 
 mod served;

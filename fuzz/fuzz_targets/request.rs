@@ -1,7 +1,8 @@
-//! Sends any bytes to the request parser. The parser must never panic. The outcome must not depend on where the bytes
-//! are cut, because a connection parses what has arrived, and parses again when more has arrived.
+//! Parses arbitrary bytes as a request. The parser must never panic. The outcome must not depend on how much has
+//! arrived, because a connection parses what has arrived, and parses again when more arrives. So the target parses both
+//! the whole and its beginning, up to a cut.
 //!
-//! The first byte of the input is the position of the cut. The rest is what the client sends.
+//! The first byte of the input selects the position of the cut. The rest is what the client sends.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -9,7 +10,8 @@ use quinistry::http::request::{MAX_FIELDS, MAX_HEAD, MAX_REQUEST_LINE, parse};
 
 fuzz_target!(|input: &[u8]| {
     let Some((&cut, bytes)) = input.split_first() else { return };
-    // The cut can be at any byte of an input of up to 256 bytes. In a longer input, its position is in proportion.
+    // The first byte is the position of the cut in 256ths of the length, so an input of up to 256 bytes can be cut
+    // anywhere.
     let (start, _) = bytes.split_at(bytes.len() * usize::from(cut) / 256);
     let whole = parse(bytes);
     let early = parse(start);

@@ -1,5 +1,5 @@
 //! The image that the fuzz targets serve, which is for two platforms.
-#![allow(dead_code, reason = "no target uses all of it")]
+#![allow(dead_code, reason = "each target uses only a part of this module")]
 
 #[path = "../../tests/common/sample.rs"]
 mod sample;
@@ -12,11 +12,13 @@ use quinistry::http::response::FilePart;
 use quinistry::image::artifacts::Artifacts;
 use quinistry::site::Site;
 
+/// The registry, which is made once for all inputs.
 pub static SERVED: LazyLock<Served> = LazyLock::new(Served::new);
 
 /// The time of every request.
 pub static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::at(Instant::now(), Duration::ZERO));
 
+/// A registry, its layers, and the names that stand for digests in an input.
 pub struct Served {
     pub site: Site,
     layers: Vec<Vec<u8>>,
@@ -41,11 +43,12 @@ impl Served {
         Self { site: Site::new(image), layers, digests }
     }
 
+    /// Returns the part of a layer that a response sends.
     pub fn layer(&self, part: &FilePart) -> &[u8] {
         &self.layers[part.file][part.range.start as usize..part.range.end as usize]
     }
 
-    /// Replaces names in the input by digests, which a fuzzer would never guess.
+    /// Replaces names such as `@index` in the input with digests, which a fuzzer would never guess.
     pub fn with_digests(&self, bytes: &[u8]) -> Vec<u8> {
         let (mut filled, mut rest) = (Vec::with_capacity(bytes.len()), bytes);
         while let Some(at) = rest.iter().position(|&byte| byte == b'@') {

@@ -1,11 +1,11 @@
 //! The benchmark, which measures rates and costs of the server: `cargo bench`, or `cargo bench -- --quick`.
 //!
 //! ```text
-//!     bench.rs       what is measured, in order, and the report
+//!     bench.rs       the measurements, in order, and the report
 //!     scenario.rs    what is requested from the servers, and the targets
 //!     load.rs        our own client, which checks every response: rates and latencies
 //!     compare.rs     nginx, quinistry and the limit side by side
-//!     confinement.rs the server confined and not, side by side
+//!     confinement.rs a confined server and an unconfined one, side by side
 //!     limit.rs       the limit: a server that only makes the system calls
 //!     process.rs     starts servers on their own core, and reads what they cost
 //!     chart.rs       the comparison as a picture
@@ -23,7 +23,7 @@
     clippy::cast_sign_loss,
     reason = "figures are for people; none has more than a few digits that matter"
 )]
-#![allow(clippy::disallowed_methods, reason = "what is not installed is reported as missing, see above")]
+#![allow(clippy::disallowed_methods, reason = "tools that are not installed are reported, see above")]
 
 mod chart;
 mod compare;
@@ -50,7 +50,7 @@ struct Options {
     is_quick: bool,
     json: Option<PathBuf>,
     svg: Option<PathBuf>,
-    /// Whether cargo wants figures. `cargo test --benches` only wants to know that the benchmark runs.
+    /// Whether `cargo bench` runs the benchmark. `cargo test --benches` only checks that the benchmark starts.
     is_bench: bool,
 }
 
@@ -82,15 +82,15 @@ impl Options {
                 "--json" => options.json = Some(file()?),
                 "--svg" => options.svg = Some(file()?),
                 "--bench" => options.is_bench = true,
-                // cargo passes flags of its harness, such as a filter.
+                // cargo also passes arguments that are meant for a test harness, such as a filter.
                 _ => {}
             }
         }
         Ok(options)
     }
 
-    /// Returns how long the load client measures, in milliseconds, the length of a slice of the comparison, and the
-    /// number of its rounds.
+    /// Returns how long the load client measures, in milliseconds, and for the comparison, the length of a slice and
+    /// the number of rounds.
     fn times(&self) -> (u64, Duration, usize) {
         if self.is_quick { (250, Duration::from_millis(400), 1) } else { (2000, Duration::from_millis(500), 16) }
     }
@@ -104,7 +104,7 @@ fn bench(options: &Options) -> Outcome<()> {
     if !process::can_pin() {
         println!("Server and client share cores: there is no taskset, or only one core.");
     }
-    // For the many connections of this process and its children.
+    // This process and its children open many connections.
     let _ = system::raise_descriptor_limit();
     let (milliseconds, slice, rounds) = options.times();
     let mut report = Map::new();
@@ -230,7 +230,7 @@ fn system_calls(subject: &Subject, server: &Server) -> Outcome<Value> {
 }
 
 /// Counts the system calls of one scenario. The server is slower under strace, so it finds more to do whenever it
-/// wakes. The count of calls that it makes once per turn of its loop is therefore too low.
+/// wakes. Some calls are made once whenever it wakes, and their count per request is therefore too low.
 fn count_calls(strace: &Path, plan: &Value, server: &Server) -> Outcome<Vec<(String, f64)>> {
     let mut command = Command::new(strace);
     command.args(["-f", "-c", "-p", &server.pid().to_string()]).stderr(Stdio::piped());
@@ -271,7 +271,7 @@ fn price_of_confinement(subject: &Subject, is_quick: bool) -> Outcome<Value> {
     Ok(report.into())
 }
 
-/// Prints the table of the comparison. A figure that misses its target is marked.
+/// Compares the servers, and prints the table of the comparison. A figure that misses its target is marked.
 fn comparison(subject: &Subject, server: &Server, rounds: usize, slice: Duration) -> Outcome<Vec<Comparison>> {
     if find("nginx").is_none() {
         println!("\nSkipped the comparison with nginx, which is not installed.");

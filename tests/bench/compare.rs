@@ -4,10 +4,11 @@
 //! time. The report has the median of the ratios within a round. Only one server at a time is under load. All servers
 //! run on the same core, the client runs on another, and all servers serve the same content.
 //!
-//! nginx is configured for speed: one process, cached open files, no log (quinistry's log stays on), and `sendfile`
-//! and `tcp_nopush` for the layer. For the manifest, nginx reads the file instead, and so sends head and content in one
-//! packet. `tcp_nopush` would also do so, but would delay pipelined responses by 40 ms until an acknowledgement. The
-//! heads of nginx are as long as quinistry's. Other options, such as `deferred`, have their defaults.
+//! nginx is configured for speed: one process, cached open files, no log (quinistry's log stays on), and `sendfile` and
+//! `tcp_nopush` for the layer. For the manifest, nginx reads the file instead, and so sends head and content in one
+//! packet. With `tcp_nopush`, nginx would also do so, but would delay pipelined responses by 40 ms until an
+//! acknowledgement. The heads of nginx are as long as quinistry's. Other options, such as `deferred`, have their
+//! defaults.
 //!
 //! wrk generates the load. Where wrk is likely to be slower than the servers, the report also has the figures of our
 //! own client.
@@ -24,7 +25,7 @@ use crate::process::{self, CLIENT_CORE, Outcome, SERVER_CORE, Server, median};
 use crate::scenario::{Asked, SCENARIOS, Scenario, Subject};
 use crate::{limit, load};
 
-/// The length of nginx's head with an empty field for padding.
+/// The length of nginx's head if the field for padding is empty.
 const NGINX_HEAD: usize = 292;
 
 /// quinistry's figures relative to those of the other servers, in one scenario.
@@ -134,7 +135,7 @@ pub fn compare(
             Client::Own => own_load(scenario, &subject.plan(scenario, server, slice.as_millis() as u64)),
         };
         let mut samples = Vec::new();
-        // A herd takes long and varies little, so fewer rounds are enough.
+        // A herd takes a long time, and its figures vary little, so fewer rounds are enough.
         let rounds = if scenario.is_herd { rounds.div_ceil(2) } else { rounds };
         for _ in 0..rounds * parts {
             samples.push((load(quinistry)?, nginx.as_ref().map(load).transpose()?, load(limit)?));

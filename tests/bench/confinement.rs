@@ -4,8 +4,8 @@
 //! only difference is that one of them calls `Server::confine`. quinistry itself has no option that turns the filter
 //! off, and should have none.
 //!
-//! One process may be permanently faster than another of the same program, depending on the layout of its memory. So
-//! each pair of slices has new processes, in alternating order.
+//! Of two processes that run the same program, one may always be faster, because of the layout of its memory. So each
+//! pair of slices has new processes, and their order alternates.
 //!
 //! Deliberately absent: the time of the filter for a single call. It depends on the call (see the order of
 //! `confinement::RULES`), and only the cost of a request matters.
@@ -63,7 +63,7 @@ fn start(is_confined: bool) -> Outcome<Server> {
     let mut command = process::pinned(SERVER_CORE, std::env::current_exe()?);
     command.args(["--serve", &plan.to_string()]);
     let server = Server::start(command, address)?;
-    process::ask(address, "/v2/", "")?; // The first response shows that it serves.
+    process::ask(address, "/v2/", "")?; // The first response shows that the server is ready.
     Ok(server)
 }
 

@@ -27,7 +27,7 @@ const INPUT: Token = Token(usize::MAX - 1);
 /// The maximum number of small responses that are sent at once, which is more than any scenario needs.
 const GATHERED: usize = 64;
 
-/// Starts a limit server. The file `response` has the head and any small content. What follows is in the file `layer`.
+/// Starts a limit server. The file `response` has the head and any small content. Large content is in the file `layer`.
 pub fn start(response: &Path, layer: Option<&Path>, is_closing: bool) -> Outcome<Server> {
     let address = process::free_address()?;
     let mut command = process::pinned(SERVER_CORE, std::env::current_exe()?);
@@ -129,7 +129,7 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 count => count?,
             };
-            // A short read has emptied the socket, but it does not include the end of the stream.
+            // A short read has emptied the socket, except that the end of the stream may still have to be read.
             is_readable = count == buffer.len() || is_ended;
             let blank_lines = self.count_blank_lines(&buffer[..count]);
             self.unsent += blank_lines * canned.size;

@@ -169,7 +169,7 @@ fn herd(plan: &Plan, poll: &mut Poll, connections: usize, start: Instant) -> Out
     Ok(latencies)
 }
 
-/// Waits until a process is idle, after it has closed its connections, and returns its CPU time.
+/// Waits until a process has closed its connections and is idle, and returns its CPU time.
 fn cpu_at_rest(pid: u32) -> Outcome<Duration> {
     let mut before = process::cpu(pid)?;
     loop {

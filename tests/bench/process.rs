@@ -21,7 +21,7 @@ pub type Outcome<T> = Result<T, Box<dyn Error>>;
 pub const SERVER_CORE: usize = 0;
 pub const CLIENT_CORE: usize = 1;
 
-/// The maximum time of anything that is not a measurement.
+/// The maximum time to wait for anything that is not a measurement.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Returns the path of a program, if it is installed. Servers may be in directories that are not in an ordinary
@@ -61,7 +61,7 @@ pub struct Server {
 impl Server {
     /// Starts a server and waits until it listens on that address.
     pub fn start(mut command: Command, address: SocketAddr) -> Outcome<Self> {
-        // The limit server ends at the end of its input, also if this process is killed.
+        // The limit server exits at the end of its input, so it also exits if this process is killed.
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().map_err(|error| format!("{command:?}: {error}"))?;
         let mut server = Self { child, address };
@@ -99,15 +99,15 @@ impl Drop for Server {
     }
 }
 
-/// Returns the user and system time of a process with one thread. `stat` counts ticks of 10 ms. The scheduler's
-/// statistics are in nanoseconds, and at most one tick late.
+/// Returns the user and system time of a process with one thread. `/proc/PID/stat` would count ticks of 10 ms. The
+/// scheduler's statistics are in nanoseconds, and at most one tick out of date.
 pub fn cpu(pid: u32) -> Outcome<Duration> {
     let account = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))
         .map_err(|error| format!("the kernel has no CPU time in /proc/PID/schedstat: {error}"))?;
     Ok(Duration::from_nanos(account.split(' ').next().unwrap_or_default().parse()?))
 }
 
-/// Sends SIGINT, on which a program finishes and prints its results.
+/// Sends SIGINT, which makes wrk and strace finish and print their results.
 pub fn interrupt(child: &Child) -> io::Result<()> {
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().map(|_| ())
 }
@@ -131,7 +131,7 @@ pub fn ask(address: SocketAddr, path: &str, fields: &str) -> Outcome<(Response, 
     Ok(((head, content), stream))
 }
 
-/// Returns a request like wrk's, so that all clients send the same request.
+/// Returns the request that wrk would send, so that all clients send the same request.
 pub fn request(address: SocketAddr, path: &str, fields: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {address}\r\n{fields}\r\n")
 }

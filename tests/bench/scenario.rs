@@ -1,4 +1,4 @@
-//! What is requested from the servers, and the targets.
+//! The scenarios: what is requested from the servers, by how many connections, and which targets the figures have.
 
 use std::path::{Path, PathBuf};
 
@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::process::{self, Outcome, SERVER_CORE, Server};
 
-/// What a request is for.
+/// The content that is requested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Asked {
     Manifest,
@@ -168,7 +168,7 @@ impl Subject {
     }
 }
 
-/// Starts quinistry with its log of requests, as it is used, on the servers' core.
+/// Starts quinistry on the servers' core. It logs requests, as it does by default.
 pub fn start_quinistry() -> Outcome<Server> {
     let address = process::free_address()?;
     let mut command = process::pinned(SERVER_CORE, env!("CARGO_BIN_EXE_quinistry"));

@@ -1,5 +1,6 @@
-//! What the tests share: a server under test, a client that checks responses strictly, and small images.
-#![allow(dead_code, unused_imports, reason = "no test uses all of it")]
+//! Helpers for the tests: a server under test, a client that checks responses strictly, and, in the submodules, small
+//! images, Docker, cluster nodes, system calls, and the external commands that tests may start.
+#![allow(dead_code, unused_imports, reason = "each test file uses only a part of this module")]
 
 pub mod docker;
 pub mod node;
@@ -21,11 +22,11 @@ use std::time::{Duration, Instant};
 
 pub use tools::{bash, has_tool, is_root, quinistry, quinistry_at, report, skip, this_test, tool};
 
-/// The time after which a test fails because something has not happened. This time is long because the machine may be
-/// busy. No test depends on its exact length.
+/// How long a test waits for an event before it fails. The time is long because the machine may be busy. No test
+/// depends on its exact length.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
-/// The maximum size of the log that is kept. The rest is read and discarded.
+/// The maximum number of bytes of a server's log that are kept. The rest is read and discarded.
 const MAX_LOG: usize = 16 * 1024 * 1024;
 
 /// The program under test, listening on its own loopback port.
@@ -36,6 +37,7 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts the server on a loopback port that the system chooses.
     pub fn start() -> Self {
         Self::start_with(&[])
     }
@@ -45,7 +47,7 @@ impl Server {
         Self::start_as(quinistry().args(arguments).args(["--listen", "127.0.0.1:0"]))
     }
 
-    /// Starts the server with this command.
+    /// Runs a command that starts the server, and waits until the server listens.
     pub fn start_as(command: &mut Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the server starts");
         let stderr = child.stderr.take().expect("stderr is piped");
@@ -76,8 +78,8 @@ impl Server {
         Client::connect(self.address)
     }
 
-    /// Opens a connection on which one request has been answered. The kernel keeps a connection without data from the
-    /// server for a second.
+    /// Opens a connection, and completes one request on it. Without a request, the kernel would hold back the
+    /// connection from the server for a second (`TCP_DEFER_ACCEPT`).
     pub fn connect_idle(&self) -> Client {
         let mut client = self.connect();
         client.send_request("GET /v2/", &[]);
@@ -92,6 +94,7 @@ impl Server {
         client.response_to(request_line)
     }
 
+    /// Returns the log so far.
     pub fn log(&self) -> String {
         self.log.0.lock().expect("no panic while held").clone()
     }
@@ -106,7 +109,7 @@ impl Server {
         log.clone()
     }
 
-    /// Returns the digest of the index from the log.
+    /// Returns the digest of the index, as the log shows it.
     pub fn manifest_digest(&self) -> String {
         let log = self.log();
         let line = log.lines().find(|line| line.trim_start().starts_with("index")).expect("the index's line");
@@ -119,7 +122,7 @@ impl Server {
         self.ask("GET /v2/quinistry/manifests/latest", &[accept]).json()
     }
 
-    /// Returns the digests and sizes of the layers from the manifest.
+    /// Returns the digest and size of each layer that the manifest lists.
     pub fn layers(&self) -> Vec<(String, usize)> {
         let manifest = self.manifest();
         let layers = manifest["layers"].as_array().expect("a list");
@@ -142,12 +145,13 @@ impl Server {
         system::signal(&self.child, signal);
     }
 
-    /// Stops the server, and returns once it has stopped. What clients do until [`Server::thaw`] then arrives at once.
+    /// Suspends the server, and returns once it is suspended. Everything that clients send until [`Server::thaw`] then
+    /// arrives at once.
     pub fn freeze(&self) {
         self.signal(libc::SIGSTOP);
     }
 
-    /// Lets the server continue.
+    /// Resumes the server after [`Server::freeze`].
     pub fn thaw(&self) {
         self.signal(libc::SIGCONT);
     }
@@ -157,6 +161,7 @@ impl Server {
         system::limit_descriptors(&self.child, count);
     }
 
+    /// Waits until the server ends, and returns its exit status.
     pub fn wait(&mut self) -> ExitStatus {
         eventually("the server ends", || self.child.try_wait().expect("our own child"))
     }
@@ -172,7 +177,7 @@ impl Server {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the server runs").count()
     }
 
-    /// Returns the user and system time so far, in clock ticks.
+    /// Returns the CPU time that the server has used so far, in clock ticks.
     pub fn cpu_ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server runs");
         let fields: Vec<_> = stat.rsplit(") ").next().expect("after the name").split(' ').collect();
@@ -187,7 +192,8 @@ impl Drop for Server {
     }
 }
 
-/// Repeats `attempt` until it returns a value.
+/// Repeats `attempt` until it returns a value, which this function then returns. Panics, naming `what` it waited for,
+/// if this takes longer than [`PATIENCE`].
 pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -223,24 +229,25 @@ impl Client {
         self.send(request(request_line, fields));
     }
 
+    /// Ends the stream of requests. The client can still read responses.
     pub fn finish(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).expect("the connection is open");
     }
 
-    /// Reads one response. What follows the announced content belongs to the next response.
+    /// Reads the response to a request. Bytes that follow its content are kept for the next response.
     pub fn response_to(&mut self, request_line: &str) -> Response {
         let head_end = loop {
             if let Some(end) = find(&self.unread, b"\r\n\r\n") {
                 break end + 4;
             }
-            assert!(self.read_more(), "the connection ended in a head: {:?}", lossy(&self.unread));
+            assert!(self.read_more(), "the connection ended within a head: {:?}", lossy(&self.unread));
         };
         let mut response = Response::from_head(&self.unread[..head_end]);
         self.unread.drain(..head_end);
         let has_content = !request_line.starts_with("HEAD ") && ![204, 304].contains(&response.status);
         let length = if has_content { response.content_length() } else { 0 };
         while self.unread.len() < length {
-            assert!(self.read_more(), "the connection ended in content");
+            assert!(self.read_more(), "the connection ended within content");
         }
         response.content = self.unread.drain(..length).collect();
         response
@@ -250,7 +257,7 @@ impl Client {
         let mut bytes = [0; 16 * 1024];
         let count = loop {
             match self.stream.read(&mut bytes) {
-                // A socket with a time-out does not restart a read that a signal interrupts (signal(7)).
+                // If a socket has a timeout, the kernel does not restart a read that a signal interrupts (signal(7)).
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 result => break result.expect("a response or the end of the connection"),
             }
@@ -261,11 +268,11 @@ impl Client {
 
     /// Asserts that the server closes the connection cleanly and sends nothing more.
     pub fn expect_end(mut self) {
-        assert!(!self.read_more(), "expected the end, got {:?}", lossy(&self.unread));
-        assert!(self.unread.is_empty(), "expected the end, got {:?}", lossy(&self.unread));
+        assert!(!self.read_more(), "expected the end of the connection, got {:?}", lossy(&self.unread));
+        assert!(self.unread.is_empty(), "expected the end of the connection, got {:?}", lossy(&self.unread));
     }
 
-    /// Waits until the server closes or resets the connection. Returns false if it sends something first.
+    /// Waits until the server closes or resets the connection. Returns false if the server sends anything first.
     pub fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0; 1024]) {
             Ok(0) => true,
@@ -300,7 +307,7 @@ impl Response {
         for line in lines {
             let (name, value) = line.split_once(": ").expect("a field line");
             assert!(!name.contains(' ') && value.trim() == value, "{line:?}");
-            assert!(fields.insert(name.to_lowercase(), value.to_owned()).is_none(), "twice: {line:?}");
+            assert!(fields.insert(name.to_lowercase(), value.to_owned()).is_none(), "duplicate: {line:?}");
         }
         Self { status: status.trim().parse().expect("three digits"), fields, content: Vec::new() }
     }
@@ -319,7 +326,7 @@ impl Response {
         serde_json::from_slice(&self.content).expect("JSON")
     }
 
-    /// Returns the code of an error, whose format must be that of the distribution-spec.
+    /// Returns the code of an error response, and checks that the response has the format of the distribution-spec.
     pub fn error_code(&self) -> String {
         assert_eq!(self.field("content-type"), Some("application/json"));
         let json = self.json();
@@ -338,7 +345,7 @@ pub fn lossy(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// Computes a digest without the code under test.
+/// Computes a digest independently of the code under test.
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
     let hash = sha2::Sha256::digest(bytes);
@@ -353,16 +360,16 @@ pub fn run(command: &mut Command) -> String {
     stdout.into_owned()
 }
 
-/// Writes a file that can be executed. A child process writes it: while this process has the file open for writing, a
-/// concurrent test may fork, and then the execution would fail with ETXTBSY.
+/// Writes an executable file in a child process. If this process wrote the file, the child of a concurrent test could
+/// inherit the open descriptor, and executing the file would fail with ETXTBSY.
 pub fn write_executable(path: &str, content: &[u8]) {
     let mut install = tool("install");
     let mut child = install.args(["-m", "755", "/dev/stdin", path]).stdin(Stdio::piped()).spawn().expect("coreutils");
-    child.stdin.take().expect("it is piped").write_all(content).expect("the file can be written");
+    child.stdin.take().expect("the stream is piped").write_all(content).expect("the file can be written");
     assert!(child.wait().expect("our own child").success(), "{path} cannot be written");
 }
 
-/// Writes the image to a file with `quinistry save` and additional arguments.
+/// Writes the image to a file, with `quinistry save` and these arguments.
 pub fn save(path: &str, arguments: &[&str]) {
     let file = std::fs::File::create(path).expect("the file can be written");
     run(quinistry().arg("save").args(arguments).stdout(file));
@@ -371,7 +378,7 @@ pub fn save(path: &str, arguments: &[&str]) {
 /// The README, followed by the README for Kubernetes.
 pub const README: &str = concat!(include_str!("../../README.md"), include_str!("../../k8s/README.md"));
 
-/// Returns the README's code blocks in a language.
+/// Returns the README's code blocks in a language, such as `sh`.
 pub fn readme_blocks(language: &str) -> impl Iterator<Item = &'static str> {
     let blocks = README.split("```").skip(1).step_by(2);
     blocks.filter_map(move |block| block.strip_prefix(language)?.strip_prefix('\n'))
@@ -382,8 +389,8 @@ pub fn readme_block(language: &str, text: &str) -> &'static str {
     readme_blocks(language).find(|block| block.contains(text)).expect("the README has it")
 }
 
-/// Copies the executable under test, and changes the processor in the header of the copy: to arm64, or on arm64 to
-/// amd64. Returns the path of the copy.
+/// Copies the executable under test, and changes the header of the copy so that it names another processor: arm64, or
+/// amd64 if this machine is arm64. Returns the path of the copy.
 pub fn sibling(folder: &Folder) -> String {
     let mut executable = std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable");
     executable[18] = if other_goarch() == "arm64" { sample::ARM64 } else { sample::AMD64 };
@@ -392,7 +399,7 @@ pub fn sibling(folder: &Folder) -> String {
     path
 }
 
-/// Returns the architecture in the header of a [`sibling`].
+/// Returns the architecture that the header of a [`sibling`] names.
 pub fn other_goarch() -> &'static str {
     if goarch() == "arm64" { "amd64" } else { "arm64" }
 }
@@ -406,8 +413,8 @@ pub fn goarch() -> &'static str {
     }
 }
 
-/// Returns a loopback port that was free a moment ago. Linux itself chooses only higher ports, for servers on port 0
-/// and for clients, so no other server gets this port before the test uses it.
+/// Returns a loopback port that was free a moment ago. The ports that Linux chooses, for clients and for servers that
+/// ask for port 0, are all higher. So no other server takes this port before the test uses it.
 pub fn free_port() -> u16 {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let first = std::process::id() as usize * 100;
@@ -436,7 +443,7 @@ impl Drop for Background {
     }
 }
 
-/// A server on a terminal.
+/// A server whose log goes to a terminal.
 pub struct OnTerminal {
     pub server: Background,
     pub address: SocketAddr,
@@ -457,18 +464,19 @@ impl OnTerminal {
         Self { server, address, person, program }
     }
 
-    /// Stops the output, as Ctrl-S does.
+    /// Stops the terminal's output, as Ctrl-S does.
     pub fn hold(&mut self) {
         system::hold(&mut self.person, &self.program);
     }
 
-    /// Lets the output continue, as Ctrl-Q does.
+    /// Resumes the terminal's output, as Ctrl-Q does.
     pub fn release(&mut self) {
-        self.person.write_all(b"\x11").expect("the terminal is there");
+        self.person.write_all(b"\x11").expect("the terminal is open");
     }
 
-    /// Reads until a complete line contains `text`, and returns everything that was read. Meanwhile, requests that are
-    /// not logged wake the server, which would otherwise pause before it writes to a full terminal again.
+    /// Reads from the terminal until a complete line contains `text`, and returns everything that was read. Meanwhile,
+    /// sends requests that are not logged. They wake the server, which would otherwise pause before it writes to a full
+    /// terminal again.
     pub fn read_until(&mut self, text: &str) -> String {
         let (mut read, mut bytes) = (String::new(), [0; 4096]);
         let mut waking = Client::connect(self.address);

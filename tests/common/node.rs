@@ -1,6 +1,7 @@
 //! Cluster nodes: network namespaces, each with its own containerd.
 //!
-//! The nodes are isolated. Nothing outside can reach them, and they can reach nothing outside.
+//! The nodes are isolated: nothing outside can reach them, and they can reach nothing outside. They need root and the
+//! commands that [`Network::new`] lists. Without these, the tests that use nodes are skipped.
 
 use std::process::{Child, Command, Stdio};
 
@@ -27,7 +28,8 @@ impl Namespace {
         run(tool("ip").args(["-n", &self.0]).args(line.split(' ')));
     }
 
-    /// Returns a command that runs in the namespace. `ip netns exec` would hide the control groups.
+    /// Returns a command that runs in the namespace. This uses `nsenter` because `ip netns exec` would hide the control
+    /// groups from the command.
     fn command(&self, program: &Command) -> Command {
         let mut command = tool("nsenter");
         command.arg(format!("--net=/run/netns/{}", self.0)).arg(program.get_program());
@@ -66,7 +68,7 @@ impl Network {
     /// Creates a node, which runs nothing but containerd.
     pub fn node(&self, number: usize) -> Node {
         let Network { switch, .. } = self;
-        let namespace = Namespace::new(format!("{}-{number}", switch.0)).expect("one more namespace");
+        let namespace = Namespace::new(format!("{}-{number}", switch.0)).expect("another namespace can be created");
         let (address, port) = (format!("10.0.0.{number}"), format!("port{number}"));
         namespace.ip(&format!("link add eth0 type veth peer name {port} netns {}", switch.0));
         namespace.ip(&format!("address add {address}/24 dev eth0"));
@@ -118,13 +120,14 @@ pub struct Node {
 }
 
 impl Node {
+    /// Returns a `ctr` command for the containerd of this node.
     pub fn ctr(&self, arguments: &[&str]) -> Command {
         let mut command = self.command(&tool("ctr"));
         command.args(["--address", &format!("{}/socket", self.folder)]).args(arguments);
         command
     }
 
-    /// Imports the image from an archive, and returns its name.
+    /// Saves the image to an archive, imports the archive, and returns the name of the imported image.
     pub fn load(&self) -> String {
         let archive = format!("{}/image.tar", self.folder);
         save(&archive, &[]);
@@ -132,7 +135,7 @@ impl Node {
         "docker.io/library/quinistry:latest".to_owned()
     }
 
-    /// Pulls from another node over plain HTTP, and returns the name of the image.
+    /// Pulls the image from another node over plain HTTP, and returns the name of the pulled image.
     pub fn pull(&self, holder: &Node) -> String {
         let image = format!("{}/quinistry:latest", holder.registry());
         run(&mut self.ctr(&["images", "pull", "--plain-http", "--snapshotter", "native", &image]));
@@ -156,10 +159,10 @@ impl Node {
         self.namespace.command(program)
     }
 
-    /// Runs an image, waits until it serves, and returns its digest.
+    /// Runs a container of an image, waits until the container serves that image, and returns the image's digest.
     pub fn run(&self, image: &str) -> String {
         let log = format!("file://{}/log", self.folder);
-        // runc lists all containers of a machine in one place, so their names must differ.
+        // runc lists all containers on a machine in one place, so each needs a name of its own.
         let name = &self.namespace.0;
         let how = ["run", "--detach", "--net-host", "--snapshotter", "native", "--log-uri", &log, image, name];
         run(&mut self.ctr(&how));
@@ -173,11 +176,12 @@ impl Node {
         digest
     }
 
+    /// Returns the log of the container on this node.
     pub fn log(&self) -> String {
         std::fs::read_to_string(format!("{}/log", self.folder)).expect("a log")
     }
 
-    /// Returns how often this node has sent the layer.
+    /// Returns how many times this node has sent the layer.
     pub fn sent(&self) -> usize {
         self.log().matches("Serving layer: GET").count()
     }

@@ -1,15 +1,15 @@
 //! Small images, for tests that need no real executable.
-#![allow(dead_code, reason = "no test uses all of it")]
+#![allow(dead_code, reason = "each test file uses only a part of this module")]
 
 use quinistry::image::Image;
 use quinistry::image::layer::{Executable, Layer};
 
-/// ELF's machine numbers.
+/// The numbers by which an ELF header names the processors.
 pub const AMD64: u8 = 62;
 pub const ARM64: u8 = 183;
 
-/// Returns a small file that is accepted as a static executable: a 64-bit ELF header for this machine, one program
-/// header that loads nothing, and data that stays large when compressed.
+/// Returns a small file that is accepted as a static executable: a 64-bit ELF header for `machine`, one program header
+/// that loads nothing, and data that compresses poorly.
 pub fn executable(machine: u8) -> Vec<u8> {
     let mut file = vec![0; 64 + 56];
     file[..8].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1, 1, 0]);
@@ -24,21 +24,21 @@ pub fn executable(machine: u8) -> Vec<u8> {
     file
 }
 
-/// Packs an executable. Returns the content and the description of the layer.
+/// Packs an executable into a layer. Returns the content of the layer and its description.
 pub fn layer(executable: &[u8]) -> (Vec<u8>, Layer) {
     let mut content = Vec::new();
-    let executable = Executable::check(executable, executable.len() as u64).expect("it is one");
-    let layer = executable.pack(&mut content).expect("it packs");
+    let executable = Executable::check(executable, executable.len() as u64).expect("the file is an executable");
+    let layer = executable.pack(&mut content).expect("the executable can be packed");
     (content, layer)
 }
 
-/// Makes an image of such executables, one for each machine. The first is for the server's own platform. Returns the
+/// Makes an image of small executables, one for each machine. The first machine is the server's own. Returns the
 /// contents of the layers, and the image.
 pub fn image(machines: &[u8]) -> (Vec<Vec<u8>>, Image) {
     Image::assemble(machines.iter().map(|machine| layer(&executable(*machine))).collect())
 }
 
-/// Makes an image of one such executable. Returns the image, and the content of its layer.
+/// Makes an image of one small executable, for amd64. Returns the image, and the content of its layer.
 pub fn packed() -> (Image, Vec<u8>) {
     let (contents, image) = image(&[AMD64]);
     (image, contents.concat())

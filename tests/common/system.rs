@@ -1,8 +1,8 @@
 //! Signals and limits of child processes, and other system calls that std lacks.
 //!
-//! Document: the Linux manual pages kill(2) and getrlimit(2).
+//! Documents: the Linux manual pages kill(2) and getrlimit(2).
 //!
-//! Deliberately absent: the commands `kill` and `prlimit`. A minimal system has only the shell's `kill`.
+//! Deliberately absent: the commands `kill` and `prlimit`, which a minimal system may lack.
 #![allow(unsafe_code, reason = "std has no such calls")]
 
 use std::ffi::CString;
@@ -20,18 +20,18 @@ fn id(child: &Child) -> libc::pid_t {
     child.id().cast_signed()
 }
 
-/// Sends a signal to a child, such as `libc::SIGTERM`. After SIGSTOP, waits until it has stopped.
+/// Sends a signal, such as `libc::SIGTERM`, to a child. After SIGSTOP, waits until the child has stopped.
 pub fn signal(child: &Child, signal: libc::c_int) {
     // SAFETY: kill(2) takes no pointers. The kernel keeps the child's ID until the child is waited for.
     assert_eq!(unsafe { libc::kill(id(child), signal) }, 0, "the child has not been waited for");
     if signal == libc::SIGSTOP {
-        // proc(5): the state follows the name.
+        // proc(5): the state of the process follows its name, which is in parentheses.
         let stat = || std::fs::read_to_string(format!("/proc/{}/stat", child.id())).expect("the child exists");
         eventually("the child is stopped", || stat().rsplit(") ").next()?.starts_with('T').then_some(()));
     }
 }
 
-/// Limits the number of descriptors that a child may have open, up to its hard limit.
+/// Limits the number of descriptors that a child may have open. The number must not exceed the child's hard limit.
 pub fn limit_descriptors(child: &Child, count: usize) {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     let none = std::ptr::null_mut();
@@ -43,7 +43,7 @@ pub fn limit_descriptors(child: &Child, count: usize) {
     assert_eq!((read, set), (0, 0), "{}", io::Error::last_os_error());
 }
 
-/// Limits the number of descriptors that the command's process may have open. It cannot raise the limit.
+/// Limits the number of descriptors that the command's process may have open. The process cannot raise the limit.
 pub fn with_descriptors(command: &mut Command, count: usize) -> &mut Command {
     let limit = rlimit(count as u64);
     // SAFETY: setrlimit(2) only reads the rlimit.
@@ -73,19 +73,19 @@ pub fn with_address_space(command: &mut Command, size: u64) -> &mut Command {
 
 /// Moves the command's process into a control group. `members` is the group's `cgroup.procs`.
 pub fn in_control_group(command: &mut Command, members: File) -> &mut Command {
-    // SAFETY: the pointer is to one byte. 0 is the writing process.
+    // SAFETY: the pointer is to one byte. (The text "0" stands for the process that writes it.)
     before_exec(command, move || {
         let written = unsafe { libc::write(members.as_raw_fd(), c"0".as_ptr().cast(), 1) };
         if written == 1 { 0 } else { -1 }
     })
 }
 
-/// Makes the kernel kill the command's process at one of these calls, as a service manager's filter does.
+/// Makes the kernel kill the command's process when it makes one of these calls, as a service manager's filter does.
 pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let (jump, end) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
     let instruction = |code: u32, [jt, jf]: [u8; 2], k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    // A filter finds the number of the call at offset 0.
+    // The number of the call is at offset 0 of the data that the kernel passes to a filter.
     let mut filter = vec![instruction(load, [0, 0], 0)];
     for call in calls {
         filter.push(instruction(jump, [0, 1], call.cast_unsigned() as u32));
@@ -103,7 +103,7 @@ pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
     });
 }
 
-/// Passes a copy of a descriptor to the command's process, under this number.
+/// Makes the command's process inherit a copy of a descriptor, under this number.
 pub fn with_descriptor(command: &mut Command, file: &impl AsRawFd, number: i32) {
     let descriptor = file.as_raw_fd();
     // SAFETY: dup2(2) takes no pointers.
@@ -127,7 +127,7 @@ pub fn make_fifo(path: &str) {
     assert_eq!(unsafe { libc::mkfifo(path.as_ptr(), 0o600) }, 0, "{}", io::Error::last_os_error());
 }
 
-/// Opens a new terminal. Returns the user's side, which is non-blocking, and the programs' side.
+/// Opens a new terminal. Returns the user's side, which is non-blocking, and the program's side.
 pub fn terminal() -> (File, File) {
     let (mut person, mut program) = (-1, -1);
     let none = std::ptr::null_mut();
@@ -146,12 +146,12 @@ pub fn terminal() -> (File, File) {
 
 /// Types Ctrl-S, and waits until the terminal has stopped its output.
 pub fn hold(person: &mut File, program: &File) {
-    person.write_all(b"\x13").expect("the terminal is there");
+    person.write_all(b"\x13").expect("the terminal is open");
     let is_held = || !quinistry::system::is_writable(program.as_fd(), Duration::ZERO);
     eventually("the terminal has stopped its output", || is_held().then_some(()));
 }
 
-/// Limits the number of unread bytes that the kernel buffers to about this size.
+/// Limits the number of received bytes that the kernel buffers for a socket to about `size`.
 pub fn limit_receive_buffer(stream: &TcpStream, size: libc::c_int) {
     let length = size_of::<libc::c_int>() as libc::socklen_t;
     let (level, name) = (libc::SOL_SOCKET, libc::SO_RCVBUF);
@@ -179,10 +179,10 @@ pub fn call_as_i386() -> i32 {
 /// Registers a function to be called when this process exits.
 pub fn at_exit(function: extern "C" fn()) {
     // SAFETY: the function is a static one.
-    assert_eq!(unsafe { libc::atexit(function) }, 0, "there is memory for it");
+    assert_eq!(unsafe { libc::atexit(function) }, 0, "the C library has memory for the registration");
 }
 
-/// Ends the process at once.
+/// Ends the process at once, without calling the functions that are registered with [`at_exit`].
 pub fn exit(code: i32) -> ! {
     // SAFETY: _exit(2) takes no pointers.
     unsafe { libc::_exit(code) }

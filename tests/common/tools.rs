@@ -17,7 +17,7 @@ use std::sync::Mutex;
 
 use super::{Folder, system};
 
-/// Each command, its Debian package or other source, and what is tested with it. The packages up to `util-linux` are
+/// Each command, its Debian package or other source, and what the tests use it for. The packages up to `util-linux` are
 /// part of every Debian system.
 const TOOLS: [(&str, &str, &str); 32] = [
     ("bash", "bash", "the README's commands; closed standard streams"),
@@ -35,7 +35,7 @@ const TOOLS: [(&str, &str, &str); 32] = [
     ("cargo", "cargo", "the list of crates"),
     ("chromium", "chromium", "the page, as a browser shows it"),
     ("containerd", "containerd", "nodes with their own containerd"),
-    ("ctr", "containerd", "the same"),
+    ("ctr", "containerd", "nodes with their own containerd"),
     ("curl", "curl", "the README's commands"),
     ("docker", "docker.io", "pull, run, push and load"),
     ("dockerd", "docker.io", "Docker with the README's configuration"),
@@ -56,7 +56,7 @@ const TOOLS: [(&str, &str, &str); 32] = [
 
 /// Returns a command from the list.
 pub fn tool(name: &str) -> Command {
-    assert!(TOOLS.iter().any(|(listed, ..)| *listed == name), "{name} is not on the list in {}", file!());
+    assert!(TOOLS.iter().any(|(listed, ..)| *listed == name), "{name} is not in the list in {}", file!());
     Command::new(name)
 }
 
@@ -77,8 +77,8 @@ pub fn this_test() -> Command {
     Command::new(std::env::current_exe().expect("/proc is mounted"))
 }
 
-/// Returns a command that runs a script with bash. The script finds only the commands in the list, by links in the
-/// test's directory.
+/// Returns a command that runs a script with bash. The script finds only the commands in the list: its PATH is a
+/// directory, inside `folder`, with links to these commands.
 pub fn bash(script: &str, folder: &Folder) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let links = folder.0.join("commands");
@@ -99,13 +99,13 @@ pub fn has_tool(name: &str, arguments: &[&str]) -> bool {
     let status = tool(name).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()).status();
     let works = status.is_ok_and(|status| status.success());
     if !works {
-        let (_, package, _) = TOOLS.iter().find(|(listed, ..)| *listed == name).expect("it is listed");
+        let (_, package, _) = TOOLS.iter().find(|(listed, ..)| *listed == name).expect("`tool` has checked the name");
         skip(&format!("`{name} {}` fails (package {package})", arguments.join(" ")));
     }
     works
 }
 
-/// Returns whether the tests run as root. If not, notes that the test is skipped, with this reason.
+/// Returns whether the tests run as root. If not, notes that the test is skipped for this reason.
 pub fn is_root(reason: &str) -> bool {
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
     if !is_root {

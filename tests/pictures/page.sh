@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Takes screenshots of the page at `/`, from the image on, and writes them beside this script: page-light.png and
-# page-dark.png. A screenshot has two pixels in each direction for every pixel of the page, for screens with a high
-# resolution. The script needs the release build, and Debian's chromium, curl and pngquant.
+# Takes screenshots of the page at `/`, beginning with its section on the image, and writes them beside this script:
+# page-light.png and page-dark.png. A screenshot has two pixels in each direction for every pixel of the page, for
+# screens with a high resolution. The script needs the release build, and Debian's chromium, curl and pngquant.
 set -euo pipefail
 cd "$(dirname "$0")"
 work=$(mktemp -d)
@@ -9,7 +9,7 @@ work=$(mktemp -d)
 server=$!
 trap 'kill "$server"; rm -rf "$work"' EXIT
 until grep -q 'Listening on' "$work/log"; do sleep 0.1; kill -0 "$server"; done
-# A browser does not scroll for a screenshot. So it gets a copy of the page without the part above the image.
+# A browser does not scroll for a screenshot, so Chromium shows a copy of the page without the part above the image.
 curl --silent --fail --header 'Accept: text/html' http://localhost:8080/ |
     sed 's|</style>|header, .pair { display: none; } body { padding-top: 0; } main h2 { margin-top: 1.5rem; }&|' >"$work/page.html"
 for scheme in dark light; do
@@ -18,6 +18,6 @@ for scheme in dark light; do
     TMPDIR=$work HOME=$work chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=640,998 \
         --force-device-scale-factor=2 --user-data-dir="$work/profile" --blink-settings=preferredColorScheme="$setting" \
         --screenshot="$work/$scheme.png" "file://$work/page.html" 2>"$work/browser" || { cat "$work/browser"; exit 1; }
-    # Text has soft edges, so it takes some colours.
+    # The edges of the text are blended with the background, so 16 colours are needed.
     pngquant --force --nofs --output "page-$scheme.png" 16 "$work/$scheme.png"
 done
