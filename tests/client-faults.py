@@ -497,7 +497,7 @@ def write_tables(folder):
     before, after = text[: text.index(MARKS[0])], text[text.index(MARKS[1]) :]
     parts = [
         "\n## What clients do\n\n" + behaviour(results),
-        "\n## What clients report\n\nThe table has the end of each error message:\n\n" + messages(results),
+        "\n## What clients report\n\nThe table shows how the error message of each client ends:\n\n" + messages(results),
         "\n## What clients leave behind\n\n"
         "These clients still have some of the layer a second after the failure:\n\n" + leftovers(results),
     ]
