@@ -1,8 +1,8 @@
-//! Leaves the tables for unwinding out of the release binary: 6 % of every pull.
+//! Leaves the tables for unwinding out of the release binary, which makes every pull 6 % smaller.
 //!
-//! The binary aborts when it panics, and never unwinds. But the linker keeps the tables, because the standard library and
-//! the C library bring theirs, and a debugger could use them. Tests do unwind. Cargo has no flags for one profile, so
-//! `.cargo/config.toml` cannot have these.
+//! The binary aborts when it panics, so it never unwinds. However, the linker keeps the tables, because the standard
+//! library and the C library bring theirs, and a debugger could use them. Tests do unwind, so only the release profile
+//! may have these flags. `.cargo/config.toml` cannot set flags for a single profile, but this script can.
 //!
 //! Deliberately absent: doing the same for musl, whose startup files may refer to the tables.
 
