@@ -475,7 +475,7 @@ fn requests_that_arrive_while_the_server_is_suspended_miss_no_deadline() {
 #[test]
 fn a_server_that_can_accept_no_client_refuses_to_start() {
     let mut command = quinistry();
-    let command = system::with_descriptors(&mut command, 7).args(["--listen", "127.0.0.1:0"]);
+    let command = system::with_descriptors(&mut command, 8).args(["--listen", "127.0.0.1:0"]);
     let mut child = Background::start(command.stderr(Stdio::piped()));
     let status = eventually("the process ends", || child.0.try_wait().expect("our own child"));
     let mut said = String::new();
