@@ -490,8 +490,8 @@ fn parse_target(text: &str, method: Method) -> Result<Target<'_>, Rejection> {
     if !is_percent_encoded(path_and_query) {
         return Err(bad("a percent sign in the target is not followed by two hexadecimal digits"));
     }
-    let mut parts = path_and_query.splitn(2, '?');
-    let (path, query) = (parts.next().unwrap_or_default(), parts.next());
+    let parts = path_and_query.split_once('?');
+    let (path, query) = parts.map_or((path_and_query, None), |(path, query)| (path, Some(query)));
     // RFC 9110 section 4.2.3: an empty path is the same as `/`.
     let path = if path.is_empty() { "/" } else { path };
     Ok(Target { authority, path: percent_decode(path, PLAIN_IN_PATH), query })

@@ -88,7 +88,7 @@ fn is_of_host(byte: u8) -> bool {
 /// ```
 pub fn is_percent_encoded(text: &str) -> bool {
     let is_octet = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    text.split('%').skip(1).all(is_octet)
+    text.match_indices('%').all(|(at, _)| is_octet(&text[at + 1..]))
 }
 
 /// The characters, apart from letters and digits, that are decoded in a path. `-._~` are unreserved (RFC 3986 section
