@@ -19,7 +19,7 @@
 //! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs
 //! little memory, and needs it only briefly.
 //!
-//! Limits: none here. The server compares [`Clients::count`], [`Clients::held`] and [`Clients::queued`] with its budget.
+//! Limits: none here. The server compares [`Clients::count`], `held` and `queued` with its budget.
 //!
 //! Deliberately absent: an index by rank. Ranks change with every response, and are needed only in a shortage.
 
@@ -56,23 +56,15 @@ pub struct Clients {
     /// The numbers of the empty slots.
     free: Vec<usize>,
     /// How many bytes all connections together hold.
-    held: usize,
+    pub held: usize,
     /// An upper bound of the bytes that all sockets together have queued.
-    queued: u64,
+    pub queued: u64,
 }
 
 impl Clients {
     /// Returns the number of clients.
     pub fn count(&self) -> usize {
         self.slots.len() - self.free.len()
-    }
-
-    pub fn held(&self) -> usize {
-        self.held
-    }
-
-    pub fn queued(&self) -> u64 {
-        self.queued
     }
 
     /// Adds a client that holds and has queued nothing yet, and returns its token.
@@ -121,7 +113,7 @@ impl Clients {
     /// Asks the kernel how many bytes each socket has queued. Sockets that had no bytes queued still have none.
     pub fn measure(&mut self) {
         self.for_each(|_, Client { socket, .. }| {
-            if socket.queued() > 0 {
+            if socket.queued > 0 {
                 socket.measure();
             }
         });
@@ -131,7 +123,7 @@ impl Clients {
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
         // A client in the run queue may have sent a request.
         let with_rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
-            Some((load.is_queued(), rank(connection, now)?, token))
+            Some((load.is_queued, rank(connection, now)?, token))
         };
         let mut ranked: Vec<(bool, Rank, Token)> = self.occupied().filter_map(with_rank).collect();
         let count = self.count().div_ceil(EVICTED_ONE_IN).min(ranked.len());
@@ -145,7 +137,7 @@ impl Clients {
     /// Returns the clients whose connections hold memory, in the order in which they are to be closed.
     pub fn holders(&self, now: Instant) -> Vec<Token> {
         let rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
-            ((!load.is_queued() && is_stalled(connection, now), connection.held()), token)
+            ((!load.is_queued && is_stalled(connection, now), connection.held()), token)
         };
         let mut ranked: Vec<_> = self.occupied().map(rank).filter(|((_, held), _)| *held > 0).collect();
         ranked.sort_unstable_by_key(|&(rank, _)| Reverse(rank));
@@ -156,7 +148,7 @@ impl Clients {
 impl Client {
     /// Returns how many bytes the connection holds, and the most bytes that the socket can have queued.
     fn used(&self) -> (usize, u64) {
-        (self.connection.held(), self.socket.queued())
+        (self.connection.held(), self.socket.queued)
     }
 }
 

@@ -226,7 +226,9 @@ fn name<'a>(request: &Request<'a>) -> Option<&'a str> {
 }
 
 fn explain_success(request: &Request<'_>, kind: RequestKind) -> &'static str {
-    let (is_head, is_by_tag) = (request.method == Method::Head, !reference(request).contains(':'));
+    // The path ends with a tag or a digest, and only a digest has a colon.
+    let is_by_tag = request.path.rsplit('/').next().is_some_and(|reference| !reference.contains(':'));
+    let is_head = request.method == Method::Head;
     // Field note: containerd adds `ns=docker.io` if it uses this server as a mirror of docker.io.
     let is_for_mirror = request.parameter("ns").is_some();
     let is_manifest = matches!(
@@ -297,9 +299,4 @@ fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Statu
         (Status::NotImplemented, _) => NOT_KNOWN,
         (Status::VersionNotSupported, _) => VERSION,
     }
-}
-
-/// Returns the tag or digest at the end of the path.
-fn reference<'r>(request: &'r Request<'_>) -> &'r str {
-    request.path.rsplit('/').next().unwrap_or_default()
 }

@@ -65,6 +65,7 @@ impl Page {
     /// Returns the page for a request to this host.
     pub fn write(&self, host: &str, vitals: &Vitals<'_>) -> String {
         let Vitals { metrics, clock, faults, .. } = vitals;
+        let line = |command: &str| format!("<code>{}\n</code>", escape(command));
         let (mut requests, mut layers) = (0, 0);
         metrics.responses().for_each(|(endpoint, _, count)| {
             requests += count;
@@ -74,7 +75,7 @@ impl Page {
             include_str!("page.html"),
             style = include_str!("page.css"),
             warning = warning(faults),
-            commands = commands(host, "").lines().map(command).collect::<String>(),
+            commands = commands(host, "").lines().map(line).collect::<String>(),
             age = age(clock.unix.saturating_sub(metrics.started)),
             requests = grouped(requests),
             layers = grouped(layers),
@@ -104,11 +105,6 @@ fn warning(faults: &[(String, u64)]) -> String {
         let _ = writeln!(text, "{rule}  {count}");
     }
     text + "</code></pre>"
-}
-
-/// Returns a command as a line of its own.
-fn command(line: &str) -> String {
-    format!("<code>{}\n</code>", escape(line))
 }
 
 /// An object that the page shows: a document, or a layer, its tar or its executable.

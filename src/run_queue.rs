@@ -50,22 +50,14 @@ pub struct Load {
     /// The cost as of `at`.
     cost: u64,
     at: Instant,
-    is_queued: bool,
+    /// Whether the client is in a queue. Whoever serves the client sets this to false.
+    pub is_queued: bool,
 }
 
 impl Load {
     /// Returns the load of a client that has not asked for anything yet.
     pub fn new(now: Instant) -> Self {
         Self { cost: 0, at: now, is_queued: false }
-    }
-
-    pub fn is_queued(&self) -> bool {
-        self.is_queued
-    }
-
-    /// Notes that the client was taken from its queue.
-    pub fn leave_queue(&mut self) {
-        self.is_queued = false;
     }
 
     /// Notes what a turn of the client has cost.
@@ -151,7 +143,7 @@ mod tests {
             turns += batch.len();
             for Token(client) in batch {
                 now += Duration::from_micros(50);
-                loads[client].leave_queue();
+                loads[client].is_queued = false;
                 if client == CROWD {
                     loads[client].note_turn(TURN_COST / 24, now);
                 } else {
@@ -186,7 +178,7 @@ mod tests {
         queue.enqueue(Token(7), &mut load, now + HALF_LIFE);
         assert_eq!(queue.heavy, [Token(7)]);
         queue.next_batch();
-        load.leave_queue();
+        load.is_queued = false;
         queue.enqueue(Token(7), &mut load, now + 2 * HALF_LIFE);
         assert_eq!(queue.light, [Token(7)]);
     }

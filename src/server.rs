@@ -262,7 +262,7 @@ impl Server {
     /// Serves some of the clients in the run queue.
     fn serve(&mut self) {
         for token in self.run_queue.next_batch() {
-            self.clients.update(token, |client| client.load.leave_queue());
+            self.clients.update(token, |client| client.load.is_queued = false);
             self.turn(token);
         }
     }
@@ -284,7 +284,7 @@ impl Server {
             if next == Next::Again {
                 self.run_queue.enqueue(token, load, now);
             }
-            if socket.is_short_of_memory() {
+            if socket.is_short_of_memory {
                 self.check_at = self.check_at.min(now + SHORTAGE_PAUSE);
             }
             next
@@ -292,7 +292,7 @@ impl Server {
         if let Some(Next::Close(reason)) = next {
             self.close(token, reason);
         }
-        if self.clients.held() > self.budget.held {
+        if self.clients.held > self.budget.held {
             self.release_memory();
         }
         self.service.log.write(&self.service.clock, false);
@@ -302,7 +302,7 @@ impl Server {
     /// cause another scan.
     fn release_memory(&mut self) {
         for token in self.clients.holders(self.now()) {
-            if self.clients.held() <= self.budget.held / 8 * 7 {
+            if self.clients.held <= self.budget.held / 8 * 7 {
                 break;
             }
             self.close(token, CloseReason::NoMemory);
@@ -356,7 +356,7 @@ impl Server {
                 socket.expect_input();
                 self.run_queue.enqueue(token, load, now);
             }
-            if socket.is_short_of_memory() {
+            if socket.is_short_of_memory {
                 self.check_at = now + SHORTAGE_PAUSE;
             }
         });
@@ -364,7 +364,7 @@ impl Server {
 
     /// Returns how many more bytes all sockets together may queue before each is limited to its guaranteed share.
     fn spare(&self) -> u64 {
-        self.budget.queued.saturating_sub(self.clients.queued())
+        self.budget.queued.saturating_sub(self.clients.queued)
     }
 
     /// Closes the listener, and queues all clients. In its turn, a connection closes if no response is in flight. The
@@ -378,11 +378,9 @@ impl Server {
         }
         self.grace_ends = Some(self.now() + GRACE);
         self.acceptor.close();
-        let open = counted(self.clients.count() as u64, "connection");
-        let seconds = GRACE.as_secs();
-        let event =
-            format!("Stopping: {open} open, up to {seconds} s to finish; a second signal ends the server at once");
-        self.service.log_event(event);
+        let (open, seconds) = (counted(self.clients.count() as u64, "connection"), GRACE.as_secs());
+        let end = "a second signal ends the server at once";
+        self.service.log_event(format_args!("Stopping: {open} open, up to {seconds} s to finish; {end}"));
         // Requests that came before the signal get a response, even if their events have not been reported. A response
         // that is still being sent is the last of its connection.
         self.clients.for_each(|token, Client { socket, load, .. }| {

@@ -132,7 +132,9 @@ impl Site {
     /// Describes the server, in a page or in a short text.
     fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
         let host = welcome::host(request.authority);
-        let is_page = prefers_page(request);
+        // Browsers prefer HTML. curl and other clients that accept `*/*` do not.
+        let [html, plain] = request.weights(["text/html", "text/plain"]);
+        let is_page = html > plain;
         let fields = if is_page { page::FIELDS } else { welcome::FIELDS };
         let mut response = Response::new(Status::Ok, fields, Content::NONE);
         if request.method == Method::Head {
@@ -175,11 +177,4 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
                 .with("Content-Range", &format!("bytes */{}", response.content.len()))
         }
     }
-}
-
-/// Whether a client prefers the page to the short text: browsers do, but curl and other clients that accept `*/*` do
-/// not.
-fn prefers_page(request: &Request<'_>) -> bool {
-    let [html, plain] = request.weights(["text/html", "text/plain"]);
-    html > plain
 }

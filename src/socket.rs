@@ -38,9 +38,9 @@ pub struct Socket {
     /// the stream takes a read of its own. The kernel reports the end only once, so this stays true.
     may_read_short: bool,
     /// An upper bound of the bytes that the kernel has queued.
-    queued: u64,
+    pub queued: u64,
     /// Whether bytes wait to be sent because the socket has used up its share of the memory.
-    is_short_of_memory: bool,
+    pub is_short_of_memory: bool,
 }
 
 impl Socket {
@@ -60,17 +60,9 @@ impl Socket {
         self.is_readable = true;
     }
 
-    pub fn queued(&self) -> u64 {
-        self.queued
-    }
-
     /// Asks the kernel how many bytes it has queued, and notes the answer.
     pub fn measure(&mut self) {
         self.queued = system::queued(self.stream.as_fd());
-    }
-
-    pub fn is_short_of_memory(&self) -> bool {
-        self.is_short_of_memory
     }
 
     /// Whether the socket waits for memory and may queue more if all sockets together may queue `spare` bytes more.
