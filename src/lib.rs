@@ -9,7 +9,7 @@
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
 //!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
 //! 2. How a registry responds. Read [`tests/pull.rs`], which pulls an image step by step as a client does. Then read
-//!    [`registry`], [`site`], and [`explain`], which explains each request. Example: [`registry`].
+//!    [`registry`], [`site`], [`service`], and [`explain`], which explains each request. Example: [`registry`].
 //! 3. How HTTP/1.1 is read and written: [`http`]. Example: [`http::request`].
 //! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
 //!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and finally [`server`]. Example: [`connection`].

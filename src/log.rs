@@ -1,6 +1,8 @@
 //! Writes events as lines of text.
 //!
-//! Documents: RFC 3339 (the time), RFC 9110 section 10.1.5 (User-Agent), POSIX `PIPE_BUF`.
+//! Documents: RFC 3339 (the time), POSIX `PIPE_BUF`.
+//!
+//! An event is usually a response, and `service` composes its line:
 //!
 //! ```text
 //!     2026-01-31T12:00:00Z Serving manifest: GET /v2/quinistry/manifests/latest 200 502 127.0.0.1:50514 "docker/28.2.2"
@@ -10,8 +12,8 @@
 //!
 //! The line of a response with a fault ends with the name of the fault: `(fault: cut)`.
 //!
-//! With `--explain`, an explanation of the request follows in indented lines. A line and its explanation are written or
-//! dropped together.
+//! With `--explain`, an explanation of the request follows in indented lines. The log writes or drops a line and the
+//! indented lines after it together.
 //!
 //! The log buffers its lines. It writes them when the server has no other work, when the buffer has many lines, or
 //! after 10 ms. A write must not block the event loop, even if no process reads the pipe or Ctrl-S has stopped the
@@ -31,9 +33,7 @@
 //! always reports the file as writable.
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and counted, and the log
-//! reports the count when the buffer is empty again. A line shows at most 256 bytes of a target or user agent, and
-//! escapes every byte other than printable ASCII, because a client must not be able to control a person's terminal. On
-//! a terminal, a line shows only the first product of the user agent, so that the line stays short.
+//! reports the count when the buffer is empty again. An [`Excerpt`] shows at most 256 bytes of a target or user agent.
 //!
 //! Deliberately absent: levels, a choice of formats, and log files with rotation. The person who starts the program
 //! decides where standard error goes.
@@ -158,8 +158,8 @@ impl Log {
         self.bound(start);
     }
 
-    /// Adds the line of an event, or several lines of which all but the first are indented. `time` has the format of RFC
-    /// 3339.
+    /// Adds an event: a line, or several lines, of which all but the first begin with [`INDENTATION`]. `time` has the
+    /// format of RFC 3339.
     pub fn event(&mut self, time: &str, event: impl fmt::Display) {
         let start = self.buffer.len();
         writeln!(self.buffer, "{time} {event}").expect("a Vec takes everything");
@@ -264,7 +264,8 @@ fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
-/// Text from a client, which is displayed escaped and truncated.
+/// Text from a client. It is truncated, and every byte other than printable ASCII is escaped, because a client must not
+/// be able to control a person's terminal.
 pub struct Excerpt<'a>(pub &'a str);
 
 impl fmt::Display for Excerpt<'_> {

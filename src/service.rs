@@ -1,6 +1,6 @@
 //! Serves requests: chooses the response to each, counts it, logs it, and writes it for the connection to send.
 //!
-//! Document: RFC 9112 section 9.3 (persistence).
+//! Documents: RFC 9112 section 9.3 (persistence); RFC 9110 section 10.1.5 (User-Agent), for the log.
 //!
 //! ```text
 //!     request  ──>  site  ──>  faults  ──>  the output: a head, and the content that is in memory
@@ -84,7 +84,7 @@ impl Service {
             Ok(request) => (request.method_name, request.target, request.fields.lines("user-agent").next()),
             Err(rejection) => ("-", rejection.reason, None),
         };
-        // RFC 9110 section 10.1.5: the first product is the client, and the others are its components.
+        // The first product is the client, and the others are its components. On a terminal, the line stays short.
         if log.is_on_terminal {
             user_agent = user_agent.and_then(|user_agent| user_agent.split(' ').next());
         }
