@@ -2,8 +2,8 @@
 //!
 //! Documents: accept(2), socket(7), tcp(7).
 //!
-//! The kernel reports a connection in the backlog only once ("edge-triggered"). The acceptor remembers the report until
-//! an attempt to accept finds no connection.
+//! The kernel reports a connection in the backlog only once ("edge-triggered"), so the acceptor remembers the report
+//! until an attempt to accept finds no connection.
 //!
 //! Limits: the backlog of connections, the unsent bytes of a socket, the pause, and the time between two log lines
 //! about a shortage.
@@ -29,11 +29,11 @@ const BACKLOG: i32 = 4096;
 /// container.
 const UNSENT: i32 = 128 * 1024;
 
-/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`). An
-/// honest client sends its request at once. The server then avoids a read that finds nothing, which is a third of the
-/// cost of a short connection. Apache httpd sets this option as well. If very many clients are silent, the kernel
-/// switches to SYN cookies, and hands connections over at once. If the server exits while a connection is held back,
-/// the connection is not closed: its client gets a reset when it sends.
+/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`).
+/// Because an honest client sends its request at once, the server thus avoids a read that finds nothing, which is a
+/// third of the cost of a short connection. Apache httpd sets this option as well. If very many clients are silent, the
+/// kernel switches to SYN cookies, and hands connections over at once. If the server exits while a connection is held
+/// back, the client does not notice until it sends something, and then gets a reset.
 const DEFERRED_SECONDS: i32 = 1;
 
 /// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up: while 4,096
@@ -53,8 +53,8 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let options = [
-        // The server marks by MSG_MORE where more bytes follow. Elsewhere, waiting for a full packet would only cause
-        // delay.
+        // The server uses MSG_MORE wherever more bytes follow, so that waiting for a full packet anywhere else would
+        // only cause delay.
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
         (libc::SOL_SOCKET, libc::SO_RCVBUF, RECEIVE_BUFFER),

@@ -4,8 +4,8 @@
 //!
 //! A container is charged for the memory that its process allocates, and also for the bytes that the kernel queues for
 //! its sockets. A client that does not read makes the kernel queue responses, and a client that sends without end makes
-//! the kernel queue requests. If the sum exceeds the container's limit, the kernel kills the process. So each use that
-//! clients can cause has a bound, and the bounds leave an eighth of the limit to the program itself:
+//! the kernel queue requests. Because the kernel kills the process if the sum exceeds the container's limit, each use
+//! that clients can cause has a bound, and the bounds leave an eighth of the limit to the program itself:
 //!
 //! ```text
 //!     use                                           bound             of 64 MiB
@@ -16,11 +16,12 @@
 //!     the program, its layers, its log              the rest          8 MiB
 //! ```
 //!
-//! Nothing bounds the program itself: whoever adds layers by `--with` must raise the limit.
+//! The memory of the program itself has no bound, so whoever adds layers by `--with` must raise the limit of the
+//! container.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
-//! all sockets together queue less than [`Budget::queued`], a connection can also queue the difference. If the
-//! container has no limit, `Budget::queued` is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
+//! all sockets together queue less than [`Budget::queued`], a connection can queue more bytes, up to the difference. If
+//! the container has no limit, `Budget::queued` is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
 //!
 //! Limits: the fields of [`Budget`].
 //!
@@ -33,22 +34,23 @@ use std::path::Path;
 pub const GUARANTEED: u64 = 8 * 1024;
 
 /// The size of a socket's receive buffer. The kernel doubles this size (socket(7)), and uses half of the doubled size
-/// for bytes: a few requests of the usual size. A client that sends more waits until the server reads.
+/// for bytes, which is enough for a few requests of the usual size. A client that sends more must wait until the server
+/// reads.
 pub const RECEIVE_BUFFER: i32 = 4 * 1024;
 
 /// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read (the kernel
 /// doubles the size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
-/// The most memory that is divided among connections, even if the process may use more. It is enough for
-/// [`MAX_CONNECTIONS`].
+/// The most memory that is divided among connections, even if the process may use more: enough for [`MAX_CONNECTIONS`].
 const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 
 /// The most connections, however much memory and however many descriptors the process has.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
 /// The number of descriptors that are not connections: the three standard descriptors, those of epoll, the listener,
-/// the signals and the resident memory, and one for each of up to eight layers.
+/// the signals and the resident memory, one for each of up to eight layers, and one that checks at the start that there
+/// is room for a client.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// The most bytes for incomplete heads and unsent responses. An honest client needs such memory only while its packets
@@ -72,8 +74,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Divides the memory `limit`, in bytes, and allows at most one connection for each descriptor that a process with
-    /// `descriptors` has left.
+    /// Divides `limit` bytes of memory. Allows at most as many connections as `descriptors`, the number of descriptors
+    /// of the process, leaves after [`RESERVED_DESCRIPTORS`].
     ///
     /// ```
     /// use quinistry::budget::Budget;
@@ -87,7 +89,8 @@ impl Budget {
         Self {
             connections: (connections as usize).min(descriptors.saturating_sub(RESERVED_DESCRIPTORS)).max(1),
             held: (memory / 16).min(MAX_HELD) as usize,
-            // With 32 MiB for all sockets, 1,000 clients that fetch the layer at once take twice as long.
+            // This divides `limit` and not `memory`, because with only 32 MiB for all sockets, 1,000 clients that fetch
+            // the layer at once take twice as long.
             queued: (limit / 16).min(MOST_MEMORY),
         }
     }
@@ -103,8 +106,8 @@ impl Budget {
 /// Returns the lowest memory limit of the control groups of this process, in bytes, or `u64::MAX` if no limit is
 /// visible.
 ///
-/// cgroups(7) describes `/proc/self/cgroup`. A container usually sees its own group at the root of the cgroup file
-/// system, whatever path `/proc/self/cgroup` has. So all directories of the path are tried.
+/// cgroups(7) describes `/proc/self/cgroup`. All directories of the path are tried, because a container usually sees
+/// its own group at the root of the cgroup file system, whatever path `/proc/self/cgroup` has.
 pub fn memory_limit() -> u64 {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = groups.lines().flat_map(|line| {

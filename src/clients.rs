@@ -2,18 +2,18 @@
 //!
 //! Document: epoll(7).
 //!
-//! The kernel returns a client's token with each of the client's events. A token is the number of a slot, and the slot of
-//! a closed connection is used again. Nevertheless, no event reaches the wrong client: the server notes all events of a
-//! poll before it closes a connection, and a closed socket has no further events.
+//! The kernel returns a client's token with each of the client's events. A token is the number of a slot, and the slot
+//! of a closed connection is used again. Nevertheless, no event reaches the wrong client: the server notes all events
+//! of a poll before it closes a connection, and a closed socket has no further events.
 //!
 //! # Eviction
 //!
 //! To make room for a newcomer, the server first closes connections without a response in flight, and then those whose
 //! client has taken nothing of its response for a while. In both groups, the connection that has waited longest is
 //! closed first. Clients in the run queue are closed only after all others, because it may be the server that keeps
-//! them waiting. A client that takes some bytes every second keeps its place, however slowly it reads. The search scans
-//! all clients, which takes milliseconds. So the server closes a 64th of all clients at once, which makes room for the
-//! next newcomers too.
+//! them waiting. A client that takes some bytes every second keeps its place, however slowly it reads. Because the
+//! search scans all clients, which takes milliseconds, the server closes a 64th of all clients at once, which makes
+//! room for the next newcomers too.
 //!
 //! If incomplete heads and unsent responses take too much memory, the server first closes connections that have made no
 //! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs
@@ -21,7 +21,7 @@
 //!
 //! Limits: none here. The server compares [`Clients::count`], `held` and `queued` with its budget.
 //!
-//! Deliberately absent: an index by rank. Ranks change with every response, and are needed only in a shortage.
+//! Deliberately absent: an index by rank, because ranks change with every response, but are needed only in a shortage.
 
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
@@ -67,7 +67,7 @@ impl Clients {
         self.slots.len() - self.free.len()
     }
 
-    /// Adds a client that holds and has queued nothing yet, and returns its token.
+    /// Adds a client, which must not hold or have queued any bytes yet, and returns its token.
     pub fn insert(&mut self, client: Client) -> Token {
         let slot = self.free.pop().unwrap_or(self.slots.len());
         if slot == self.slots.len() {

@@ -2,8 +2,8 @@
 //!
 //! Documents: RFC 9110 section 5.6.7 (`Date`), RFC 3339 (the log, and an image's `created`).
 //!
-//! The event loop reads the clock once after each poll, and passes the time to the code that it calls. So a test can
-//! choose the time for that code.
+//! The event loop reads the clock once after each poll, and passes the time to the code that it calls, so that a test
+//! can choose the time for that code.
 //!
 //! Deliberately absent: time zones, leap seconds, and fractions of a second.
 
@@ -89,8 +89,9 @@ struct Date {
     second: u64,
 }
 
-/// Returns the Gregorian date (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"). Years begin in March, so
-/// that a leap day comes last, and form eras of 400 years, which all have the same number of days.
+/// Returns the Gregorian date (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms"). Years are counted from
+/// March, so that a leap day is the last day of its year, and are grouped into eras of 400 years, which all have the
+/// same number of days.
 fn date(unix: u64) -> Date {
     const DAYS_PER_ERA: u64 = 146_097;
     const DAYS_BEFORE_EPOCH: u64 = 719_468; // from the first of March of the year 0

@@ -4,8 +4,8 @@
 //!
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
 //! over the process would need other calls: to open files, to run programs, to connect to other machines. Before the
-//! server reads the first byte from outside, it drops the right to make these calls permanently. The filter is a
-//! program that the kernel runs for each call. The program compares numbers and jumps forward:
+//! server reads the first byte from outside, it therefore permanently drops the right to make these calls. The filter
+//! is a program that the kernel runs for each call, and that only compares numbers and jumps forward:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
@@ -18,20 +18,21 @@
 //! The kernel refuses a call in one of these ways:
 //!
 //! * Usually the call fails with ENOSYS. Libraries expect this error from a call that an old kernel lacks, and do
-//!   without the call (EPERM has broken libraries in containers). So an unforeseen call of a library, for example
-//!   before it writes an error message, is harmless.
-//! * The process ends if it makes a call that only injected code can make: the server itself starts no process and
-//!   creates no socket while it serves. A process that has been taken over must not try other calls, or serve other
-//!   bytes. The service manager restarts the server, and sees SIGSYS as the reason.
+//!   without the call, whereas EPERM has broken libraries in containers. An unforeseen call, such as one that a library
+//!   makes before it writes an error message, is therefore harmless.
+//! * The process ends if it makes a call that only injected code can make, because the server itself starts no process
+//!   and creates no socket while it serves. A process that has been taken over can then neither try other calls nor
+//!   serve other bytes, and the service manager, which sees SIGSYS as the reason, restarts the server.
 //!
 //! `abort` does not end with SIGABRT: the call that sends the signal fails with ENOSYS, and `abort` then executes an
-//! instruction that traps. The numbers of x32, a second system call ABI of `x86_64`, are not in the table.
+//! instruction that traps. The calls of x32, a second system call ABI of `x86_64`, fail as well, because their numbers
+//! are not in the table.
 //!
 //! Limits: the architectures below. On other architectures the server runs without a filter, and logs this.
 //!
 //! Deliberately absent: rules for descriptors and for files. A filter sees only numbers, and the descriptors of clients
-//! change all the time. (`system::start` has closed the inherited descriptors.) A filter cannot read a file name
-//! either, so no file can be opened at all.
+//! change all the time. (`system::start` has closed the inherited descriptors.) Because a filter cannot read a file
+//! name either, no call that opens a file is allowed at all.
 
 use std::ffi::c_long;
 use std::io::{self, ErrorKind};
@@ -47,8 +48,8 @@ use Verdict::{Allowed, AllowedIf, Ends};
 pub enum Verdict {
     /// Executes the call.
     Allowed,
-    /// Executes the call if each of these arguments, counted from 0, has this value in the bits of this mask. If not,
-    /// the call fails.
+    /// Executes the call if every condition holds, and makes the call fail otherwise. A condition is an argument
+    /// (counted from 0), a mask, and the value that the argument must have in the bits of the mask.
     AllowedIf(&'static [(u32, u32, u32)]),
     /// Ends the process.
     Ends,
@@ -190,8 +191,8 @@ fn load(offset: u32) -> sock_filter {
     instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, [0, 0])
 }
 
-/// Compares the loaded bits with `number`. Skips the first count of instructions if they are equal, and the second
-/// count otherwise.
+/// Compares the loaded bits with `number`. Skips `skipped[0]` instructions if the two are equal, and `skipped[1]`
+/// instructions otherwise.
 fn compare(number: u32, skipped: [u8; 2]) -> sock_filter {
     instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, number, skipped)
 }

@@ -53,7 +53,7 @@
 //! slow reader has received it.
 //!
 //! When the server is stopping, every response is its connection's last. The server also closes connections when places
-//! or memory run out (see `clients`).
+//! or memory run out (see `clients`), or when the kernel has no memory to watch a socket.
 //!
 //! # Closing
 //!
@@ -80,7 +80,6 @@
 //!
 //! ```
 //! use std::io::{self, ErrorKind};
-//! use std::time::Instant;
 //!
 //! use quinistry::connection::{
 //!     Buffers, Connection, Context, HEAD_TIMEOUT, IDLE_TIMEOUT, Next, Transport,
@@ -141,14 +140,13 @@
 //! # let (faults, log) = (Faults::default(), Log::new(Requests::Hidden, false));
 //! # let mut service = Service { site, faults, clock: Clock::start(), log, metrics: Metrics::default() };
 //! let mut buffers = Buffers::default();
-//! let now = Instant::now();
+//! let now = service.clock.now;
 //! let mut client = Script::default();
 //! let mut connection = Connection::new(([192, 0, 2, 1], 50514).into(), now);
 //! let mut turn = |client: &mut Script| {
 //!     let next = connection.turn(&mut Context {
 //!         transport: client,
 //!         service: &mut service,
-//!         now,
 //!         buffers: &mut buffers,
 //!         is_stopping: false,
 //!         remaining: TURN_COST,
@@ -180,10 +178,10 @@ use crate::service::Service;
 /// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may neither send a further request nor take a byte of a response. A slow reader that keeps taking
-/// bytes may take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load balancers keep an idle
-/// connection for 60 s (AWS; nginx upstream). They must close it before the server does, because a request that crosses
-/// a close is lost.
+/// How long a client may go without sending a further request and without taking a byte of a response. A slow reader
+/// that keeps taking bytes may take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load
+/// balancers keep an idle connection for 60 s (AWS; nginx upstream). A load balancer must close a connection before the
+/// server does, because a request that crosses a close is lost.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a client may take to close its side after it has received its last response. nginx waits 5 s, and 30 s in
@@ -209,8 +207,8 @@ const _: () = assert!(MAX_READ < MAX_INPUT);
 // A load balancer's 60 s, and 10 s for packets that are on their way.
 const _: () = assert!(IDLE_TIMEOUT.as_secs() >= 60 + 10);
 
-/// A byte stream to one client. No method blocks. A transport has files that are too large for a connection's memory,
-/// and sends parts of them.
+/// A byte stream to one client, with methods that never block. A transport also has the files that are too large for a
+/// connection's memory, and sends parts of them.
 pub trait Transport {
     /// Reads some bytes. Returns 0 at the end of the stream.
     /// Fails with `WouldBlock` if there are no bytes now.
@@ -252,7 +250,6 @@ impl Default for Buffers {
 pub struct Context<'t> {
     pub transport: &'t mut dyn Transport,
     pub service: &'t mut Service,
-    pub now: Instant,
     pub buffers: &'t mut Buffers,
     /// Whether the server is stopping. If so, every response is its connection's last.
     pub is_stopping: bool,
@@ -261,6 +258,10 @@ pub struct Context<'t> {
 }
 
 impl Context<'_> {
+    fn now(&self) -> Instant {
+        self.service.clock.now
+    }
+
     /// Counts the cost of some work.
     fn spend(&mut self, cost: u64) {
         self.remaining = self.remaining.saturating_sub(cost);
@@ -340,7 +341,8 @@ enum Then {
 struct Progress {
     /// When the client or the transport was last seen to take bytes.
     at: Instant,
-    /// How many bytes were unacknowledged when the transport was last asked; `None` if more bytes were sent since.
+    /// How many bytes were unacknowledged when the transport was last asked; `None` if more bytes have been sent since
+    /// then.
     unacknowledged: Option<u64>,
 }
 
@@ -374,7 +376,7 @@ impl Connection {
     /// when a suspended process resumes: every deadline has passed, but requests may be waiting.
     pub fn turn(&mut self, context: &mut Context<'_>) -> Next {
         let mut next = self.work(context);
-        if matches!(next, Next::Wait | Next::Again) && context.now >= self.deadline() {
+        if matches!(next, Next::Wait | Next::Again) && context.now() >= self.deadline() {
             next = self.expire(next, context);
         }
         if next == Next::Wait && context.is_stopping { self.stop(context) } else { next }
@@ -402,8 +404,8 @@ impl Connection {
         }
     }
 
-    /// Returns the time at which the connection began to wait for a head. If it waits for no head, returns the time of
-    /// its last progress.
+    /// Returns since when the connection has waited. While it receives a head and no response is in flight, this is the
+    /// time at which it began to wait for the head. Otherwise it is the time of the last progress.
     pub fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
@@ -450,8 +452,8 @@ impl Connection {
 
     /// Enforces the deadline. Returns `next` if the client has made progress that extends the deadline.
     fn expire(&mut self, next: Next, context: &mut Context<'_>) -> Next {
-        self.watch(|| context.transport.unacknowledged(), context.now);
-        if context.now < self.deadline() {
+        self.watch(|| context.transport.unacknowledged(), context.now());
+        if context.now() < self.deadline() {
             return next;
         }
         match &self.state {
@@ -470,8 +472,8 @@ impl Connection {
     fn stop(&mut self, context: &mut Context<'_>) -> Next {
         match self.state {
             State::Writing(_) | State::Lingering => Next::Wait,
-            // The network namespace of a container may end with the process, and the bytes that the socket has queued
-            // are then lost. So the client must have its last response before the process ends.
+            // The client must have its last response before the process ends, because the network namespace of a
+            // container may end with the process, and the bytes that the socket has queued are then lost.
             State::Receiving { .. } | State::Idle => {
                 self.leave(CloseReason::Stopping, context).err().unwrap_or(Next::Wait)
             }
@@ -482,7 +484,7 @@ impl Connection {
     fn receive(&mut self, buffer: &mut [u8], context: &mut Context<'_>) -> Step {
         let (held, is_incomplete, mut began) = match &self.state {
             State::Receiving { input, is_incomplete, began } => (&**input, *is_incomplete, *began),
-            _ => (&[][..], true, context.now),
+            _ => (&[][..], true, context.now()),
         };
         let mut length = held.len();
         buffer[..length].copy_from_slice(held);
@@ -493,7 +495,7 @@ impl Connection {
                 (0, 0) => return self.leave(CloseReason::Left, context),
                 // RFC 9112 section 8: a message that is cut short needs no response.
                 (0, _) => return self.leave(CloseReason::CutShort, context),
-                (_, 0) => began = context.now,
+                (_, 0) => began = context.now(),
                 // The head is parsed again from its start.
                 _ => context.spend(REQUEST_COST + PARSED_BYTE_COST * length as u64),
             }
@@ -544,8 +546,9 @@ impl Connection {
         self.flush(FilePart::NONE, &[], Then::Linger, context)
     }
 
-    /// Sends the output. Keeps what does not fit, and `part`, which follows the output. `input` came after the request.
-    /// The output is empty afterwards, even after an error: the next client must not receive it.
+    /// Sends the output. Keeps what the transport did not take, as well as `part`, which follows the output, and
+    /// `input`, which came after the request. The output is empty afterwards, even after an error, because the next
+    /// client must not receive it.
     fn flush(&mut self, part: FilePart, input: &[u8], then: Then, context: &mut Context<'_>) -> Step {
         let output = &mut context.buffers.output;
         let written = match context.transport.write(output, !part.is_empty()) {
@@ -555,7 +558,7 @@ impl Connection {
         let rest = written.map(|written| output[written..].to_vec());
         output.clear();
         let bytes = rest?;
-        self.progress.note_sent(context.now);
+        self.progress.note_sent(context.now());
         if bytes.is_empty() && part.is_empty() {
             return self.proceed(then, input.to_vec(), context);
         }
@@ -565,23 +568,24 @@ impl Connection {
 
     /// Moves to the next state when the transport has taken everything. `input` came after the request.
     fn proceed(&mut self, then: Then, input: Vec<u8>, context: &mut Context<'_>) -> Step {
-        let began = context.now;
         match then {
             Then::Close if !context.transport.may_have_input() && self.is_acknowledged(context) => {
                 return Err(Next::Close(CloseReason::LastResponse));
             }
             Then::Reset => return Err(Next::Close(CloseReason::FaultReset)),
-            Then::Persist if context.is_stopping => return self.linger(context.transport, began),
+            Then::Persist if context.is_stopping => return self.linger(context),
             Then::Persist if input.is_empty() => self.state = State::Idle,
-            Then::Persist => self.state = State::Receiving { input, is_incomplete: false, began },
-            Then::Close | Then::Linger => return self.linger(context.transport, began),
+            Then::Persist => {
+                self.state = State::Receiving { input, is_incomplete: false, began: context.now() };
+            }
+            Then::Close | Then::Linger => return self.linger(context),
         }
         Ok(())
     }
 
     /// Asks the transport whether the client has acknowledged everything, and notes the progress that this shows.
     fn is_acknowledged(&mut self, context: &Context<'_>) -> bool {
-        self.progress.note_unacknowledged(context.transport.unacknowledged(), context.now);
+        self.progress.note_unacknowledged(context.transport.unacknowledged(), context.now());
         self.progress.unacknowledged == Some(0)
     }
 
@@ -590,15 +594,15 @@ impl Connection {
         if self.is_acknowledged(context) {
             return Err(Next::Close(reason));
         }
-        self.linger(context.transport, context.now)
+        self.linger(context)
     }
 
     /// Sends the end of the stream, and lingers.
-    fn linger(&mut self, transport: &mut dyn Transport, now: Instant) -> Step {
-        if transport.finish().is_err() {
+    fn linger(&mut self, context: &mut Context<'_>) -> Step {
+        if context.transport.finish().is_err() {
             return Err(Next::Close(CloseReason::Broken));
         }
-        self.progress = Progress { at: now, unacknowledged: Some(transport.unacknowledged()) };
+        self.progress = Progress { at: context.now(), unacknowledged: Some(context.transport.unacknowledged()) };
         self.state = State::Lingering;
         Ok(())
     }
@@ -607,11 +611,11 @@ impl Connection {
 impl Writing {
     /// Sends until the transport has taken the rest of the response.
     fn send(&mut self, progress: &mut Progress, context: &mut Context<'_>) -> Step {
-        let now = context.now;
+        let now = context.now();
         while !self.bytes.is_empty() {
             let count = context.transport.write(&self.bytes, !self.part.is_empty())?;
             if count == 0 {
-                // Otherwise this loop would never end if a transport took nothing and did not block.
+                // Without this check, the loop would never end if a transport took nothing and did not block.
                 return Err(Next::Close(CloseReason::Broken));
             }
             self.bytes.drain(..count);
@@ -641,7 +645,8 @@ impl Writing {
 /// Returns the cost of a request of this kind and its response, without the bytes of a file. The head has `head` bytes.
 fn cost(head: usize, kind: RequestKind) -> u64 {
     match kind {
-        // The text is generated, even if the response has only a part of it.
+        // These requests cost a whole turn, because their text is generated even if the response has only a part of the
+        // text.
         RequestKind::Welcome | RequestKind::Metrics => TURN_COST,
         _ => REQUEST_COST + PARSED_BYTE_COST * head as u64,
     }

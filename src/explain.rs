@@ -10,19 +10,20 @@
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
-//! No document specifies the order of a client's requests. The order comes from the sources of moby, containerd and
-//! containers/image. It was confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo
-//! 1.9.3 and podman 4.3.1. Where these clients differ, a text says only what is true of all of them.
+//! No document specifies the order of a client's requests. The order was therefore taken from the sources of moby,
+//! containerd and containers/image, and confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and
+//! podman 4.3.1. Where these clients differ, a text says only what is true of all of them.
 //!
-//! Limits: a text has at most two sentences, and fits 100 columns even after the subject "The client". This subject
-//! replaces a name that is missing, is not a token, or is longer than [`MAX_NAME`].
+//! Limits: a text has at most two sentences, and fits 100 columns even after the subject "The client", which replaces a
+//! name that is missing, is not a token, or is longer than [`MAX_NAME`].
 //!
-//! Deliberately absent: relations between requests. The server does not keep a client's earlier requests.
+//! Deliberately absent: relations between requests, because the server does not remember a client's earlier requests.
 
 use crate::fault::Fault;
 use crate::http::request::{Method, Request};
 use crate::http::response::Status;
 use crate::http::syntax::is_token;
+use crate::image::NAME;
 use crate::kinds::RequestKind;
 
 /// The length of the longest client name that is shown. `go-containerregistry` has 20 bytes.
@@ -38,7 +39,7 @@ const BASE: &str = "asks whether this is a registry, and whether a password is r
     (distribution-spec, Determining Support)";
 
 const TAG_BY_HEAD: &str = "asks by HEAD what the tag stands for now, and learns a digest.\n\
-    It then requests what the digest names, unless it already has it.\n\
+    It then requests the content with this digest, unless it already has that content.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
 const MIRROR: &str = "uses this server as a mirror of the registry that \"ns\" names, and tries it first.\n\
@@ -73,11 +74,11 @@ const NOT_MODIFIED: &str = "has this content already, and asks whether it is sti
     304 confirms that, and it uses what it has. (RFC 9110 section 15.4.5)";
 
 const MANIFEST_BY_HEAD: &str = "asks by HEAD whether a manifest with this digest is here, and learns its size.\n\
-    A pull then fetches it, and a push need not send it.\n\
+    A client that pulls then fetches it, and a client that pushes need not send it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
 const BLOB_BY_HEAD: &str = "asks by HEAD whether this blob is here, and learns its size.\n\
-    A push need not send it, and a pull can then fetch it.\n\
+    A client that pulls then fetches the blob, and a client that pushes need not send it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
 const TAGS: &str = "asks which tags there are.\n\
@@ -97,7 +98,8 @@ const WELCOME: &str = "asks what this is, as a browser does.\n\
     The response shows how to pull the image. (RFC 9110 section 9.3.1)";
 
 const OPTIONS: &str = "asks which methods and fields are allowed, as a browser does for a page.\n\
-    204 names them, and it then requests what the page needs. (RFC 9110 section 9.3.7)";
+    The response names them, and the browser then requests what the page needs.\n\
+    (RFC 9110 section 9.3.7)";
 
 const PUSH: &str = "wants to push, but this registry accepts no images.\n\
     After 405 with the code DENIED, the push ends at once. (distribution-spec, Push)";
@@ -262,7 +264,7 @@ fn explain_success(request: &Request<'_>, kind: RequestKind) -> &'static str {
 fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Status) -> &'static str {
     let path = request.map_or("", |request| &request.path);
     match (status, kind) {
-        // A 200 without a request does not occur.
+        // Only a 206 gets here: `explain` handles every 200, because a 200 always has a request.
         (Status::Ok | Status::PartialContent, _) => PART,
         (Status::NoContent, _) => OPTIONS,
         (Status::NotModified, _) => NOT_MODIFIED,
@@ -274,6 +276,8 @@ fn explain_other(request: Option<&Request<'_>>, kind: RequestKind, status: Statu
         (Status::BadRequest, _) => UNREADABLE,
         (Status::NotFound, RequestKind::Base | RequestKind::Catalog | RequestKind::Other) => NO_PATH,
         (Status::NotFound, RequestKind::Tags | RequestKind::Referrers) => NO_REPOSITORY,
+        // The name of the repository precedes `<collection>/<reference>`.
+        (Status::NotFound, _) if path.rsplit('/').nth(2) != Some(NAME) => NO_REPOSITORY,
         (Status::NotFound, _) if path.contains("/blobs/") => NO_BLOB,
         // Field note: cosign looks for the tag `sha256-<hex>.sig`, which is older than the schema.
         (Status::NotFound, _) if path.contains("/manifests/sha256-") => NO_REFERRERS_TAG,

@@ -32,7 +32,7 @@ use crate::http::response::{Content, Persistence, Response, Status};
 use crate::http::syntax::parse_number;
 use crate::image::gzip;
 use crate::kinds::RequestKind;
-use crate::registry::{Registry, Served, error};
+use crate::registry::{JSON, NO_STORE, Registry, Served, error, generated};
 
 /// The names that WHERE may have, and the kinds of requests that each name stands for.
 pub const PLACES: [(&str, &[RequestKind]); 9] = [
@@ -226,7 +226,8 @@ impl Faults {
         for text in rules.split_ascii_whitespace() {
             let rule =
                 Rule::parse(text).map_err(|(element, text)| format!("{element} cannot be {text:?}\n\n{HELP}"))?;
-            // Two equal rules would have one name in the metrics, and all connections have one rate.
+            // Two equal rules would have the same name in the metrics, and there can be only one rate, because all
+            // connections share it.
             let is_second_rate = rule.fault == Fault::Slow && self.rate().is_some();
             if is_second_rate || self.counts.iter().any(|(other, _)| other == text) {
                 return Err(format!("there is already a rule like {text}"));
@@ -274,8 +275,8 @@ impl Faults {
 /// Returns whether the connection persists after a response: as `wanted`, unless the fault decides otherwise.
 pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
     match fault {
-        // The client waits for the other half, and the server for the next request. The connection stays open even if
-        // the client asked to close it, because closing would make the stall a `cut`.
+        // The client waits for the other half, while the server waits for the next request. The connection stays open
+        // even if the client asked to close it, because closing would turn the stall into a `cut`.
         Some(Fault::Stall) => Persistence::Implied,
         Some(Fault::Cut | Fault::Reset | Fault::NoLength) => Persistence::Close,
         _ => wanted,
@@ -285,7 +286,7 @@ pub fn persistence(fault: Option<Fault>, wanted: Persistence) -> Persistence {
 /// Applies the fault of a rule to a correct response. Returns the response unchanged if the fault cannot change it.
 fn spoil<'r>(mut response: Response<'r>, request: &Request<'_>, rule: &Rule, registry: &'r Registry) -> Response<'r> {
     match rule.fault {
-        // Content that follows a request is not read, so the connection must end after the response.
+        // Content that follows a request is not read, so the connection must end after the response and cannot stall.
         Fault::Stall if request.has_body => {}
         Fault::Cut | Fault::Stall | Fault::Reset => {
             let half = response.content.len() / 2;
@@ -309,7 +310,7 @@ fn spoil<'r>(mut response: Response<'r>, request: &Request<'_>, rule: &Rule, reg
             return refusal(request, status, field);
         }
         Fault::Auth if request.fields.lines("authorization").any(is_bearer) => {}
-        // RFC 6750 section 3. The host is the one that the request names, and no host has a quotation mark.
+        // RFC 6750 section 3. The realm names the host of the request, which cannot contain a quotation mark.
         Fault::Auth => {
             let host = request.authority.unwrap_or("localhost:8080");
             let parameters = "service=\"quinistry\",scope=\"repository:quinistry:pull\"";
@@ -377,6 +378,5 @@ fn refusal(request: &Request<'_>, status: Status, field: Option<(&'static str, S
 /// Returns a token for any client. Field note: some clients use POST first, and use GET after the 405.
 fn token() -> Served<'static> {
     let content = b"{\"token\":\"quinistry\"}".to_vec();
-    let response = Response::generated(Status::Ok, "application/json", content);
-    Served::new(RequestKind::Token, response.with("Cache-Control", "no-store"))
+    Served::new(RequestKind::Token, generated(Status::Ok, JSON, NO_STORE, content))
 }

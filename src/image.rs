@@ -31,11 +31,11 @@
 //!
 //! The image of every platform has *all* layers, ordered by architecture. The images of the platforms differ only in
 //! the config, which states the architecture and which file to run. If an image had only the executable for its own
-//! processor, the program in it could not serve an image for another processor. With all layers, a child finds every
-//! executable that its parent had. So the child computes the same layers, configs, manifests and index as its parent,
-//! on any platform, and all generations on all processors have the same digest.
+//! processor, the program in it could not serve an image for another processor. With all layers, a child on any
+//! platform finds every executable that its parent had, and so computes the same layers, configs, manifests and index.
+//! All generations on all processors therefore have the same digest.
 //!
-//! The executables and the source determine every byte of the documents. So all executables must be built from one
+//! The executables and the source determine every byte of the documents, so all executables must be built from one
 //! source, and with one `SOURCE_DATE_EPOCH`. The rules that keep this true are in `lib.rs`, under "What must not
 //! change".
 //!
@@ -75,8 +75,8 @@ pub const TAGS: [&str; 2] = [VERSION, "latest"];
 /// The port that the image exposes, and the default port of the server.
 pub const PORT: u16 = 8080;
 
-/// The user and the group in the config. They are not root, and are numbers because Kubernetes' `runAsNonRoot` needs a
-/// number. 65532 is what distroless images use by convention.
+/// The user and the group in the config. They are not root, and they are numbers, because Kubernetes' `runAsNonRoot`
+/// requires a number. By convention, distroless images use 65532.
 const USER: &str = "65532:65532";
 
 /// The media types of one image format.
@@ -184,9 +184,9 @@ pub struct Platform {
 }
 
 impl Image {
-    /// Builds an image from one layer for each architecture, of which the first has the executable of this process. `C`
-    /// is the content of a layer, or a handle to it. It is moved, but never read. Returns the contents in the order of
-    /// [`Image::platforms`].
+    /// Builds an image from one layer for each architecture. The first layer must hold the executable of this process.
+    /// `C` is the content of a layer, or a handle to the content, and is moved but never read. Returns the contents in
+    /// the order of [`Image::platforms`], and the image.
     pub fn assemble<C>(mut packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;
         packed.sort_unstable_by_key(|(_, layer)| layer.architecture);
@@ -283,6 +283,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     config
 }
 
+/// Builds a manifest. As everywhere in this file, an assignment moves a value into its object, because `json!` would
+/// copy the value.
 fn manifest(media_type: &str, config: Value, layers: Vec<Value>) -> Value {
     let mut manifest = json!({ "schemaVersion": 2, "mediaType": media_type });
     manifest["config"] = config;

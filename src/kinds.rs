@@ -30,8 +30,9 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// What a client requests. The text labels the response in the log, unless the response is an error. Health checks
-    /// and metrics have none, because clients request them every few seconds.
+    /// What a client requests. The text labels the response in the log, unless the response is an error other than that
+    /// of `Tls`. Health checks and metrics have no text and are not logged, because clients request them every few
+    /// seconds.
     RequestKind {
         /// `/v2/`, by which a client checks that this is a registry.
         Base = "base", "Serving API version";
@@ -71,9 +72,11 @@ kinds! {
 }
 
 kinds! {
-    /// Why a connection was closed. Only the reasons for which the server itself ends a connection early have a text.
+    /// Why a connection was closed. A reason has a text if the server itself ends the connection, and no other line of
+    /// the log shows why.
     CloseReason {
-        /// The server sent the last response: the client wanted no other, or its bytes were not a request.
+        /// The server sent the last response of the connection, for example because the client wanted no other, or
+        /// because it sent bytes that are not a request.
         LastResponse = "last_response";
         /// The client closed the connection before its first request, or between two requests.
         Left = "left";

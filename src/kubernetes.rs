@@ -3,7 +3,7 @@
 //! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec,
 //! "Pulling manifests".
 //!
-//! A tag may come to mean another image, but a digest cannot. So a node that runs a pinned pod runs this program and no
+//! A tag may come to mean another image, but a digest cannot, so a node that runs a pinned pod runs this program and no
 //! other, wherever the node got the image.
 //!
 //! Deliberately absent: a YAML parser. The manifests are part of the source, and only the values of two keys change.

@@ -1,10 +1,24 @@
 //! A Docker registry quine: one static binary that speaks the registry protocol and serves one image, which holds that
 //! very binary. Pull the image, run it, and pull it again from the container: the digest never changes.
 //!
+//! # What happens in a pull
+//!
+//! ```text
+//!     latest ──> index ──> manifest for amd64 ──> config: how to run the image
+//!                  │              └────────────> layer: gzip( tar( the executable of this server ))
+//!                  └─────> manifest for arm64 ──> ...
+//! ```
+//!
+//! A client first requests `/v2/`, to find out whether this is a registry. It then asks what the tag `latest` stands
+//! for, and receives an index, which lists a manifest for each platform. The client chooses the manifest for its own
+//! platform, which in turn names a config and layers. Each arrow after the first is a digest: a hash of the content to
+//! which it leads. The client can therefore check every byte that it receives, and need not fetch what it already has.
+//! When it has the config and all layers, it unpacks the layers, and the pull is complete.
+//!
 //! # Four stories
 //!
-//! The source tells four stories, and names the documents that it follows. Each story can be read on its own, and has a
-//! runnable example to experiment with:
+//! The source tells four stories, and each file names the documents that it follows. Each story can be read on its own,
+//! and has a runnable example to experiment with:
 //!
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
 //!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
@@ -21,8 +35,8 @@
 //!
 //! # The files, from top to bottom
 //!
-//! A file uses only files that are below it in the table, which a test checks. To read the code, follow a story
-//! instead.
+//! A file uses only files that are below it in the table, and a test checks this order. To read the code, follow a
+//! story instead.
 //!
 //! ```text
 //!     file                 what it does
@@ -74,8 +88,8 @@
 //!    request (`respond`).
 //! 3. `Service::respond` chooses the response (`Site::respond`, `Registry::respond`, `manifest`), and how much of its
 //!    content the client gets (`http::conditional::select`). It makes the response wrong if a rule of `--fault` applies
-//!    (`Faults::apply`), counts and logs the response (`record`, with the text of `explain` if there is `--explain`),
-//!    and writes its head (`Response::write_head`).
+//!    (`Faults::apply`), counts and logs the response (`record`, which adds the text of `explain` if the server runs
+//!    with `--explain`), and writes its head (`Response::write_head`).
 //! 4. `Connection` sends the head and the content (`flush`), and waits for the next request (`proceed`).
 //! 5. The rest of a response is sent when the kernel reports that the socket has room (`note_event`, `send`).
 //!
@@ -84,7 +98,7 @@
 //! * A *digest* is a hash of content, and the name by which a registry knows the content.
 //! * A *blob* is content that a registry knows by its digest and does not interpret: a config or a layer.
 //! * A *manifest* lists the content of an image for one platform. An *index* lists manifests.
-//! * A *diff ID* is the digest of a layer before it was compressed.
+//! * A *diff ID* is the digest that a layer has before it is compressed.
 //! * A *child* is a server that runs from a pulled image. Its *parent* served that image.
 //! * A *head* is everything in a message before its content: the request line or status line, the field lines, and the
 //!   empty line that ends them.
@@ -102,11 +116,11 @@
 //!   the file. `RequestKind` in `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs`
 //!   lists those that a rule can name. The response needs a test in `tests/registry.rs`. Its JSON goes through
 //!   `image/json.rs`, which writes no booleans, no null and only unsigned integers.
-//! * A fault: `fault.rs` makes the fault, `fault.txt` describes it for `--help`, and `explain.rs` says what a good client
-//!   does. Each fault needs a test in `tests/fault.rs`.
-//! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`. `execute` in `main.rs` runs
-//!   each command.
-//! * A text of `--explain`: `explain.rs`, and the README if the log that it shows has this text.
+//! * A fault: `fault.rs` makes the fault, `fault.txt` describes it for `--help`, and `explain.rs` says what a good
+//!   client does. Each fault needs a test in `tests/fault.rs`.
+//! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`. `execute` in `main.rs`
+//!   runs each command.
+//! * A text of `--explain`: `explain.rs`. If the log in the README shows this text, also the README.
 //! * A header field: `write_head` in `http/response.rs` if every response has the field, `shared_fields` in `site.rs`
 //!   if every response under `/v2` has it, `Resource::new` in `registry.rs` for documents and layers, and `FIELDS` in
 //!   `page.rs` and `welcome.rs` for `/`. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
@@ -114,7 +128,7 @@
 //!   date, and shows the page to a browser.
 //! * A processor: `image/executable.rs`. If there are more than eight processors, also `RESERVED_DESCRIPTORS` in
 //!   `budget.rs`. If the server runs on the new processor, also `ARCHITECTURE` in `confinement.rs`.
-//! * A crate, or a version (also quinistry's own): `Cargo.toml` and `Cargo.lock`. Then run the command in
+//! * A crate, or a version (including that of quinistry itself): `Cargo.toml` and `Cargo.lock`. Then run the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
 //!   `connection.rs`. A metric: `metrics.rs` and `metrics.txt`.
@@ -137,18 +151,18 @@
 //!
 //! * no input from outside can cause a panic, block the thread, or make the use of memory grow without bound;
 //! * a request that could be understood in two ways is refused;
-//! * the output buffer that all connections share is empty after every turn. Otherwise a client would receive the bytes
-//!   of another client.
+//! * the output buffer that all connections share is empty after every turn, because otherwise a client would receive
+//!   the bytes of another client.
 //!
 //! Every pull transfers the binary, so the program must also stay small: `.ci/run` limits the size of a layer. Where
-//! the code avoids a part of std or of a crate for that reason (`system::entry`, `image::json`), a comment says how
-//! many bytes this saves.
+//! the code avoids a part of std or of a crate for that reason (the macro `entry` in `system.rs`, and `image/json.rs`),
+//! a comment says how many bytes this saves.
 //!
 //! # How to read the comments
 //!
 //! Each file begins with its purpose, the documents that it follows (if there are any), its limits, and what is
-//! deliberately absent. Where a line obeys a MUST, a comment cites it. A *Field note* states what real clients need but
-//! no document says.
+//! deliberately absent. Where a line obeys a MUST, a comment cites the requirement. A *Field note* states something
+//! that real clients need, although no document mentions it.
 //!
 //! The library exists for the tests and the fuzzer. Its interface may change at any time.
 

@@ -12,14 +12,14 @@
 //!
 //! The line of a response with a fault ends with the name of the fault: `(fault: cut)`.
 //!
-//! With `--explain`, an explanation of the request follows in indented lines. The log writes or drops a line and the
-//! indented lines after it together.
+//! With `--explain`, indented lines that explain the request follow. A line and its explanation form an entry. The
+//! buffer accepts or drops an entry as a whole, and a write to a pipe ends where an entry ends, if possible.
 //!
-//! The log buffers its lines. It writes them when the server has no other work, when the buffer has many lines, or
-//! after 10 ms. A write must not block the event loop, even if no process reads the pipe or Ctrl-S has stopped the
-//! terminal. Two rare exceptions are described below. Other processes may share the open file, so the log cannot make
-//! it non-blocking. Instead, the log asks poll(2) before each write, and writes no more than is certain to fit. Lines
-//! that cannot be written stay in the buffer.
+//! The log buffers its lines, and writes them when the server has no other work, when the buffer has many lines, or
+//! after 10 ms. Apart from two rare cases, which are described below, a write must not block the event loop, even if no
+//! process reads the pipe or Ctrl-S has stopped the terminal. The log cannot make the open file non-blocking, because
+//! other processes may share it. Instead, the log asks poll(2) before each write, and writes no more than is certain to
+//! fit. Lines that cannot be written stay in the buffer.
 //!
 //! ```text
 //!     standard error    what fits when poll(2) reports it as writable
@@ -28,12 +28,12 @@
 //!     a terminal        256 bytes of a line, or one line feed, which becomes CR LF
 //! ```
 //!
-//! A write still blocks in two cases. Between poll(2) and the write, another process may fill the pipe or the terminal,
-//! or Ctrl-S may stop the terminal. And a write to a regular file may hang with its file system, although poll(2)
-//! always reports the file as writable.
+//! A write can still block in two cases. Between poll(2) and the write, another process may fill the pipe or the
+//! terminal, or Ctrl-S may stop the terminal. A write to a regular file may hang with its file system, because poll(2)
+//! reports a regular file as writable in any case.
 //!
 //! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and counted, and the log
-//! reports the count when the buffer is empty again. An [`Excerpt`] shows at most 256 bytes of a target or user agent.
+//! reports the count when the buffer is empty again. An [`Excerpt`] shows at most 256 bytes of a text from a client.
 //!
 //! Deliberately absent: levels, a choice of formats, and log files with rotation. The person who starts the program
 //! decides where standard error goes.
@@ -58,8 +58,8 @@ const MAX_WRITE: usize = 4096;
 /// many bytes (Linux counts its memory in pieces of 256 bytes), and a serial line or console has room for more.
 const MAX_TERMINAL_WRITE: usize = 256;
 
-/// A buffer with more bytes than this is written immediately. The rest of [`MAX_WRITE`] leaves room for a few more
-/// lines.
+/// A buffer with more bytes than this is written immediately. The limit is below [`MAX_WRITE`], so that a few more
+/// lines still fit into the same write.
 const WRITTEN_AT_ONCE: usize = MAX_WRITE * 3 / 4;
 
 /// The longest time that a line waits while the server has other work.
@@ -141,7 +141,7 @@ impl Log {
         Self { requests, is_on_terminal, buffer: Vec::new(), is_new: false, dropped: 0, reported: 0, written_at: None }
     }
 
-    /// Whether requests and clients are logged, and not only events of the server.
+    /// Whether requests and clients are logged, in addition to the events of the server.
     pub fn wants_requests(&self) -> bool {
         self.requests != Requests::Hidden
     }
@@ -180,8 +180,8 @@ impl Log {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
 
-    /// Returns the beginning of `lines` that is certain to fit. It ends where an entry ends if possible, because an
-    /// entry that is written whole is not interleaved with lines of other processes.
+    /// Returns as much of the beginning of `lines` as is certain to fit. If possible, this piece ends where an entry
+    /// ends, because an entry that is written whole is not interleaved with the lines of other processes.
     fn piece<'a>(&self, lines: &'a [u8]) -> &'a [u8] {
         if self.is_on_terminal {
             let line = lines.iter().position(|&byte| byte == b'\n').unwrap_or(lines.len());
@@ -193,7 +193,7 @@ impl Log {
         }
     }
 
-    /// Returns when an otherwise idle server must write next. A busy server writes many lines at once.
+    /// Returns when a server that has no other work must write next. A busy server gathers many lines for one write.
     pub fn due_at(&self, now: Instant) -> Option<Instant> {
         if self.is_new { Some(now) } else { self.is_waiting().then(|| now + RETRY_PAUSE) }
     }
@@ -254,7 +254,7 @@ pub fn counted(count: u64, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Finds the end of the last entry (a line with its explanation) that another one follows.
+/// Finds the end of the last entry (a line with its explanation) after which another entry begins.
 fn last_end(lines: &[u8]) -> Option<usize> {
     lines.windows(2).rposition(|pair| pair[0] == b'\n' && pair[1] != b' ').map(|at| at + 1)
 }
@@ -264,8 +264,8 @@ fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
-/// Text from a client. It is truncated, and every byte other than printable ASCII is escaped, because a client must not
-/// be able to control a person's terminal.
+/// Text from a client, which is truncated and in which every byte other than printable ASCII is escaped, because a
+/// client must not be able to control a person's terminal.
 pub struct Excerpt<'a>(pub &'a str);
 
 impl fmt::Display for Excerpt<'_> {

@@ -49,7 +49,8 @@ use quinistry::site::Site;
 use quinistry::system::{self, ResidentMemory, SealedFile, Signals};
 use quinistry::welcome;
 
-// A fuzzer's sanitizers need a dynamic build, so the library compiles without this check. rustdoc ignores the flags.
+// The check is not in the library, because a fuzzer's sanitizers need a dynamic build, and not in a documentation
+// build, because rustdoc ignores the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
 compile_error!(
     "quinistry must be linked statically, because its image holds no C library and no loader. The flags of
@@ -88,7 +89,7 @@ quinistry::entry!(run);
 quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 
 fn run(arguments: &[String]) -> i32 {
-    // No other code refers to the bill of materials, so the linker would drop it.
+    // No other code refers to the bill of materials, so the linker would otherwise drop it.
     black_box(&BILL_OF_MATERIALS);
     let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     match options::parse(arguments, variable).map_err(Error::Misused).and_then(execute) {
@@ -213,7 +214,7 @@ fn try_to_listen(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Opens and checks the executable of this process and the other executables. The process opens itself through /proc,
-/// because by now its path may be gone or name another file.
+/// because the path from which it was started may be gone by now, or name another file.
 fn open(others: &[String]) -> Result<Vec<Executable<File>>, Error> {
     let mut executables: Vec<Executable<File>> = Vec::new();
     for path in ["/proc/self/exe"].into_iter().chain(others.iter().map(String::as_str)) {

@@ -37,7 +37,7 @@ pub struct Metrics {
     pub started: u64,
     /// The number of accepted connections.
     pub accepted: u64,
-    /// How often accepting was paused because there was no room for another connection.
+    /// How often accepting was paused, usually because there was no room for another connection.
     pub pauses: u64,
     /// The number of sent bytes of content. Content in memory is counted with its response, and a layer as the kernel
     /// takes its bytes.

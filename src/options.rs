@@ -12,9 +12,10 @@
 //!
 //! A command refuses an option that it does not use. `--with` is an exception, because the entrypoint of an image with
 //! several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest` appends the command
-//! to this entrypoint. `--help` and `--version` end the parsing, and the arguments after them are ignored. Only
-//! commands that use the variables `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` read them, so that an invalid value does
-//! not affect other commands. An option overrides its variable.
+//! to this entrypoint. `--help` and `--version` end the parsing, and the arguments after them are ignored. The command
+//! `help` ignores all other arguments as well, so that `quinistry help k8s` works. Only commands that use the variables
+//! `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` read them, so that an invalid value does not affect other commands. An
+//! option overrides its variable.
 //!
 //! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an address, so
 //! that starting never waits for a name server.
@@ -27,7 +28,7 @@ use crate::image::PORT;
 use crate::kubernetes;
 use crate::log::Requests;
 
-/// The text of `--help`, before [`HELP`](crate::fault::HELP).
+/// The first part of the text of `--help`. The second part is [`fault::HELP`](crate::fault::HELP).
 pub const HELP: &str = include_str!("options.txt");
 
 /// The command to run, with its options.
@@ -126,7 +127,7 @@ fn correction(value: &str) -> String {
     }
 }
 
-/// Parses the arguments after the program's name. `variable` returns the value of an environment variable, if it is set.
+/// Parses the arguments after the program's name. `variable` returns the value of an environment variable if it is set.
 /// Fails if an argument is unknown, is out of place, or has an invalid value. The error names one such argument.
 pub fn parse(arguments: &[String], variable: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
     let mut arguments = arguments.iter().map(String::as_str);
@@ -156,7 +157,7 @@ pub fn parse(arguments: &[String], variable: impl Fn(&str) -> Option<String>) ->
         }
     }
     let mut words = words.into_iter();
-    // Each command takes its options out of these variables. An option that remains is an error.
+    // Each command takes its options out of these variables, so an option that remains is an error.
     let command = match words.next() {
         None | Some("serve") if quiet && explain => return Err(QUIET_AND_EXPLAIN.into()),
         None | Some("serve") => {

@@ -12,10 +12,10 @@
 //!
 //! The picture shows six objects, from the index to the executable. After the picture, the page has a section for each
 //! of these objects, and a folded section for each object of another platform. The anchor of a section is the digest of
-//! its object. A digest in a document links to this anchor, so that a click follows the protocol.
+//! its object, and each digest in a document links to this anchor, so that a reader who clicks follows the protocol.
 //!
-//! Of the bytes that a client sends, only its host gets into the page, and only if `welcome` finds that Docker can pull
-//! from this host. The page escapes the host nevertheless.
+//! Of the bytes that a client sends, only the host that it requests gets into the page, and only if `welcome` finds
+//! that Docker can pull from this host. The page escapes the host nevertheless.
 //!
 //! The page is about 20 KB for an image with one platform, and 70 KB for one with five.
 //!
@@ -30,8 +30,8 @@ use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
 
-/// The fields of the page, except Content-Length. The policy forbids a browser to load anything, and to show the page
-/// inside another page. The policy allows only the style with this hash, which a test computes.
+/// The fields of the page, except Content-Length. The policy forbids a browser to load anything and to show the page
+/// inside another page, and it allows only the style with this hash, which a test computes.
 pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-store\r\nVary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \

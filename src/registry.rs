@@ -11,8 +11,8 @@
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
 //! ```
 //!
-//! A response depends only on the image and the request. This module touches neither sockets nor layer files: a response
-//! only names the part of a file to send. `site` handles the other methods, conditions and ranges.
+//! A response depends only on the image and the request. This module touches neither sockets nor layer files: a
+//! response only names the part of a file to send. `site` handles the other methods, conditions and ranges.
 //!
 //! Deliberately absent: pushes, authentication and content coding.
 //!
@@ -31,10 +31,10 @@
 //! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform |
 //! | none of these, or there is no `Accept`                      | the index                          |
 //!
-//! A client can compare a quine with its child only if both show it the same digest. Every current client accepts the
-//! index. Docker's list and manifests are the same documents under other media types, and so have other digests. They
-//! serve old clients that accept no other types (such as old versions of keel, Dependabot and watchtower). "Our
-//! platform" is the platform of the running process.
+//! A client can compare a quine with its child only if both give it the same digest. Both do, because every current
+//! client accepts the index. Docker's list and manifests, which are the same documents under other media types and so
+//! have other digests, exist only for old clients that accept no other types (such as old versions of keel, Dependabot
+//! and watchtower). "Our platform" is the platform of the running process.
 //!
 //! No value of `Accept` causes a 404 or a 406. If a server has no type that the client lists, RFC 9110 section 12.5.1
 //! lets the server disregard the field, and the client may be able to read the index nevertheless.
@@ -96,7 +96,7 @@ use crate::image::sbom::CYCLONE_DX;
 use crate::image::{DOCKER, Descriptor, Document, Image, NAME, OCI, Platform, TAGS};
 use crate::kinds::RequestKind;
 
-const JSON: &str = "application/json";
+pub const JSON: &str = "application/json";
 
 // Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246). Field note: Varnish 7.1 keeps a response without any of
 // these values for two minutes, even the response to a health check.
@@ -275,8 +275,9 @@ impl Registry {
     }
 }
 
-/// Checks the name of a repository. The name is `quinistry` in any namespace, because a client that uses this server as
-/// a mirror requests `library/quinistry`, or another namespace of the mirrored registry.
+/// Checks the name of a repository. The last component must be `quinistry`, but the namespace before it may be any,
+/// because a client that uses this server as a mirror requests `library/quinistry`, or a name in another namespace of
+/// the mirrored registry.
 fn check_name(name: &str) -> Result<&str, Response<'static>> {
     let (code, message) = if !name.split('/').all(is_name_component) {
         ("NAME_INVALID", "not a name that a repository can have")
@@ -294,7 +295,7 @@ fn is_name_component(component: &str) -> bool {
     let mut runs = component.as_bytes().chunk_by(|a, b| is_alphanumeric(a) == is_alphanumeric(b));
     let is_word = |run: Option<&[u8]>| run.is_some_and(|run| is_alphanumeric(&run[0]));
     let is_separator = |run: &[u8]| matches!(run, b"." | b"_" | b"__") || run.iter().all(|&byte| byte == b'-');
-    // Words and separators alternate. The first run and the last run must be words. They may be the same run.
+    // Words and separators alternate, and the first run and the last run, which may be the same run, must be words.
     is_word(runs.next())
         && runs.next_back().is_none_or(|run| is_word(Some(run)))
         && runs.all(|run| is_word(Some(run)) || is_separator(run))
@@ -380,7 +381,8 @@ pub fn generated(status: Status, media_type: &str, cache: &str, content: Vec<u8>
     Response::generated(status, media_type, content).with("Cache-Control", cache)
 }
 
-/// Returns an error with one of the codes of the distribution-spec ("Error Codes"). A body may have any format, but JSON MUST have this shape.
+/// Returns an error in the form of the distribution-spec ("Error Codes"): a body may have any format, but JSON MUST
+/// have this shape. `code` is one of the codes of the specification, or one that only the reference implementation has.
 /// Without Cache-Control, a cache may store some errors (RFC 9110 section 15.1) for longer than their cause lasts.
 pub fn error(status: Status, code: &str, message: &str, detail: &str) -> Response<'static> {
     let errors = json!({ "errors": [{ "code": code, "message": message, "detail": detail }] });

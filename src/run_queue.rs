@@ -4,7 +4,7 @@
 //! The idea is that of a multilevel feedback queue in an operating system's scheduler.
 //!
 //! A client that can continue waits in one of two queues. A *light* client has cost little recently, and a *heavy*
-//! client much. Between two polls of the kernel, the loop serves some clients of each queue:
+//! client has cost much. Between two polls of the kernel, the loop serves some clients of each queue:
 //!
 //! ```text
 //!     a client's socket is ready,        light:  C D E      up to 512 of them
@@ -12,17 +12,17 @@
 //!     work did                           heavy:  A B        up to 32 of them
 //! ```
 //!
-//! A *turn* is what one client does before the next client is served. It ends when the client has nothing more to do,
-//! and at the latest when it has cost [`TURN_COST`]. The unit of cost is the work of sending one byte of a file. After
-//! each quarter of a second, the recorded cost of a client is halved. A client that has just used a whole turn is
-//! heavy.
+//! A *turn* is what one client does before the next client is served. A turn ends when the client has nothing more to
+//! do, and at the latest when it has cost [`TURN_COST`], where the unit of cost is the work of sending one byte of a
+//! file. The recorded cost of a client is halved after each quarter of a second. A client whose recorded cost is at
+//! least [`TURN_COST`], such as one that has just used a whole turn, is heavy.
 //!
-//! With one queue, a client with one request would wait until each of 4,000 clients that never stop asking has had a
-//! turn, and as long again for its next request.
+//! If there were only one queue, and 4,000 clients never stopped asking, then a client with a single request would wait
+//! until each of them has had a turn, and would wait as long again for its next request.
 //!
 //! Limits: the cost of a turn, and the number of turns between two polls. A client is in at most one queue.
 //!
-//! Deliberately absent: the addresses of clients. A whole cluster may share one address.
+//! Deliberately absent: the addresses of clients, because a whole cluster may share one address.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -30,9 +30,9 @@ use std::time::{Duration, Instant};
 use mio::Token;
 
 /// The most that one turn may cost. This is enough for a whole layer with its request (150 us of work if the client
-/// takes the layer as fast as it is sent), and for some 20 small requests, because clients that pipeline send 16 at
-/// once. With a `TURN_COST` of 256 KiB, sending a layer took a third more system calls. nginx's `sendfile_max_chunk` is
-/// 2 MiB.
+/// takes the layer as fast as it is sent). It is also enough for some 20 small requests, which covers clients that
+/// pipeline, since these send 16 at once. With a `TURN_COST` of 256 KiB, sending a layer took a third more system
+/// calls. nginx's `sendfile_max_chunk` is 2 MiB.
 pub const TURN_COST: u64 = 768 * 1024;
 
 /// The greatest number of light clients that have a turn between two polls. The server accepts up to this many clients
@@ -107,8 +107,8 @@ impl RunQueue {
         self.light.drain(..light).chain(self.heavy.drain(..heavy)).collect()
     }
 
-    /// Removes a closed client from its queue. Otherwise a flood of evicted clients would fill the heavy queue faster
-    /// than the loop serves it.
+    /// Removes a closed client from its queue, because otherwise a flood of evicted clients would fill the heavy queue
+    /// faster than the loop serves it.
     pub fn remove(&mut self, client: Token, load: &Load) {
         if load.is_queued {
             self.light.retain(|&other| other != client);

@@ -9,7 +9,7 @@
 //!
 //! The kernel reports when a socket *becomes* ready, and does not report the same bytes again ("edge-triggered"). The
 //! loop must therefore remember a client whose work is not finished. Such a client waits in the run queue (see
-//! `run_queue`). While clients are in the run queue, the poll does not wait.
+//! `run_queue`), and the poll does not wait while clients are in the run queue.
 //!
 //! Between two polls the loop does a bounded amount of work: it serves some light clients and fewer heavy clients, and
 //! accepts some connections. So the loop notices a newcomer soon, however many clients send requests without end.
@@ -19,8 +19,8 @@
 //! `clients`), because thousands of silent clients must not keep out a client that sends a request. When the third
 //! limit is reached, the server sends responses in smaller pieces. `connection` has the limits of each connection.
 //!
-//! Deliberately absent: threads. Everything is sent from memory, and one core sends several gigabytes per second
-//! (`cargo bench` measures it).
+//! Deliberately absent: threads, because everything is sent from memory, and one core sends several gigabytes per
+//! second (as `cargo bench` shows).
 
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
@@ -123,9 +123,9 @@ impl Server {
         }
     }
 
-    /// Serves until a signal comes. The first signal lets transfers finish. Returns `None` when all transfers have
-    /// finished or [`GRACE`] is over. If a second signal ends the server, returns the number of the second signal.
-    /// Fails if the server cannot wait for events, which only a bug could cause.
+    /// Serves until a signal comes, and then lets transfers finish. Returns `None` when all transfers have finished or
+    /// [`GRACE`] is over, or the number of a second signal if this signal ends the server earlier. Fails if the server
+    /// cannot wait for events, which only a bug could cause.
     pub fn run(&mut self) -> io::Result<Option<i32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let second_signal = 'serving: loop {
@@ -240,9 +240,9 @@ impl Server {
         }
     }
 
-    /// Serves a newcomer, and then registers its socket. The request has usually arrived already, and a client on this
-    /// machine that wants only one response is often gone before its socket is registered. No event is lost, because
-    /// the kernel reports earlier input when a socket is registered.
+    /// Serves a newcomer, and only then registers its socket, because the request has usually arrived already, and a
+    /// client on this machine that wants only one response is often gone before its socket is registered. No event is
+    /// lost, because the kernel reports earlier input when a socket is registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.service.metrics.accepted += 1;
         let connection = Connection::new(peer, self.now());
@@ -274,7 +274,6 @@ impl Server {
             let mut context = Context {
                 transport: &mut SocketTransport::new(socket, &self.layers, spare),
                 service: &mut self.service,
-                now,
                 buffers: &mut self.buffers,
                 is_stopping: self.grace_ends.is_some(),
                 remaining: TURN_COST,
@@ -312,8 +311,11 @@ impl Server {
     /// Closes connections to make room for newcomers. Returns whether there were connections to close.
     fn make_places(&mut self) -> bool {
         // Some clients may have taken their responses since the last check.
-        self.watch();
-        let evictable = self.clients.evictable(self.now());
+        let now = self.now();
+        self.clients.for_each(|_, Client { socket, connection, .. }| {
+            connection.watch(|| socket.unacknowledged(), now);
+        });
+        let evictable = self.clients.evictable(now);
         let is_any = !evictable.is_empty();
         for token in evictable {
             self.close(token, CloseReason::NoPlace);
@@ -334,13 +336,6 @@ impl Server {
         client.socket.close(reason == CloseReason::FaultReset, client.connection.is_in_flight());
     }
 
-    /// Notes which clients make progress.
-    fn watch(&mut self) {
-        self.clients.for_each(|_, Client { socket, connection, .. }| {
-            connection.watch(|| socket.unacknowledged(), self.service.clock.now);
-        });
-    }
-
     /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Input that
     /// has arrived is read before the deadline of its client is enforced, even if the kernel has not reported it.
     fn check(&mut self) {
@@ -348,10 +343,10 @@ impl Server {
         if self.spare() < GUARANTEED {
             self.clients.measure();
         }
-        self.watch();
         self.check_at = now + CHECK_PAUSE;
         let spare = self.spare();
         self.clients.for_each(|token, Client { socket, connection, load }| {
+            connection.watch(|| socket.unacknowledged(), now);
             if socket.has_memory_again(spare) || connection.deadline() <= now {
                 socket.expect_input();
                 self.run_queue.enqueue(token, load, now);
@@ -367,11 +362,11 @@ impl Server {
         self.budget.queued.saturating_sub(self.clients.queued)
     }
 
-    /// Closes the listener, and queues all clients. In its turn, a connection closes if no response is in flight. The
-    /// others have [`GRACE`] to finish.
+    /// Closes the listener, and queues all clients. In its turn, a connection without a response in flight closes,
+    /// while the others have [`GRACE`] to finish.
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections in the backlog. These connections came before
-        // the signal, so the server accepts them first, and may close idle connections for them.
+        // the signal, so the server first accepts as many of them as it can, and may close idle connections for them.
         self.acceptor.resume(self.now());
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();

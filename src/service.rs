@@ -24,7 +24,7 @@ use crate::metrics::{Metrics, Vitals};
 use crate::registry::Served;
 use crate::site::{Site, shared_fields};
 
-/// All that responds to requests, and the records of the responses.
+/// Everything that takes part in responding to a request, and the records of the responses: the log and the metrics.
 pub struct Service {
     /// It lives as long as the process, so that responses can refer to its content.
     pub site: &'static Site,
@@ -34,7 +34,7 @@ pub struct Service {
     pub metrics: Metrics,
 }
 
-/// What a connection must know of a response whose head and bytes are in the output.
+/// What a connection needs to know about a response whose head and in-memory content are already in the output.
 pub struct Reply {
     pub kind: RequestKind,
     pub fault: Option<Fault>,
@@ -68,7 +68,7 @@ impl Service {
         output.extend_from_slice(&served.response.content.bytes);
     }
 
-    /// Counts and logs a response, and explains it if there is `--explain`.
+    /// Counts and logs a response, and explains it if the server runs with `--explain`.
     fn record(
         &mut self,
         served: &Served<'_>,
@@ -84,7 +84,8 @@ impl Service {
             Ok(request) => (request.method_name, request.target, request.fields.lines("user-agent").next()),
             Err(rejection) => ("-", rejection.reason, None),
         };
-        // The first product is the client, and the others are its components. On a terminal, the line stays short.
+        // The first product is the client, and the others are its components, which are omitted on a terminal to keep
+        // the line short.
         if log.is_on_terminal {
             user_agent = user_agent.and_then(|user_agent| user_agent.split(' ').next());
         }

@@ -1,5 +1,5 @@
-//! Chooses the response to each request: that of the registry, or one about the server itself. Applies methods,
-//! conditions and ranges.
+//! Chooses the response to each request: that of the registry, or one about the server itself. Handles the methods, and
+//! applies conditions and ranges.
 //!
 //! Documents: RFC 9110 section 9 (methods) and section 13 (conditions); the Fetch Standard.
 //!
@@ -38,8 +38,9 @@ const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n
 /// The methods that every path allows.
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
-/// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"). They name the methods and fields
-/// that a page of another origin may use. A browser may keep them for a day, and Chromium keeps them for two hours.
+/// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"), which name the methods and
+/// fields that a page of another origin may use. A browser may keep this answer for a day, although Chromium keeps it
+/// for only two hours.
 const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
     Access-Control-Max-Age: 86400\r\n";
@@ -138,7 +139,7 @@ impl Site {
         let fields = if is_page { page::FIELDS } else { welcome::FIELDS };
         let mut response = Response::new(Status::Ok, fields, Content::NONE);
         if request.method == Method::Head {
-            // RFC 9110 section 9.3.2: MAY omit fields that are determined only while generating the content. So the
+            // RFC 9110 section 9.3.2: MAY omit fields that are determined only while generating the content, so the
             // page need not be written to determine Content-Length.
             return response;
         }

@@ -31,11 +31,11 @@ const PACKET_OVERHEAD: u64 = 1024;
 /// A client's socket, and what is known of the socket.
 pub struct Socket {
     pub stream: TcpStream,
-    /// Whether there may be something to read. The kernel reports input once. This becomes false when a read would
-    /// block, or returns fewer bytes than the buffer has room for (epoll(7), question 9).
+    /// Whether there may be something to read. Because the kernel reports input only once, this stays true until a read
+    /// would block, or returns fewer bytes than the buffer has room for (epoll(7), question 9).
     is_readable: bool,
-    /// Whether a short read may leave something unread. It does once the client has closed its side, because the end of
-    /// the stream takes a read of its own. The kernel reports the end only once, so this stays true.
+    /// Whether a short read may leave something unread, as is the case once the client has closed its side, because the
+    /// end of the stream takes a read of its own. The kernel reports the end only once, so this stays true.
     may_read_short: bool,
     /// An upper bound of the bytes that the kernel has queued.
     pub queued: u64,
@@ -99,7 +99,8 @@ pub struct SocketTransport<'a> {
 }
 
 impl<'a> SocketTransport<'a> {
-    /// Creates a transport that may queue `spare` bytes more than now, but always its guaranteed share.
+    /// Creates a transport that may queue `spare` bytes more than the socket has queued now, and at least its
+    /// guaranteed share in all.
     pub fn new(socket: &'a mut Socket, layers: &'a [SealedFile], spare: u64) -> Self {
         let limit = limit(socket.queued, spare);
         Self { socket, layers, limit }
@@ -118,7 +119,7 @@ impl<'a> SocketTransport<'a> {
         if room < least { Err(ErrorKind::WouldBlock.into()) } else { Ok(room.min(wanted)) }
     }
 
-    /// Counts the bytes that were sent as queued.
+    /// Adds the sent bytes to the upper bound of the queued bytes.
     fn note_sent(&mut self, sent: io::Result<usize>) -> io::Result<usize> {
         if let Ok(count) = sent {
             self.socket.queued += count as u64 + PACKET_OVERHEAD;

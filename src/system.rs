@@ -6,8 +6,9 @@
 //! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as [`io::Error`], so
 //! that its caller needs no `unsafe`.
 //!
-//! Deliberately absent: signal handlers, because a handler may do almost nothing, and signals can be read from a
-//! descriptor; and changing `net.ipv6.bindv6only`. Where an administrator has set this option, `[::]` accepts no IPv4.
+//! Deliberately absent: signal handlers, because a handler may do almost nothing, whereas signals can be read from a
+//! descriptor; and overriding the sysctl `net.ipv6.bindv6only`, so `[::]` accepts no IPv4 where an administrator has
+//! set it.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
@@ -23,8 +24,8 @@ use std::time::Duration;
 /// the exit code.
 ///
 /// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls `sscanf`,
-/// and with it come the functions that read and print floating-point numbers and wide characters. These functions take
-/// up 140 KB, a tenth of the binary and of every pull. [`start`] does the other tasks of std's start.
+/// which links in the functions that read and print floating-point numbers and wide characters. These functions take up
+/// 140 KB, a tenth of the binary and of every pull. [`start`] does the other tasks of std's start.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -70,10 +71,10 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get its
-/// number, and a client could receive the log. open(2) returns the lowest free number, which is that of the closed
-/// descriptor. Standard output is opened for reading, so that a write fails instead of silently losing output. A log on
-/// standard error may be lost.
+/// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get the
+/// number of the closed descriptor, and a client could receive the log. /dev/null gets this number instead, because
+/// open(2) returns the lowest free number. Standard output is opened for reading, so that a write fails instead of
+/// silently losing output, whereas a log on standard error may be lost.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: the only pointer that is passed is to a constant C string.
@@ -98,13 +99,13 @@ fn ignore_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes all descriptors except the standard three. The filter of system calls would not keep an attacker from reading
-/// and writing the inherited descriptors. `close_range(2)` is not used, because it needs Linux 5.9, and some of
-/// systemd's filters kill a process that calls it.
+/// Closes all descriptors except the standard three, because the filter of system calls would not keep an attacker from
+/// reading and writing inherited ones. `close_range(2)` is not used, because it needs Linux 5.9, and some of systemd's
+/// filters kill a process that calls it.
 fn close_inherited() -> io::Result<()> {
-    // SAFETY: the path is a C string. The directory stays open from the check to the last call. An entry is
-    // used before the next one is read, and its name is a C string. Nothing owns the descriptors that are
-    // closed: the program has not opened anything yet but this directory.
+    // SAFETY: the path is a C string. The directory stays open from the check to the last call. An entry is used before
+    // the next one is read, and its name is a C string. Nothing owns the descriptors that are closed, because this
+    // directory is all that the program has opened so far.
     unsafe {
         let directory = libc::opendir(c"/proc/self/fd".as_ptr());
         if directory.is_null() {
@@ -228,8 +229,8 @@ impl SealedFile {
     /// Sends bytes from the start of a part of the file. The kernel sends the bytes from its page cache, without a
     /// copy.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
-        // On a 32-bit processor an `off_t` may have 32 bits, hence `sendfile64`. A `usize` has 32 bits there, so a part
-        // that is too long for one call takes several calls, as any part may.
+        // The call is `sendfile64`, because an `off_t` may have only 32 bits on a 32-bit processor. A `usize` has 32
+        // bits there as well, so a part that is too long for one call takes several calls, as any part may.
         let mut offset: libc::off64_t = part.start.cast_signed();
         let count = usize::try_from(part.end - part.start).unwrap_or(usize::MAX);
         // SAFETY: the pointer is to an off64_t that outlives the call.
@@ -237,8 +238,8 @@ impl SealedFile {
     }
 }
 
-/// Reports the resident memory of this process. Its file must be opened before `confinement` forbids opening
-/// files.
+/// Reports the resident memory of this process. The file that it reads must be opened before `confinement` forbids
+/// opening files.
 pub struct ResidentMemory {
     /// proc(5), `/proc/pid/statm`: numbers of pages. The second number is the size of the resident set.
     statm: File,
@@ -263,8 +264,8 @@ impl ResidentMemory {
     }
 }
 
-/// SIGTERM and SIGINT as a descriptor (signalfd(2)). The kernel discards a signal that process 1 neither handles nor
-/// blocks. Both signals are blocked, so process 1 receives them.
+/// SIGTERM and SIGINT as a descriptor (signalfd(2)). Both signals are blocked, because the kernel discards a signal
+/// that process 1 neither handles nor blocks.
 pub struct Signals(File);
 
 impl Signals {
@@ -298,8 +299,8 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Installs a seccomp filter for this thread. A filter cannot be removed. It requires `no_new_privs`, so a set-uid
-/// program that is started later gains no privileges either.
+/// Installs a seccomp filter for this thread. A filter cannot be removed. The kernel requires `no_new_privs` for it, so
+/// a set-uid program that this process starts would gain no privileges.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
     let program = &raw const program;
@@ -309,11 +310,11 @@ pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     // which are only read, although the pointer is mutable.
     unsafe {
         check(libc::prctl(libc::PR_SET_NO_NEW_PRIVS, one, none, none, none))?;
-        // Field note: systemd's filter `@system-service` allows prctl(2), and kills a process that calls
-        // seccomp(2). So if there is a filter already, only prctl(2) is called.
+        // Field note: systemd's filter `@system-service` allows prctl(2) but kills a process that calls seccomp(2), so
+        // only prctl(2) is called if there is a filter already.
         if libc::prctl(libc::PR_GET_SECCOMP, none, none, none, none) == 0 {
-            // Before Linux 5.16, a filter without this flag restricts speculation, which makes the process slower. The
-            // restriction is not needed here, because the process runs no code of others.
+            // Before Linux 5.16, a filter without this flag restricts speculation, which makes the process slower, and
+            // which is not needed here, because the process runs no foreign code.
             let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
             if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
                 return Ok(());
@@ -355,7 +356,7 @@ pub fn try_memory(size: usize) -> io::Result<()> {
     }
 }
 
-/// Raises the limit of open descriptors to the highest that this process may have, and returns it.
+/// Raises the limit on open descriptors to the highest value that this process may set, and returns the new limit.
 pub fn raise_descriptor_limit() -> usize {
     // SAFETY: an rlimit is plain data, which getrlimit fills and setrlimit only reads.
     let limit = unsafe {

@@ -8,8 +8,8 @@
 //!     docker pull localhost:8090/quinistry
 //! ```
 //!
-//! People copy the commands into a shell. Therefore a host that a client names is shown only if no character of the
-//! host has a meaning for a shell.
+//! Because people copy the commands into a shell, a host that a client names is shown only if no character of the host
+//! has a meaning for a shell.
 //!
 //! Deliberately absent: the address that the server listens on, which may differ from the one outside its container.
 
@@ -48,15 +48,15 @@ pub fn commands(host: &str, indent: &str) -> String {
 ///
 /// RFC 3986 allows names with characters that mean something to a shell, such as `;` and `$(`. Docker's grammar allows
 /// no such character, and no name that begins with a hyphen, which a command would take for an option. Docker also
-/// takes a single word for a namespace of Docker Hub.
+/// takes a single word for a namespace of Docker Hub, so a host must have a dot or a port, or be `localhost`.
 ///
 /// ```text
 ///     host      = component *( "." component ) [ ":" 1*DIGIT ]
 ///     component = alphanumeric [ *( alphanumeric / "-" ) alphanumeric ]
 /// ```
 ///
-/// Field note: newer versions of Docker accept an IPv6 address in brackets, but 20.10 does not. A shell may take the
-/// brackets for a pattern.
+/// Field note: an IPv6 address in brackets is not shown, because Docker 20.10 does not accept it (newer versions do),
+/// and because a shell may take the brackets for a pattern.
 pub fn host(authority: Option<&str>) -> &str {
     let is_component = |component: &str| {
         let is_plain = component.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');

@@ -142,7 +142,6 @@ fn serve(requests: &str) -> (u64, usize) {
         let next = connection.turn(&mut Context {
             transport: script,
             service: &mut service,
-            now,
             buffers: &mut buffers,
             is_stopping: false,
             remaining: TURN_COST,

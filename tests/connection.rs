@@ -166,11 +166,9 @@ impl World {
     }
 
     fn turn(&mut self) -> Next {
-        let now = self.service.clock.now;
         self.connection.turn(&mut Context {
             transport: &mut self.transport,
             service: &mut self.service,
-            now,
             buffers: &mut self.buffers,
             is_stopping: self.is_stopping,
             remaining: TURN_COST,

@@ -133,7 +133,6 @@ fn receive(input: &[u8], pieces: &[u8], rules: &str, buffers: &mut Buffers) -> O
         let next = connection.turn(&mut Context {
             transport: &mut transport,
             service: &mut service,
-            now: CLOCK.now,
             buffers,
             is_stopping: false,
             remaining: TURN_COST,

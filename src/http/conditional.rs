@@ -36,8 +36,8 @@ pub enum Selection {
     Unsatisfiable,
 }
 
-/// Returns how much `request` gets of the content of `response`, which is a 200. The entity tag of the response, if it
-/// has one, is strong. If it has none, Range is ignored.
+/// Returns how much `request` gets of the content of `response`, which is a 200. The entity tag of the response must be
+/// strong. If the response has no entity tag, Range is ignored.
 pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     let has = |field: &str| request.fields.bytes(field).next().is_some();
     if !["if-match", "if-none-match", "range"].into_iter().any(has) {
@@ -107,8 +107,8 @@ fn parse_range(value: &str, size: u64) -> Selection {
             Selection::Part(first..size.min(last.saturating_add(1)))
         }
         (Some(_), None) if last.is_empty() => Selection::Unsatisfiable,
-        // Field note: "bytes=500-0" is invalid, and a server may ignore it. But the conformance tests of the
-        // distribution-spec want 416.
+        // Field note: "bytes=500-0" is invalid, and a server may ignore it, but the conformance tests of the
+        // distribution-spec expect 416.
         (Some(_), Some(_)) => Selection::Unsatisfiable,
         _ => Selection::Whole,
     }

@@ -19,21 +19,21 @@
 //! ```
 //!
 //! A head is checked in this order: the length and the grammar of the request line, the field lines, Host, framing,
-//! target. The first error determines the response. Every error ends the connection, because after some errors it is
-//! unknown where the next request begins.
+//! target. The first error determines the response. Every error that is found here ends the connection, because after
+//! some of these errors it is unknown where the next request begins.
 //!
 //! `httparse` parses the field lines. The request line is parsed here, for two reasons: `httparse` accepts
 //! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
 //! HTTP/1.2, which must be treated as HTTP/1.1, and for HTTP/2.0, which must not.
 //!
-//! The end of the head is found first, and `httparse` runs only on a complete head. The head is scanned from its start
-//! whenever bytes arrive. For a head of 16 KiB that arrives byte by byte, this takes 60 ms of processor time in all,
+//! The end of the head is found first, and `httparse` runs only on a complete head. Because the head is scanned from
+//! its start whenever bytes arrive, a head of 16 KiB that arrives byte by byte takes 60 ms of processor time in all,
 //! for which `connection` charges the client.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
-//! Deliberately absent: content. No request that this registry fulfils needs content, and skipping it safely would take
-//! all of chunked coding. So the connection ends after the response to a request with content.
+//! Deliberately absent: content. No request that this registry fulfils needs content, and skipping content safely would
+//! require all of chunked coding, so the connection ends after the response to a request with content.
 
 use std::borrow::Cow;
 use std::io::BufRead;
@@ -195,15 +195,16 @@ pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes) {
         Ok(request) => Ok(request.map(|(request, length)| (request, skipped + length))),
-        // `is_head` is about the bytes that were parsed: those after one empty line.
+        // `is_head` describes the bytes that were parsed, which do not include the empty line.
         Err(rejection) => Err(Rejection { is_head: bytes.starts_with(HEAD), ..rejection }),
     }
 }
 
-/// Parses the bytes after the empty line.
+/// Parses the request at the start of `bytes`, from which `parse` has removed an empty line before the request.
 fn parse_trimmed(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     check_first_bytes(bytes)?;
-    // Bytes beyond the limit are ignored. Otherwise the outcome would depend on how the input was split into reads.
+    // Bytes beyond the limit are ignored, because otherwise the outcome would depend on how the input was split into
+    // reads.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = request_line_end(bytes)? else { return Ok(None) };
     // The request line is checked as soon as it is complete, because a client of HTTP/0.9 sends nothing after `GET /`.
@@ -235,7 +236,7 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
         [b'\r'] => Ok(()), // This may be half of an empty line.
         [first, ..] if !is_tchar(*first) => Err(bad("a request begins with a method")),
         // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. The version in the
-        // preface would call for a 505. But the preface is not a request, so the response is a 400.
+        // preface would call for a 505, but the preface is not a request, so the response is a 400.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
         _ => Ok(()),
     }
@@ -260,11 +261,11 @@ fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
 
 /// Returns the end of the line that begins or continues at `from`, or `None` if the line is incomplete.
 ///
-/// RFC 9112 section 2.2 allows a server to accept a bare LF as the end of a line. We refuse a bare LF, because where
-/// two readers disagree about the end of a line, a request can be hidden from one of them. We refuse it before the head
-/// is complete, because a client that ends its head with two bare LFs would otherwise wait until the deadline.
+/// RFC 9112 section 2.2 allows a server to accept a bare LF as the end of a line. We refuse a bare LF, because a
+/// request can be hidden from one of two readers that disagree about the end of a line. The refusal does not wait for
+/// the end of the head, because a client that ends its head with two bare LFs would otherwise wait until the deadline.
 fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
-    // `skip_until` is the only public way to std's fast search for a byte.
+    // std has a fast search for a byte, but makes it public only through `skip_until`.
     let end = from + { &bytes[from..] }.skip_until(b'\n').expect("a slice can be read");
     match bytes[..end] {
         _ if end == from => Ok(None),
@@ -274,7 +275,7 @@ fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> 
     }
 }
 
-/// Parses the field lines, of which there are `count`, up to the empty line, and the target.
+/// Parses the rest of a head: the target in `line`, and `fields`, which has `count` field lines and the empty line.
 fn parse_head<'b>(line: &RequestLine<'b>, fields: &'b [u8], count: usize) -> Result<Request<'b>, Rejection> {
     let &RequestLine { method: method_name, target, is_http_1_0 } = line;
     let fields = Fields::parse(fields, count)?;
@@ -412,7 +413,8 @@ impl<'b> Fields<'b> {
                 let length = parse_number(length).ok_or(bad("the Content-Length field is not a number"))?;
                 Ok(length > 0)
             }
-            // Two equal lengths may be accepted as one. No client sends two, so equal lengths are refused as well.
+            // A server may accept two equal lengths as one, but no client sends two, so equal lengths are refused as
+            // well.
             (Some(_), Some(_)) => Err(bad("the Content-Length field must not be repeated")),
         }
     }

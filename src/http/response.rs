@@ -1,4 +1,4 @@
-//! Describes a response, and writes its head. The connection sends the content after it.
+//! Describes a response, and writes its head. The connection sends the content after the head.
 //!
 //! Documents: RFC 9110 (status codes and fields), RFC 9112 section 4 (the status line).
 //!
@@ -74,7 +74,7 @@ impl Status {
     }
 }
 
-/// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty. Only a
+/// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty, and only a
 /// response that `fault` has made wrong can have both.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content<'a> {

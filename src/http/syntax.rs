@@ -1,7 +1,7 @@
 //! Implements the grammar that the parsers of HTTP's fields and targets share.
 //!
-//! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). The comment of each function has the
-//! grammar, in the ABNF of RFC 5234.
+//! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). The comment of each function states
+//! the grammar that the function implements, in the ABNF of RFC 5234.
 //!
 //! Deliberately absent: quoted strings, except for entity tags, because no client quotes a comma or a semicolon in the
 //! other fields that this server reads; and `IPvFuture`, because no such address exists.
@@ -22,7 +22,7 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &str> {
     members.map(|member| str::from_utf8(member).unwrap_or("\u{fffd}"))
 }
 
-/// Iterates over the entity tags of a list. Each item states whether the tag is weak, and has the opaque tag with its
+/// Iterates over the entity tags of a list. Each item is a pair: whether the tag is weak, and the opaque tag with its
 /// quotes. A comma between the quotes belongs to the tag. The iteration ends where the list violates the grammar.
 ///
 /// ```text
@@ -92,11 +92,12 @@ pub fn is_percent_encoded(text: &str) -> bool {
 }
 
 /// The characters, apart from letters and digits, that are decoded in a path. `-._~` are unreserved (RFC 3986 section
-/// 2.3). `:` and `+` are reserved, but separate nothing in the paths of this registry. `/` is not among them, because
+/// 2.3). `:` and `+` are reserved, but separate nothing in the paths of this registry. `/` is not decoded, because
 /// `%2F` is data and not a separator.
 pub const PLAIN_IN_PATH: &[u8] = b"-._~:+";
 
-/// The same characters for a query, and `/`, which separates nothing in a query (RFC 3986 section 3.4).
+/// The characters, apart from letters and digits, that are decoded in a query: those of a path, and `/`, which
+/// separates nothing in a query (RFC 3986 section 3.4).
 pub const PLAIN_IN_QUERY: &[u8] = b"-._~:+/";
 
 /// Decodes percent-encoded letters, digits and characters of `plain`, such as the colon of a digest. All other text
@@ -141,8 +142,8 @@ pub fn is_tchar(byte: u8) -> bool {
 }
 
 /// Checks whether the text consists of the characters of a request target: RFC 3986's reserved and unreserved
-/// characters and `%`, without `#`, which begins a fragment. Square brackets belong to an IPv6 authority, but a client
-/// that does not encode them in a path or query is understood nevertheless.
+/// characters and `%`, without `#`, which begins a fragment. The RFC allows square brackets only in an IPv6 authority,
+/// but a client that leaves them unencoded in a path or query is understood nevertheless.
 pub fn is_target(text: &str) -> bool {
     let is_of_target = |byte: u8| {
         byte.is_ascii_alphanumeric()

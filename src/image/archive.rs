@@ -12,8 +12,8 @@
 //!     blobs/sha256/<layer>            /
 //! ```
 //!
-//! The archive is both an OCI image layout and a Docker archive, because the readers of each format look for their own
-//! file and ignore the other file. The archive is as deterministic as the image.
+//! The archive can be an OCI image layout and a Docker archive at the same time, because the readers of each format
+//! look for their own file and ignore that of the other format. The archive is as deterministic as the image.
 //!
 //! Docker's format has no index, so `manifest.json` leads to the image for the platform of this process.
 //!
@@ -70,11 +70,11 @@ fn path(descriptor: &Descriptor) -> String {
 
 /// Builds the index of the layout. Its one entry leads to the image's own index.
 ///
-/// Field note: the entry has its name in two annotations. containerd and podman read containerd's annotation, and
-/// umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would require
-/// the user to choose one, and Docker's containerd store would show an image without a tag. A kubelet looks for a
-/// pinned image by a name with a digest. That name must be added after the import, with `ctr images tag`
-/// (`k8s/README.md`). `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
+/// Field note: the entry has its name in two annotations, because containerd and podman read containerd's annotation,
+/// whereas umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would
+/// require the user to choose one, and Docker's containerd store would show an image without a tag. A kubelet looks for
+/// a pinned image by a name with a digest. That name must be added after the import, with `ctr images tag` (see
+/// `k8s/README.md`), because `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
     let mut entry = image.index.descriptor.to_json(OCI.index);
     let annotations = json!({

@@ -11,11 +11,12 @@
 //!                    index of the subject's referrers
 //! ```
 //!
-//! An artifact refers to its subject by digest, but the subject does not refer to the artifact. So the image is the
-//! same with and without artifacts. An archive of the image has none.
+//! An artifact refers to its subject by digest, but the subject does not refer to the artifact, so the image is the
+//! same with and without artifacts. An archive of the image has no artifacts.
 //!
-//! A client asks for the referrers of the digest that it has, which belongs to the index or to a manifest. So the index
-//! and each manifest have their own artifact. The artifacts differ in the subject, and share the config and the layer.
+//! A client asks for the referrers of the digest that it has, which belongs to the index or to a manifest. The index
+//! and each manifest therefore have an artifact of their own. The artifacts differ in the subject, and share the config
+//! and the layer.
 //!
 //! Deliberately absent: referrers of an artifact, and of Docker's form of an index or manifest. The clients that read
 //! only Docker's form are older than referrers.
@@ -34,7 +35,7 @@ pub struct Artifacts {
     pub bill: Document,
     /// The artifact of the index, and the artifact of each manifest.
     pub referrers: Vec<Referrer>,
-    /// The empty index, which lists the referrers of any other content.
+    /// The empty index, which is the list of referrers of any other content.
     pub no_referrers: Document,
 }
 
@@ -52,7 +53,7 @@ impl Artifacts {
     pub fn of(image: &Image) -> Self {
         let config = Document::json(OCTET_STREAM, &json!({}));
         let bill = Document::new(OCTET_STREAM, sbom::DOCUMENT.to_vec());
-        // Configs are documents as well, but nothing refers to them.
+        // Configs are documents as well, but no artifact refers to a config.
         let subjects = image.documents().filter(|document| document.descriptor.content_type != OCTET_STREAM);
         let referrers = subjects.map(|subject| Referrer::new(&subject.descriptor, &config, &bill)).collect();
         let no_referrers = Document::json(OCI.index, &index(OCI.index, vec![]));

@@ -19,7 +19,8 @@
 //! Limits: the program headers must be in the first 4096 bytes.
 //!
 //! Deliberately absent: the sections, which are at the end of the file, and which a program may lack. The version of
-//! the architecture of an `arm` executable is recorded only in a section, `.ARM.attributes`; see [`ARM_VARIANT`].
+//! the architecture of an `arm` executable is therefore not known, because only the section `.ARM.attributes` records
+//! it; see [`ARM_VARIANT`].
 
 use std::io;
 
@@ -28,7 +29,7 @@ use std::io;
 pub const ENOUGH: usize = 4096;
 
 /// The variant of every `arm` executable: version 7 of the architecture, as for Debian's armhf and the targets that
-/// Rust calls armv7. A program for version 6, as for the first Raspberry Pi, also runs on version 7. But a client on a
+/// Rust calls armv7. A program for version 6, as for the first Raspberry Pi, also runs on version 7, but a client on a
 /// machine of version 6 finds no matching platform in the index, and must request the manifest by digest.
 pub const ARM_VARIANT: &str = "v7";
 

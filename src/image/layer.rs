@@ -42,12 +42,12 @@
 //!
 //! Only the executable goes into a layer, and the paths depend only on the architecture. A layer therefore has the same
 //! digest in every image. Each program has its own directory, and the config of each platform sets `PATH` to the
-//! directory of its program. So the command `quinistry` runs the right program on every platform.
+//! directory of its program, so that the command `quinistry` runs the right program on every platform.
 //!
 //! Limits: those of `executable` and `tar`.
 //!
-//! Deliberately absent: a check that the executable is this program. The executable may be for another processor, and
-//! cannot be run to find out.
+//! Deliberately absent: a check that the executable is this program, because an executable for another processor cannot
+//! be run to find out.
 
 use std::io::{self, Chain, Cursor, Read, Write};
 

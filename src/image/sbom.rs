@@ -9,19 +9,19 @@
 //!                  the section `.dep-v0`. Without it, an image of one stripped file would not name its crates
 //! ```
 //!
-//! Both files are generated from `Cargo.lock`. A test checks both files, and writes them if this command runs it:
+//! Both files are generated from `Cargo.lock`. A test checks both files, and this command makes the test write them:
 //!
 //! ```text
 //!     QUINISTRY_UPDATE=1 cargo test --test sbom
 //! ```
 //!
 //! Limits: the list is accurate only for a build with this source's Cargo.lock (`cargo install --locked`). One list
-//! covers every processor, because every processor must make the same image. The list therefore includes a crate that
-//! ships only on some: `cpufeatures` for `386`, `amd64` and `arm64`.
+//! covers all processors, because every processor must make the same image. The list therefore includes a crate that
+//! ships only on some of them: `cpufeatures`, on `386`, `amd64` and `arm64`.
 //!
 //! Deliberately absent: the standard library and the C library, whose versions the source does not know; a serial
-//! number and a time, which would differ between builds; and compression, because the layer is compressed: the zlib
-//! stream of the section has stored blocks.
+//! number and a time, which would differ between builds; and compression of the section, whose zlib stream consists of
+//! stored blocks, because the layer is compressed anyway.
 
 /// The media type of the document.
 pub const CYCLONE_DX: &str = "application/vnd.cyclonedx+json";
