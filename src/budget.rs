@@ -3,9 +3,9 @@
 //! Documents: cgroups(7); the kernel's `cgroup-v2`, "Memory"; tcp(7).
 //!
 //! A container is charged for the memory that its process allocates, and also for the bytes that the kernel queues for
-//! its sockets. A client that does not read makes the kernel queue responses, and a client that sends without end makes
-//! the kernel queue requests. Because the kernel kills the process if the sum exceeds the container's limit, each use
-//! that clients can cause has a bound, and the bounds leave an eighth of the limit to the program itself:
+//! its sockets: responses to a client that does not read, and requests from a client that sends without end. Because
+//! the kernel kills the process if the sum exceeds the container's limit, each use that clients can cause has a bound,
+//! and the bounds leave an eighth of the limit to the program itself:
 //!
 //! ```text
 //!     use                                           bound             of 64 MiB
@@ -19,8 +19,8 @@
 //! The memory of the program itself has no bound, so whoever adds layers by `--with` must raise the limit of the
 //! container.
 //!
-//! A connection can always queue [`GUARANTEED`] bytes, so a slow reader makes progress whatever other clients do. While
-//! all sockets together queue less than [`Budget::queued`], a connection can queue more bytes, up to the difference. If
+//! A connection can always queue [`GUARANTEED`] bytes, so that a slow reader makes progress whatever other clients do.
+//! While all sockets together queue less than [`Budget::queued`], a connection can queue more, up to the difference. If
 //! the container has no limit, `Budget::queued` is 512 MiB, and the kernel has a limit of its own (tcp(7), `tcp_mem`).
 //!
 //! Limits: the fields of [`Budget`].
@@ -33,8 +33,8 @@ use std::path::Path;
 /// How many bytes each connection can have queued to be sent, whatever the other connections have queued.
 pub const GUARANTEED: u64 = 8 * 1024;
 
-/// The size of a socket's receive buffer. The kernel doubles this size (socket(7)), and uses half of the doubled size
-/// for bytes, which is enough for a few requests of the usual size. A client that sends more must wait until the server
+/// The size of a socket's receive buffer: enough for a few requests of the usual size, because the kernel doubles this
+/// size (socket(7)), and uses half of the doubled size for bytes. A client that sends more must wait until the server
 /// reads.
 pub const RECEIVE_BUFFER: i32 = 4 * 1024;
 
@@ -53,8 +53,8 @@ pub const MAX_CONNECTIONS: usize = 16 * 1024;
 /// is room for a client.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// The most bytes for incomplete heads and unsent responses. An honest client needs such memory only while its packets
-/// are in transit.
+/// The most bytes for incomplete heads and unsent responses, for which an honest client needs memory only while its
+/// packets are in transit.
 const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 const _: () = assert!(
@@ -106,8 +106,8 @@ impl Budget {
 /// Returns the lowest memory limit of the control groups of this process, in bytes, or `u64::MAX` if no limit is
 /// visible.
 ///
-/// cgroups(7) describes `/proc/self/cgroup`. All directories of the path are tried, because a container usually sees
-/// its own group at the root of the cgroup file system, whatever path `/proc/self/cgroup` has.
+/// All directories of the path in `/proc/self/cgroup` (see cgroups(7)) are tried, because a container usually sees its
+/// own group at the root of the cgroup file system, whatever that path is.
 pub fn memory_limit() -> u64 {
     let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let limits = groups.lines().flat_map(|line| {

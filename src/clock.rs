@@ -12,8 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// The last second that RFC 3339 can express: the end of the year 9999.
 const LAST: u64 = 253_402_300_799;
 
-/// The creation time in the image, in seconds since the epoch. The time can be set at build time, and is 0 otherwise.
-/// See <https://reproducible-builds.org/specs/source-date-epoch/>.
+/// The creation time in the image, in seconds since the epoch: the time that was set at build time, and otherwise 0
+/// (see <https://reproducible-builds.org/specs/source-date-epoch/>).
 pub const BUILT: u64 = match option_env!("SOURCE_DATE_EPOCH") {
     None => 0,
     Some(text) => match u64::from_str_radix(text, 10) {
@@ -59,8 +59,8 @@ impl Clock {
     }
 }
 
-/// Returns the time since the epoch. The clock of a machine without a battery may be set to 1969; such a time counts as
-/// the epoch.
+/// Returns the time since the epoch. An earlier time counts as the epoch, because the clock of a machine without a
+/// battery may be set to 1969.
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -1,10 +1,10 @@
-//! Builds a seccomp filter from a table of system calls. The kernel refuses every call that the table does not allow.
+//! Builds a seccomp filter, by which the kernel refuses every system call that a table does not allow.
 //!
 //! Documents: seccomp(2), and linux/audit.h for the names of architectures.
 //!
-//! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
-//! over the process would need other calls: to open files, to run programs, to connect to other machines. Before the
-//! server reads the first byte from outside, it therefore permanently drops the right to make these calls. The filter
+//! Once a server has opened its sockets and packed its layers, it needs few system calls, whereas an attacker who has
+//! taken over the process would need others: to open files, to run programs, to connect to other machines. Before the
+//! server reads the first byte from outside, it therefore permanently drops the right to make those calls. The filter
 //! is a program that the kernel runs for each call, and that only compares numbers and jumps forward:
 //!
 //! ```text
@@ -17,22 +17,22 @@
 //!
 //! The kernel refuses a call in one of these ways:
 //!
-//! * Usually the call fails with ENOSYS. Libraries expect this error from a call that an old kernel lacks, and do
-//!   without the call, whereas EPERM has broken libraries in containers. An unforeseen call, such as one that a library
-//!   makes before it writes an error message, is therefore harmless.
+//! * Usually the call fails with ENOSYS, because libraries expect this error from a call that an old kernel lacks, and
+//!   do without the call, whereas EPERM has broken libraries in containers. An unforeseen call, such as one that a
+//!   library makes before it writes an error message, is therefore harmless.
 //! * The process ends if it makes a call that only injected code can make, because the server itself starts no process
 //!   and creates no socket while it serves. A process that has been taken over can then neither try other calls nor
 //!   serve other bytes, and the service manager, which sees SIGSYS as the reason, restarts the server.
 //!
-//! `abort` does not end with SIGABRT: the call that sends the signal fails with ENOSYS, and `abort` then executes an
-//! instruction that traps. The calls of x32, a second system call ABI of `x86_64`, fail as well, because their numbers
-//! are not in the table.
+//! `abort` does not end with SIGABRT, because the call that sends the signal fails with ENOSYS, after which `abort`
+//! executes an instruction that traps. The calls of x32, a second system call ABI of `x86_64`, fail as well, because
+//! their numbers are not in the table.
 //!
-//! Limits: the architectures below. On other architectures the server runs without a filter, and logs this.
+//! Limits: the architectures below. On any other architecture the server runs without a filter, and logs that it does.
 //!
-//! Deliberately absent: rules for descriptors and for files. A filter sees only numbers, and the descriptors of clients
-//! change all the time. (`system::start` has closed the inherited descriptors.) Because a filter cannot read a file
-//! name either, no call that opens a file is allowed at all.
+//! Deliberately absent: rules for descriptors and for files, because a filter sees only numbers. The descriptors of
+//! clients change all the time (`system::start` has closed the inherited ones), and a filter cannot read a file name,
+//! so no call that opens a file is allowed at all.
 
 use std::ffi::c_long;
 use std::io::{self, ErrorKind};
@@ -71,7 +71,7 @@ pub const ARCHITECTURE: u32 = if cfg!(target_arch = "x86_64") {
 /// All bits of an argument.
 const ALL: u32 = u32::MAX;
 
-// Conditions of the table. The flags of `SENDS` are the flags that `system::send` and std use.
+// The conditions of the table. The flags in `SENDS` are those that `system::send` and std use.
 const SOCKET_LEVEL: (u32, u32, u32) = (1, ALL, libc::SOL_SOCKET.cast_unsigned());
 const SENDS: Verdict = AllowedIf(&[(3, !(libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned(), 0)]);
 const MAPS: Verdict = AllowedIf(&[(2, libc::PROT_EXEC.cast_unsigned(), 0)]);
@@ -83,13 +83,13 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (libc::SYS_sendto, SENDS),
     #[cfg(target_arch = "arm")]
     (libc::SYS_send, SENDS),
-    // Whether a response has been acknowledged. Other ioctls can even type into a terminal.
+    // Whether a response has been acknowledged, but no other ioctl, because some can even type into a terminal.
     (libc::SYS_ioctl, AllowedIf(&[(1, ALL, libc::TIOCOUTQ as u32)])),
     // How much memory a socket has queued.
     (libc::SYS_getsockopt, AllowedIf(&[SOCKET_LEVEL, (2, ALL, libc::SO_MEMINFO.cast_unsigned())])),
     // Reset instead of a graceful close.
     (libc::SYS_setsockopt, AllowedIf(&[SOCKET_LEVEL, (2, ALL, libc::SO_LINGER.cast_unsigned())])),
-    // The end of the last response. SHUT_RD would turn the listener into a socket that can connect.
+    // The end of the last response, but not SHUT_RD, which would turn the listener into a socket that can connect.
     (libc::SYS_shutdown, AllowedIf(&[(1, ALL, libc::SHUT_WR.cast_unsigned())])),
     // Memory, but not executable.
     #[cfg(not(target_arch = "arm"))]
@@ -100,7 +100,7 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (libc::SYS_brk, Allowed),
     (libc::SYS_mremap, Allowed),
     (libc::SYS_munmap, Allowed),
-    // The loop. musl asks for epoll_pwait even where there is epoll_wait.
+    // The loop, for which musl calls epoll_pwait even where there is epoll_wait.
     #[cfg(any(target_arch = "x86_64", target_arch = "arm"))]
     (libc::SYS_epoll_wait, Allowed),
     (libc::SYS_epoll_pwait, Allowed),
@@ -128,7 +128,7 @@ pub const RULES: &[(c_long, Verdict)] = &[
     (libc::SYS_clock_gettime, Allowed),
     #[cfg(target_arch = "arm")]
     (SYS_CLOCK_GETTIME64, Allowed),
-    // Locks. C libraries wake the waiting threads even if there are none, and abort if the call fails.
+    // Locks, because C libraries wake the waiting threads even if there are none, and abort if the call fails.
     (libc::SYS_futex, Allowed),
     // The kernel uses this call to resume one that a stop signal has interrupted.
     (libc::SYS_restart_syscall, Allowed),
@@ -173,9 +173,9 @@ fn filter(architecture: u32, rules: &[(c_long, Verdict)]) -> Vec<sock_filter> {
         };
         // Any other call skips the instructions that follow: four for each condition, and the last one.
         filter.push(compare(call.cast_unsigned() as u32, [0, 4 * conditions.len() as u8 + 1]));
-        // An argument has 64 bits, and the lower half comes first on every processor that `ARCHITECTURE` covers. The
-        // upper half can be ignored, because the kernel takes each of the arguments in the table as an `int`, or uses
-        // only bits of the lower half.
+        // An argument has 64 bits, of which the lower half comes first on every processor that `ARCHITECTURE` covers.
+        // The upper half can be ignored, because the kernel takes each of the arguments in the table as an `int`, or
+        // uses only bits of the lower half.
         for &(argument, mask, value) in conditions {
             let and = instruction(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, mask, [0, 0]);
             filter.extend([load(ARGUMENTS + 8 * argument), and, compare(value, [1, 0]), end_with(FAIL)]);

@@ -1,12 +1,12 @@
 //! Checks the health of a server, for the health check of the image.
 //!
-//! The endpoint is `/healthz`, as in Kubernetes' own servers. The registry does not log successful checks.
+//! The endpoint is `/healthz`, as in Kubernetes' own servers. The server does not log successful checks (see `kinds`).
 //!
-//! Limits: 2 s for the connection, and 2 s between two bytes of the response. The config of the image makes Docker end
-//! a check after 3 s.
+//! Limits: 2 s for the connection, and 2 s between two bytes of the response. In a container, the config of the image
+//! also makes Docker end the check after 3 s.
 //!
-//! Deliberately absent: parsing the response. The server is this program, and a healthy server's response begins with
-//! `HTTP/1.1 200`.
+//! Deliberately absent: parsing the response, because the server is this program, and begins its response with
+//! `HTTP/1.1 200` if it is healthy.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

@@ -9,7 +9,7 @@
 //!     syntax.rs        the grammar that these files and the registry share
 //! ```
 //!
-//! Deliberately absent: sockets, time and registries. Everything here depends on bytes alone.
+//! Deliberately absent: sockets, time and registries, because everything here depends on bytes alone.
 
 pub mod conditional;
 pub mod request;

@@ -17,10 +17,10 @@
 //!                     └─────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A client that knows the digest of the index can check every byte of the tree. A client that wants one platform reads
-//! the index and then follows one branch.
+//! A client that knows the digest of the index can check every byte of the tree, but needs only the index and the
+//! branch of one platform.
 //!
-//! The documents are JSON. Abridged:
+//! The documents are JSON, which is abridged here:
 //!
 //! ```text
 //!     index      {"manifests": [{"digest": "sha256:…", "platform": {"architecture": "amd64", "os": "linux"}}, …]}
@@ -29,24 +29,24 @@
 //!                 "rootfs": {"diff_ids": ["sha256:…", …]}}
 //! ```
 //!
-//! The image of every platform has *all* layers, ordered by architecture. The images of the platforms differ only in
-//! the config, which states the architecture and which file to run. If an image had only the executable for its own
-//! processor, the program in it could not serve an image for another processor. With all layers, a child on any
-//! platform finds every executable that its parent had, and so computes the same layers, configs, manifests and index.
-//! All generations on all processors therefore have the same digest.
+//! The image of every platform has *all* layers, because a program that came with only the executable for its own
+//! processor could not serve an image for another processor. With all layers, ordered by architecture, a child on any
+//! platform finds every executable that its parent had, and computes the same layers, configs, manifests and index, so
+//! that all generations on all processors have the same digest. The images of the platforms differ only in the config,
+//! which states the architecture and which file to run.
 //!
-//! The executables and the source determine every byte of the documents, so all executables must be built from one
+//! Because the executables and the source determine every byte of the documents, all executables must be built from one
 //! source, and with one `SOURCE_DATE_EPOCH`. The rules that keep this true are in `lib.rs`, under "What must not
 //! change".
 //!
-//! The index and the manifests are in the OCI's form. Some old clients read only Docker's form, so the image also has
-//! Docker's list and manifests. These documents refer to the same configs and layers, but have other media types and so
-//! other digests. `registry` serves them only to such clients, and no document of the OCI's form refers to them.
+//! The index and the manifests are in the OCI's form. Because some old clients read only Docker's form, the image also
+//! has Docker's list and manifests, which refer to the same configs and layers, but have other media types and so other
+//! digests. `registry` serves them only to such clients, and no document of the OCI's form refers to them.
 //!
-//! Limits: one executable for each architecture, and so one variant of `arm`.
+//! Limits: one executable for each architecture, and therefore one variant of `arm`.
 //!
-//! Deliberately absent: a signature. A child could serve only a signature that is in its image, and no signature can be
-//! inside the content that it signs.
+//! Deliberately absent: a signature, because a child could serve only a signature that is in its image, and no
+//! signature can be inside the content that it signs.
 
 use serde_json::{Value, json};
 
@@ -75,8 +75,8 @@ pub const TAGS: [&str; 2] = [VERSION, "latest"];
 /// The port that the image exposes, and the default port of the server.
 pub const PORT: u16 = 8080;
 
-/// The user and the group in the config. They are not root, and they are numbers, because Kubernetes' `runAsNonRoot`
-/// requires a number. By convention, distroless images use 65532.
+/// The user and the group in the config: not root, and by number, because Kubernetes' `runAsNonRoot` requires a number.
+/// By convention, distroless images use 65532.
 const USER: &str = "65532:65532";
 
 /// The media types of one image format.
@@ -112,7 +112,7 @@ pub const OCI: Format = Format {
     layer: "application/vnd.oci.image.layer.v1.tar+gzip",
 };
 
-/// Docker calls an index a manifest list.
+/// The media types of Docker, which calls an index a manifest list.
 pub const DOCKER: Format = Format {
     index: "application/vnd.docker.distribution.manifest.list.v2+json",
     manifest: "application/vnd.docker.distribution.manifest.v2+json",
@@ -184,9 +184,9 @@ pub struct Platform {
 }
 
 impl Image {
-    /// Builds an image from one layer for each architecture. The first layer must hold the executable of this process.
-    /// `C` is the content of a layer, or a handle to the content, and is moved but never read. Returns the contents in
-    /// the order of [`Image::platforms`], and the image.
+    /// Builds an image from one layer for each architecture, of which the first must hold the executable of this
+    /// process. `C` is the content of a layer, or a handle to the content, and is moved but never read. Returns the
+    /// contents in the order of [`Image::platforms`], and the image.
     pub fn assemble<C>(mut packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;
         packed.sort_unstable_by_key(|(_, layer)| layer.architecture);
@@ -240,8 +240,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
         // With this path, `docker exec CONTAINER quinistry ...` finds the program for this platform.
         "Env": [format!("PATH=/{architecture}")],
         "ExposedPorts": { format!("{PORT}/tcp"): {} },
-        // Field note: the image-spec only reserves this field. Docker defines it, and honours it. containerd ignores
-        // it, and podman 4.3 and 5.8 take it only from Docker's form of a manifest.
+        // Field note: the image-spec only reserves this field, which Docker defines and honours. containerd ignores it,
+        // and podman 4.3 and 5.8 take it only from Docker's form of a manifest.
         "Healthcheck": {
             "Test": ["CMD", program, "healthcheck"],
             "Interval": seconds(30),
@@ -264,14 +264,14 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     let with = others.flat_map(|other| ["--with".into(), format!("/{}", layer::path(other.architecture))]);
     runtime["Entrypoint"] = std::iter::once(program).chain(with).collect();
 
-    // config.md: one entry for each layer, and one for each step that made no layer. Here every step makes a layer.
+    // config.md: one entry for each layer, and one for each step that made no layer, of which there is none here.
     let history = |layer: &Layer| {
         let made_by = format!("{NAME} packed {}", layer::path(layer.architecture));
         json!({ "created": created, "created_by": made_by })
     };
     // "The rootfs key references the layer content addresses used by the image. This makes the image config hash depend
-    // on the filesystem hash." (config.md) A diff ID is the digest of the tar archive, and not of the compressed layer.
-    // With a wrong diff ID, no runtime unpacks the image.
+    // on the filesystem hash." (config.md) A diff ID must be the digest of the tar archive, and not of the compressed
+    // layer, because no runtime unpacks an image with a wrong diff ID.
     let mut rootfs = json!({ "type": "layers" });
     rootfs["diff_ids"] = layers.iter().map(|layer| layer.tar.digest.as_str()).collect();
 

@@ -4,7 +4,7 @@
 //!
 //! Deliberately absent: names that clients choose, which would let the list of metrics grow without bound.
 
-/// Declares an enum whose variants can be counted. Each variant has a number (from 0), a name and an optional text.
+/// Declares an enum whose variants can be counted, each with a number (from 0), a name and an optional text.
 macro_rules! kinds {
     ($(#[$about:meta])* $Kind:ident { $($(#[$doc:meta])* $Variant:ident = $name:literal $(, $text:literal)?;)* }) => {
         $(#[$about])*
@@ -51,7 +51,7 @@ kinds! {
         Layer = "layer", "Serving layer";
         /// A blob that does not exist.
         UnknownBlob = "unknown_blob";
-        /// A token. Only `--fault` makes the server require one.
+        /// A token, which the server requires only if a rule of `--fault` says so.
         Token = "token", "Serving token";
         /// The description of the server, for a person.
         Welcome = "welcome", "Serving welcome";
@@ -75,8 +75,8 @@ kinds! {
     /// Why a connection was closed. A reason has a text if the server itself ends the connection, and no other line of
     /// the log shows why.
     CloseReason {
-        /// The server sent the last response of the connection, for example because the client wanted no other, or
-        /// because it sent bytes that are not a request.
+        /// The server sent the last response of the connection, for example because the client wanted no other, or had
+        /// sent bytes that are not a request.
         LastResponse = "last_response";
         /// The client closed the connection before its first request, or between two requests.
         Left = "left";

@@ -1,12 +1,13 @@
 //! Writes the Kubernetes manifests that run an image: the files of `k8s/`, as they are or pinned to a digest.
 //!
-//! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec,
-//! "Pulling manifests".
+//! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec, "Pulling
+//! manifests".
 //!
-//! A tag may come to mean another image, but a digest cannot, so a node that runs a pinned pod runs this program and no
-//! other, wherever the node got the image.
+//! Because a digest, unlike a tag, cannot come to mean another image, a node that runs a pinned pod runs this program
+//! and no other, wherever the node got the image.
 //!
-//! Deliberately absent: a YAML parser. The manifests are part of the source, and only the values of two keys change.
+//! Deliberately absent: a YAML parser, because the manifests are part of the source, and only the values of two keys
+//! change.
 
 use std::fmt::Write;
 

@@ -8,11 +8,11 @@
 //!     quinistry_requests_total{endpoint="layer",status="200"} 3
 //! ```
 //!
-//! `metrics.txt` is the template of the text. No metric name and no label value contains a character that needs
-//! escaping.
+//! The template of the text is `metrics.txt`. Nothing is escaped, because no metric name and no label value contains a
+//! character that needs escaping.
 //!
-//! Counting allocates no memory and makes no system call. All values of labels are known when the server starts, so a
-//! client cannot add one.
+//! Counting allocates no memory and makes no system call, and a client cannot add a value of a label, because all
+//! values are known when the server starts.
 //!
 //! Deliberately absent: histograms of time, because the duration of a response depends on the network.
 
@@ -39,8 +39,8 @@ pub struct Metrics {
     pub accepted: u64,
     /// How often accepting was paused, usually because there was no room for another connection.
     pub pauses: u64,
-    /// The number of sent bytes of content. Content in memory is counted with its response, and a layer as the kernel
-    /// takes its bytes.
+    /// The number of bytes of content that were sent. Content in memory is counted with its response, whereas a layer
+    /// is counted as the kernel takes its bytes.
     pub content_bytes: u64,
     responses: [[u64; STATUSES]; KINDS],
     closed: [u64; REASONS],
@@ -82,7 +82,7 @@ impl Metrics {
         self.accepted.saturating_sub(self.closed.iter().sum())
     }
 
-    /// Iterates over the counted responses. An item is a kind, a status and the number of such responses.
+    /// Iterates over the counted responses, as triples of a kind, a status and the number of such responses.
     pub fn responses(&self) -> impl Iterator<Item = (RequestKind, Status, u64)> {
         let rows = RequestKind::ALL.iter().zip(&self.responses);
         let cells = rows

@@ -10,16 +10,16 @@
 //!     {index} {picture} {parts} ...  depend on the image alone, and are made once, at start
 //! ```
 //!
-//! The picture shows six objects, from the index to the executable. After the picture, the page has a section for each
-//! of these objects, and a folded section for each object of another platform. The anchor of a section is the digest of
-//! its object, and each digest in a document links to this anchor, so that a reader who clicks follows the protocol.
+//! The picture shows six objects, from the index to the executable. It is followed by a section for each of these
+//! objects, and a folded section for each object of another platform. The anchor of a section is the digest of its
+//! object, to which each mention of that digest in a document links, so that a reader who clicks follows the protocol.
 //!
-//! Of the bytes that a client sends, only the host that it requests gets into the page, and only if `welcome` finds
-//! that Docker can pull from this host. The page escapes the host nevertheless.
+//! The only bytes of a client that get into the page are those of the requested host, and these only if `welcome` finds
+//! that Docker can pull from that host. The page escapes them nevertheless.
 //!
 //! The page is about 20 KB for an image with one platform, and 70 KB for one with five.
 //!
-//! Deliberately absent: scripts, and everything that a browser would have to fetch. The page's policy forbids both.
+//! Deliberately absent: scripts, and everything that a browser would have to fetch, which the page's policy forbids.
 
 use std::fmt::Write as _;
 
@@ -30,8 +30,8 @@ use crate::kinds::RequestKind;
 use crate::metrics::Vitals;
 use crate::welcome::commands;
 
-/// The fields of the page, except Content-Length. The policy forbids a browser to load anything and to show the page
-/// inside another page, and it allows only the style with this hash, which a test computes.
+/// The fields of the page, except Content-Length. The policy allows only the style with this hash, which a test
+/// computes, and forbids a browser to load anything, or to show the page inside another page.
 pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-store\r\nVary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \
@@ -111,18 +111,18 @@ fn warning(faults: &[(String, u64)]) -> String {
 struct Object<'a> {
     name: &'static str,
     about: &'static str,
-    /// The class of the object's colour.
+    /// The class that gives the object its colour.
     class: &'static str,
-    /// The platform of the object. It is empty for the index, which is for all platforms.
+    /// The platform of the object; empty for the index, which is for all platforms.
     architecture: &'static str,
     digest: &'a Digest,
     size: u64,
     /// The first bytes of the object.
     start: &'a [u8],
     media_type: &'static str,
-    /// The endpoint that serves the object. It is empty for an object inside a layer.
+    /// The endpoint that serves the object; empty for an object inside a layer.
     endpoint: &'static str,
-    /// The content of a document. It is empty for any other object.
+    /// The content of a document; empty for any other object.
     content: &'a [u8],
 }
 
@@ -196,7 +196,7 @@ fn section(part: &Object<'_>, element: &str, title: &str) -> String {
     let served = if endpoint.is_empty() {
         "inside the layer".into()
     } else {
-        // A browser saves a blob that it cannot show, and a blob has no file name of its own.
+        // A browser saves a blob that it cannot show, and needs a name for the file, which a blob does not have.
         let file = match *name {
             "Config" => " download=\"config.json\"",
             "Layer" => " download=\"layer.tar.gz\"",
@@ -224,7 +224,7 @@ fn section(part: &Object<'_>, element: &str, title: &str) -> String {
 
 /// Returns the text of a document, in which each digest is a link to the section of its object.
 fn linked(content: &[u8]) -> String {
-    // Two quotes enclose each string of a document, and no string contains a quote.
+    // Splitting at the quotes separates the strings, because no string of a document contains a quote.
     let mut text = String::new();
     for (index, piece) in str::from_utf8(content).unwrap_or_default().split('"').enumerate() {
         text += if index == 0 { "" } else { "\"" };
@@ -251,7 +251,7 @@ fn hex(bytes: &[u8]) -> String {
 /// Returns bytes as ASCII, with a dot for each byte that is not printable.
 fn ascii(bytes: &[u8]) -> String {
     let shown = bytes.iter().map(|byte| match byte {
-        // A space that no browser collapses.
+        // A no-break space, because browsers collapse ordinary spaces.
         b' ' => '\u{a0}',
         0x21..0x7f => char::from(*byte),
         _ => '.',
@@ -330,8 +330,8 @@ fn arrows(sides: &[u64]) -> String {
     for (from, to) in ways {
         let _ = write!(straight, "<path class=\"line\" d=\"M{AXIS} {}V{}\"/>", bottom(from), top(to));
     }
-    // The manifest also leads to the config, and the config leads to the tar by the diff ID. The executable makes the
-    // index, so the last line leads from the executable back to the index.
+    // The manifest also leads to the config, which leads to the tar by the diff ID. The last line leads from the
+    // executable back to the index, which the executable makes.
     format!(
         "{straight}<path class=\"line\" d=\"M{AXIS} {}q0 46 20 46\"/><path class=\"line dash\" d=\"M{BRANCH} {}V{}\"/>\
          <path class=\"line\" d=\"M{} {}h-2q-8 0-8-8V{}q0-8 8-8h28\"/>",

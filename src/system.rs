@@ -23,9 +23,9 @@ use std::time::Duration;
 /// Defines `main` without std's own start. `main` calls a function that takes the arguments as `&[String]` and returns
 /// the exit code.
 ///
-/// std's start installs a handler that reports a stack overflow. To find the end of the stack, glibc calls `sscanf`,
-/// which links in the functions that read and print floating-point numbers and wide characters. These functions take up
-/// 140 KB, a tenth of the binary and of every pull. [`start`] does the other tasks of std's start.
+/// This saves 140 KB, a tenth of the binary and of every pull, because std's start installs a handler that reports a
+/// stack overflow: to find the end of the stack, glibc calls `sscanf`, which links in the functions that read and print
+/// floating-point numbers and wide characters. [`start`] does the other tasks of std's start.
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
@@ -61,8 +61,8 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     if let Err(error) = prepared {
         let _ =
             io::stderr().write_all(format!("quinistry: cannot prepare descriptors and signals: {error}\n").as_bytes());
-        // SAFETY: _exit(2) takes no pointers. std's `exit` does more, which is not needed yet, and would add 2 KB to
-        // every pull.
+        // SAFETY: _exit(2) takes no pointers. It replaces std's `exit`, which does more than is needed yet, and would
+        // add 2 KB to every pull.
         unsafe { libc::_exit(1) }
     }
     let count = usize::try_from(count).unwrap_or(0);
@@ -71,10 +71,10 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get the
-/// number of the closed descriptor, and a client could receive the log. /dev/null gets this number instead, because
-/// open(2) returns the lowest free number. Standard output is opened for reading, so that a write fails instead of
-/// silently losing output, whereas a log on standard error may be lost.
+/// Opens /dev/null in place of each standard descriptor that is closed, because otherwise the next file or socket would
+/// get the number of that descriptor, and a client could receive the log. /dev/null gets this number, because open(2)
+/// returns the lowest free one. Standard output is opened for reading, so that a write fails instead of silently losing
+/// output, whereas a log on standard error may be lost.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: the only pointer that is passed is to a constant C string.
@@ -127,11 +127,11 @@ fn close_inherited() -> io::Result<()> {
     }
 }
 
-/// Returns standard output as a file. std's `Stdout` reports success even if the descriptor cannot be written to,
-/// and it buffers by lines.
+/// Returns standard output as a file, because std's `Stdout` reports success even if the descriptor cannot be written
+/// to, and buffers by lines.
 pub fn stdout() -> ManuallyDrop<File> {
-    // SAFETY: `start` has made sure that the descriptor is open. The file is never dropped, which would close the
-    // descriptor.
+    // SAFETY: `start` has made sure that the descriptor is open, and because the file is never dropped, the descriptor
+    // is never closed.
     ManuallyDrop::new(unsafe { File::from_raw_fd(libc::STDOUT_FILENO) })
 }
 
@@ -151,7 +151,7 @@ fn own(descriptor: c_int) -> io::Result<OwnedFd> {
     check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Sets how many connections of a listening socket may wait to be accepted. std's `bind` sets 128.
+/// Sets the number of connections of a listening socket that may wait to be accepted. std's `bind` sets it to 128.
 pub fn set_backlog(listener: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
     // SAFETY: listen(2) takes no pointers.
     check(unsafe { libc::listen(listener.as_raw_fd(), backlog) }).map(drop)
@@ -172,7 +172,7 @@ pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], more: bool) -> io::Result<usiz
 }
 
 /// Returns how many of the bytes written to the socket have not been acknowledged by the other end (tcp(7),
-/// `SIOCOUTQ`). The end of the stream counts as one byte. A reset does not change the number.
+/// `SIOCOUTQ`). The end of the stream counts as one byte, and a reset does not change the number.
 pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     let mut count: c_int = 0;
     // SAFETY: this request has the number of the terminal's TIOCOUTQ, and writes one c_int.
@@ -180,7 +180,7 @@ pub fn unacknowledged(socket: BorrowedFd<'_>) -> u64 {
     if result == -1 { 0 } else { u64::try_from(count).unwrap_or(0) }
 }
 
-/// Returns how many bytes of memory the kernel uses for data that waits to be sent or to be acknowledged. Returns 0 on
+/// Returns how many bytes of memory the kernel uses for data that waits to be sent or to be acknowledged, or 0 on
 /// kernels before Linux 4.12, which do not report this number.
 pub fn queued(socket: BorrowedFd<'_>) -> u64 {
     // linux/sock_diag.h: SK_MEMINFO_WMEM_QUEUED and SK_MEMINFO_VARS.
@@ -226,8 +226,7 @@ impl SealedFile {
         Ok(file)
     }
 
-    /// Sends bytes from the start of a part of the file. The kernel sends the bytes from its page cache, without a
-    /// copy.
+    /// Sends bytes from the start of a part of the file, which the kernel sends from its page cache, without a copy.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
         // The call is `sendfile64`, because an `off_t` may have only 32 bits on a 32-bit processor. A `usize` has 32
         // bits there as well, so a part that is too long for one call takes several calls, as any part may.
@@ -238,8 +237,8 @@ impl SealedFile {
     }
 }
 
-/// Reports the resident memory of this process. The file that it reads must be opened before `confinement` forbids
-/// opening files.
+/// Reports the resident memory of this process, which it reads from a file that must be opened before `confinement`
+/// forbids opening files.
 pub struct ResidentMemory {
     /// proc(5), `/proc/pid/statm`: numbers of pages. The second number is the size of the resident set.
     statm: File,
@@ -271,8 +270,8 @@ pub struct Signals(File);
 impl Signals {
     /// Blocks the signals, and makes them readable. Must be called before another thread starts.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: a sigset_t is plain data. sigemptyset initialises it before it is used, and it outlives
-        // the calls that get a pointer to it.
+        // SAFETY: a sigset_t is plain data. sigemptyset initialises it before it is used, and it outlives the calls
+        // that get a pointer to it.
         let descriptor = unsafe {
             let mut signals: libc::sigset_t = zeroed();
             libc::sigemptyset(&raw mut signals);
@@ -299,8 +298,8 @@ impl AsRawFd for Signals {
     }
 }
 
-/// Installs a seccomp filter for this thread. A filter cannot be removed. The kernel requires `no_new_privs` for it, so
-/// a set-uid program that this process starts would gain no privileges.
+/// Installs a seccomp filter, which cannot be removed, for this thread. Because the kernel requires `no_new_privs` for
+/// a filter, a set-uid program that this process starts would gain no privileges.
 pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
     let program = libc::sock_fprog { len: filter.len() as libc::c_ushort, filter: filter.as_ptr().cast_mut() };
     let program = &raw const program;
@@ -342,8 +341,8 @@ fn is_ready(descriptor: BorrowedFd<'_>, events: c_short, patience: Duration) -> 
     check(unsafe { libc::poll(&raw mut poll, 1, patience.as_millis() as c_int) }).map(|count| count == 1)
 }
 
-/// Checks that `size` bytes of address space can be mapped, which a limit of the process or of the system may forbid.
-/// No page is touched.
+/// Checks, without touching a page, that `size` bytes of address space can be mapped, which a limit of the process or
+/// of the system may forbid.
 pub fn try_memory(size: usize) -> io::Result<()> {
     let (access, kind) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: the kernel chooses an address that is not in use. Nothing refers to the memory when it is unmapped.

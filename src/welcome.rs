@@ -8,7 +8,7 @@
 //!     docker pull localhost:8090/quinistry
 //! ```
 //!
-//! Because people copy the commands into a shell, a host that a client names is shown only if no character of the host
+//! Because people copy the commands into a shell, a host that a client names is shown only if none of its characters
 //! has a meaning for a shell.
 //!
 //! Deliberately absent: the address that the server listens on, which may differ from the one outside its container.
@@ -17,8 +17,8 @@ use std::net::Ipv4Addr;
 
 use crate::image::{NAME, PORT};
 
-/// The fields of the short text, except Content-Length. Accept decides whether a client receives this text or the page
-/// (RFC 9110 section 12.5.5).
+/// The fields of the short text, except Content-Length. They include Vary, because Accept decides whether a client
+/// receives this text or the page (RFC 9110 section 12.5.5).
 pub const FIELDS: &[u8] = b"Content-Type: text/plain; charset=utf-8\r\nCache-Control: no-store\r\nVary: Accept\r\n";
 
 /// Returns the short text for clients other than browsers.
@@ -46,9 +46,10 @@ pub fn commands(host: &str, indent: &str) -> String {
 
 /// Returns the host to show to a client: the requested host if Docker can pull from it, otherwise `localhost:8080`.
 ///
-/// RFC 3986 allows names with characters that mean something to a shell, such as `;` and `$(`. Docker's grammar allows
-/// no such character, and no name that begins with a hyphen, which a command would take for an option. Docker also
-/// takes a single word for a namespace of Docker Hub, so a host must have a dot or a port, or be `localhost`.
+/// The host must follow Docker's grammar, because RFC 3986 allows characters that mean something to a shell, such as
+/// `;` and `$(`, whereas Docker allows none, and no name that begins with a hyphen, which a command would take for an
+/// option. The host must also have a dot or a port, or be `localhost`, because Docker takes any other single word for a
+/// namespace of Docker Hub.
 ///
 /// ```text
 ///     host      = component *( "." component ) [ ":" 1*DIGIT ]

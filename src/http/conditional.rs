@@ -11,9 +11,9 @@
 //! ```
 //!
 //! Deliberately absent: dates (`If-Modified-Since`, `Last-Modified`), because an entity tag is more precise; and
-//! responses of several parts. RFC 9110 section 14.2 allows a server to ignore a Range field, so a request for several
-//! ranges gets the whole content. No client of a registry sends such a request, and overlapping ranges are a known
-//! attack.
+//! responses of several parts, because no client of a registry asks for several ranges, and overlapping ranges are a
+//! known attack. A request for several ranges gets the whole content, since RFC 9110 section 14.2 allows a server to
+//! ignore Range.
 
 use std::ops::Range;
 
@@ -37,7 +37,7 @@ pub enum Selection {
 }
 
 /// Returns how much `request` gets of the content of `response`, which is a 200. The entity tag of the response must be
-/// strong. If the response has no entity tag, Range is ignored.
+/// strong; if there is none, Range is ignored.
 pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     let has = |field: &str| request.fields.bytes(field).next().is_some();
     if !["if-match", "if-none-match", "range"].into_iter().any(has) {
@@ -56,15 +56,15 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
     let (Method::Get, Some(_), Some(range), None) = (request.method, entity_tag, ranges.next(), ranges.next()) else {
         return Selection::Whole;
     };
-    // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date
-    // never matches, because there is no Last-Modified.
+    // RFC 9110 section 13.1.5: MUST ignore Range if the validator of If-Range does not match. A date never matches,
+    // because there is no Last-Modified.
     if request.fields.bytes("if-range").any(|tag| Some(tag) != entity_tag) {
         return Selection::Whole;
     }
     parse_range(range, response.content.len())
 }
 
-/// Checks whether the fields named `field` list the entity tag, or are a single `*`, which matches any content.
+/// Returns whether the fields named `field` list the entity tag, or are a single `*`, which matches any content.
 ///
 /// ```text
 ///     If-Match      = "*" / #entity-tag                         ; RFC 9110 section 13.1.1
@@ -72,7 +72,7 @@ pub fn select(request: &Request<'_>, response: &Response<'_>) -> Selection {
 /// ```
 fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> bool {
     let mut lines = request.fields.bytes(field);
-    // Several field lines form one list, and `*` cannot be a member of a list.
+    // The `*` must be alone, because several field lines form one list, of which `*` cannot be a member.
     if (lines.next(), lines.next()) == (Some(&b"*"[..]), None) {
         return true;
     }
@@ -101,13 +101,13 @@ fn parse_range(value: &str, size: u64) -> Selection {
         (None, Some(0)) if first.is_empty() => Selection::Unsatisfiable,
         (None, Some(suffix)) if first.is_empty() => Selection::Part(size.saturating_sub(suffix)..size),
         (Some(first), None) if last.is_empty() && first < size => Selection::Part(first..size),
-        // Field note: regctl asks for one byte past the end. RFC 9110 section 14.1.2: a last position beyond the
-        // content means its last byte.
+        // Field note: regctl asks for one byte past the end, which is valid, because a last position beyond the content
+        // means its last byte (RFC 9110 section 14.1.2).
         (Some(first), Some(last)) if first <= last && first < size => {
             Selection::Part(first..size.min(last.saturating_add(1)))
         }
         (Some(_), None) if last.is_empty() => Selection::Unsatisfiable,
-        // Field note: "bytes=500-0" is invalid, and a server may ignore it, but the conformance tests of the
+        // Field note: a server may ignore "bytes=500-0", which is invalid, but the conformance tests of the
         // distribution-spec expect 416.
         (Some(_), Some(_)) => Selection::Unsatisfiable,
         _ => Selection::Whole,

@@ -18,22 +18,22 @@
 //! assert_eq!((rejection.status.code(), rejection.is_head), (400, false));
 //! ```
 //!
-//! A head is checked in this order: the length and the grammar of the request line, the field lines, Host, framing,
-//! target. The first error determines the response. Every error that is found here ends the connection, because after
-//! some of these errors it is unknown where the next request begins.
+//! A head is checked in this order, and the first error determines the response: the length and the grammar of the
+//! request line, the field lines, Host, framing, target. Every error that is found here ends the connection, because
+//! after some of these errors it is unknown where the next request begins.
 //!
-//! `httparse` parses the field lines. The request line is parsed here, for two reasons: `httparse` accepts
-//! more than the RFCs allow (`"<>\^{|}` and UTF-8 in targets), and it reports the same error for
-//! HTTP/1.2, which must be treated as HTTP/1.1, and for HTTP/2.0, which must not.
+//! `httparse` parses the field lines, but not the request line, because `httparse` accepts more than the RFCs allow
+//! (`"<>\^{|}` and UTF-8 in targets), and reports the same error for HTTP/1.2, which must be treated as HTTP/1.1, and
+//! for HTTP/2.0, which must not.
 //!
-//! The end of the head is found first, and `httparse` runs only on a complete head. Because the head is scanned from
-//! its start whenever bytes arrive, a head of 16 KiB that arrives byte by byte takes 60 ms of processor time in all,
+//! Because `httparse` runs only on a complete head, the end of the head is found first, by a scan from its start
+//! whenever bytes arrive. A head of 16 KiB that arrives byte by byte therefore takes 60 ms of processor time in all,
 //! for which `connection` charges the client.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
-//! Deliberately absent: content. No request that this registry fulfils needs content, and skipping content safely would
-//! require all of chunked coding, so the connection ends after the response to a request with content.
+//! Deliberately absent: content, which no request that this registry fulfils needs, and which could be skipped safely
+//! only with all of chunked coding. The connection therefore ends after the response to a request with content.
 
 use std::borrow::Cow;
 use std::io::BufRead;
@@ -44,8 +44,8 @@ use crate::http::syntax::{
     parse_number, percent_decode,
 };
 
-/// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB; a bearer token
-/// or the fields of a proxy can add several KiB. nginx takes 33 KiB, haproxy 15 KiB.
+/// The longest head, with its empty line, in bytes: enough for real clients, which send 200 bytes to 2 KiB, and for a
+/// bearer token or the fields of a proxy, which can add several KiB. nginx takes 33 KiB, and haproxy 15 KiB.
 pub const MAX_HEAD: usize = 16 * 1024;
 
 /// The most bytes that parsing a request can need: a head, and the empty line before it.
@@ -54,7 +54,7 @@ pub const MAX_INPUT: usize = MAX_HEAD + "\r\n".len();
 /// The longest request line, without its CRLF, in bytes. RFC 9112 section 3 recommends at least 8000.
 pub const MAX_REQUEST_LINE: usize = 8 * 1024;
 
-/// The greatest number of field lines. hyper and h2o have the same limit; docker sends 4, containerd 7.
+/// The greatest number of field lines, as in hyper and h2o: ample, because docker sends 4, and containerd 7.
 pub const MAX_FIELDS: usize = 100;
 
 const _: () = assert!(MAX_REQUEST_LINE >= 8000 && MAX_REQUEST_LINE < MAX_HEAD);
@@ -66,7 +66,7 @@ pub enum Method {
     Head,
     Options,
     Connect,
-    /// Another method that RFC 9110 or RFC 5789 (PATCH) defines. No path of this registry allows such a method.
+    /// Another method that RFC 9110 or RFC 5789 (PATCH) defines, and that no path of this registry allows.
     Other,
     /// A method that neither RFC defines, such as `get`: methods are case-sensitive (RFC 9110 section 9.1).
     Unrecognized,
@@ -159,7 +159,7 @@ pub struct Rejection {
     pub status: Status,
     /// The error, in words for the person who uses the client.
     pub reason: &'static str,
-    /// Whether the bytes begin as a HEAD request does. The response to HEAD has no content.
+    /// Whether the bytes begin as a HEAD request does, the response to which has no content.
     pub is_head: bool,
 }
 
@@ -187,7 +187,7 @@ const HEAD: &[u8] = b"HEAD ";
 ///
 /// Returns the request and the length of its head in bytes, or `None` if the head is incomplete. Fails as soon as it is
 /// certain that the request line, a line end or the length of the head is not acceptable, which may be before the head
-/// is complete. The field lines and the form of the target are parsed only in a complete head.
+/// is complete, whereas the field lines and the form of the target are parsed only in a complete head.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the request-line". We
     // ignore only one, because otherwise a client could send empty lines forever.
@@ -230,13 +230,13 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
         // Field note: Docker (observed with 20.10), its containerd store and containerd's CRI try HTTPS first, even on
-        // localhost. If the response begins with `HTTP/`, these clients go on with HTTP at once. Silence costs them a
+        // localhost. They go on with HTTP at once if the response begins with `HTTP/`, whereas silence costs them a
         // time-out of 10 s, and a reset makes the pull fail.
         [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // This may be half of an empty line.
         [first, ..] if !is_tchar(*first) => Err(bad("a request begins with a method")),
-        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. The version in the
-        // preface would call for a 505, but the preface is not a request, so the response is a 400.
+        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. Although the version in
+        // the preface would call for a 505, the response is a 400, because the preface is not a request.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
         _ => Ok(()),
     }
@@ -261,8 +261,8 @@ fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
 
 /// Returns the end of the line that begins or continues at `from`, or `None` if the line is incomplete.
 ///
-/// RFC 9112 section 2.2 allows a server to accept a bare LF as the end of a line. We refuse a bare LF, because a
-/// request can be hidden from one of two readers that disagree about the end of a line. The refusal does not wait for
+/// A bare LF is refused, although RFC 9112 section 2.2 allows a server to accept it as the end of a line, because a
+/// request can be hidden from one of two readers that disagree about where a line ends. The refusal does not wait for
 /// the end of the head, because a client that ends its head with two bare LFs would otherwise wait until the deadline.
 fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
     // std has a fast search for a byte, but makes it public only through `skip_until`.
@@ -305,7 +305,7 @@ fn parse_head<'b>(line: &RequestLine<'b>, fields: &'b [u8], count: usize) -> Res
     })
 }
 
-/// A request line. The version is HTTP/1.0 or a later version of HTTP/1.
+/// A request line, whose version is HTTP/1.0 or a later version of HTTP/1.
 struct RequestLine<'b> {
     method: &'b str,
     target: &'b str,
@@ -353,8 +353,8 @@ pub struct Fields<'b>(Vec<httparse::Header<'b>>);
 impl<'b> Fields<'b> {
     fn parse(bytes: &'b [u8], count: usize) -> Result<Self, Rejection> {
         let mut lines = vec![httparse::EMPTY_HEADER; count.min(MAX_FIELDS)];
-        // `httparse` refuses what a server must or may refuse by RFC 9112 sections 2.2, 5.1 and 5.2: a bare
-        // CR, a space before the colon, a line that begins with white space, control characters.
+        // `httparse` refuses what a server must or may refuse by RFC 9112 sections 2.2, 5.1 and 5.2: a bare CR, a space
+        // before the colon, a line that begins with white space, control characters.
         match httparse::parse_headers(bytes, &mut lines) {
             Ok(httparse::Status::Complete(_)) => Ok(Self(lines)),
             Err(httparse::Error::TooManyHeaders) => {
@@ -393,10 +393,10 @@ impl<'b> Fields<'b> {
     fn has_content(&self, is_http_1_0: bool) -> Result<bool, Rejection> {
         let mut lengths = self.lines("content-length");
         let length = lengths.next();
-        // An empty Transfer-Encoding has no members, but the field is present.
+        // An empty Transfer-Encoding counts as well: it has no members, but the field is present.
         if self.bytes("transfer-encoding").next().is_some() {
-            // Section 6.3: such a message "ought to be handled as an error", because one reader may use
-            // the length and another the coding.
+            // Section 6.3: such a message "ought to be handled as an error", because one reader may use the length and
+            // another the coding.
             if length.is_some() {
                 return Err(bad("Content-Length and Transfer-Encoding must not be sent together"));
             }

@@ -1,4 +1,4 @@
-//! Describes a response, and writes its head. The connection sends the content after the head.
+//! Describes a response, and writes its head, after which the connection sends the content.
 //!
 //! Documents: RFC 9110 (status codes and fields), RFC 9112 section 4 (the status line).
 //!
@@ -80,7 +80,7 @@ impl Status {
 pub struct Content<'a> {
     /// A few bytes in memory, which are sent together with the head.
     pub bytes: Cow<'a, [u8]>,
-    /// A part of a larger file. The transport has the file, and sends the part.
+    /// A part of a larger file, which the transport has, and from which it sends the part.
     pub part: FilePart,
 }
 

@@ -3,8 +3,11 @@
 //! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). The comment of each function states
 //! the grammar that the function implements, in the ABNF of RFC 5234.
 //!
-//! Deliberately absent: quoted strings, except for entity tags, because no client quotes a comma or a semicolon in the
-//! other fields that this server reads; and `IPvFuture`, because no such address exists.
+//! Deliberately absent:
+//!
+//! * quoted strings, except for entity tags, because no client quotes a comma or a semicolon in the other fields that
+//!   this server reads;
+//! * `IPvFuture`, because no such address exists.
 
 use std::borrow::Cow;
 use std::net::Ipv6Addr;
@@ -23,7 +26,7 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &str> {
 }
 
 /// Iterates over the entity tags of a list. Each item is a pair: whether the tag is weak, and the opaque tag with its
-/// quotes. A comma between the quotes belongs to the tag. The iteration ends where the list violates the grammar.
+/// quotes, between which a comma belongs to the tag. The iteration ends where the list violates the grammar.
 ///
 /// ```text
 ///     entity-tag = [ "W/" ] opaque-tag                          ; RFC 9110 section 8.8.3, case-sensitive
@@ -55,12 +58,12 @@ pub fn parse_number(text: &str) -> Option<u64> {
     is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
-/// Checks whether the text is a host with or without a port. User information is not allowed.
+/// Returns whether the text is a host with or without a port, but without user information.
 ///
 /// ```text
 ///     Host       = uri-host [ ":" port ]                        ; RFC 9110 section 7.2
 ///     uri-host   = "[" IPv6address "]" / IPv4address / reg-name ; RFC 3986 section 3.2.2
-///     reg-name   = *( unreserved / pct-encoded / sub-delims )   ; and so it may be empty
+///     reg-name   = *( unreserved / pct-encoded / sub-delims )   ; which may be empty
 ///     port       = *DIGIT
 /// ```
 ///
@@ -81,7 +84,7 @@ fn is_of_host(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'!' | b'$'..=b'.' | b';' | b'=' | b'_' | b'~')
 }
 
-/// Checks whether two hexadecimal digits follow every percent sign.
+/// Returns whether two hexadecimal digits follow every percent sign.
 ///
 /// ```text
 ///     pct-encoded = "%" HEXDIG HEXDIG                           ; RFC 3986 section 2.1
@@ -91,9 +94,9 @@ pub fn is_percent_encoded(text: &str) -> bool {
     text.match_indices('%').all(|(at, _)| is_octet(&text[at + 1..]))
 }
 
-/// The characters, apart from letters and digits, that are decoded in a path. `-._~` are unreserved (RFC 3986 section
-/// 2.3). `:` and `+` are reserved, but separate nothing in the paths of this registry. `/` is not decoded, because
-/// `%2F` is data and not a separator.
+/// The characters, apart from letters and digits, that are decoded in a path: `-._~`, which are unreserved (RFC 3986
+/// section 2.3), and `:` and `+`, which are reserved, but separate nothing in the paths of this registry. `/` is not
+/// decoded, because `%2F` is data and not a separator.
 pub const PLAIN_IN_PATH: &[u8] = b"-._~:+";
 
 /// The characters, apart from letters and digits, that are decoded in a query: those of a path, and `/`, which
@@ -121,7 +124,7 @@ pub fn percent_decode<'a>(text: &'a str, plain: &[u8]) -> Cow<'a, str> {
     decoded
 }
 
-/// Checks whether the text is a token, such as a method or a field's name.
+/// Returns whether the text is a token, such as a method or a field's name.
 ///
 /// ```text
 ///     token = 1*tchar                                           ; RFC 9110 section 5.6.2
@@ -130,7 +133,7 @@ pub fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_tchar)
 }
 
-/// Checks whether the byte is a character of a token.
+/// Returns whether the byte is a character of a token.
 ///
 /// ```text
 ///     tchar = "!" / "#" / "$" / "%" / "&" / "'" / "*" / "+" / "-" / "." / "^" / "_" / "`" / "|" / "~"
@@ -141,7 +144,7 @@ pub fn is_tchar(byte: u8) -> bool {
         || matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~')
 }
 
-/// Checks whether the text consists of the characters of a request target: RFC 3986's reserved and unreserved
+/// Returns whether the text consists of the characters of a request target: RFC 3986's reserved and unreserved
 /// characters and `%`, without `#`, which begins a fragment. The RFC allows square brackets only in an IPv6 authority,
 /// but a client that leaves them unencoded in a path or query is understood nevertheless.
 pub fn is_target(text: &str) -> bool {

@@ -15,9 +15,9 @@
 //! The archive can be an OCI image layout and a Docker archive at the same time, because the readers of each format
 //! look for their own file and ignore that of the other format. The archive is as deterministic as the image.
 //!
-//! Docker's format has no index, so `manifest.json` leads to the image for the platform of this process.
+//! Because Docker's format has no index, `manifest.json` leads to the image for the platform of this process.
 //!
-//! Limits: the limits of `tar`.
+//! Limits: those of `tar`.
 //!
 //! Deliberately absent: reading such an archive.
 
@@ -28,7 +28,7 @@ use serde_json::{Value, json};
 use crate::image::json::to_bytes;
 use crate::image::{Descriptor, Document, Image, NAME, OCI, Platform, index, tar};
 
-/// Every user may read the files, and nobody may run them.
+/// The mode of the files, which every user may read and nobody may run.
 const MODE: u32 = 0o644;
 
 /// Writes the archive of `image`. `contents` are the contents of its layers, in the order of `image.platforms`.
@@ -45,7 +45,7 @@ pub fn write<R: Read>(
     for (name, json) in documents {
         append(archive, name, &to_bytes(&json))?;
     }
-    // Field note: several readers of layouts do not make the directory of a file that they unpack.
+    // Field note: each directory has an entry, because several readers of layouts do not make missing directories.
     for directory in ["blobs/", "blobs/sha256/"] {
         tar::append_directory(archive, directory)?;
     }
@@ -68,12 +68,12 @@ fn path(descriptor: &Descriptor) -> String {
     format!("blobs/{}", descriptor.digest.as_str().replace(':', "/"))
 }
 
-/// Builds the index of the layout. Its one entry leads to the image's own index.
+/// Builds the index of the layout, whose one entry leads to the image's own index.
 ///
 /// Field note: the entry has its name in two annotations, because containerd and podman read containerd's annotation,
 /// whereas umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would
-/// require the user to choose one, and Docker's containerd store would show an image without a tag. A kubelet looks for
-/// a pinned image by a name with a digest. That name must be added after the import, with `ctr images tag` (see
+/// require the user to choose one, and Docker's containerd store would show an image without a tag. The name with a
+/// digest, by which a kubelet looks for a pinned image, must be added after the import, with `ctr images tag` (see
 /// `k8s/README.md`), because `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
     let mut entry = image.index.descriptor.to_json(OCI.index);

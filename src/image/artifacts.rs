@@ -14,12 +14,12 @@
 //! An artifact refers to its subject by digest, but the subject does not refer to the artifact, so the image is the
 //! same with and without artifacts. An archive of the image has no artifacts.
 //!
-//! A client asks for the referrers of the digest that it has, which belongs to the index or to a manifest. The index
-//! and each manifest therefore have an artifact of their own. The artifacts differ in the subject, and share the config
-//! and the layer.
+//! Because a client asks for the referrers of the digest that it has, which belongs to the index or to a manifest, the
+//! index and each manifest have an artifact of their own. The artifacts differ in the subject, and share the config and
+//! the layer.
 //!
-//! Deliberately absent: referrers of an artifact, and of Docker's form of an index or manifest. The clients that read
-//! only Docker's form are older than referrers.
+//! Deliberately absent: referrers of an artifact; and those of Docker's form of an index or manifest, because the
+//! clients that read only Docker's form are older than referrers.
 
 use serde_json::json;
 
@@ -45,7 +45,7 @@ pub struct Referrer {
     pub subject: Digest,
     /// The manifest of the artifact.
     pub manifest: Document,
-    /// The index of the referrers of the subject. This artifact is its only entry.
+    /// The index of the referrers of the subject, of which this artifact is the only entry.
     pub index: Document,
 }
 

@@ -6,8 +6,7 @@
 //!     digest = algorithm ":" encoded          sha256:1f3c…
 //! ```
 //!
-//! This registry computes only `sha256` digests. A digest of another algorithm may be well formed, but no content here
-//! has it.
+//! This registry computes only `sha256` digests, so no content has a digest of another algorithm, however well formed.
 //!
 //! Deliberately absent: the hash as bytes, because a digest is only compared and copied, as text.
 
@@ -50,8 +49,8 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Checks whether `text` follows the grammar of a digest. With a registered algorithm, the encoded hash has a fixed
-/// length and is in lower case (image-spec, "Registered algorithms").
+/// Returns whether `text` follows the grammar of a digest. If the algorithm is registered, the encoded hash must also
+/// have its fixed length and be in lower case (image-spec, "Registered algorithms").
 ///
 /// ```text
 ///     digest              = algorithm ":" encoded
@@ -87,7 +86,7 @@ pub struct Summary {
     pub digest: Digest,
     /// The length of the content in bytes.
     pub size: u64,
-    /// The first bytes, for people to look at. If the content has fewer bytes, zeros follow them.
+    /// The first bytes, for people to look at, followed by zeros if the content has fewer bytes.
     pub start: [u8; START],
 }
 

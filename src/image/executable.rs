@@ -8,24 +8,24 @@
 //!         16   e_type: ET_EXEC, or ET_DYN if it can be loaded anywhere
 //!         18   e_machine
 //!      28/32   e_phoff: where the program headers are
-//!      42/54   e_phentsize: the size of each; its first word is p_type
-//!      44/56   e_phnum: how many there are
+//!      42/54   e_phentsize: the size of a program header, whose first word is p_type
+//!      44/56   e_phnum: the number of program headers
 //! ```
 //!
-//! The image holds no loader and no shared library. A dynamically linked program names its loader in a program header
-//! of type `PT_INTERP`. In the image such a program would fail with a bare "no such file or directory", so
-//! [`architecture`] refuses it and states the reason.
+//! [`architecture`] refuses a dynamically linked program, which names its loader in a program header of type
+//! `PT_INTERP`. Because the image holds no loader and no shared library, such a program would fail in the image with a
+//! bare "no such file or directory", whereas the refusal states the reason.
 //!
 //! Limits: the program headers must be in the first 4096 bytes.
 //!
 //! Deliberately absent: the sections, which are at the end of the file, and which a program may lack. The version of
-//! the architecture of an `arm` executable is therefore not known, because only the section `.ARM.attributes` records
-//! it; see [`ARM_VARIANT`].
+//! the architecture of an `arm` executable therefore remains unknown, because only the section `.ARM.attributes`
+//! records it (see [`ARM_VARIANT`]).
 
 use std::io;
 
-/// The number of bytes at the start of the file that [`architecture`] needs. Linkers put the program headers
-/// immediately after the file header, which has 52 or 64 bytes. A dozen program headers of 56 bytes is common.
+/// The number of bytes at the start of the file that [`architecture`] needs. It is ample, because linkers put the
+/// program headers (a dozen of 56 bytes is common) immediately after the file header, which has 52 or 64 bytes.
 pub const ENOUGH: usize = 4096;
 
 /// The variant of every `arm` executable: version 7 of the architecture, as for Debian's armhf and the targets that
@@ -75,8 +75,8 @@ struct Elf<'a> {
 
 impl<'a> Elf<'a> {
     fn new(bytes: &'a [u8]) -> Option<Self> {
-        // e_ident: magic, class, data encoding, version, OS ABI. Most linkers write ELFOSABI_NONE (0), and ELFOSABI_GNU
-        // (3) appears with a static glibc.
+        // e_ident: magic, class, data encoding, version, OS ABI. The last is ELFOSABI_NONE (0) from most linkers, and
+        // ELFOSABI_GNU (3) with a static glibc.
         let [0x7f, b'E', b'L', b'F', class @ 1..=2, data @ 1..=2, 1, 0 | 3, ..] = *bytes else {
             return None;
         };

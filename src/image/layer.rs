@@ -40,9 +40,9 @@
 //! assert_eq!(unpacked, file);
 //! ```
 //!
-//! Only the executable goes into a layer, and the paths depend only on the architecture. A layer therefore has the same
-//! digest in every image. Each program has its own directory, and the config of each platform sets `PATH` to the
-//! directory of its program, so that the command `quinistry` runs the right program on every platform.
+//! A layer has the same digest in every image, because only the executable goes into it, under paths that depend only
+//! on the architecture. Each program has its own directory, to which the config of its platform sets `PATH`, so that
+//! the command `quinistry` runs the right program on every platform.
 //!
 //! Limits: those of `executable` and `tar`.
 //!
@@ -58,7 +58,7 @@ use crate::image::{executable, tar};
 /// The name of the file in each layer.
 pub const FILE_NAME: &str = "quinistry";
 
-/// An executable that can be in an image. Only its beginning has been read.
+/// An executable that can be in an image, of which only the beginning has been read.
 pub struct Executable<R> {
     /// The architecture that the executable runs on, as `GOARCH` names it.
     pub architecture: &'static str,

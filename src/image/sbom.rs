@@ -1,5 +1,5 @@
-//! Holds the bill of materials: the list of crates that ship. A scanner uses the list to find out whether one of the
-//! crates is known to be vulnerable.
+//! Holds the bill of materials: the list of crates that ship, from which a scanner finds out whether one of them is
+//! known to be vulnerable.
 //!
 //! Documents: the specification of `CycloneDX`, version 1.5; `PARSING.md` of `cargo auditable`; RFC 1950 (zlib).
 //!
@@ -9,19 +9,21 @@
 //!                  the section `.dep-v0`. Without it, an image of one stripped file would not name its crates
 //! ```
 //!
-//! Both files are generated from `Cargo.lock`. A test checks both files, and this command makes the test write them:
+//! Both files are generated from `Cargo.lock`. A test checks both, and this command makes the test write them:
 //!
 //! ```text
 //!     QUINISTRY_UPDATE=1 cargo test --test sbom
 //! ```
 //!
-//! Limits: the list is accurate only for a build with this source's Cargo.lock (`cargo install --locked`). One list
-//! covers all processors, because every processor must make the same image. The list therefore includes a crate that
-//! ships only on some of them: `cpufeatures`, on `386`, `amd64` and `arm64`.
+//! Limits: the list is accurate only for a build with this source's Cargo.lock (`cargo install --locked`). Because
+//! every processor must make the same image, one list covers all processors, and therefore includes a crate that ships
+//! only on some of them: `cpufeatures`, on `386`, `amd64` and `arm64`.
 //!
-//! Deliberately absent: the standard library and the C library, whose versions the source does not know; a serial
-//! number and a time, which would differ between builds; and compression of the section, whose zlib stream consists of
-//! stored blocks, because the layer is compressed anyway.
+//! Deliberately absent:
+//!
+//! * the standard library and the C library, whose versions the source does not know;
+//! * a serial number and a time, which would differ between builds;
+//! * compression of the section, whose zlib stream consists of stored blocks, because the layer is compressed anyway.
 
 /// The media type of the document.
 pub const CYCLONE_DX: &str = "application/vnd.cyclonedx+json";

@@ -24,16 +24,16 @@
 
 use std::io::{self, Read, Write};
 
-/// The size of a block. A header fills one block, and content is padded to a multiple of the size.
+/// The size of a block: a header fills one, and content is padded to a whole number of them.
 pub const BLOCK: usize = 512;
 
 /// The end of an archive: two blocks of zeros.
 pub const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// The size field holds eleven octal digits: 8 GiB less one byte.
+/// The greatest size that the eleven octal digits of the size field can express: 8 GiB less one byte.
 const MAX_SIZE: u64 = 0o777_7777_7777;
 
-/// The name field holds 100 bytes; a longer path would need the prefix field.
+/// The longest path that fits the name field. A longer path would need the prefix field.
 const MAX_NAME: usize = 100;
 
 // The values of the field typeflag.
@@ -75,7 +75,7 @@ fn header(path: &str, kind: u8, mode: u32, size: u64) -> [u8; BLOCK] {
     octal(&mut header[329..337], 0); // devmajor
     octal(&mut header[337..345], 0); // devminor
 
-    // The checksum is the sum of all bytes of the header. The bytes of the checksum field count as spaces.
+    // The checksum is the sum of all bytes of the header, with spaces in place of the checksum field.
     header[148..156].fill(b' ');
     let checksum = header.iter().map(|&byte| u64::from(byte)).sum();
     octal(&mut header[148..156], checksum);
