@@ -2,8 +2,8 @@
 //!
 //! Documents: accept(2), socket(7), tcp(7).
 //!
-//! The kernel reports a connection in the backlog only once ("edge-triggered"), so the acceptor remembers the report
-//! until an attempt to accept finds no connection.
+//! Because the kernel reports a connection in the backlog only once ("edge-triggered"), the acceptor remembers the
+//! report until an attempt to accept finds no connection.
 //!
 //! Limits: the backlog of connections, the unsent bytes of a socket, the pause, and the time between two log lines
 //! about a shortage.
@@ -20,28 +20,27 @@ use mio::net::{TcpListener, TcpStream};
 use crate::budget::RECEIVE_BUFFER;
 use crate::system;
 
-/// The greatest number of connections that wait to be accepted. With std's 128, some of 200 simultaneous clients would
-/// wait for a second, until they repeat their SYN. The system limits the number to `net.core.somaxconn`.
+/// The greatest number of connections that wait to be accepted, which the system limits to `net.core.somaxconn`. With
+/// std's 128, some of 200 simultaneous clients would wait for a second, until they repeat their SYN.
 const BACKLOG: i32 = 4096;
 
-/// The greatest number of unsent bytes that are queued for one socket. This is enough to keep a link busy until the
-/// next call. With a higher limit, every stalled reader would take more kernel memory, which counts as memory of the
-/// container.
+/// The greatest number of unsent bytes that are queued for one socket: enough to keep a link busy until the next call,
+/// but no more, because a stalled reader takes this much of the kernel's memory (see `budget`).
 const UNSENT: i32 = 128 * 1024;
 
 /// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`).
-/// Because an honest client sends its request at once, the server thus avoids a read that finds nothing, which is a
-/// third of the cost of a short connection. Apache httpd sets this option as well. If very many clients are silent, the
-/// kernel switches to SYN cookies, and hands connections over at once. If the server exits while a connection is held
-/// back, the client does not notice until it sends something, and then gets a reset.
+/// Because an honest client sends its request at once, the server thereby avoids a read that finds nothing, which is a
+/// third of the cost of a short connection; Apache httpd sets the option as well. If very many clients are silent, the
+/// kernel switches to SYN cookies, and hands connections over at once. The price is that a client whose connection is
+/// held back does not notice that the server exits, until it sends something and gets a reset.
 const DEFERRED_SECONDS: i32 = 1;
 
-/// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up: while 4,096
-/// connections are in the backlog, the kernel drops further ones, whose clients try again a second later.
+/// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up, because while
+/// 4,096 connections are in the backlog, the kernel drops further ones, whose clients try again a second later.
 pub const ACCEPTS_PER_POLL: usize = 512;
 
-/// How long accepting pauses after the system had no room for a connection. Go begins with 5 ms and doubles the pause
-/// up to 1 s. haproxy waits 100 ms.
+/// How long accepting pauses after the system had no room for a connection. haproxy also waits 100 ms, whereas Go
+/// begins with 5 ms and doubles the pause up to 1 s.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The time between two log lines about a shortage that lasts.
@@ -53,7 +52,7 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     let options = [
-        // The server uses MSG_MORE wherever more bytes follow, so that waiting for a full packet anywhere else would
+        // Because the server uses MSG_MORE wherever more bytes follow, waiting for a full packet anywhere else would
         // only cause delay.
         (libc::IPPROTO_TCP, libc::TCP_NODELAY, 1),
         (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, UNSENT),
@@ -61,7 +60,7 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
         (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT, DEFERRED_SECONDS),
     ];
     for (level, name, value) in options {
-        // None of these options is essential, and a system may lack one.
+        // A system may lack one of these options, none of which is essential.
         let _ = system::set_option(listener.as_fd(), level, name, &value);
     }
     system::set_backlog(listener.as_fd(), BACKLOG)?;
@@ -69,8 +68,8 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 }
 
 /// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
-/// `SO_MAX_PACING_RATE`; Linux 3.13). The kernel waits between packets, so packets must be smaller than the 64 KiB of
-/// the loopback device.
+/// `SO_MAX_PACING_RATE`; Linux 3.13). Because the kernel waits only between packets, packets must be smaller than the
+/// 64 KiB of the loopback device.
 pub fn limit_rate(listener: &std::net::TcpListener, rate: u64) {
     let rate = i32::try_from(rate).unwrap_or(i32::MAX);
     let _ = system::set_option(listener.as_fd(), libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate);
@@ -90,7 +89,7 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Creates an acceptor. There may be connections in the backlog already.
+    /// Creates an acceptor, whose backlog may have connections already.
     pub fn new(listener: TcpListener, now: Instant) -> Self {
         Self { listener: Some(listener), may_have_backlog: true, resume_at: now, logged_at: None }
     }
@@ -100,12 +99,12 @@ impl Acceptor {
         self.may_have_backlog = true;
     }
 
-    /// Ends a pause. There may be connections in the backlog.
+    /// Ends a pause, during which connections may have come.
     pub fn resume(&mut self, now: Instant) {
         (self.may_have_backlog, self.resume_at) = (true, now);
     }
 
-    /// Closes the listener. The kernel resets the connections in the backlog.
+    /// Closes the listener, whereupon the kernel resets the connections in the backlog.
     pub fn close(&mut self) {
         self.listener = None;
     }
@@ -142,8 +141,8 @@ impl Acceptor {
             Err(error) if error.kind() == ErrorKind::WouldBlock => self.may_have_backlog = false,
             // The connection is gone, or a signal has interrupted the call.
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionAborted | ErrorKind::Interrupted) => {}
-            // Linux looks for a free descriptor first, so this error does not mean that a connection is waiting. The
-            // kernel does not repeat the event, so `may_have_backlog` must stay true if there is a connection.
+            // Because Linux looks for a free descriptor first, this error does not mean that a connection is waiting.
+            // If one is, `may_have_backlog` must stay true, because the kernel does not repeat the event.
             Err(error) => {
                 if self.refresh_backlog() {
                     return Err(error);
@@ -154,7 +153,7 @@ impl Acceptor {
     }
 }
 
-/// Whether closing a connection may cure an error of [`Acceptor::accept`].
+/// Returns whether closing a connection may cure an error of [`Acceptor::accept`].
 pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     error.raw_os_error().is_some_and(|number| shortages.contains(&number))

@@ -2,24 +2,23 @@
 //!
 //! Document: epoll(7).
 //!
-//! The kernel returns a client's token with each of the client's events. A token is the number of a slot, and the slot
-//! of a closed connection is used again. Nevertheless, no event reaches the wrong client: the server notes all events
-//! of a poll before it closes a connection, and a closed socket has no further events.
+//! The kernel returns a client's token with each of the client's events. Although a token is the number of a slot, and
+//! the slot of a closed connection is used again, no event reaches the wrong client, because the server notes all
+//! events of a poll before it closes a connection, and a closed socket has no further events.
 //!
 //! # Eviction
 //!
-//! To make room for a newcomer, the server first closes connections without a response in flight, and then those whose
-//! client has taken nothing of its response for a while. In both groups, the connection that has waited longest is
-//! closed first. Clients in the run queue are closed only after all others, because it may be the server that keeps
-//! them waiting. A client that takes some bytes every second keeps its place, however slowly it reads. Because the
-//! search scans all clients, which takes milliseconds, the server closes a 64th of all clients at once, which makes
-//! room for the next newcomers too.
+//! To make room for a newcomer, the server first closes connections without a response in flight, then those whose
+//! client has taken nothing of its response for a while, and in both groups the one that has waited longest first. A
+//! client that takes some bytes every second therefore keeps its place, however slowly it reads. Clients in the run
+//! queue come last, because it may be the server that keeps them waiting. Since the search scans all clients, which
+//! takes milliseconds, the server closes a 64th of them at once, which makes room for the next newcomers too.
 //!
 //! If incomplete heads and unsent responses take too much memory, the server first closes connections that have made no
-//! progress for a while. Among these, the connection that holds most is closed first, because an honest client needs
-//! little memory, and needs it only briefly.
+//! progress for a while, and among these the one that holds most, because an honest client needs little memory, and
+//! needs it only briefly.
 //!
-//! Limits: none here. The server compares [`Clients::count`], `held` and `queued` with its budget.
+//! Limits: none here, because the server compares [`Clients::count`], `held` and `queued` with its budget.
 //!
 //! Deliberately absent: an index by rank, because ranks change with every response, but are needed only in a shortage.
 
@@ -38,8 +37,8 @@ const EVICTED_ONE_IN: usize = 64;
 /// How long a reader must have taken nothing before its connection can be closed for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
-/// Whether a response is in flight, and since when the connection has waited. For a newcomer, the connection with the
-/// smallest rank is closed first.
+/// Whether a response is in flight, and since when the connection has waited. The connection with the smallest rank is
+/// the first to be closed for a newcomer.
 pub type Rank = (bool, Instant);
 
 /// A connected client.
@@ -110,7 +109,7 @@ impl Clients {
         Some(client)
     }
 
-    /// Asks the kernel how many bytes each socket has queued. Sockets that had no bytes queued still have none.
+    /// Asks the kernel how many bytes each socket has queued, except for sockets that had none, which still have none.
     pub fn measure(&mut self) {
         self.for_each(|_, Client { socket, .. }| {
             if socket.queued > 0 {
@@ -119,7 +118,7 @@ impl Clients {
         });
     }
 
-    /// Returns the clients to close for newcomers. The list can be empty.
+    /// Returns the clients to close for newcomers, possibly none.
     pub fn evictable(&self, now: Instant) -> Vec<Token> {
         // A client in the run queue may have sent a request.
         let with_rank = |(token, Client { connection, load, .. }): (Token, &Client)| {
@@ -160,7 +159,7 @@ pub fn rank(connection: &Connection, now: Instant) -> Option<Rank> {
     can_be_closed.then(|| (is_in_flight, connection.waits_since()))
 }
 
-/// Whether a connection has waited for at least [`STALL_NOTICED`].
+/// Returns whether a connection has waited for at least [`STALL_NOTICED`].
 fn is_stalled(connection: &Connection, now: Instant) -> bool {
     now >= connection.waits_since() + STALL_NOTICED
 }

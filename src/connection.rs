@@ -8,8 +8,8 @@
 //!
 //! Limits: the deadlines below, and how much a connection may do in one turn.
 //!
-//! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects 100 Continue
-//! has content that is not read, so its final response is sent at once (RFC 9110 section 10.1.1).
+//! Deliberately absent: reading content (see `http::request`), and 100 Continue, because a request that expects 100
+//! Continue has content that is not read, and therefore receives its final response at once (RFC 9110 section 10.1.1).
 //!
 //! # States
 //!
@@ -19,16 +19,16 @@
 //!                 the first byte of the head, or after the response to the request with which the head came.
 //!     Idle        Every received request has a response, and the transport has taken all responses. The connection
 //!                 holds no bytes. Deadline: 75 s after the last progress.
-//!     Writing     The transport has not taken all of a response. Nothing is read, so the responses keep the order of
-//!                 the requests. Deadline: 75 s after the last progress.
-//!     Lingering   The last response and the end of the stream are sent. Input is discarded. Deadline: 75 s after the
-//!                 last progress, but 5 s once the client has acknowledged everything.
+//!     Writing     The transport has not taken all of a response. Nothing is read meanwhile, so that the responses keep
+//!                 the order of the requests. Deadline: 75 s after the last progress.
+//!     Lingering   The last response and the end of the stream are sent, and input is discarded. Deadline: 75 s after
+//!                 the last progress, but 5 s once the client has acknowledged everything.
 //!
 //!     Receiving, Idle   ->  Receiving             the input has no whole request                    [respond]
-//!     Receiving, Idle   ->  Writing               a response does not fit the transport             [flush]
+//!     Receiving, Idle   ->  Writing               the transport has not taken all of a response     [flush]
 //!     Receiving         ->  Writing or Lingering  408, because the deadline has passed              [expire, refuse]
 //!     any but Lingering ->  Idle                  the transport has taken all responses             [proceed]
-//!     any but Lingering ->  Receiving             all responses are taken, and more input had come  [proceed]
+//!     any but Lingering ->  Receiving             all responses are taken, and some input is left   [proceed]
 //!     any but Lingering ->  Lingering             the transport has taken the last response         [proceed, linger]
 //!     Receiving, Idle   ->  Lingering             the client has closed its side, or the server      [leave, linger]
 //!                                                 stops, and not all responses are acknowledged     [stop, linger]
@@ -42,37 +42,36 @@
 //!                                                 has sent nothing more
 //!     Lingering         ->  closed: LastResponse  the client has acknowledged the last response and [discard]
 //!                                                 has closed its side
-//!     Lingering         ->  closed: DidNotClose   the client has the response; no end came in time  [expire]
+//!     Lingering         ->  closed: DidNotClose   the client has acknowledged everything, but has   [expire]
+//!                                                 not closed its side before the deadline
 //!     any but Lingering ->  closed: FaultReset    `--fault` requires a reset                        [proceed]
 //!     Receiving, Idle   ->  closed: Stopping      the server stops; all responses are acknowledged  [stop]
 //!     any               ->  closed: Broken        the transport failed                              [any step]
 //! ```
 //!
 //! *Progress* means that a response begins, that the transport takes bytes or the end of the stream, or that the client
-//! acknowledges some. Acknowledgements count because the transport takes all of a small response at once, long before a
-//! slow reader has received it.
+//! acknowledges either. Acknowledgements count because the transport takes all of a small response at once, long before
+//! a slow reader has received it.
 //!
-//! When the server is stopping, every response is its connection's last. The server also closes connections when places
-//! or memory run out (see `clients`), or when the kernel has no memory to watch a socket.
+//! When the server is stopping, every response is its connection's last. The table omits that the server also closes
+//! connections when places or memory run out (see `clients`), or when the kernel has no memory to watch a socket.
 //!
 //! # Closing
 //!
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
 //! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
-//! the connection lingers. Closing at once is only an optimisation, and can be ignored at first reading: on the
+//! the connection lingers. Closing at once is only an optimisation, which can be ignored at first reading: on the
 //! loopback device, a connection with a single request would cost 50 % more processor time if it always lingered.
 //!
-//! Bytes that the kernel has queued for a closed connection count towards no limit, and can stay queued for minutes. A
-//! connection is therefore closed without a reset only when the client has acknowledged everything. Otherwise a reset
-//! drops the queued bytes (see `socket`).
+//! A connection whose client has not acknowledged everything is closed with a reset, for the reason that
+//! `Socket::close` gives.
 //!
 //! # Memory
 //!
-//! An idle connection keeps no buffer. All connections share the buffer into which bytes are read. A connection keeps
-//! only the beginning of a head, requests that came before their turn, and the rest of a response that did not fit the
-//! transport. [`Connection::held`] counts these bytes. `budget` and `socket` bound the bytes that the kernel keeps for
-//! a socket.
+//! An idle connection keeps no buffer, because all connections share the one into which bytes are read. A connection
+//! keeps only the beginning of a head, requests that came before their turn, and what the transport has not taken of a
+//! response. [`Connection::held`] counts these bytes, while `socket` bounds those that the kernel keeps.
 //!
 //! # Example
 //!
@@ -175,28 +174,28 @@ use crate::run_queue::TURN_COST;
 use crate::service::Service;
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
-/// the head. A head fits into one packet or a few. h2o waits 10 s, hyper 30 s, nginx 60 s.
+/// the head. Because a head fits into one packet or a few, 10 s are enough, as in h2o. hyper waits 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may go without sending a further request and without taking a byte of a response. A slow reader
-/// that keeps taking bytes may take hours. nginx waits 75 s for a request and 60 s for a reader. By default, load
-/// balancers keep an idle connection for 60 s (AWS; nginx upstream). A load balancer must close a connection before the
-/// server does, because a request that crosses a close is lost.
+/// How long a client may go without sending a further request and without taking a byte of a response, so that a slow
+/// reader that keeps taking bytes may take hours. The time exceeds the 60 s for which load balancers keep an idle
+/// connection by default (AWS; nginx upstream), because a load balancer must close a connection before the server does:
+/// a request that crosses a close is lost. nginx also waits 75 s for a request, but only 60 s for a reader.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a client may take to close its side after it has received its last response. nginx waits 5 s, and 30 s in
-/// all if the client goes on sending.
+/// How long a client may take to close its side after it has received its last response. nginx also waits 5 s, but 30 s
+/// in all if the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most bytes that one read takes from the transport. Real clients send heads of 200 bytes to 2 KiB. Bytes that are
-/// not read stay in the kernel, and take none of the memory that all connections share. With reads of 4 KiB, 4,000
-/// clients that pipeline endlessly would fill that memory.
+/// The most bytes that one read takes from the transport: enough for the heads of real clients (200 bytes to 2 KiB),
+/// but little more, because bytes that are not read stay in the kernel, and take none of the memory that all
+/// connections share. With reads of 4 KiB, 4,000 clients that pipeline endlessly would fill that memory.
 const MAX_READ: usize = 2560;
 
 /// The cost of a small request and its response, in the unit of `run_queue`.
 pub const REQUEST_COST: u64 = 32 * 1024;
 
-/// The cost of parsing one byte. A long head costs as much as several requests.
+/// The cost of parsing one byte, so that a long head costs as much as several requests.
 const PARSED_BYTE_COST: u64 = 64;
 
 /// The length of gathered output, in bytes, at which the output is sent before more requests are parsed: a dozen
@@ -222,7 +221,7 @@ pub trait Transport {
     /// Fails with `WouldBlock` if there is no room now.
     fn write_file(&mut self, part: &FilePart) -> io::Result<usize>;
 
-    /// Whether bytes, or the end of the stream, may be waiting to be read. Makes no system call.
+    /// Returns whether bytes, or the end of the stream, may be waiting to be read. Makes no system call.
     fn may_have_input(&self) -> bool;
 
     /// Sends the end of the stream. The caller writes nothing afterwards.
@@ -313,7 +312,7 @@ enum State {
     Lingering,
 }
 
-/// The rest of a response that did not fit the transport.
+/// The rest of a response, which the transport has not taken yet.
 struct Writing {
     /// The rest of the heads, and of the content that is in memory.
     bytes: Vec<u8>,
@@ -329,9 +328,9 @@ struct Writing {
 enum Then {
     /// The next request.
     Persist,
-    /// The end of the stream. The client has sent nothing after its request so far.
+    /// The end of the stream, when the client has sent nothing after its request so far.
     Close,
-    /// The end of the stream. The client may send more.
+    /// The end of the stream, when the client may send more.
     Linger,
     /// A reset, because a fault requires it.
     Reset,
@@ -353,7 +352,7 @@ impl Progress {
     }
 
     /// Notes how many bytes are unacknowledged. A smaller number than last time is progress. If more bytes were sent in
-    /// between, the two numbers cannot be compared, and the client is assumed to make progress.
+    /// between, the client is assumed to make progress, because the two numbers cannot be compared.
     fn note_unacknowledged(&mut self, unacknowledged: u64, now: Instant) {
         let before = self.unacknowledged.replace(unacknowledged);
         if before.is_none_or(|before| unacknowledged < before) {
@@ -365,15 +364,15 @@ impl Progress {
 impl Connection {
     /// Creates a connection that was just accepted.
     pub fn new(peer: SocketAddr, now: Instant) -> Self {
-        // A dual-stack socket shows IPv4 addresses as `::ffff:…`. People write IPv4 addresses without this prefix.
+        // A dual-stack socket shows IPv4 addresses as `::ffff:…`, although people write them without this prefix.
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let progress = Progress { at: now, unacknowledged: Some(0) };
         let state = State::Receiving { input: Vec::new(), is_incomplete: true, began: now };
         Self { peer, state, progress }
     }
 
-    /// Works until the transport would block or the turn is over, and only then checks the deadline. The order matters
-    /// when a suspended process resumes: every deadline has passed, but requests may be waiting.
+    /// Works until the transport would block or the turn is over, and only then checks the deadline, because when a
+    /// suspended process resumes, every deadline has passed, but requests may be waiting.
     pub fn turn(&mut self, context: &mut Context<'_>) -> Next {
         let mut next = self.work(context);
         if matches!(next, Next::Wait | Next::Again) && context.now() >= self.deadline() {
@@ -391,7 +390,7 @@ impl Connection {
         }
     }
 
-    /// Whether the client may lack some bytes of a response.
+    /// Returns whether the client may lack some bytes of a response.
     pub fn is_in_flight(&self) -> bool {
         matches!(self.state, State::Writing(_)) || self.progress.unacknowledged != Some(0)
     }
@@ -404,8 +403,8 @@ impl Connection {
         }
     }
 
-    /// Returns since when the connection has waited. While it receives a head and no response is in flight, this is the
-    /// time at which it began to wait for the head. Otherwise it is the time of the last progress.
+    /// Returns since when the connection has waited: since it began to wait for a head, if it is receiving the head and
+    /// no response is in flight, and otherwise since the last progress.
     pub fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
@@ -473,7 +472,7 @@ impl Connection {
         match self.state {
             State::Writing(_) | State::Lingering => Next::Wait,
             // The client must have its last response before the process ends, because the network namespace of a
-            // container may end with the process, and the bytes that the socket has queued are then lost.
+            // container may end with the process, and with it the bytes that the socket has queued.
             State::Receiving { .. } | State::Idle => {
                 self.leave(CloseReason::Stopping, context).err().unwrap_or(Next::Wait)
             }
@@ -540,7 +539,7 @@ impl Connection {
         }
     }
 
-    /// Responds to bytes that are not a request. What the client sends afterwards is discarded.
+    /// Responds to bytes that are not a request, and discards what the client sends afterwards.
     fn refuse(&mut self, rejection: &Rejection, context: &mut Context<'_>) -> Step {
         context.service.refuse(rejection, self.peer, &mut context.buffers.output);
         self.flush(FilePart::NONE, &[], Then::Linger, context)
@@ -630,7 +629,7 @@ impl Writing {
             let next = FilePart { file: *file, range: range.start..end };
             let count = context.transport.write_file(&next)? as u64;
             if count == 0 {
-                // The file has shrunk, which a sealed file cannot.
+                // The file has shrunk, which a sealed file cannot do.
                 return Err(Next::Close(CloseReason::Broken));
             }
             range.start += count;
@@ -642,11 +641,11 @@ impl Writing {
     }
 }
 
-/// Returns the cost of a request of this kind and its response, without the bytes of a file. The head has `head` bytes.
+/// Returns the cost of a request of this kind, whose head has `head` bytes, and of its response without the bytes of a
+/// file.
 fn cost(head: usize, kind: RequestKind) -> u64 {
     match kind {
-        // These requests cost a whole turn, because their text is generated even if the response has only a part of the
-        // text.
+        // These requests cost a whole turn, because their text is generated even if the response has only a part of it.
         RequestKind::Welcome | RequestKind::Metrics => TURN_COST,
         _ => REQUEST_COST + PARSED_BYTE_COST * head as u64,
     }

@@ -10,9 +10,9 @@
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
-//! No document specifies the order of a client's requests. The order was therefore taken from the sources of moby,
-//! containerd and containers/image, and confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and
-//! podman 4.3.1. Where these clients differ, a text says only what is true of all of them.
+//! Because no document specifies the order of a client's requests, it was taken from the sources of moby, containerd
+//! and containers/image, and confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and podman
+//! 4.3.1. Where these clients differ, a text says only what is true of all of them.
 //!
 //! Limits: a text has at most two sentences, and fits 100 columns even after the subject "The client", which replaces a
 //! name that is missing, is not a token, or is longer than [`MAX_NAME`].
@@ -26,7 +26,7 @@ use crate::http::syntax::is_token;
 use crate::image::NAME;
 use crate::kinds::RequestKind;
 
-/// The length of the longest client name that is shown. `go-containerregistry` has 20 bytes.
+/// The length of the longest client name that is shown: that of `go-containerregistry`, which has 20 bytes.
 pub const MAX_NAME: usize = 20;
 
 // The texts, in the order of a pull. The client's name precedes each text as its subject.

@@ -14,16 +14,19 @@
 //! ```
 //!
 //! A rule applies only to a response that is not an error (its status is below 400), and only if its fault changes the
-//! response. For example, `cut` never applies to a response without content. The first rule that applies makes the
-//! response wrong. A rule counts only the responses that reach it and that its fault can change. So `layer=503@first:1
-//! layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
+//! response, so that `cut`, for example, never applies to a response without content. The first rule that applies makes
+//! the response wrong. Because a rule counts only the responses that reach it and that its fault can change,
+//! `layer=503@first:1 layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide what becomes of
-//! the connection: whether it persists (see [`persistence`]) or, for `reset`, how it is closed. `slow` is an option of
-//! the listening socket: it changes no response and is not counted.
+//! the connection: whether it persists (see [`persistence`]) or, for `reset`, how it is closed. Only `slow` changes no
+//! response and is not counted, because it is an option of the listening socket.
 //!
-//! Deliberately absent: faults of `/`, `/healthz` and `/metrics`, which people use to watch the server; TLS; and a
-//! second host: `redirect` and `auth` lead back to this server.
+//! Deliberately absent:
+//!
+//! * faults of `/`, `/healthz` and `/metrics`, which people use to watch the server;
+//! * TLS;
+//! * a second host, because `redirect` and `auth` lead back to this server.
 
 use std::borrow::Cow;
 
@@ -69,7 +72,7 @@ pub enum Fault {
     Status(Status),
     /// The connection ends after half of the content.
     Cut,
-    /// The second half of the content never comes. The connection stays open for another request.
+    /// The second half of the content never comes, although the connection stays open for another request.
     Stall,
     /// The connection is reset within the content.
     Reset,
@@ -127,11 +130,11 @@ const TOKEN_PATH: &str = "/token";
 /// The parameter that `redirect` adds to the query.
 const REDIRECTED: &str = "redirected";
 
-/// The digest that `wrong-digest` sends. It is well-formed, but no served content has it.
+/// The digest that `wrong-digest` sends, which is well-formed, but belongs to no served content.
 const WRONG_DIGEST: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000000";
 
 /// The header of a layer after `flip`. Its last byte, which names the operating system, is wrong (RFC 1952 section
-/// 2.3.1). A client can still unpack the layer, and only the digest of the layer is wrong.
+/// 2.3.1), so that a client can still unpack the layer, and only the layer's digest is wrong.
 static FLIPPED: [u8; gzip::HEADER.len()] = {
     let mut header = gzip::HEADER;
     header[gzip::HEADER.len() - 1] ^= 1;
@@ -180,7 +183,7 @@ impl Rule {
             Some(("always", None)) => When::Every(1),
             _ => return Err(("WHEN", when)),
         };
-        // The rate is an option of the listener, so it cannot depend on the request.
+        // Because the rate is an option of the listener, it cannot depend on the request.
         if fault == Fault::Slow && (place, when) != ("any", When::Every(1)) {
             return Err(("a rule of slow", text));
         }
@@ -205,7 +208,7 @@ fn parse_term(text: &str) -> Option<(&str, Option<u64>)> {
     }
 }
 
-/// Parses a number that is at least 1. The suffix `k` multiplies the number by 1024.
+/// Parses a number that is at least 1, which the suffix `k` multiplies by 1024.
 fn parse_count(text: &str) -> Option<u64> {
     let (digits, unit) = text.strip_suffix('k').map_or((text, 1), |digits| (digits, 1024));
     parse_number(digits)?.checked_mul(unit).filter(|count| *count > 0)
@@ -341,7 +344,7 @@ fn flip(content: &mut Content<'_>) {
     }
 }
 
-/// Whether credentials are a token. RFC 9110 section 11.1: the name of a scheme is case-insensitive.
+/// Returns whether credentials are a token. RFC 9110 section 11.1: the name of a scheme is case-insensitive.
 fn is_bearer(credentials: &str) -> bool {
     credentials.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer "))
 }
@@ -357,7 +360,7 @@ fn refusal(request: &Request<'_>, status: Status, field: Option<(&'static str, S
         Status::NotFound if path.contains("/manifests/") => "MANIFEST_UNKNOWN",
         Status::NotFound => "NAME_UNKNOWN",
         Status::TooManyRequests => "TOOMANYREQUESTS",
-        // Field note: the specification does not list the next two codes. The reference implementation has them.
+        // Field note: the reference implementation has the next two codes, which the specification does not list.
         Status::InternalServerError => "UNKNOWN",
         Status::ServiceUnavailable => "UNAVAILABLE",
         // A gateway does not know the registry's error codes.

@@ -12,17 +12,16 @@
 //! A client first requests `/v2/`, to find out whether this is a registry. It then asks what the tag `latest` stands
 //! for, and receives an index, which lists a manifest for each platform. The client chooses the manifest for its own
 //! platform, which in turn names a config and layers. Each arrow after the first is a digest: a hash of the content to
-//! which it leads. The client can therefore check every byte that it receives, and need not fetch what it already has.
-//! When it has the config and all layers, it unpacks the layers, and the pull is complete.
+//! which the arrow leads, so that the client can check every byte that it receives, and need not fetch what it already
+//! has. Once the client has the config and all layers, it unpacks the layers, which completes the pull.
 //!
 //! # Four stories
 //!
-//! The source tells four stories, and each file names the documents that it follows. Each story can be read on its own,
-//! and has a runnable example to experiment with:
+//! The source tells four stories, each of which can be read on its own and has a runnable example to experiment with:
 //!
 //! 1. How an executable becomes a container image. Read [`image::executable`], [`image::tar`], [`image::gzip`],
 //!    [`image::layer`] and then [`mod@image`]. Example: [`image::layer`].
-//! 2. How a registry responds. Read [`tests/pull.rs`], which pulls an image step by step as a client does. Then read
+//! 2. How a registry responds. Read [`tests/pull.rs`], which pulls an image step by step as a client does, and then
 //!    [`registry`], [`site`], [`service`], and [`explain`], which explains each request. Example: [`registry`].
 //! 3. How HTTP/1.1 is read and written: [`http`]. Example: [`http::request`].
 //! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
@@ -35,8 +34,8 @@
 //!
 //! # The files, from top to bottom
 //!
-//! A file uses only files that are below it in the table, and a test checks this order. To read the code, follow a
-//! story instead.
+//! In this table, which a test checks, a file uses only files that are below it. To read the code, follow a story
+//! instead.
 //!
 //! ```text
 //!     file                 what it does
@@ -109,8 +108,8 @@
 //!
 //! # Where a change goes
 //!
-//! * A tag: [`image::TAGS`], in sorted order. Then run the tests: those that list the tags fail and must be changed.
-//!   The archive that `save` writes has only the tag `latest`.
+//! * A tag: [`image::TAGS`], in sorted order. Then run the tests, because those that list the tags fail and must be
+//!   changed. The archive that `save` writes keeps only the tag `latest`.
 //! * An endpoint: `Registry::respond` if the endpoint has one path, or `Registry::member` if its paths have the form
 //!   `<name>/<collection>/<reference>`; outside `/v2`, `Site::route`. In each case, also extend the list at the top of
 //!   the file. `RequestKind` in `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs`
@@ -130,8 +129,8 @@
 //!   `budget.rs`. If the server runs on the new processor, also `ARCHITECTURE` in `confinement.rs`.
 //! * A crate, or a version (including that of quinistry itself): `Cargo.toml` and `Cargo.lock`. Then run the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
-//! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of
-//!   `connection.rs`. A metric: `metrics.rs` and `metrics.txt`.
+//! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of `connection.rs`. A
+//!   metric: `metrics.rs` and `metrics.txt`.
 //! * A limit: a constant at the top of the file that enforces the limit. If a client can notice the limit, also the
 //!   table of `README.md`, which a test compares with the constants.
 //! * A system call: `system.rs`, and nowhere else. If serving needs the call, also the table in `confinement.rs`.
@@ -154,9 +153,9 @@
 //! * the output buffer that all connections share is empty after every turn, because otherwise a client would receive
 //!   the bytes of another client.
 //!
-//! Every pull transfers the binary, so the program must also stay small: `.ci/run` limits the size of a layer. Where
-//! the code avoids a part of std or of a crate for that reason (the macro `entry` in `system.rs`, and `image/json.rs`),
-//! a comment says how many bytes this saves.
+//! Because every pull transfers the binary, the program must also stay small, and `.ci/run` limits the size of a layer.
+//! Where the code avoids a part of std or of a crate for that reason (the macro `entry` in `system.rs`, and
+//! `image/json.rs`), a comment says how many bytes this saves.
 //!
 //! # How to read the comments
 //!
@@ -164,7 +163,7 @@
 //! deliberately absent. Where a line obeys a MUST, a comment cites the requirement. A *Field note* states something
 //! that real clients need, although no document mentions it.
 //!
-//! The library exists for the tests and the fuzzer. Its interface may change at any time.
+//! Because the library exists for the tests and the fuzzer, its interface may change at any time.
 
 pub mod acceptor;
 pub mod budget;

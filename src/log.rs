@@ -12,14 +12,14 @@
 //!
 //! The line of a response with a fault ends with the name of the fault: `(fault: cut)`.
 //!
-//! With `--explain`, indented lines that explain the request follow. A line and its explanation form an entry. The
-//! buffer accepts or drops an entry as a whole, and a write to a pipe ends where an entry ends, if possible.
+//! With `--explain`, indented lines that explain the request follow. A line and its explanation form an entry, which
+//! the buffer accepts or drops as a whole, and which a write to a pipe does not split, if possible.
 //!
 //! The log buffers its lines, and writes them when the server has no other work, when the buffer has many lines, or
 //! after 10 ms. Apart from two rare cases, which are described below, a write must not block the event loop, even if no
-//! process reads the pipe or Ctrl-S has stopped the terminal. The log cannot make the open file non-blocking, because
-//! other processes may share it. Instead, the log asks poll(2) before each write, and writes no more than is certain to
-//! fit. Lines that cannot be written stay in the buffer.
+//! process reads the pipe or Ctrl-S has stopped the terminal. Because other processes may share the open file, the log
+//! cannot make it non-blocking. Instead, the log asks poll(2) before each write, writes no more than is certain to fit,
+//! and keeps in the buffer what cannot be written.
 //!
 //! ```text
 //!     standard error    what fits when poll(2) reports it as writable
@@ -32,11 +32,12 @@
 //! terminal, or Ctrl-S may stop the terminal. A write to a regular file may hang with its file system, because poll(2)
 //! reports a regular file as writable in any case.
 //!
-//! Limits: the buffer has 128 KiB. A line that does not fit, or whose write fails, is dropped and counted, and the log
-//! reports the count when the buffer is empty again. An [`Excerpt`] shows at most 256 bytes of a text from a client.
+//! Limits: the buffer has 128 KiB, and an [`Excerpt`] shows at most 256 bytes of a text from a client. A line that does
+//! not fit the buffer, or whose write fails, is dropped and counted, and the log reports the count when the buffer is
+//! empty again.
 //!
-//! Deliberately absent: levels, a choice of formats, and log files with rotation. The person who starts the program
-//! decides where standard error goes.
+//! Deliberately absent: levels, a choice of formats, and log files with rotation, because the person who starts the
+//! program decides where standard error goes.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -46,20 +47,20 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::system;
 
-/// The most bytes in the buffer: some 800 lines, which the server logs in a few milliseconds at full speed. A pipe
-/// holds half as many bytes.
+/// The most bytes in the buffer: twice as many as a pipe holds, or some 800 lines, which the server logs in a few
+/// milliseconds at full speed.
 const MAX_BUFFERED: usize = 128 * 1024;
 
-/// The most bytes in one write to a pipe. A pipe that is ready for writing has room for this many bytes (POSIX
+/// The most bytes in one write to a pipe, because a pipe that is ready for writing has room for this many bytes (POSIX
 /// `PIPE_BUF` on Linux), but a longer write might block.
 const MAX_WRITE: usize = 4096;
 
-/// The most bytes in one write to a terminal. A pseudo-terminal that is ready for writing has room for this
+/// The most bytes in one write to a terminal, because a pseudo-terminal that is ready for writing has room for this
 /// many bytes (Linux counts its memory in pieces of 256 bytes), and a serial line or console has room for more.
 const MAX_TERMINAL_WRITE: usize = 256;
 
-/// A buffer with more bytes than this is written immediately. The limit is below [`MAX_WRITE`], so that a few more
-/// lines still fit into the same write.
+/// The number of bytes above which the buffer is written immediately: less than [`MAX_WRITE`], so that a few more lines
+/// still fit into the same write.
 const WRITTEN_AT_ONCE: usize = MAX_WRITE * 3 / 4;
 
 /// The longest time that a line waits while the server has other work.
@@ -86,7 +87,7 @@ pub const INDENTATION: &str = "    ";
 
 /// A destination of the log.
 pub trait Sink {
-    /// Whether a write would not block.
+    /// Returns whether a write would not block.
     fn is_ready(&self) -> bool;
 
     /// Writes some of the bytes.
@@ -141,12 +142,12 @@ impl Log {
         Self { requests, is_on_terminal, buffer: Vec::new(), is_new: false, dropped: 0, reported: 0, written_at: None }
     }
 
-    /// Whether requests and clients are logged, in addition to the events of the server.
+    /// Returns whether requests and clients are logged, in addition to the events of the server.
     pub fn wants_requests(&self) -> bool {
         self.requests != Requests::Hidden
     }
 
-    /// Whether requests are explained.
+    /// Returns whether requests are explained.
     pub fn wants_explanations(&self) -> bool {
         self.requests == Requests::Explained
     }
@@ -175,7 +176,7 @@ impl Log {
         }
     }
 
-    /// Whether a line, or the report of dropped lines, has not been written.
+    /// Returns whether a line, or the report of dropped lines, has not been written.
     fn is_waiting(&self) -> bool {
         !self.buffer.is_empty() || self.dropped > self.reported
     }
@@ -193,7 +194,7 @@ impl Log {
         }
     }
 
-    /// Returns when a server that has no other work must write next. A busy server gathers many lines for one write.
+    /// Returns when a server without other work must write next, while a busy server gathers many lines for one write.
     pub fn due_at(&self, now: Instant) -> Option<Instant> {
         if self.is_new { Some(now) } else { self.is_waiting().then(|| now + RETRY_PAUSE) }
     }
@@ -207,7 +208,7 @@ impl Log {
         }
     }
 
-    /// Writes the last lines to standard error. The reader of the log has a tenth of a second to make room for them.
+    /// Writes the last lines to standard error, for which the reader of the log has `LAST_PATIENCE` to make room.
     pub fn write_last(&mut self, clock: &Clock) {
         let end = Instant::now() + LAST_PATIENCE;
         loop {

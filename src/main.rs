@@ -10,8 +10,8 @@
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! Before `run`, `system::start` exits with 1 if it fails. Before that, glibc exits with 127 if one of its calls fails.
-//! In two cases a signal ends the process, and a shell reports 128 + the signal:
+//! Before `run`, `system::start` exits with 1 if it fails, and before that, glibc exits with 127 if one of its calls
+//! fails. In two cases a signal ends the process, for which a shell reports 128 + the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
@@ -20,7 +20,7 @@
 //!     159  a system call that only injected code would make (SIGSYS, see `confinement`)
 //! ```
 //!
-//! Deliberately absent: running in the background, and a pid file. A service manager provides both.
+//! Deliberately absent: running in the background, and a pid file, because a service manager provides both.
 #![no_main]
 
 use std::env;
@@ -89,7 +89,7 @@ quinistry::entry!(run);
 quinistry::section!(BILL_OF_MATERIALS, ".dep-v0", sbom::SECTION);
 
 fn run(arguments: &[String]) -> i32 {
-    // No other code refers to the bill of materials, so the linker would otherwise drop it.
+    // Without this line, the linker would drop the bill of materials, to which no other code refers.
     black_box(&BILL_OF_MATERIALS);
     let variable = |name: &str| env::var_os(name).map(|value| value.to_string_lossy().into_owned());
     match options::parse(arguments, variable).map_err(Error::Misused).and_then(execute) {
@@ -133,7 +133,7 @@ fn serve(options: Serve) -> Result<i32, Error> {
     let reason = format!("cannot allocate the {} MiB of memory that serving may need", memory >> 20);
     system::try_memory(memory).map_err(failed(reason))?;
     let executables = open(&with)?;
-    // Listening precedes packing, so that a port in use is reported at once, and clients can connect and wait.
+    // Listening precedes packing, so that a port in use is reported at once, and clients can already connect and wait.
     let listener = listen(address)?;
     if let Some(rate) = faults.rate() {
         acceptor::limit_rate(&listener, rate);
@@ -163,8 +163,8 @@ fn serve(options: Serve) -> Result<i32, Error> {
 
 fn check_health(address: SocketAddr) -> Result<(), Error> {
     let address = match address.ip() {
-        // Both wildcards accept IPv4, unless `net.ipv6.bindv6only` is set. Field note: with Docker 17.04 to 25, a
-        // container on a network without IPv6 has no `::1`.
+        // The check uses IPv4, which both wildcards accept unless `net.ipv6.bindv6only` is set. Field note: with Docker
+        // 17.04 to 25, a container on a network without IPv6 has no `::1`.
         ip if ip.is_unspecified() => (Ipv4Addr::LOCALHOST, address.port()).into(),
         _ => address,
     };
@@ -310,7 +310,7 @@ fn write(content: impl FnOnce(&mut File) -> io::Result<()>) -> Result<(), Error>
     })
 }
 
-/// Writes a message to standard error. `eprint!` would panic if the write failed.
+/// Writes a message to standard error, without `eprint!`, which would panic if the write failed.
 fn print_error(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }

@@ -10,12 +10,12 @@
 //!     quinistry sbom | help | version
 //! ```
 //!
-//! A command refuses an option that it does not use. `--with` is an exception, because the entrypoint of an image with
-//! several platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest` appends the command
-//! to this entrypoint. `--help` and `--version` end the parsing, and the arguments after them are ignored. The command
-//! `help` ignores all other arguments as well, so that `quinistry help k8s` works. Only commands that use the variables
-//! `QUINISTRY_LISTEN` and `QUINISTRY_FAULT` read them, so that an invalid value does not affect other commands. An
-//! option overrides its variable.
+//! A command refuses an option that it does not use, except for `--with`, because the entrypoint of an image with
+//! several platforms is `/amd64/quinistry --with /arm64/quinistry`, to which `docker run IMAGE digest` appends the
+//! command. `--help` and `--version` end the parsing, so that the arguments after them are ignored. The command `help`
+//! ignores all other arguments as well, so that `quinistry help k8s` works. An option overrides its variable
+//! (`QUINISTRY_LISTEN` or `QUINISTRY_FAULT`), which is read only by commands that use it, so that an invalid value does
+//! not affect other commands.
 //!
 //! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an address, so
 //! that starting never waits for a name server.
@@ -28,7 +28,7 @@ use crate::image::PORT;
 use crate::kubernetes;
 use crate::log::Requests;
 
-/// The first part of the text of `--help`. The second part is [`fault::HELP`](crate::fault::HELP).
+/// The first part of the text of `--help`, which [`fault::HELP`](crate::fault::HELP) completes.
 pub const HELP: &str = include_str!("options.txt");
 
 /// The command to run, with its options.
@@ -204,7 +204,7 @@ fn add_faults(faults: &mut Faults, origin: &'static str, rules: &str) -> Result<
     faults.add(rules).map_err(|reason| format!("{origin}: {reason}"))
 }
 
-/// Returns the address from the option, else from the variable, else the default. An empty variable counts as not set.
+/// Returns the address from the option, else from the variable unless that is empty, else the default.
 fn address(option: Option<&str>, variable: impl Fn(&str) -> Option<String>) -> Result<SocketAddr, String> {
     let variable = variable("QUINISTRY_LISTEN").filter(|value| !value.is_empty());
     let (origin, value) = match (option, &variable) {

@@ -11,15 +11,15 @@
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
 //! ```
 //!
-//! A response depends only on the image and the request. This module touches neither sockets nor layer files: a
-//! response only names the part of a file to send. `site` handles the other methods, conditions and ranges.
+//! A response depends only on the image and the request. Because it only names the part of a file to send, this module
+//! touches neither sockets nor layer files. `site` handles the other methods, conditions and ranges.
 //!
 //! Deliberately absent: pushes, authentication and content coding.
 //!
 //! # Which manifest?
 //!
-//! An image has one index, and one manifest for each platform. A request by digest receives the bytes with this digest.
-//! A request by tag receives the document in the first row that matches:
+//! An image has one index, and one manifest for each platform. While a request by digest receives the bytes with this
+//! digest, a request by tag receives the document in the first row that matches:
 //!
 //! | the client's `Accept` has                                   | the tag stands for                 |
 //! |-------------------------------------------------------------|------------------------------------|
@@ -31,13 +31,13 @@
 //! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform |
 //! | none of these, or there is no `Accept`                      | the index                          |
 //!
-//! A client can compare a quine with its child only if both give it the same digest. Both do, because every current
-//! client accepts the index. Docker's list and manifests, which are the same documents under other media types and so
-//! have other digests, exist only for old clients that accept no other types (such as old versions of keel, Dependabot
-//! and watchtower). "Our platform" is the platform of the running process.
+//! A client can compare a quine with its child only if both give it the same digest, which they do because every
+//! current client accepts the index. Docker's list and manifests, which are the same documents under other media types
+//! and so have other digests, exist only for old clients that accept no other types (such as old versions of keel,
+//! Dependabot and watchtower). "Our platform" is the platform of the running process.
 //!
-//! No value of `Accept` causes a 404 or a 406. If a server has no type that the client lists, RFC 9110 section 12.5.1
-//! lets the server disregard the field, and the client may be able to read the index nevertheless.
+//! No value of `Accept` causes a 404 or a 406, because RFC 9110 section 12.5.1 lets a server disregard the field if it
+//! has no type that the client lists, and the client may be able to read the index nevertheless.
 //!
 //! For a tag, the weights in `Accept` are ignored, except that a weight of 0 means that the client does not accept the
 //! type.
@@ -146,7 +146,7 @@ impl<'a> Served<'a> {
 struct Resource {
     digest: Digest,
     kind: RequestKind,
-    /// The fields of a 200 to a request by digest. The registry builds them once.
+    /// The fields of a 200 to a request by digest, which the registry builds once.
     fields_by_digest: Vec<u8>,
     /// The fields of a 200 to a request by tag, or for the referrers of a digest.
     fields_by_name: Vec<u8>,
@@ -186,7 +186,7 @@ impl Registry {
         Self { manifests, blobs, referrers, no_referrers }
     }
 
-    /// Responds to a GET, or to a HEAD as if it were a GET. Ignores conditions and ranges.
+    /// Responds to a GET, or to a HEAD as if it were a GET, and ignores conditions and ranges.
     pub fn respond(&self, request: &Request<'_>) -> Served<'_> {
         let unknown = || unsupported(Status::NotFound, "there is nothing at this path", request);
         match &*request.path {
@@ -232,8 +232,8 @@ impl Registry {
             let hash = reference.strip_prefix("sha256-");
             hash.and_then(|hash| self.referrers_of(&format!("sha256:{hash}"))).map(Resource::by_name)
         };
-        // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature. Like every other client, cosign
-        // expects a 404 if the tag does not exist.
+        // Field note: cosign requests the tag `sha256-<hex>.sig` for a signature and, like every other client, expects
+        // a 404 if the tag does not exist.
         resource.ok_or_else(|| error(Status::NotFound, unknown.0, unknown.1, reference))
     }
 
@@ -319,8 +319,8 @@ impl Resource {
                  Accept-Ranges: bytes\r\nETag: \"{digest}\"\r\nCache-Control: {cache}\r\n"
             )
         };
-        // RFC 9110 section 12.5.5: the document that a tag stands for depends on Accept. An index of referrers does not
-        // depend on Accept, but Vary does no harm there.
+        // RFC 9110 section 12.5.5: the document that a tag stands for depends on Accept. An index of referrers does
+        // not, but Vary does no harm there.
         let by_name = fields(NO_CACHE) + "Vary: Accept\r\n";
         Self {
             digest,
@@ -352,7 +352,7 @@ fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> R
     let n = request.parameter("n");
     let Some(number) = n.as_deref().map_or(Some(u64::MAX), parse_number) else {
         let message = "n must be a number of entries";
-        // Field note: the specification lacks this code. The reference implementation has it.
+        // Field note: the reference implementation has this code, which the specification lacks.
         return error(Status::BadRequest, "PAGINATION_NUMBER_INVALID", message, &n.unwrap_or_default());
     };
     // The response begins after "last", which need not be an entry itself.

@@ -2,22 +2,22 @@
 //!
 //! Documents: epoll(7), accept(2).
 //!
-//! If event loops are new to you, begin at [`Server::run`]. The kernel knows which of many sockets have something to
-//! read or room to write. The loop polls the kernel, does what it can for each of these clients without waiting, and
-//! polls again. It waits nowhere else, except briefly at the end, for the last lines of the log. (`log` lists the
-//! writes that can block.)
+//! If event loops are new to you, begin at [`Server::run`]. The loop polls the kernel to learn which of many sockets
+//! have something to read or room to write, does what it can for each of these clients without waiting, and polls
+//! again. It waits nowhere else, except briefly at the end, for the last lines of the log. (`log` lists the writes that
+//! can block.)
 //!
-//! The kernel reports when a socket *becomes* ready, and does not report the same bytes again ("edge-triggered"). The
-//! loop must therefore remember a client whose work is not finished. Such a client waits in the run queue (see
-//! `run_queue`), and the poll does not wait while clients are in the run queue.
+//! Because the kernel reports only when a socket *becomes* ready, and does not report the same bytes again
+//! ("edge-triggered"), the loop must remember a client whose work is not finished. Such a client waits in the run queue
+//! (see `run_queue`), and as long as the queue is not empty, the poll does not wait.
 //!
-//! Between two polls the loop does a bounded amount of work: it serves some light clients and fewer heavy clients, and
-//! accepts some connections. So the loop notices a newcomer soon, however many clients send requests without end.
+//! Between two polls, the loop does a bounded amount of work: it serves some light clients and fewer heavy clients, and
+//! accepts some connections, so that it notices a newcomer soon, however many clients send requests without end.
 //!
 //! Limits: the number of connections, the bytes of heads and responses that connections hold, and the bytes that
 //! sockets queue (see `budget`). When one of the first two limits is reached, the server closes connections (see
 //! `clients`), because thousands of silent clients must not keep out a client that sends a request. When the third
-//! limit is reached, the server sends responses in smaller pieces. `connection` has the limits of each connection.
+//! limit is reached, the server only sends responses in smaller pieces. `connection` has the limits of each connection.
 //!
 //! Deliberately absent: threads, because everything is sent from memory, and one core sends several gigabytes per
 //! second (as `cargo bench` shows).
@@ -43,18 +43,19 @@ use crate::service::Service;
 use crate::socket::{Socket, SocketTransport};
 use crate::system::{SealedFile, Signals};
 
-/// How long transfers may continue after the first signal. Docker kills a container 10 s after the signal.
+/// How long transfers may continue after the first signal: less than the 10 s after which Docker kills a container.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// The most events that a poll returns: one for each client, for the listener and for the signals. With room for fewer,
-/// the kernel would report some clients only at a later poll.
+/// The most events that a poll returns: one for each client, for the listener and for the signals, because with room
+/// for fewer, the kernel would report some clients only at a later poll.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
-/// The time between two checks of all clients. A deadline is noticed at most this late.
+/// The time between two checks of all clients, and thus the greatest delay with which a deadline is noticed.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The time between two checks while a client waits for memory. A reader that has only its guaranteed share then
-/// receives up to 320 KiB per second. A check of 16,384 such readers takes some 8 ms.
+/// The time between two checks while a client waits for memory: short enough for a reader with only its guaranteed
+/// share to receive up to 320 KiB per second, and long enough for a check of 16,384 such readers, which takes some 8
+/// ms.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(25);
 
 const _: () = assert!(
@@ -116,7 +117,7 @@ impl Server {
         })
     }
 
-    /// Drops the rights that serving does not need (see `confinement`). Logs if the system does not allow this.
+    /// Drops the rights that serving does not need (see `confinement`), or logs that the system does not allow this.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
             self.service.log_event(format_args!("Serving without a filter of system calls: {error}"));
@@ -129,8 +130,7 @@ impl Server {
     pub fn run(&mut self) -> io::Result<Option<i32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let second_signal = 'serving: loop {
-            // 1. Wait until the kernel has something to report or something else is due. While clients are in the run
-            //    queue, the poll does not wait.
+            // 1. Wait until the kernel has something to report or something else is due.
             if let Err(error) = self.poll.poll(&mut events, self.time_to_wait())
                 && error.kind() != ErrorKind::Interrupted
             {
@@ -146,8 +146,8 @@ impl Server {
                     token => self.note_event(token, event),
                 }
             }
-            // 3. Act on signals: the first lets transfers finish, the second ends the server. The event shows that a
-            //    signal has come, even if its number cannot be read. Only the number of the second signal matters.
+            // 3. Act on signals: the first lets transfers finish, and the second ends the server. The event shows that
+            //    a signal has come even if its number cannot be read, and only the number of the second signal matters.
             while is_signalled {
                 let signal = self.signals.take();
                 is_signalled = signal.is_some();
@@ -182,7 +182,7 @@ impl Server {
         self.service.clock.now
     }
 
-    /// Returns how long to wait for events. The time is zero while there is something to do, such as writing the log.
+    /// Returns how long to wait for events: not at all while there is something to do, such as writing the log.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.now();
         let log_at = self.service.log.due_at(now);
@@ -297,8 +297,8 @@ impl Server {
         self.service.log.write(&self.service.clock, false);
     }
 
-    /// Closes connections until the others hold at most 7/8 of the budget. Without this margin, the next head would
-    /// cause another scan.
+    /// Closes connections until the others hold at most 7/8 of the budget, because without this margin, the next head
+    /// would cause another scan.
     fn release_memory(&mut self) {
         for token in self.clients.holders(self.now()) {
             if self.clients.held <= self.budget.held / 8 * 7 {
@@ -337,7 +337,7 @@ impl Server {
     }
 
     /// Queues the clients whose deadline has passed, and those that have waited for memory and can continue. Input that
-    /// has arrived is read before the deadline of its client is enforced, even if the kernel has not reported it.
+    /// has arrived, reported by the kernel or not, is read before the deadline of its client is enforced.
     fn check(&mut self) {
         let now = self.now();
         if self.spare() < GUARANTEED {
@@ -365,8 +365,8 @@ impl Server {
     /// Closes the listener, and queues all clients. In its turn, a connection without a response in flight closes,
     /// while the others have [`GRACE`] to finish.
     fn stop(&mut self) {
-        // When the listener is closed, the kernel resets the connections in the backlog. These connections came before
-        // the signal, so the server first accepts as many of them as it can, and may close idle connections for them.
+        // When the listener is closed, the kernel resets the connections in the backlog. Because these came before the
+        // signal, the server first accepts as many of them as it can, and may close idle connections for them.
         self.acceptor.resume(self.now());
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
@@ -376,8 +376,8 @@ impl Server {
         let (open, seconds) = (counted(self.clients.count() as u64, "connection"), GRACE.as_secs());
         let end = "a second signal ends the server at once";
         self.service.log_event(format_args!("Stopping: {open} open, up to {seconds} s to finish; {end}"));
-        // Requests that came before the signal get a response, even if their events have not been reported. A response
-        // that is still being sent is the last of its connection.
+        // Requests that came before the signal get a response even if their events have not been reported, unless their
+        // connection is still sending a response, which is then its last.
         self.clients.for_each(|token, Client { socket, load, .. }| {
             socket.expect_input();
             self.run_queue.enqueue(token, load, self.service.clock.now);

@@ -8,7 +8,7 @@
 //!                    └───────────┴───────>  metrics, log
 //! ```
 //!
-//! Deliberately absent: sending. A connection sends the output, and then the part of a file that a [`Reply`] names.
+//! Deliberately absent: sending, because a connection sends the output, then the part of a file that a [`Reply`] names.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -26,7 +26,7 @@ use crate::site::{Site, shared_fields};
 
 /// Everything that takes part in responding to a request, and the records of the responses: the log and the metrics.
 pub struct Service {
-    /// It lives as long as the process, so that responses can refer to its content.
+    /// The site lives as long as the process, so that responses can refer to its content.
     pub site: &'static Site,
     pub faults: Faults,
     pub clock: Clock,
@@ -44,8 +44,8 @@ pub struct Reply {
 }
 
 impl Service {
-    /// Responds to a request of `peer`, with a fault if a rule of `--fault` applies. Appends the head and the bytes of
-    /// the response to `output`. If `is_last` is true, the connection ends with the response.
+    /// Responds to a request of `peer`, with a fault if a rule of `--fault` applies, and appends the head and the bytes
+    /// of the response to `output`. If `is_last` is true, the connection ends with the response.
     pub fn respond(&mut self, request: &Request<'_>, peer: SocketAddr, is_last: bool, output: &mut Vec<u8>) -> Reply {
         let Self { site, faults, clock, log, metrics } = self;
         let vitals = Vitals { metrics, clock, dropped_lines: log.dropped, faults: &faults.counts };
@@ -60,7 +60,7 @@ impl Service {
         Reply { kind: *kind, fault, persistence, part: response.content.part.clone() }
     }
 
-    /// Responds to bytes that are not a request. The connection ends with the response.
+    /// Responds to bytes that are not a request, and ends the connection with the response.
     pub fn refuse(&mut self, rejection: &Rejection, peer: SocketAddr, output: &mut Vec<u8>) {
         let served = Site::refuse(rejection);
         self.record(&served, Err(rejection), None, peer);

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Every path allows GET, HEAD and OPTIONS, and every other method is refused. The responses of `/` and `/metrics` also
-//! report the counters, the time and the memory of the process (`Vitals`). All other responses depend only on the image
+//! report the counters, the time and the memory of the process (`Vitals`), whereas all others depend only on the image
 //! and the request.
 
 use crate::http::conditional::{Selection, select};
@@ -25,7 +25,7 @@ use crate::registry::{NO_STORE, Registry, Served, error, generated, unsupported}
 use crate::welcome;
 
 /// The field that names the protocol. Field note: containers/image and older Docker clients accept a server as a
-/// registry only if it sends this field. They also read the field from errors.
+/// registry only if it sends this field, which they also read from errors.
 const SHARED: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n";
 
 /// The fields of every response under `/v2`: [`SHARED`], and the fields that let a page of any other origin read the
@@ -133,7 +133,7 @@ impl Site {
     /// Describes the server, in a page or in a short text.
     fn welcome(&self, request: &Request<'_>, vitals: &Vitals<'_>) -> Response<'static> {
         let host = welcome::host(request.authority);
-        // Browsers prefer HTML. curl and other clients that accept `*/*` do not.
+        // Browsers prefer HTML, unlike curl and other clients that accept `*/*`.
         let [html, plain] = request.weights(["text/html", "text/plain"]);
         let is_page = html > plain;
         let fields = if is_page { page::FIELDS } else { welcome::FIELDS };

@@ -5,9 +5,9 @@
 //! The transport reads only while there may be input, and sends only until the socket has used up its share of the
 //! memory (see `budget`).
 //!
-//! Asking the kernel how many bytes are queued would cost a system call for each response. Instead, the transport keeps
-//! an upper bound: the last number that the kernel reported, plus the bytes sent since. It asks again only when the
-//! bound exceeds the share of the socket.
+//! Because asking the kernel how many bytes are queued would cost a system call for each response, the transport keeps
+//! an upper bound instead: the last number that the kernel reported, plus the bytes sent since. It asks again only when
+//! the bound exceeds the share of the socket.
 //!
 //! Limits: the queued bytes, which `budget` bounds.
 //!
@@ -28,7 +28,7 @@ use crate::system::{self, SealedFile};
 /// An estimate of the kernel's overhead for the bytes of one call.
 const PACKET_OVERHEAD: u64 = 1024;
 
-/// A client's socket, and what is known of the socket.
+/// A client's socket, and what is known about it.
 pub struct Socket {
     pub stream: TcpStream,
     /// Whether there may be something to read. Because the kernel reports input only once, this stays true until a read
@@ -65,7 +65,8 @@ impl Socket {
         self.queued = system::queued(self.stream.as_fd());
     }
 
-    /// Whether the socket waits for memory and may queue more if all sockets together may queue `spare` bytes more.
+    /// Returns whether the socket waits for memory and may queue more if all sockets together may queue `spare` bytes
+    /// more.
     pub fn has_memory_again(&self, spare: u64) -> bool {
         self.is_short_of_memory && limit(self.queued, spare) >= self.queued + GUARANTEED / 2
     }
@@ -75,9 +76,9 @@ impl Socket {
         system::unacknowledged(self.stream.as_fd())
     }
 
-    /// Closes the socket. Resets the connection if `wants_reset` is true, or if a response is in flight and the client
-    /// has not acknowledged everything. Without a reset, the kernel would keep the queued bytes for minutes, and their
-    /// number would have no limit.
+    /// Closes the socket, with a reset if `wants_reset` is true, or if a response is in flight and the client has not
+    /// acknowledged everything. Without the reset, the kernel would keep the queued bytes for minutes, counted towards
+    /// no limit.
     pub fn close(self, wants_reset: bool, is_in_flight: bool) {
         if wants_reset || is_in_flight && self.unacknowledged() > 0 {
             system::reset_when_closed(self.stream.as_fd());
