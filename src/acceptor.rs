@@ -24,19 +24,20 @@ use crate::system;
 /// std's 128, some of 200 simultaneous clients would wait for a second, until they repeat their SYN.
 const BACKLOG: i32 = 4096;
 
-/// The greatest number of unsent bytes that are queued for one socket: enough to keep a link busy until the next call,
-/// but no more, because a stalled reader takes this much of the kernel's memory (see `budget`).
+/// The greatest number of unsent bytes that are queued for one socket. This is enough to keep a link busy until the
+/// next call. A stalled reader takes this much of the kernel's memory (see `budget`), so the number must not be larger
+/// than necessary.
 const UNSENT: i32 = 128 * 1024;
 
-/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`).
-/// Because an honest client sends its request at once, the server thereby avoids a read that finds nothing, which is a
-/// third of the cost of a short connection; Apache httpd sets the option as well. If very many clients are silent, the
-/// kernel switches to SYN cookies, and hands connections over at once. The price is that a client whose connection is
-/// held back does not notice that the server exits, until it sends something and gets a reset.
+/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`). An
+/// honest client sends its request at once, so the server avoids a read that finds nothing. Such a read is a third of
+/// the cost of a short connection. Apache httpd sets the option as well. If very many clients are silent, the kernel
+/// switches to SYN cookies, and hands connections over at once. The price is that a client whose connection is held
+/// back does not notice that the server exits, until it sends something and gets a reset.
 const DEFERRED_SECONDS: i32 = 1;
 
-/// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up, because while
-/// 4,096 connections are in the backlog, the kernel drops further ones, whose clients try again a second later.
+/// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up: while 4,096
+/// connections are in the backlog, the kernel drops further ones, and their clients try again only a second later.
 pub const ACCEPTS_PER_POLL: usize = 512;
 
 /// How long accepting pauses after the system had no room for a connection. haproxy also waits 100 ms, whereas Go

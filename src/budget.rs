@@ -3,15 +3,15 @@
 //! Documents: cgroups(7); the kernel's `cgroup-v2`, "Memory"; tcp(7).
 //!
 //! A container is charged for the memory that its process allocates, and also for the bytes that the kernel queues for
-//! its sockets: responses to a client that does not read, and requests from a client that sends without end. Because
-//! the kernel kills the process if the sum exceeds the container's limit, each use that clients can cause has a bound,
-//! and the bounds leave an eighth of the limit to the program itself:
+//! its sockets. The kernel queues responses to a client that does not read, and requests from a client that sends
+//! without end. The kernel kills the process if the sum exceeds the container's limit. Each use of memory that clients
+//! can cause therefore has a bound, and the bounds leave an eighth of the limit to the program itself:
 //!
 //! ```text
 //!     use                                           bound             of 64 MiB
 //!     --------------------------------------------  ----------------  ----------------
-//!     connections, each with its guaranteed share   3/4 of the limit  2048 of 24 KiB
-//!     what sockets queue beyond that share          1/16              4 MiB
+//!     connections, 24 KiB for each                  3/4 of the limit  2048
+//!     what sockets queue beyond `GUARANTEED` bytes  1/16              4 MiB
 //!     incomplete heads and unsent responses         1/16              4 MiB
 //!     the program, its layers, its log              the rest          8 MiB
 //! ```
@@ -38,8 +38,9 @@ pub const GUARANTEED: u64 = 8 * 1024;
 /// reads.
 pub const RECEIVE_BUFFER: i32 = 4 * 1024;
 
-/// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read (the kernel
-/// doubles the size of the buffer, and takes one packet more), the kernel's objects, and a row of the table of clients.
+/// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read, the kernel's
+/// objects, and a slot in the table of clients. For received bytes, the kernel doubles the size of the buffer, and
+/// takes one packet more.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
 /// The most memory that is divided among connections, even if the process may use more: enough for [`MAX_CONNECTIONS`].
@@ -48,9 +49,9 @@ const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 /// The most connections, however much memory and however many descriptors the process has.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
-/// The number of descriptors that are not connections: the three standard descriptors, those of epoll, the listener,
-/// the signals and the resident memory, one for each of up to eight layers, and one that checks at the start that there
-/// is room for a client.
+/// The number of descriptors that are not connections. These are the three standard descriptors, those of epoll, the
+/// listener, the signals and the resident memory, and one for each of up to eight layers. Another one checks at the
+/// start that there is room for a client.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
 /// The most bytes for incomplete heads and unsent responses, for which an honest client needs memory only while its

@@ -2,21 +2,22 @@
 //!
 //! Document: epoll(7).
 //!
-//! The kernel returns a client's token with each of the client's events. Although a token is the number of a slot, and
-//! the slot of a closed connection is used again, no event reaches the wrong client, because the server notes all
-//! events of a poll before it closes a connection, and a closed socket has no further events.
+//! The kernel returns a client's token with each of the client's events. A token is the number of a slot, and the slot
+//! of a closed connection is used again. Nevertheless, no event reaches the wrong client: the server notes all events
+//! of a poll before it closes a connection, and a closed socket has no further events.
 //!
 //! # Eviction
 //!
-//! To make room for a newcomer, the server first closes connections without a response in flight, then those whose
-//! client has taken nothing of its response for a while, and in both groups the one that has waited longest first. A
-//! client that takes some bytes every second therefore keeps its place, however slowly it reads. Clients in the run
-//! queue come last, because it may be the server that keeps them waiting. Since the search scans all clients, which
-//! takes milliseconds, the server closes a 64th of them at once, which makes room for the next newcomers too.
+//! To make room for a newcomer, the server first closes connections without a response in flight, and then those whose
+//! client has taken nothing of its response for a while. In both groups, the connection that has waited longest is
+//! closed first. A client that takes some bytes every second therefore keeps its place, however slowly it reads.
+//! Clients in the run queue come last, because it may be the server that keeps them waiting. The search scans all
+//! clients, which takes milliseconds. The server therefore closes a 64th of all clients at once, which also makes room
+//! for the next newcomers.
 //!
 //! If incomplete heads and unsent responses take too much memory, the server first closes connections that have made no
-//! progress for a while, and among these the one that holds most, because an honest client needs little memory, and
-//! needs it only briefly.
+//! progress for a while. Among these, it begins with the one that holds most, because an honest client needs little
+//! memory, and needs it only briefly.
 //!
 //! Limits: none here, because the server compares [`Clients::count`], `held` and `queued` with its budget.
 //!

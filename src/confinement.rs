@@ -2,10 +2,10 @@
 //!
 //! Documents: seccomp(2), and linux/audit.h for the names of architectures.
 //!
-//! Once a server has opened its sockets and packed its layers, it needs few system calls, whereas an attacker who has
-//! taken over the process would need others: to open files, to run programs, to connect to other machines. Before the
-//! server reads the first byte from outside, it therefore permanently drops the right to make those calls. The filter
-//! is a program that the kernel runs for each call, and that only compares numbers and jumps forward:
+//! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
+//! over the process would need others: to open files, to run programs, to connect to other machines. Before the server
+//! reads the first byte from outside, it therefore permanently drops the right to make those calls. The filter is a
+//! program that the kernel runs for each call, and that only compares numbers and jumps forward:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
@@ -17,8 +17,8 @@
 //!
 //! The kernel refuses a call in one of these ways:
 //!
-//! * Usually the call fails with ENOSYS, because libraries expect this error from a call that an old kernel lacks, and
-//!   do without the call, whereas EPERM has broken libraries in containers. An unforeseen call, such as one that a
+//! * Usually the call fails with ENOSYS. Libraries expect this error from a call that an old kernel lacks, and do
+//!   without the call. EPERM, in contrast, has broken libraries in containers. An unforeseen call, such as one that a
 //!   library makes before it writes an error message, is therefore harmless.
 //! * The process ends if it makes a call that only injected code can make, because the server itself starts no process
 //!   and creates no socket while it serves. A process that has been taken over can then neither try other calls nor

@@ -8,8 +8,8 @@
 //!
 //! Limits: the deadlines below, and how much a connection may do in one turn.
 //!
-//! Deliberately absent: reading content (see `http::request`), and 100 Continue, because a request that expects 100
-//! Continue has content that is not read, and therefore receives its final response at once (RFC 9110 section 10.1.1).
+//! Deliberately absent: reading content (see `http::request`), and 100 Continue. A request that expects 100 Continue
+//! has content that is not read, so it receives its final response at once (RFC 9110 section 10.1.1).
 //!
 //! # States
 //!
@@ -61,7 +61,7 @@
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
 //! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
-//! the connection lingers. Closing at once is only an optimisation, which can be ignored at first reading: on the
+//! the connection lingers. Closing at once is only an optimisation, and can be ignored at first reading. On the
 //! loopback device, a connection with a single request would cost 50 % more processor time if it always lingered.
 //!
 //! A connection whose client has not acknowledged everything is closed with a reset, for the reason that
@@ -177,19 +177,20 @@ use crate::service::Service;
 /// the head. Because a head fits into one packet or a few, 10 s are enough, as in h2o. hyper waits 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may go without sending a further request and without taking a byte of a response, so that a slow
-/// reader that keeps taking bytes may take hours. The time exceeds the 60 s for which load balancers keep an idle
-/// connection by default (AWS; nginx upstream), because a load balancer must close a connection before the server does:
-/// a request that crosses a close is lost. nginx also waits 75 s for a request, but only 60 s for a reader.
+/// How long a client may go without sending a further request and without taking a byte of a response. A slow reader
+/// that keeps taking bytes may therefore take hours. The time exceeds the 60 s for which load balancers keep an idle
+/// connection by default (AWS; nginx upstream). A load balancer must close a connection before the server does, because
+/// a request is lost if it is sent while the server closes the connection. nginx also waits 75 s for a request, but
+/// only 60 s for a reader.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a client may take to close its side after it has received its last response. nginx also waits 5 s, but 30 s
 /// in all if the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most bytes that one read takes from the transport: enough for the heads of real clients (200 bytes to 2 KiB),
-/// but little more, because bytes that are not read stay in the kernel, and take none of the memory that all
-/// connections share. With reads of 4 KiB, 4,000 clients that pipeline endlessly would fill that memory.
+/// The most bytes that one read takes from the transport. This is enough for the heads of real clients (200 bytes to 2
+/// KiB), but little more. Bytes that are not read stay in the kernel, and take none of the memory that all connections
+/// share. With reads of 4 KiB, 4,000 clients that pipeline endlessly would fill that memory.
 const MAX_READ: usize = 2560;
 
 /// The cost of a small request and its response, in the unit of `run_queue`.
@@ -371,8 +372,8 @@ impl Connection {
         Self { peer, state, progress }
     }
 
-    /// Works until the transport would block or the turn is over, and only then checks the deadline, because when a
-    /// suspended process resumes, every deadline has passed, but requests may be waiting.
+    /// Works until the transport would block or the turn is over, and only then checks the deadline. When a suspended
+    /// process resumes, every deadline may have passed, although requests are waiting.
     pub fn turn(&mut self, context: &mut Context<'_>) -> Next {
         let mut next = self.work(context);
         if matches!(next, Next::Wait | Next::Again) && context.now() >= self.deadline() {
@@ -403,8 +404,8 @@ impl Connection {
         }
     }
 
-    /// Returns since when the connection has waited: since it began to wait for a head, if it is receiving the head and
-    /// no response is in flight, and otherwise since the last progress.
+    /// Returns the time since which the connection has waited. If it is receiving a head and no response is in flight,
+    /// this is when it began to wait for the head. Otherwise, it is the time of the last progress.
     pub fn waits_since(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } if !self.is_in_flight() => began,
@@ -471,8 +472,8 @@ impl Connection {
     fn stop(&mut self, context: &mut Context<'_>) -> Next {
         match self.state {
             State::Writing(_) | State::Lingering => Next::Wait,
-            // The client must have its last response before the process ends, because the network namespace of a
-            // container may end with the process, and with it the bytes that the socket has queued.
+            // The client must have its last response before the process ends. The network namespace of a container may
+            // end with the process, and the bytes that the socket has queued would then be lost.
             State::Receiving { .. } | State::Idle => {
                 self.leave(CloseReason::Stopping, context).err().unwrap_or(Next::Wait)
             }

@@ -6,16 +6,16 @@
 //! ```text
 //!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
 //!         docker asks by HEAD what the tag stands for now, and learns a digest.
-//!         It then requests what the digest names, unless it already has it.
+//!         It then requests the content with this digest, unless it already has that content.
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
 //!
-//! Because no document specifies the order of a client's requests, it was taken from the sources of moby, containerd
-//! and containers/image, and confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and podman
-//! 4.3.1. Where these clients differ, a text says only what is true of all of them.
+//! No document specifies the order of a client's requests. It was taken from the sources of moby, containerd and
+//! containers/image, and confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and podman 4.3.1.
+//! Where these clients differ, a text says only what is true of all of them.
 //!
-//! Limits: a text has at most two sentences, and fits 100 columns even after the subject "The client", which replaces a
-//! name that is missing, is not a token, or is longer than [`MAX_NAME`].
+//! Limits: a text has at most two sentences, and fits 100 columns even after the subject "The client". This subject
+//! replaces a name that is missing, is not a token, or is longer than [`MAX_NAME`].
 //!
 //! Deliberately absent: relations between requests, because the server does not remember a client's earlier requests.
 

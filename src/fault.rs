@@ -14,8 +14,8 @@
 //! ```
 //!
 //! A rule applies only to a response that is not an error (its status is below 400), and only if its fault changes the
-//! response, so that `cut`, for example, never applies to a response without content. The first rule that applies makes
-//! the response wrong. Because a rule counts only the responses that reach it and that its fault can change,
+//! response. For example, `cut` never applies to a response without content. The first rule that applies makes the
+//! response wrong. Because a rule counts only the responses that reach it and that its fault can change,
 //! `layer=503@first:1 layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide what becomes of

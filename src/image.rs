@@ -31,8 +31,8 @@
 //!
 //! The image of every platform has *all* layers, because a program that came with only the executable for its own
 //! processor could not serve an image for another processor. With all layers, ordered by architecture, a child on any
-//! platform finds every executable that its parent had, and computes the same layers, configs, manifests and index, so
-//! that all generations on all processors have the same digest. The images of the platforms differ only in the config,
+//! platform finds every executable that its parent had. It then computes the same layers, configs, manifests and index,
+//! so all generations on all processors have the same digest. The images of the platforms differ only in the config,
 //! which states the architecture and which file to run.
 //!
 //! Because the executables and the source determine every byte of the documents, all executables must be built from one
@@ -270,8 +270,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
         json!({ "created": created, "created_by": made_by })
     };
     // "The rootfs key references the layer content addresses used by the image. This makes the image config hash depend
-    // on the filesystem hash." (config.md) A diff ID must be the digest of the tar archive, and not of the compressed
-    // layer, because no runtime unpacks an image with a wrong diff ID.
+    // on the filesystem hash." (config.md) A diff ID is the digest of the tar archive, and not of the compressed layer.
+    // No runtime unpacks an image with a wrong diff ID.
     let mut rootfs = json!({ "type": "layers" });
     rootfs["diff_ids"] = layers.iter().map(|layer| layer.tar.digest.as_str()).collect();
 

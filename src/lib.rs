@@ -12,8 +12,8 @@
 //! A client first requests `/v2/`, to find out whether this is a registry. It then asks what the tag `latest` stands
 //! for, and receives an index, which lists a manifest for each platform. The client chooses the manifest for its own
 //! platform, which in turn names a config and layers. Each arrow after the first is a digest: a hash of the content to
-//! which the arrow leads, so that the client can check every byte that it receives, and need not fetch what it already
-//! has. Once the client has the config and all layers, it unpacks the layers, which completes the pull.
+//! which the arrow leads. The client can therefore check every byte that it receives, and need not fetch what it
+//! already has. Once the client has the config and all layers, it unpacks the layers, which completes the pull.
 //!
 //! # Four stories
 //!
@@ -27,8 +27,8 @@
 //! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
 //!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and finally [`server`]. Example: [`connection`].
 //!
-//! The other files can be left for later: the command line, the log, the metrics, the page for browsers, the manifests
-//! for Kubernetes, the responses that are wrong on purpose, and the filter of system calls.
+//! The other files can be left for later. They contain the command line, the log, the metrics, the page for browsers,
+//! the manifests for Kubernetes, the responses that are wrong on purpose, and the filter of system calls.
 //!
 //! [`tests/pull.rs`]: https://github.com/tazjin/quinistry/blob/master/tests/pull.rs
 //!
@@ -87,8 +87,8 @@
 //!    request (`respond`).
 //! 3. `Service::respond` chooses the response (`Site::respond`, `Registry::respond`, `manifest`), and how much of its
 //!    content the client gets (`http::conditional::select`). It makes the response wrong if a rule of `--fault` applies
-//!    (`Faults::apply`), counts and logs the response (`record`, which adds the text of `explain` if the server runs
-//!    with `--explain`), and writes its head (`Response::write_head`).
+//!    (`Faults::apply`). It then counts and logs the response (`record`, which adds the text of `explain` if the server
+//!    runs with `--explain`), and writes its head (`Response::write_head`).
 //! 4. `Connection` sends the head and the content (`flush`), and waits for the next request (`proceed`).
 //! 5. The rest of a response is sent when the kernel reports that the socket has room (`note_event`, `send`).
 //!

@@ -55,8 +55,8 @@ const MAX_BUFFERED: usize = 128 * 1024;
 /// `PIPE_BUF` on Linux), but a longer write might block.
 const MAX_WRITE: usize = 4096;
 
-/// The most bytes in one write to a terminal, because a pseudo-terminal that is ready for writing has room for this
-/// many bytes (Linux counts its memory in pieces of 256 bytes), and a serial line or console has room for more.
+/// The most bytes in one write to a terminal. A pseudo-terminal that is ready for writing has room for this many bytes,
+/// because Linux counts its memory in pieces of 256 bytes. A serial line or console has room for more.
 const MAX_TERMINAL_WRITE: usize = 256;
 
 /// The number of bytes above which the buffer is written immediately: less than [`MAX_WRITE`], so that a few more lines
@@ -194,7 +194,7 @@ impl Log {
         }
     }
 
-    /// Returns when a server without other work must write next, while a busy server gathers many lines for one write.
+    /// Returns when a server without other work must write next. A busy server gathers many lines for one write.
     pub fn due_at(&self, now: Instant) -> Option<Instant> {
         if self.is_new { Some(now) } else { self.is_waiting().then(|| now + RETRY_PAUSE) }
     }

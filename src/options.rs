@@ -10,11 +10,11 @@
 //!     quinistry sbom | help | version
 //! ```
 //!
-//! A command refuses an option that it does not use, except for `--with`, because the entrypoint of an image with
-//! several platforms is `/amd64/quinistry --with /arm64/quinistry`, to which `docker run IMAGE digest` appends the
-//! command. `--help` and `--version` end the parsing, so that the arguments after them are ignored. The command `help`
-//! ignores all other arguments as well, so that `quinistry help k8s` works. An option overrides its variable
-//! (`QUINISTRY_LISTEN` or `QUINISTRY_FAULT`), which is read only by commands that use it, so that an invalid value does
+//! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image with several
+//! platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest` appends the command to it.
+//! `--help` and `--version` end the parsing, so that the arguments after them are ignored. The command `help` ignores
+//! all other arguments as well, so that `quinistry help k8s` works. An option overrides its variable
+//! (`QUINISTRY_LISTEN` or `QUINISTRY_FAULT`). Only the commands that use a variable read it, so an invalid value does
 //! not affect other commands.
 //!
 //! Deliberately absent: name resolution. `localhost` means 127.0.0.1 here, and every other host must be an address, so

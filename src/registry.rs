@@ -18,8 +18,8 @@
 //!
 //! # Which manifest?
 //!
-//! An image has one index, and one manifest for each platform. While a request by digest receives the bytes with this
-//! digest, a request by tag receives the document in the first row that matches:
+//! An image has one index, and one manifest for each platform. A request by digest receives the bytes with this digest.
+//! A request by tag receives the document in the first row that matches:
 //!
 //! | the client's `Accept` has                                   | the tag stands for                 |
 //! |-------------------------------------------------------------|------------------------------------|
@@ -32,11 +32,11 @@
 //! | none of these, or there is no `Accept`                      | the index                          |
 //!
 //! A client can compare a quine with its child only if both give it the same digest, which they do because every
-//! current client accepts the index. Docker's list and manifests, which are the same documents under other media types
-//! and so have other digests, exist only for old clients that accept no other types (such as old versions of keel,
-//! Dependabot and watchtower). "Our platform" is the platform of the running process.
+//! current client accepts the index. Docker's list and manifests are the same documents under other media types, and
+//! therefore have other digests. They exist only for old clients that accept no other types (such as old versions of
+//! keel, Dependabot and watchtower). "Our platform" is the platform of the running process.
 //!
-//! No value of `Accept` causes a 404 or a 406, because RFC 9110 section 12.5.1 lets a server disregard the field if it
+//! No value of `Accept` causes a 404 or a 406. RFC 9110 section 12.5.1 lets a server disregard the field if the server
 //! has no type that the client lists, and the client may be able to read the index nevertheless.
 //!
 //! For a tag, the weights in `Accept` are ignored, except that a weight of 0 means that the client does not accept the
@@ -275,9 +275,9 @@ impl Registry {
     }
 }
 
-/// Checks the name of a repository. The last component must be `quinistry`, but the namespace before it may be any,
-/// because a client that uses this server as a mirror requests `library/quinistry`, or a name in another namespace of
-/// the mirrored registry.
+/// Checks the name of a repository. The last component must be `quinistry`, but the namespace before it may be any. A
+/// client that uses this server as a mirror requests `library/quinistry`, or a name in another namespace of the
+/// mirrored registry.
 fn check_name(name: &str) -> Result<&str, Response<'static>> {
     let (code, message) = if !name.split('/').all(is_name_component) {
         ("NAME_INVALID", "not a name that a repository can have")

@@ -1,11 +1,11 @@
 //! Decides which client is served next and for how long, so that a client with few requests does not wait for clients
 //! with many.
 //!
-//! As in a multilevel feedback queue of an operating system's scheduler, a client that can continue waits in one of two
-//! queues: that of *light* clients, which have cost little recently, or that of *heavy* clients, which have cost much.
-//! If there were only one queue, and 4,000 clients never stopped asking, then a client with a single request would wait
-//! until each of them has had a turn, and would wait as long again for its next request. Between two polls of the
-//! kernel, the loop therefore serves some clients of each queue:
+//! A client that can continue waits in one of two queues, as in the multilevel feedback queue of an operating system's
+//! scheduler. One is for *light* clients, which have cost little recently, and the other for *heavy* clients, which
+//! have cost much. With only one queue, a client with a single request would wait until each of 4,000 clients that
+//! never stop asking has had a turn. It would wait as long again for its next request. Between two polls of the kernel,
+//! the loop therefore serves some clients of each queue:
 //!
 //! ```text
 //!     a client's socket is ready,        light:  C D E      up to 512 of them
@@ -14,9 +14,9 @@
 //! ```
 //!
 //! A *turn* is what one client does before the next client is served. A turn ends when the client has nothing more to
-//! do, and at the latest when it has cost [`TURN_COST`], where the unit of cost is the work of sending one byte of a
-//! file. A client is heavy while its recorded cost is at least [`TURN_COST`], as it is after a whole turn, and becomes
-//! light again because its recorded cost is halved after each quarter of a second.
+//! do, and at the latest when it has cost [`TURN_COST`]. The unit of cost is the work of sending one byte of a file. A
+//! client is heavy while its recorded cost is at least [`TURN_COST`], as it is after a whole turn. The recorded cost is
+//! halved after each quarter of a second, so the client becomes light again.
 //!
 //! Limits: the cost of a turn, and the number of turns between two polls. A client is in at most one queue.
 //!
@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use mio::Token;
 
-/// The most that one turn may cost: enough for a whole layer with its request, because with 256 KiB, sending a layer
+/// The most that one turn may cost. This is enough for a whole layer with its request. With 256 KiB, sending a layer
 /// took a third more system calls. A turn with a layer is 150 us of work if the client takes the layer as fast as it is
 /// sent. A turn is also enough for some 20 small requests, which covers clients that pipeline, since these send 16 at
 /// once. For comparison, nginx's `sendfile_max_chunk` is 2 MiB.

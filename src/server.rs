@@ -12,7 +12,7 @@
 //! (see `run_queue`), and as long as the queue is not empty, the poll does not wait.
 //!
 //! Between two polls, the loop does a bounded amount of work: it serves some light clients and fewer heavy clients, and
-//! accepts some connections, so that it notices a newcomer soon, however many clients send requests without end.
+//! accepts some connections. It therefore notices a newcomer soon, however many clients send requests without end.
 //!
 //! Limits: the number of connections, the bytes of heads and responses that connections hold, and the bytes that
 //! sockets queue (see `budget`). When one of the first two limits is reached, the server closes connections (see
@@ -46,16 +46,15 @@ use crate::system::{SealedFile, Signals};
 /// How long transfers may continue after the first signal: less than the 10 s after which Docker kills a container.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// The most events that a poll returns: one for each client, for the listener and for the signals, because with room
+/// The most events that a poll returns: one for each client, one for the listener and one for the signals. With room
 /// for fewer, the kernel would report some clients only at a later poll.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
 /// The time between two checks of all clients, and thus the greatest delay with which a deadline is noticed.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
-/// The time between two checks while a client waits for memory: short enough for a reader with only its guaranteed
-/// share to receive up to 320 KiB per second, and long enough for a check of 16,384 such readers, which takes some 8
-/// ms.
+/// The time between two checks while a client waits for memory. It lets a reader that has only its guaranteed share
+/// receive up to 320 KiB per second. A check of 16,384 such readers takes some 8 ms.
 const SHORTAGE_PAUSE: Duration = Duration::from_millis(25);
 
 const _: () = assert!(
@@ -240,8 +239,8 @@ impl Server {
         }
     }
 
-    /// Serves a newcomer, and only then registers its socket, because the request has usually arrived already, and a
-    /// client on this machine that wants only one response is often gone before its socket is registered. No event is
+    /// Serves a newcomer, and only then registers its socket. The request has usually arrived already. A client on this
+    /// machine that wants only one response is often gone by then, and its socket need not be registered. No event is
     /// lost, because the kernel reports earlier input when a socket is registered.
     fn admit(&mut self, stream: TcpStream, peer: SocketAddr) {
         self.service.metrics.accepted += 1;
@@ -376,8 +375,8 @@ impl Server {
         let (open, seconds) = (counted(self.clients.count() as u64, "connection"), GRACE.as_secs());
         let end = "a second signal ends the server at once";
         self.service.log_event(format_args!("Stopping: {open} open, up to {seconds} s to finish; {end}"));
-        // Requests that came before the signal get a response even if their events have not been reported, unless their
-        // connection is still sending a response, which is then its last.
+        // Requests that came before the signal get a response even if their events have not been reported. The
+        // exception is a connection that is still sending a response: this response is then its last.
         self.clients.for_each(|token, Client { socket, load, .. }| {
             socket.expect_input();
             self.run_queue.enqueue(token, load, self.service.clock.now);

@@ -5,8 +5,8 @@
 //! The transport reads only while there may be input, and sends only until the socket has used up its share of the
 //! memory (see `budget`).
 //!
-//! Because asking the kernel how many bytes are queued would cost a system call for each response, the transport keeps
-//! an upper bound instead: the last number that the kernel reported, plus the bytes sent since. It asks again only when
+//! To ask the kernel how many bytes are queued would cost a system call for each response. The transport therefore
+//! keeps an upper bound: the last number that the kernel reported, plus the bytes sent since. It asks again only when
 //! the bound exceeds the share of the socket.
 //!
 //! Limits: the queued bytes, which `budget` bounds.

@@ -6,9 +6,9 @@
 //! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as [`io::Error`], so
 //! that its caller needs no `unsafe`.
 //!
-//! Deliberately absent: signal handlers, because a handler may do almost nothing, whereas signals can be read from a
-//! descriptor; and overriding the sysctl `net.ipv6.bindv6only`, so `[::]` accepts no IPv4 where an administrator has
-//! set it.
+//! Deliberately absent: signal handlers, because a handler may do almost nothing, and signals can be read from a
+//! descriptor; and overriding the sysctl `net.ipv6.bindv6only`. Where an administrator has set it, `[::]` accepts no
+//! IPv4.
 #![allow(unsafe_code, reason = "this is the one module for it")]
 
 use std::ffi::{CStr, c_char, c_int, c_short};
@@ -23,8 +23,8 @@ use std::time::Duration;
 /// Defines `main` without std's own start. `main` calls a function that takes the arguments as `&[String]` and returns
 /// the exit code.
 ///
-/// This saves 140 KB, a tenth of the binary and of every pull, because std's start installs a handler that reports a
-/// stack overflow: to find the end of the stack, glibc calls `sscanf`, which links in the functions that read and print
+/// This saves 140 KB, a tenth of the binary and of every pull. std's start installs a handler that reports a stack
+/// overflow. To find the end of the stack, glibc calls `sscanf`, which links in the functions that read and print
 /// floating-point numbers and wide characters. [`start`] does the other tasks of std's start.
 #[macro_export]
 macro_rules! entry {
@@ -71,10 +71,10 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     (1..count).map(|index| argument(index).to_string_lossy().into_owned()).collect()
 }
 
-/// Opens /dev/null in place of each standard descriptor that is closed, because otherwise the next file or socket would
-/// get the number of that descriptor, and a client could receive the log. /dev/null gets this number, because open(2)
-/// returns the lowest free one. Standard output is opened for reading, so that a write fails instead of silently losing
-/// output, whereas a log on standard error may be lost.
+/// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get the
+/// number of that descriptor, and a client could receive the log. /dev/null gets this number, because open(2) returns
+/// the lowest free one. For standard output, /dev/null is opened for reading, so that a write fails instead of silently
+/// losing output. For standard error it is not, because a log may be lost.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: the only pointer that is passed is to a constant C string.
@@ -312,8 +312,8 @@ pub fn set_filter(filter: &[libc::sock_filter]) -> io::Result<()> {
         // Field note: systemd's filter `@system-service` allows prctl(2) but kills a process that calls seccomp(2), so
         // only prctl(2) is called if there is a filter already.
         if libc::prctl(libc::PR_GET_SECCOMP, none, none, none, none) == 0 {
-            // Before Linux 5.16, a filter without this flag restricts speculation, which makes the process slower, and
-            // which is not needed here, because the process runs no foreign code.
+            // Before Linux 5.16, a filter without this flag restricts speculation, which makes the process slower. The
+            // restriction is not needed here, because the process runs no foreign code.
             let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW;
             if libc::syscall(libc::SYS_seccomp, set, flags, program) == 0 {
                 return Ok(());

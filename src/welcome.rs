@@ -46,8 +46,8 @@ pub fn commands(host: &str, indent: &str) -> String {
 
 /// Returns the host to show to a client: the requested host if Docker can pull from it, otherwise `localhost:8080`.
 ///
-/// The host must follow Docker's grammar, because RFC 3986 allows characters that mean something to a shell, such as
-/// `;` and `$(`, whereas Docker allows none, and no name that begins with a hyphen, which a command would take for an
+/// The host must follow Docker's grammar. RFC 3986 allows characters that mean something to a shell, such as `;` and
+/// `$(`. Docker's grammar allows none of them, and no name that begins with a hyphen, which a command would take for an
 /// option. The host must also have a dot or a port, or be `localhost`, because Docker takes any other single word for a
 /// namespace of Docker Hub.
 ///

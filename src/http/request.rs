@@ -22,18 +22,18 @@
 //! request line, the field lines, Host, framing, target. Every error that is found here ends the connection, because
 //! after some of these errors it is unknown where the next request begins.
 //!
-//! `httparse` parses the field lines, but not the request line, because `httparse` accepts more than the RFCs allow
-//! (`"<>\^{|}` and UTF-8 in targets), and reports the same error for HTTP/1.2, which must be treated as HTTP/1.1, and
-//! for HTTP/2.0, which must not.
+//! `httparse` parses the field lines, but not the request line, for two reasons. It accepts more than the RFCs allow
+//! (`"<>\^{|}` and UTF-8 in targets). It also reports the same error for HTTP/1.2, which must be treated as HTTP/1.1,
+//! and for HTTP/2.0, which must not.
 //!
-//! Because `httparse` runs only on a complete head, the end of the head is found first, by a scan from its start
-//! whenever bytes arrive. A head of 16 KiB that arrives byte by byte therefore takes 60 ms of processor time in all,
-//! for which `connection` charges the client.
+//! `httparse` runs only on a complete head. The end of the head is therefore found first: whenever bytes arrive, the
+//! head is scanned from its start. A head of 16 KiB that arrives byte by byte therefore takes 60 ms of processor time
+//! in all, for which `connection` charges the client.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
-//! Deliberately absent: content, which no request that this registry fulfils needs, and which could be skipped safely
-//! only with all of chunked coding. The connection therefore ends after the response to a request with content.
+//! Deliberately absent: content. No request that this registry fulfils needs content, and skipping it safely would
+//! require all of chunked coding. The connection therefore ends after the response to a request with content.
 
 use std::borrow::Cow;
 use std::io::BufRead;
@@ -44,8 +44,8 @@ use crate::http::syntax::{
     parse_number, percent_decode,
 };
 
-/// The longest head, with its empty line, in bytes: enough for real clients, which send 200 bytes to 2 KiB, and for a
-/// bearer token or the fields of a proxy, which can add several KiB. nginx takes 33 KiB, and haproxy 15 KiB.
+/// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB, and a bearer token or the
+/// fields of a proxy can add several KiB. nginx takes 33 KiB, and haproxy 15 KiB.
 pub const MAX_HEAD: usize = 16 * 1024;
 
 /// The most bytes that parsing a request can need: a head, and the empty line before it.
@@ -187,7 +187,7 @@ const HEAD: &[u8] = b"HEAD ";
 ///
 /// Returns the request and the length of its head in bytes, or `None` if the head is incomplete. Fails as soon as it is
 /// certain that the request line, a line end or the length of the head is not acceptable, which may be before the head
-/// is complete, whereas the field lines and the form of the target are parsed only in a complete head.
+/// is complete. The field lines and the form of the target are parsed only in a complete head.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection> {
     // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the request-line". We
     // ignore only one, because otherwise a client could send empty lines forever.
@@ -230,8 +230,8 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
         // Field note: Docker (observed with 20.10), its containerd store and containerd's CRI try HTTPS first, even on
-        // localhost. They go on with HTTP at once if the response begins with `HTTP/`, whereas silence costs them a
-        // time-out of 10 s, and a reset makes the pull fail.
+        // localhost. They go on with HTTP at once if the response begins with `HTTP/`. If there is no response, they
+        // wait for a time-out of 10 s, and after a reset, the pull fails.
         [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // This may be half of an empty line.
         [first, ..] if !is_tchar(*first) => Err(bad("a request begins with a method")),
@@ -261,7 +261,7 @@ fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
 
 /// Returns the end of the line that begins or continues at `from`, or `None` if the line is incomplete.
 ///
-/// A bare LF is refused, although RFC 9112 section 2.2 allows a server to accept it as the end of a line, because a
+/// RFC 9112 section 2.2 allows a server to accept a bare LF as the end of a line. This server refuses it, because a
 /// request can be hidden from one of two readers that disagree about where a line ends. The refusal does not wait for
 /// the end of the head, because a client that ends its head with two bare LFs would otherwise wait until the deadline.
 fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> {

@@ -72,8 +72,8 @@ fn path(descriptor: &Descriptor) -> String {
 ///
 /// Field note: the entry has its name in two annotations, because containerd and podman read containerd's annotation,
 /// whereas umoci, skopeo and oras read the OCI's. There is only one entry, because with several, skopeo and crane would
-/// require the user to choose one, and Docker's containerd store would show an image without a tag. The name with a
-/// digest, by which a kubelet looks for a pinned image, must be added after the import, with `ctr images tag` (see
+/// require the user to choose one, and Docker's containerd store would show an image without a tag. A kubelet looks for
+/// a pinned image by a name with a digest. This name must be added after the import, with `ctr images tag` (see
 /// `k8s/README.md`), because `ctr images import --digests --base-name NAME` adds it in containerd 1.6, but not in 2.1.
 fn layout_index(image: &Image) -> Value {
     let mut entry = image.index.descriptor.to_json(OCI.index);

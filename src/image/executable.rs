@@ -13,8 +13,8 @@
 //! ```
 //!
 //! [`architecture`] refuses a dynamically linked program, which names its loader in a program header of type
-//! `PT_INTERP`. Because the image holds no loader and no shared library, such a program would fail in the image with a
-//! bare "no such file or directory", whereas the refusal states the reason.
+//! `PT_INTERP`. The image holds no loader and no shared library, so such a program would fail in the image with only
+//! "no such file or directory". The refusal states the reason.
 //!
 //! Limits: the program headers must be in the first 4096 bytes.
 //!
@@ -29,7 +29,7 @@ use std::io;
 pub const ENOUGH: usize = 4096;
 
 /// The variant of every `arm` executable: version 7 of the architecture, as for Debian's armhf and the targets that
-/// Rust calls armv7. A program for version 6, as for the first Raspberry Pi, also runs on version 7, but a client on a
+/// Rust calls armv7. A program for version 6, as for the first Raspberry Pi, also runs on version 7. But a client on a
 /// machine of version 6 finds no matching platform in the index, and must request the manifest by digest.
 pub const ARM_VARIANT: &str = "v7";
 

@@ -12,8 +12,8 @@
 //!            CM: deflate
 //! ```
 //!
-//! A quine needs a header that is the same on every machine and at any time, whereas the usual tools write the name and
-//! the time of the file into the header, which would change the digest of the layer.
+//! A quine needs a header that is the same on every machine and at any time. The usual tools write the name and the
+//! time of the file into the header, which would change the digest of the layer.
 //!
 //! Limits: the trailer has the length modulo 2^32, as RFC 1952 requires.
 //!
@@ -29,8 +29,8 @@ use miniz_oxide::deflate::core::{
 pub const HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 0xff];
 
 /// The level of compression, 1 to 9. Level 5 balances packing, which takes most of the start-up time, against the size
-/// of the layer, which every pull transfers. It packs 1.3 MB in 34 ms, whereas level 6 takes 20 ms more and makes the
-/// layer half a percent smaller, and level 4 takes 6 ms less and makes the layer half a percent larger.
+/// of the layer, which every pull transfers. It packs 1.3 MB in 34 ms. Level 6 takes 20 ms more, and makes the layer
+/// half a percent smaller. Level 4 takes 6 ms less, and makes the layer half a percent larger.
 const LEVEL: i32 = 5;
 
 /// A writer that compresses the bytes that it is given, and writes the result to `sink`. The member is complete after
