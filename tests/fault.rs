@@ -195,6 +195,8 @@ fn transfer(server: &Server, line: &str, fields: &[&str]) -> (Response, End) {
             Ok(count) => bytes.extend_from_slice(&piece[..count]),
             Err(error) if error.kind() == ErrorKind::ConnectionReset => break End::Reset,
             Err(error) if error.kind() == ErrorKind::WouldBlock => break End::Silence,
+            // If a socket has a timeout, the kernel does not restart a read that a signal interrupts (signal(7)).
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => panic!("{error}"),
         }
     };

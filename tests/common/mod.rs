@@ -274,10 +274,12 @@ impl Client {
 
     /// Waits until the server closes or resets the connection. Returns false if the server sends anything first.
     pub fn is_closed(&mut self) -> bool {
-        match self.stream.read(&mut [0; 1024]) {
-            Ok(0) => true,
-            Err(error) => error.kind() == io::ErrorKind::ConnectionReset,
-            Ok(_) => false,
+        loop {
+            match self.stream.read(&mut [0; 1024]) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return error.kind() == io::ErrorKind::ConnectionReset,
+                Ok(count) => return count == 0,
+            }
         }
     }
 }
