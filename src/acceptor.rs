@@ -29,11 +29,12 @@ const BACKLOG: i32 = 4096;
 /// than necessary.
 const UNSENT: i32 = 128 * 1024;
 
-/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`). An
-/// honest client sends its request at once, so the server avoids a read that finds nothing. Such a read is a third of
-/// the cost of a short connection. Apache httpd sets the option as well. If very many clients are silent, the kernel
-/// switches to SYN cookies, and hands connections over at once. The price is that a client whose connection is held
-/// back does not notice that the server exits, until it sends something and gets a reset.
+/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`).
+/// Because an honest client sends its request at once, the request is usually there when the connection is accepted,
+/// and the server avoids a read that finds nothing. Such a read is a third of the cost of a short connection. Apache
+/// httpd sets the option as well. If very many clients are silent, the kernel switches to SYN cookies, and hands
+/// connections over at once. The price is that a client whose connection is held back does not notice that the server
+/// exits, until it sends something and gets a reset.
 const DEFERRED_SECONDS: i32 = 1;
 
 /// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up: while 4,096

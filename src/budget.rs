@@ -33,9 +33,9 @@ use std::path::Path;
 /// How many bytes each connection can have queued to be sent, whatever the other connections have queued.
 pub const GUARANTEED: u64 = 8 * 1024;
 
-/// The size of a socket's receive buffer: enough for a few requests of the usual size, because the kernel doubles this
-/// size (socket(7)), and uses half of the doubled size for bytes. A client that sends more must wait until the server
-/// reads.
+/// The size of a socket's receive buffer, which is enough for a few requests of the usual size. The kernel doubles the
+/// size (socket(7)), but uses only half of the result for received bytes, so this many bytes fit. A client that sends
+/// more must wait until the server reads.
 pub const RECEIVE_BUFFER: i32 = 4 * 1024;
 
 /// The memory for a connection in addition to [`GUARANTEED`]: received bytes that have not been read, the kernel's
@@ -50,12 +50,12 @@ const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
 /// The number of descriptors that are not connections. These are the three standard descriptors, those of epoll, the
-/// listener, the signals and the resident memory, and one for each of up to eight layers. Another one checks at the
-/// start that there is room for a client.
+/// listener, the signals and the resident memory, and one for each of up to eight layers. One more is opened only at
+/// the start, to check that there is a descriptor for a client.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// The most bytes for incomplete heads and unsent responses, for which an honest client needs memory only while its
-/// packets are in transit.
+/// The most bytes for incomplete heads and unsent responses. An honest client needs this memory only while its packets
+/// are in transit.
 const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 const _: () = assert!(

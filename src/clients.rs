@@ -110,7 +110,8 @@ impl Clients {
         Some(client)
     }
 
-    /// Asks the kernel how many bytes each socket has queued, except for sockets that had none, which still have none.
+    /// Asks the kernel how many bytes each socket has queued. A socket that had no queued bytes is skipped, because it
+    /// still has none.
     pub fn measure(&mut self) {
         self.for_each(|_, Client { socket, .. }| {
             if socket.queued > 0 {

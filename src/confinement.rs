@@ -20,9 +20,9 @@
 //! * Usually the call fails with ENOSYS. Libraries expect this error from a call that an old kernel lacks, and do
 //!   without the call. EPERM, in contrast, has broken libraries in containers. An unforeseen call, such as one that a
 //!   library makes before it writes an error message, is therefore harmless.
-//! * The process ends if it makes a call that only injected code can make, because the server itself starts no process
-//!   and creates no socket while it serves. A process that has been taken over can then neither try other calls nor
-//!   serve other bytes, and the service manager, which sees SIGSYS as the reason, restarts the server.
+//! * The process ends if it makes a call that only injected code can make: the server itself starts no process and
+//!   creates no socket while it serves. A process that has been taken over can then neither try other calls nor serve
+//!   other bytes, and the service manager, which sees SIGSYS as the reason, restarts the server.
 //!
 //! `abort` does not end with SIGABRT, because the call that sends the signal fails with ENOSYS, after which `abort`
 //! executes an instruction that traps. The calls of x32, a second system call ABI of `x86_64`, fail as well, because

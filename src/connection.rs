@@ -70,8 +70,9 @@
 //! # Memory
 //!
 //! An idle connection keeps no buffer, because all connections share the one into which bytes are read. A connection
-//! keeps only the beginning of a head, requests that came before their turn, and what the transport has not taken of a
-//! response. [`Connection::held`] counts these bytes, while `socket` bounds those that the kernel keeps.
+//! keeps only the beginning of a head, requests that must wait for the response to an earlier one, and the part of a
+//! response that the transport has not taken. [`Connection::held`] counts these bytes, while `socket` bounds those that
+//! the kernel keeps.
 //!
 //! # Example
 //!
@@ -329,7 +330,7 @@ struct Writing {
 enum Then {
     /// The next request.
     Persist,
-    /// The end of the stream, when the client has sent nothing after its request so far.
+    /// The end of the stream. So far, the client has sent nothing after its request.
     Close,
     /// The end of the stream, when the client may send more.
     Linger,
@@ -372,8 +373,8 @@ impl Connection {
         Self { peer, state, progress }
     }
 
-    /// Works until the transport would block or the turn is over, and only then checks the deadline. When a suspended
-    /// process resumes, every deadline may have passed, although requests are waiting.
+    /// Works until the transport would block or the turn is over, and only then checks the deadline. If a suspended
+    /// process resumes, every deadline may have passed, but requests that are waiting must be served first.
     pub fn turn(&mut self, context: &mut Context<'_>) -> Next {
         let mut next = self.work(context);
         if matches!(next, Next::Wait | Next::Again) && context.now() >= self.deadline() {

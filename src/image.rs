@@ -184,9 +184,9 @@ pub struct Platform {
 }
 
 impl Image {
-    /// Builds an image from one layer for each architecture, of which the first must hold the executable of this
-    /// process. `C` is the content of a layer, or a handle to the content, and is moved but never read. Returns the
-    /// contents in the order of [`Image::platforms`], and the image.
+    /// Builds an image from one layer for each architecture. The first layer must hold the executable of this process.
+    /// `C` is the content of a layer, or a handle to the content, and is moved but never read. Returns the contents in
+    /// the order of [`Image::platforms`], and the image.
     pub fn assemble<C>(mut packed: Vec<(C, Layer)>) -> (Vec<C>, Self) {
         let own = packed[0].1.architecture;
         packed.sort_unstable_by_key(|(_, layer)| layer.architecture);
@@ -264,7 +264,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     let with = others.flat_map(|other| ["--with".into(), format!("/{}", layer::path(other.architecture))]);
     runtime["Entrypoint"] = std::iter::once(program).chain(with).collect();
 
-    // config.md: one entry for each layer, and one for each step that made no layer, of which there is none here.
+    // config.md: the history has one entry for each layer, and one for each step that made no layer. There are no such
+    // steps here.
     let history = |layer: &Layer| {
         let made_by = format!("{NAME} packed {}", layer::path(layer.architecture));
         json!({ "created": created, "created_by": made_by })
@@ -283,8 +284,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     config
 }
 
-/// Builds a manifest. As everywhere in this file, an assignment moves a value into its object, because `json!` would
-/// copy the value.
+/// Builds a manifest. Here and elsewhere in this file, a value is assigned to its key, which moves the value, because
+/// `json!` would copy it.
 fn manifest(media_type: &str, config: Value, layers: Vec<Value>) -> Value {
     let mut manifest = json!({ "schemaVersion": 2, "mediaType": media_type });
     manifest["config"] = config;

@@ -30,9 +30,9 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// What a client requests. The text labels the response in the log, unless the response is an error other than that
-    /// of `Tls`. Health checks and metrics have no text and are not logged, because clients request them every few
-    /// seconds.
+    /// What a client requests. The text labels the response in the log. An error has another label, except for the
+    /// error of `Tls`. Health checks and metrics have no text and are not logged, because clients request them every
+    /// few seconds.
     RequestKind {
         /// `/v2/`, by which a client checks that this is a registry.
         Base = "base", "Serving API version";

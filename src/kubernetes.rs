@@ -3,8 +3,8 @@
 //! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec, "Pulling
 //! manifests".
 //!
-//! Because a digest, unlike a tag, cannot come to mean another image, a node that runs a pinned pod runs this program
-//! and no other, wherever the node got the image.
+//! Unlike a tag, a digest always names the same image. A node that runs a pinned pod therefore runs exactly this
+//! program, wherever the node got the image.
 //!
 //! Deliberately absent: a YAML parser, because the manifests are part of the source, and only the values of two keys
 //! change.

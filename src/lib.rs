@@ -34,8 +34,8 @@
 //!
 //! # The files, from top to bottom
 //!
-//! In this table, which a test checks, a file uses only files that are below it. To read the code, follow a story
-//! instead.
+//! The files are listed in order of dependency: each file uses only files below it. A test checks this order. To read
+//! the code, follow a story instead.
 //!
 //! ```text
 //!     file                 what it does
@@ -108,8 +108,8 @@
 //!
 //! # Where a change goes
 //!
-//! * A tag: [`image::TAGS`], in sorted order. Then run the tests, because those that list the tags fail and must be
-//!   changed. The archive that `save` writes keeps only the tag `latest`.
+//! * A tag: [`image::TAGS`], in sorted order. Then run the tests. Those that list the tags fail, and must be updated.
+//!   The archive that `save` writes keeps only the tag `latest`.
 //! * An endpoint: `Registry::respond` if the endpoint has one path, or `Registry::member` if its paths have the form
 //!   `<name>/<collection>/<reference>`; outside `/v2`, `Site::route`. In each case, also extend the list at the top of
 //!   the file. `RequestKind` in `kinds.rs` names each endpoint, `explain.rs` explains each, and `PLACES` in `fault.rs`
@@ -119,7 +119,7 @@
 //!   client does. Each fault needs a test in `tests/fault.rs`.
 //! * An option or a command: `options.rs`, and `options.txt`, which is the text of `--help`. `execute` in `main.rs`
 //!   runs each command.
-//! * A text of `--explain`: `explain.rs`. If the log in the README shows this text, also the README.
+//! * A text of `--explain`: `explain.rs`. If the log in the README shows the text, change the README as well.
 //! * A header field: `write_head` in `http/response.rs` if every response has the field, `shared_fields` in `site.rs`
 //!   if every response under `/v2` has it, `Resource::new` in `registry.rs` for documents and layers, and `FIELDS` in
 //!   `page.rs` and `welcome.rs` for `/`. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.

@@ -12,8 +12,8 @@
 //!
 //! The line of a response with a fault ends with the name of the fault: `(fault: cut)`.
 //!
-//! With `--explain`, indented lines that explain the request follow. A line and its explanation form an entry, which
-//! the buffer accepts or drops as a whole, and which a write to a pipe does not split, if possible.
+//! With `--explain`, indented lines that explain the request follow. A line and its explanation form an entry. The
+//! buffer accepts or drops an entry as a whole, and a write to a pipe avoids splitting it if possible.
 //!
 //! The log buffers its lines, and writes them when the server has no other work, when the buffer has many lines, or
 //! after 10 ms. Apart from two rare cases, which are described below, a write must not block the event loop, even if no

@@ -10,8 +10,8 @@
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! Before `run`, `system::start` exits with 1 if it fails, and before that, glibc exits with 127 if one of its calls
-//! fails. In two cases a signal ends the process, for which a shell reports 128 + the signal:
+//! Two failures can come before `run`: glibc exits with 127 if one of its calls fails, and `system::start`, which comes
+//! next, exits with 1 if it fails. In two cases a signal ends the process, for which a shell reports 128 + the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
@@ -49,8 +49,8 @@ use quinistry::site::Site;
 use quinistry::system::{self, ResidentMemory, SealedFile, Signals};
 use quinistry::welcome;
 
-// The check is not in the library, because a fuzzer's sanitizers need a dynamic build, and not in a documentation
-// build, because rustdoc ignores the flags.
+// The library does not have this check, because a fuzzer's sanitizers need a dynamic build. A documentation build skips
+// it, because rustdoc ignores the flags.
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
 compile_error!(
     "quinistry must be linked statically, because its image holds no C library and no loader. The flags of

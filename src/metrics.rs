@@ -11,8 +11,8 @@
 //! The template of the text is `metrics.txt`. Nothing is escaped, because no metric name and no label value contains a
 //! character that needs escaping.
 //!
-//! Counting allocates no memory and makes no system call, and a client cannot add a value of a label, because all
-//! values are known when the server starts.
+//! Counting allocates no memory and makes no system call. A client cannot add a label value, because all label values
+//! are known when the server starts.
 //!
 //! Deliberately absent: histograms of time, because the duration of a response depends on the network.
 

@@ -11,8 +11,8 @@
 //!     GET /v2/_catalog                     the repositories (not in the OCI's specification)
 //! ```
 //!
-//! A response depends only on the image and the request. Because it only names the part of a file to send, this module
-//! touches neither sockets nor layer files. `site` handles the other methods, conditions and ranges.
+//! A response depends only on the image and the request. This module touches neither sockets nor layer files, because a
+//! response only names the part of a file that is to be sent. `site` handles the other methods, conditions and ranges.
 //!
 //! Deliberately absent: pushes, authentication and content coding.
 //!
@@ -98,8 +98,8 @@ use crate::kinds::RequestKind;
 
 pub const JSON: &str = "application/json";
 
-// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246). Field note: Varnish 7.1 keeps a response without any of
-// these values for two minutes, even the response to a health check.
+// Values of Cache-Control (RFC 9111 section 5.2.2, RFC 8246). Field note: if a response has none of these values,
+// Varnish 7.1 caches it for two minutes, even if it is the response to a health check.
 
 /// For content that the client requested by its digest.
 const IMMUTABLE: &str = "max-age=31536000, immutable";
@@ -117,8 +117,8 @@ pub struct Registry {
     manifests: Vec<Resource>,
     /// The configs and layers.
     blobs: Vec<Resource>,
-    /// The digest of each index and manifest that has referrers, and the place in `manifests` of the index that lists
-    /// them.
+    /// For each index and manifest that has referrers: its digest, and the position in `manifests` of the index that
+    /// lists its referrers.
     referrers: Vec<(Digest, usize)>,
     /// The empty index, for a digest without referrers.
     no_referrers: Resource,
@@ -237,8 +237,8 @@ impl Registry {
         resource.ok_or_else(|| error(Status::NotFound, unknown.0, unknown.1, reference))
     }
 
-    /// Lists the referrers of a digest (distribution-spec, "Listing Referrers"). If there are none, the list is empty,
-    /// because a 404 would make the client request the tag.
+    /// Lists the referrers of a digest (distribution-spec, "Listing Referrers"). If there are none, the response is an
+    /// empty list, because after a 404 the client would request the referrers tag.
     fn referrers(&self, digest: &str, request: &Request<'_>) -> Result<Served<'_>, Response<'static>> {
         if !digest::is_well_formed(digest) {
             return Err(invalid(digest));
@@ -275,9 +275,9 @@ impl Registry {
     }
 }
 
-/// Checks the name of a repository. The last component must be `quinistry`, but the namespace before it may be any. A
-/// client that uses this server as a mirror requests `library/quinistry`, or a name in another namespace of the
-/// mirrored registry.
+/// Checks the name of a repository. The last component must be `quinistry`, but any namespace may precede it. A client
+/// that uses this server as a mirror requests `library/quinistry`, or a name in another namespace of the mirrored
+/// registry.
 fn check_name(name: &str) -> Result<&str, Response<'static>> {
     let (code, message) = if !name.split('/').all(is_name_component) {
         ("NAME_INVALID", "not a name that a repository can have")

@@ -34,8 +34,9 @@ pub struct Socket {
     /// Whether there may be something to read. Because the kernel reports input only once, this stays true until a read
     /// would block, or returns fewer bytes than the buffer has room for (epoll(7), question 9).
     is_readable: bool,
-    /// Whether a short read may leave something unread, as is the case once the client has closed its side, because the
-    /// end of the stream takes a read of its own. The kernel reports the end only once, so this stays true.
+    /// Whether something may be left to read after a short read. This is so once the client has closed its side,
+    /// because reading the end of the stream takes another read. The kernel reports the end only once, so this stays
+    /// true.
     may_read_short: bool,
     /// An upper bound of the bytes that the kernel has queued.
     pub queued: u64,

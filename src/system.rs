@@ -61,8 +61,8 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
     if let Err(error) = prepared {
         let _ =
             io::stderr().write_all(format!("quinistry: cannot prepare descriptors and signals: {error}\n").as_bytes());
-        // SAFETY: _exit(2) takes no pointers. It replaces std's `exit`, which does more than is needed yet, and would
-        // add 2 KB to every pull.
+        // SAFETY: _exit(2) takes no pointers. It replaces std's `exit`, which does more than is needed at this point,
+        // and would add 2 KB to every pull.
         unsafe { libc::_exit(1) }
     }
     let count = usize::try_from(count).unwrap_or(0);
@@ -74,7 +74,7 @@ pub unsafe fn start(count: c_int, arguments: *const *const c_char) -> Vec<String
 /// Opens /dev/null in place of each standard descriptor that is closed. Otherwise the next file or socket would get the
 /// number of that descriptor, and a client could receive the log. /dev/null gets this number, because open(2) returns
 /// the lowest free one. For standard output, /dev/null is opened for reading, so that a write fails instead of silently
-/// losing output. For standard error it is not, because a log may be lost.
+/// losing output. For standard error, it is opened for writing, because the loss of the log does no harm.
 fn open_standard() -> io::Result<()> {
     for (descriptor, mode) in [(0, libc::O_RDONLY), (1, libc::O_RDONLY), (2, libc::O_WRONLY)] {
         // SAFETY: the only pointer that is passed is to a constant C string.

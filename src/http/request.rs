@@ -261,9 +261,10 @@ fn request_line_end(bytes: &[u8]) -> Result<Option<usize>, Rejection> {
 
 /// Returns the end of the line that begins or continues at `from`, or `None` if the line is incomplete.
 ///
-/// RFC 9112 section 2.2 allows a server to accept a bare LF as the end of a line. This server refuses it, because a
-/// request can be hidden from one of two readers that disagree about where a line ends. The refusal does not wait for
-/// the end of the head, because a client that ends its head with two bare LFs would otherwise wait until the deadline.
+/// RFC 9112 section 2.2 allows a server to accept a bare LF as the end of a line. This server refuses it, because if
+/// two readers disagree about where a line ends, a request can be hidden from one of them. The refusal does not wait
+/// for the end of the head, because a client that ends its head with two bare LFs would otherwise wait until the
+/// deadline.
 fn find_line_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Rejection> {
     // std has a fast search for a byte, but makes it public only through `skip_until`.
     let end = from + { &bytes[from..] }.skip_until(b'\n').expect("a slice can be read");

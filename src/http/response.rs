@@ -74,13 +74,13 @@ impl Status {
     }
 }
 
-/// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty, and only a
-/// response that `fault` has made wrong can have both.
+/// The content of a response, which follows the head: bytes, and then a part of a file. Either can be empty, and at
+/// least one of them is, unless `fault` has made the response wrong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content<'a> {
     /// A few bytes in memory, which are sent together with the head.
     pub bytes: Cow<'a, [u8]>,
-    /// A part of a larger file, which the transport has, and from which it sends the part.
+    /// A part of a larger file. The transport has the file, and sends this part of it.
     pub part: FilePart,
 }
 

@@ -14,9 +14,9 @@
 //! An artifact refers to its subject by digest, but the subject does not refer to the artifact, so the image is the
 //! same with and without artifacts. An archive of the image has no artifacts.
 //!
-//! Because a client asks for the referrers of the digest that it has, which belongs to the index or to a manifest, the
-//! index and each manifest have an artifact of their own. The artifacts differ in the subject, and share the config and
-//! the layer.
+//! A client asks for the referrers of the digest that it has, which may be that of the index or that of a manifest. The
+//! index and each manifest therefore have an artifact of their own. The artifacts differ in the subject, and share the
+//! config and the layer.
 //!
 //! Deliberately absent: referrers of an artifact; and those of Docker's form of an index or manifest, because the
 //! clients that read only Docker's form are older than referrers.

@@ -6,7 +6,8 @@
 //!     digest = algorithm ":" encoded          sha256:1f3c…
 //! ```
 //!
-//! This registry computes only `sha256` digests, so no content has a digest of another algorithm, however well formed.
+//! This registry computes only `sha256` digests. A digest of another algorithm, even if it is well-formed, therefore
+//! matches no content.
 //!
 //! Deliberately absent: the hash as bytes, because a digest is only compared and copied, as text.
 

@@ -18,8 +18,8 @@
 //!
 //! Limits: the program headers must be in the first 4096 bytes.
 //!
-//! Deliberately absent: the sections, which are at the end of the file, and which a program may lack. The version of
-//! the architecture of an `arm` executable therefore remains unknown, because only the section `.ARM.attributes`
+//! Deliberately absent: reading the sections. They are at the end of the file, and a program may have none. The version
+//! of the architecture of an `arm` executable therefore remains unknown, because only the section `.ARM.attributes`
 //! records it (see [`ARM_VARIANT`]).
 
 use std::io;

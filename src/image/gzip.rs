@@ -88,8 +88,8 @@ impl<W: Write> Write for Gzip<W> {
     }
 }
 
-/// Returns the CRC of ISO 3309 (RFC 1952 section 8) of all bytes up to the end of `bytes`. `crc` is the CRC of the
-/// bytes before `bytes`.
+/// Extends a CRC of ISO 3309 (RFC 1952 section 8) by `bytes`, and returns the CRC of all bytes so far. `crc` is the CRC
+/// of the bytes before `bytes`.
 fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!crc, |crc, &byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8))
 }

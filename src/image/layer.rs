@@ -41,8 +41,9 @@
 //! ```
 //!
 //! A layer has the same digest in every image, because only the executable goes into it, under paths that depend only
-//! on the architecture. Each program has its own directory, to which the config of its platform sets `PATH`, so that
-//! the command `quinistry` runs the right program on every platform.
+//! on the architecture. Each program has its own directory, and the config of each platform sets `PATH` to the
+//! directory of the program for that platform. The command `quinistry` therefore runs the right program on every
+//! platform.
 //!
 //! Limits: those of `executable` and `tar`.
 //!
@@ -58,7 +59,7 @@ use crate::image::{executable, tar};
 /// The name of the file in each layer.
 pub const FILE_NAME: &str = "quinistry";
 
-/// An executable that can be in an image, of which only the beginning has been read.
+/// An executable that can be in an image. Only the beginning of its file has been read so far.
 pub struct Executable<R> {
     /// The architecture that the executable runs on, as `GOARCH` names it.
     pub architecture: &'static str,
