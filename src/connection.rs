@@ -65,7 +65,7 @@
 //! loopback device, a connection with a single request would cost 50 % more processor time if it always lingered.
 //!
 //! A connection whose client has not acknowledged everything is closed with a reset, for the reason that
-//! `Socket::close` gives.
+//! `Socket::close` states.
 //!
 //! # Memory
 //!

@@ -111,7 +111,7 @@ fn warning(faults: &[(String, u64)]) -> String {
 struct Object<'a> {
     name: &'static str,
     about: &'static str,
-    /// The class that gives the object its colour.
+    /// The class that determines the colour of the object.
     class: &'static str,
     /// The platform of the object; empty for the index, which is for all platforms.
     architecture: &'static str,

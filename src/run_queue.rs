@@ -48,7 +48,7 @@ pub struct Load {
     /// The cost as of `at`.
     cost: u64,
     at: Instant,
-    /// Whether the client is in a queue. Whoever serves the client sets this to false.
+    /// Whether the client is in a queue. It must be set to false when the client is served.
     pub is_queued: bool,
 }
 
