@@ -647,7 +647,7 @@ impl Writing {
 /// file.
 fn cost(head: usize, kind: RequestKind) -> u64 {
     match kind {
-        // These requests cost a whole turn, because their text is generated even if the response has only a part of it.
+        // These requests cost a whole turn, because their text is generated anew each time.
         RequestKind::Welcome | RequestKind::Metrics => TURN_COST,
         _ => REQUEST_COST + PARSED_BYTE_COST * head as u64,
     }

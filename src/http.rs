@@ -6,7 +6,7 @@
 //!     request.rs       parses bytes into a request, or refuses them
 //!     conditional.rs   decides how much of some content a request gets
 //!     response.rs      writes the head of a response
-//!     syntax.rs        the grammar that these files and the registry share
+//!     syntax.rs        implements the grammar that several files share
 //! ```
 //!
 //! Deliberately absent: sockets, time and registries, because everything here depends on bytes alone.

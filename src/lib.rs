@@ -154,8 +154,8 @@
 //!   the bytes of another client.
 //!
 //! Because every pull transfers the binary, the program must also stay small, and `.ci/run` limits the size of a layer.
-//! Where the code avoids a part of std or of a crate for that reason (the macro `entry` in `system.rs`, and
-//! `image/json.rs`), a comment says how many bytes this saves.
+//! Where the code avoids a part of std or of a crate for that reason (for example, in `image/json.rs`), a comment says
+//! how many bytes this saves.
 //!
 //! # How to read the comments
 //!

@@ -10,9 +10,9 @@
 //!     GET /metrics                         the server's counters, for Prometheus (not logged)
 //! ```
 //!
-//! Every path allows GET, HEAD and OPTIONS, and every other method is refused. The responses of `/` and `/metrics` also
-//! report the counters, the time and the memory of the process (`Vitals`), whereas all others depend only on the image
-//! and the request.
+//! Every path allows GET, HEAD and OPTIONS, and every other method is refused. The page at `/` and the text at
+//! `/metrics` also report the state of the server (`Vitals`). All other responses depend only on the image and the
+//! request.
 
 use crate::http::conditional::{Selection, select};
 use crate::http::request::{Method, Rejection, Request, TLS};
