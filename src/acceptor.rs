@@ -20,25 +20,26 @@ use mio::net::{TcpListener, TcpStream};
 use crate::budget::RECEIVE_BUFFER;
 use crate::system;
 
-/// The greatest number of connections that wait to be accepted, which the system limits to `net.core.somaxconn`. With
+/// The maximum number of connections that wait to be accepted, which the system limits to `net.core.somaxconn`. With
 /// std's 128, some of 200 simultaneous clients would wait for a second, until they repeat their SYN.
 const BACKLOG: i32 = 4096;
 
-/// The greatest number of unsent bytes that are queued for one socket. This is enough to keep a link busy until the
-/// next call. A stalled reader takes this much of the kernel's memory (see `budget`), so the number must not be larger
-/// than necessary.
+/// The number of unsent bytes above which the kernel takes no more bytes for one socket. This is enough to keep a link
+/// busy until the next call. A stalled reader takes this much of the kernel's memory (see `budget`), so the number must
+/// not be larger than necessary.
 const UNSENT: i32 = 128 * 1024;
 
-/// For how many seconds the kernel holds back a connection that has sent no data yet (tcp(7), `TCP_DEFER_ACCEPT`).
-/// Because an honest client sends its request at once, the request is usually there when the connection is accepted,
-/// and the server avoids a read that finds nothing. Such a read is a third of the cost of a short connection. Apache
-/// httpd sets the option as well. If very many clients are silent, the kernel switches to SYN cookies, and hands
-/// connections over at once. The price is that a client whose connection is held back does not notice that the server
-/// exits, until it sends something and gets a reset.
+/// The number of seconds for which the kernel holds back a connection that has sent no data yet (tcp(7),
+/// `TCP_DEFER_ACCEPT`). Because an honest client sends its request at once, the request is usually there when the
+/// connection is accepted, and the server avoids a read that finds nothing. Such a read is a third of the cost of a
+/// short connection. Apache httpd sets the option as well. If very many clients are silent, the kernel switches to SYN
+/// cookies, and hands connections over at once. The price is that a client whose connection is held back does not
+/// notice that the server exits, until it sends something and gets a reset.
 const DEFERRED_SECONDS: i32 = 1;
 
-/// The most connections that are accepted between two polls: some 10 ms of work. Accepting must keep up: while 4,096
-/// connections are in the backlog, the kernel drops further ones, and their clients try again only a second later.
+/// The maximum number of connections that are accepted between two polls: some 10 ms of work. Accepting must keep up:
+/// while 4,096 connections are in the backlog, the kernel drops further ones, and their clients try again only a second
+/// later.
 pub const ACCEPTS_PER_POLL: usize = 512;
 
 /// How long accepting pauses after the system had no room for a connection. haproxy also waits 100 ms, whereas Go
@@ -101,7 +102,7 @@ impl Acceptor {
         self.may_have_backlog = true;
     }
 
-    /// Ends a pause, during which connections may have come.
+    /// Ends a pause, during which connections may have arrived.
     pub fn resume(&mut self, now: Instant) {
         (self.may_have_backlog, self.resume_at) = (true, now);
     }

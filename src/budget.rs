@@ -43,10 +43,11 @@ pub const RECEIVE_BUFFER: i32 = 4 * 1024;
 /// takes one packet more.
 const FIXED_OVERHEAD: u64 = 3 * RECEIVE_BUFFER as u64 + 4 * 1024;
 
-/// The most memory that is divided among connections, even if the process may use more: enough for [`MAX_CONNECTIONS`].
+/// The maximum amount of memory that is divided among connections, even if the process may use more: enough for
+/// [`MAX_CONNECTIONS`].
 const MOST_MEMORY: u64 = 512 * 1024 * 1024;
 
-/// The most connections, however much memory and however many descriptors the process has.
+/// The maximum number of connections, however much memory and however many descriptors the process has.
 pub const MAX_CONNECTIONS: usize = 16 * 1024;
 
 /// The number of descriptors that are not connections. These are the three standard descriptors, those of epoll, the
@@ -54,8 +55,8 @@ pub const MAX_CONNECTIONS: usize = 16 * 1024;
 /// the start, to check that there is a descriptor for a client.
 pub const RESERVED_DESCRIPTORS: usize = 16;
 
-/// The most bytes for incomplete heads and unsent responses. An honest client needs this memory only while its packets
-/// are in transit.
+/// The maximum number of bytes for incomplete heads and unsent responses. An honest client needs this memory only while
+/// its packets are in transit.
 const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 const _: () = assert!(
@@ -63,7 +64,7 @@ const _: () = assert!(
     "without a limit of memory, the number of connections alone is the limit"
 );
 
-/// The most that all connections together may use.
+/// The maximum that all connections together may use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Budget {
     /// The number of connections.
@@ -96,9 +97,9 @@ impl Budget {
         }
     }
 
-    /// Returns the most memory that the process needs, in bytes: the bytes that connections hold, 640 bytes for each
-    /// connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not start if it cannot
-    /// map this much memory, because a failed allocation would abort it later.
+    /// Returns the maximum amount of memory that the process needs, in bytes: the bytes that connections hold, 640
+    /// bytes for each connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not
+    /// start if it cannot map this much memory, because a failed allocation would abort it later.
     pub fn needed_memory(&self) -> usize {
         self.held + self.connections * 640 + 4 * 1024 * 1024
     }

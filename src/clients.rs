@@ -57,7 +57,7 @@ pub struct Clients {
     free: Vec<usize>,
     /// How many bytes all connections together hold.
     pub held: usize,
-    /// An upper bound of the bytes that all sockets together have queued.
+    /// An upper bound on the bytes that all sockets together have queued.
     pub queued: u64,
 }
 
@@ -147,7 +147,7 @@ impl Clients {
 }
 
 impl Client {
-    /// Returns how many bytes the connection holds, and the most bytes that the socket can have queued.
+    /// Returns how many bytes the connection holds, and an upper bound on the bytes that the socket has queued.
     fn used(&self) -> (usize, u64) {
         (self.connection.held(), self.socket.queued)
     }

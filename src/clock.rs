@@ -99,7 +99,7 @@ fn date(unix: u64) -> Date {
     let (era, day_of_era) = (days / DAYS_PER_ERA, days % DAYS_PER_ERA);
     let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    // From March on, months of 31 and 30 days alternate so that five months have 153 days.
+    // From March on, months of 31 and 30 days alternate so that each group of five months has 153 days.
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = (day_of_year - (153 * month_from_march + 2) / 5 + 1) as usize;
     let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };

@@ -76,14 +76,14 @@ const SOCKET_LEVEL: (u32, u32, u32) = (1, ALL, libc::SOL_SOCKET.cast_unsigned())
 const SENDS: Verdict = AllowedIf(&[(3, !(libc::MSG_NOSIGNAL | libc::MSG_MORE).cast_unsigned(), 0)]);
 const MAPS: Verdict = AllowedIf(&[(2, libc::PROT_EXEC.cast_unsigned(), 0)]);
 
-/// The calls with a verdict of their own. The calls with a condition come first, because the kernel caches which calls
-/// are always allowed, and runs the filter only for the other calls.
+/// The calls with a verdict of their own. The calls with a condition come first, because Linux 5.11 and later cache
+/// which calls are always allowed, and run the filter only for the other calls.
 pub const RULES: &[(c_long, Verdict)] = &[
     // Responses, but not with MSG_FASTOPEN, which connects a socket to another machine.
     (libc::SYS_sendto, SENDS),
     #[cfg(target_arch = "arm")]
     (libc::SYS_send, SENDS),
-    // Whether a response has been acknowledged, but no other ioctl, because some can even type into a terminal.
+    // Whether a response has been acknowledged, but no other ioctl, because some can even inject input into a terminal.
     (libc::SYS_ioctl, AllowedIf(&[(1, ALL, libc::TIOCOUTQ as u32)])),
     // How much memory a socket has queued.
     (libc::SYS_getsockopt, AllowedIf(&[SOCKET_LEVEL, (2, ALL, libc::SO_MEMINFO.cast_unsigned())])),
@@ -205,8 +205,8 @@ fn instruction(code: u32, k: u32, [jt, jf]: [u8; 2]) -> sock_filter {
     sock_filter { code: code as u16, jt, jf, k }
 }
 
-/// Confines this thread to the calls of the table, irrevocably. Fails if the kernel does not support filters, or the
-/// environment of the process does not allow them.
+/// Confines this thread to the calls of the table, irrevocably. Fails if the table does not cover the architecture, if
+/// the kernel does not support filters, or if the environment of the process does not allow them.
 pub fn confine() -> io::Result<()> {
     if ARCHITECTURE == 0 {
         return Err(ErrorKind::Unsupported.into());

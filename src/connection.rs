@@ -3,8 +3,8 @@
 //! Documents: RFC 9112 section 9.3 (persistence and pipelining) and section 9.6 (closing).
 //!
 //! A connection performs no input or output of its own and reads no clock. Each [`Context`] supplies a transport and
-//! the time, so that tests and the fuzzer can cause every mishap: short reads and writes, errors anywhere, any passage
-//! of time.
+//! the time, so that tests and the fuzzer can cause short reads and writes, errors at any point, and any passage of
+//! time.
 //!
 //! Limits: the deadlines below, and how much a connection may do in one turn.
 //!
@@ -15,8 +15,8 @@
 //!
 //! ```text
 //!     Receiving   The connection waits for a head. `input` holds the received bytes of the head, and perhaps whole
-//!                 requests that came with an earlier request. Deadline: 10 s after the connection was accepted, after
-//!                 the first byte of the head, or after the response to the request with which the head came.
+//!                 requests that arrived with an earlier one. Deadline: 10 s after the connection was accepted, after
+//!                 the first byte of the head, or after the response to the request with which the head arrived.
 //!     Idle        Every received request has a response, and the transport has taken all responses. The connection
 //!                 holds no bytes. Deadline: 75 s after the last progress.
 //!     Writing     The transport has not taken all of a response. Nothing is read meanwhile, so that the responses keep
@@ -36,7 +36,7 @@
 //!     Receiving         ->  closed: Silent        the client sent nothing before the deadline       [expire]
 //!     Receiving         ->  closed: CutShort      the client has closed its side within a head      [leave]
 //!     Receiving, Idle   ->  closed: Left          the client has closed its side outside a head     [leave]
-//!     Idle              ->  closed: Idle          no request came before the deadline               [expire]
+//!     Idle              ->  closed: Idle          no request arrived before the deadline            [expire]
 //!     any but Receiving ->  closed: Stalled       the client made no progress before the deadline   [expire]
 //!     any but Lingering ->  closed: LastResponse  the client has acknowledged the last response and [proceed]
 //!                                                 has sent nothing more
@@ -60,8 +60,8 @@
 //!
 //! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
 //! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
-//! only if the request was complete, no more input has come, and the client has acknowledged the response. Otherwise
-//! the connection lingers. Closing at once is only an optimisation, and can be ignored at first reading. On the
+//! only if the request was complete, no more input has arrived, and the client has acknowledged the response. Otherwise
+//! the connection lingers. Closing at once is only an optimization, and can be ignored on a first reading. On the
 //! loopback device, a connection with a single request would cost 50 % more processor time if it always lingered.
 //!
 //! A connection whose client has not acknowledged everything is closed with a reset, for the reason that
@@ -175,7 +175,7 @@ use crate::run_queue::TURN_COST;
 use crate::service::Service;
 
 /// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
-/// the head. Because a head fits into one packet or a few, 10 s are enough, as in h2o. hyper waits 30 s, nginx 60 s.
+/// the head. Because a head fits into one or a few packets, 10 s is enough, as in h2o. hyper waits 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may go without sending a further request and without taking a byte of a response. A slow reader
@@ -189,9 +189,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// in all if the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most bytes that one read takes from the transport. This is enough for the heads of real clients (200 bytes to 2
-/// KiB), but little more. Bytes that are not read stay in the kernel, and take none of the memory that all connections
-/// share. With reads of 4 KiB, 4,000 clients that pipeline endlessly would fill that memory.
+/// The maximum number of bytes that one read takes from the transport. This is enough for the heads of real clients
+/// (200 bytes to 2 KiB), but little more. Bytes that are not read stay in the kernel, and take none of the memory that
+/// all connections share. With reads of 4 KiB, 4,000 clients that pipeline endlessly would fill that memory.
 const MAX_READ: usize = 2560;
 
 /// The cost of a small request and its response, in the unit of `run_queue`.
@@ -320,7 +320,7 @@ struct Writing {
     bytes: Vec<u8>,
     /// The rest of a part of a file, which comes after `bytes`.
     part: FilePart,
-    /// Input that came with the request and has not been parsed.
+    /// Input that arrived with the request and has not been parsed.
     input: Vec<u8>,
     then: Then,
 }
@@ -383,7 +383,7 @@ impl Connection {
         if next == Next::Wait && context.is_stopping { self.stop(context) } else { next }
     }
 
-    /// Returns the time at which the connection needs a turn even if no event comes.
+    /// Returns the time at which the connection needs a turn even if no event occurs.
     pub fn deadline(&self) -> Instant {
         match self.state {
             State::Receiving { began, .. } => began + HEAD_TIMEOUT,
@@ -506,7 +506,7 @@ impl Connection {
     }
 
     /// Responds to the requests in `input`. If `input` has no whole request, keeps `input` as the beginning of a head
-    /// whose first byte came at `began`.
+    /// whose first byte arrived at `began`.
     fn respond(&mut self, input: &[u8], began: Instant, context: &mut Context<'_>) -> Step {
         let mut rest = input;
         loop {
@@ -548,7 +548,7 @@ impl Connection {
     }
 
     /// Sends the output. Keeps what the transport did not take, as well as `part`, which follows the output, and
-    /// `input`, which came after the request. The output is empty afterwards, even after an error, because the next
+    /// `input`, which arrived after the request. The output is empty afterwards, even after an error, because the next
     /// client must not receive it.
     fn flush(&mut self, part: FilePart, input: &[u8], then: Then, context: &mut Context<'_>) -> Step {
         let output = &mut context.buffers.output;
@@ -567,7 +567,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Moves to the next state when the transport has taken everything. `input` came after the request.
+    /// Moves to the next state when the transport has taken everything. `input` arrived after the request.
     fn proceed(&mut self, then: Then, input: Vec<u8>, context: &mut Context<'_>) -> Step {
         match then {
             Then::Close if !context.transport.may_have_input() && self.is_acknowledged(context) => {

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
-//!         docker asks by HEAD what the tag stands for now, and learns a digest.
+//!         docker asks with HEAD what the tag stands for now, and learns a digest.
 //!         It then requests the content with this digest, unless it already has that content.
 //!         (distribution-spec, Checking if content exists in the registry)
 //! ```
@@ -38,7 +38,7 @@ const BASE: &str = "asks whether this is a registry, and whether a password is r
     After 200 it continues without a password, and usually requests an image next.\n\
     (distribution-spec, Determining Support)";
 
-const TAG_BY_HEAD: &str = "asks by HEAD what the tag stands for now, and learns a digest.\n\
+const TAG_BY_HEAD: &str = "asks with HEAD what the tag stands for now, and learns a digest.\n\
     It then requests the content with this digest, unless it already has that content.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
@@ -73,11 +73,11 @@ const PART: &str = "requests a part of the content: it resumes a transfer, or fe
 const NOT_MODIFIED: &str = "has this content already, and asks whether it is still the same.\n\
     304 confirms that, and it uses what it has. (RFC 9110 section 15.4.5)";
 
-const MANIFEST_BY_HEAD: &str = "asks by HEAD whether a manifest with this digest is here, and learns its size.\n\
+const MANIFEST_BY_HEAD: &str = "asks with HEAD whether a manifest with this digest is here, and learns its size.\n\
     A client that pulls then fetches it, and a client that pushes need not send it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
-const BLOB_BY_HEAD: &str = "asks by HEAD whether this blob is here, and learns its size.\n\
+const BLOB_BY_HEAD: &str = "asks with HEAD whether this blob is here, and learns its size.\n\
     A client that pulls then fetches the blob, and a client that pushes need not send it.\n\
     (distribution-spec, Checking if content exists in the registry)";
 
@@ -148,7 +148,7 @@ const TOO_LONG: &str = "sends a request line or a head that exceeds the limits o
     It is refused, and the connection ends. (RFC 9110 section 15.5.15, RFC 6585 section 5)";
 
 const TOO_SLOW: &str = "began a request but did not finish it in time.\n\
-    After 408 the connection ends, and it must connect again. (RFC 9110 section 15.5.9)";
+    After 408 the connection ends, and the client must connect again. (RFC 9110 section 15.5.9)";
 
 const VERSION: &str = "speaks a version of HTTP that this server does not speak.\n\
     It is refused with 505, and the connection ends. (RFC 9110 section 15.6.6)";
@@ -165,14 +165,14 @@ const TOKEN_FOR_ANYONE: &str = "requests a token after a 401, and receives one, 
     It then repeats the request that was refused, with the token. (RFC 6750 section 2.1)";
 
 const LATER: &str = "is told that this fails for now, or that it sends too many requests.\n\
-    It waits for the time in Retry-After, or longer each time, and tries again.\n\
+    It waits as long as Retry-After says, or else longer before each attempt, and tries again.\n\
     (RFC 9110 section 10.2.3)";
 
 const CUT: &str = "receives up to half of the content, and then the end of the connection, or a reset.\n\
     It notices from Content-Length, and requests the rest, or everything again. (RFC 9112 section 8)";
 
 const STALL: &str = "receives half of the content, and then nothing, on a connection that stays open.\n\
-    After a time-out of its own it closes the connection, and tries again. (RFC 9112 section 9.5)";
+    After a timeout of its own it closes the connection, and tries again. (RFC 9112 section 9.5)";
 
 const MISMATCH: &str = "receives content that does not match the requested digest, or the one in the head.\n\
     It computes the digest itself, and keeps nothing that does not match. (image-spec, Digests)";
@@ -187,7 +187,7 @@ const NO_LENGTH: &str = "receives content without its length: the end of the con
 const NO_RANGE: &str = "requests a part of the content and receives all of it, because Range may be ignored.\n\
     It notices from the 200, and skips what it has, or starts again. (RFC 9110 section 14.2)";
 
-const REDIRECT: &str = "is redirected to another address.\n\
+const REDIRECT: &str = "is redirected to another URL.\n\
     It repeats the request there, without credentials if that is another host.\n\
     (RFC 9110 section 15.4.8)";
 

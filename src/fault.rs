@@ -72,7 +72,7 @@ pub enum Fault {
     Status(Status),
     /// The connection ends after half of the content.
     Cut,
-    /// The second half of the content never comes, although the connection stays open for another request.
+    /// The second half of the content is never sent, although the connection stays open for another request.
     Stall,
     /// The connection is reset within the content.
     Reset,
@@ -86,7 +86,7 @@ pub enum Fault {
     NoLength,
     /// Range is ignored.
     NoRange,
-    /// The content is at another address.
+    /// The content is at another URL.
     Redirect,
     /// The client needs a token.
     Auth,

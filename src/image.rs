@@ -41,7 +41,7 @@
 //!
 //! The index and the manifests are in the OCI's form. Because some old clients read only Docker's form, the image also
 //! has Docker's list and manifests, which refer to the same configs and layers, but have other media types and so other
-//! digests. `registry` serves them only to such clients, and no document of the OCI's form refers to them.
+//! digests. For a tag, `registry` serves them only to such clients, and no document of the OCI's form refers to them.
 //!
 //! Limits: one executable for each architecture, and therefore one variant of `arm`.
 //!
@@ -240,7 +240,7 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
         // With this path, `docker exec CONTAINER quinistry ...` finds the program for this platform.
         "Env": [format!("PATH=/{architecture}")],
         "ExposedPorts": { format!("{PORT}/tcp"): {} },
-        // Field note: the image-spec only reserves this field, which Docker defines and honours. containerd ignores it,
+        // Field note: the image-spec only reserves this field, which Docker defines and honors. containerd ignores it,
         // and podman 4.3 and 5.8 take it only from Docker's form of a manifest.
         "Healthcheck": {
             "Test": ["CMD", program, "healthcheck"],
@@ -284,8 +284,8 @@ fn config(architecture: &str, layers: &[Layer]) -> Value {
     config
 }
 
-/// Builds a manifest. Here and elsewhere in this file, a value is assigned to its key, which moves the value, because
-/// `json!` would copy it.
+/// Builds a manifest. Here and elsewhere in this file, a value is moved into the object by an assignment to its key,
+/// because `json!` would copy it.
 fn manifest(media_type: &str, config: Value, layers: Vec<Value>) -> Value {
     let mut manifest = json!({ "schemaVersion": 2, "mediaType": media_type });
     manifest["config"] = config;

@@ -1,4 +1,5 @@
-//! Writes the Kubernetes manifests that run an image: the files of `k8s/`, as they are or pinned to a digest.
+//! Holds the Kubernetes manifests that run an image, which are the files of `k8s/`, and pins them to the digest of an
+//! image.
 //!
 //! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec, "Pulling
 //! manifests".

@@ -28,7 +28,7 @@
 //!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and finally [`server`]. Example: [`connection`].
 //!
 //! The other files can be left for later. They contain the command line, the log, the metrics, the page for browsers,
-//! the manifests for Kubernetes, the responses that are wrong on purpose, and the filter of system calls.
+//! the manifests for Kubernetes, the responses that are wrong on purpose, and the system call filter.
 //!
 //! [`tests/pull.rs`]: https://github.com/tazjin/quinistry/blob/master/tests/pull.rs
 //!
@@ -159,9 +159,9 @@
 //!
 //! # How to read the comments
 //!
-//! Each file begins with its purpose, the documents that it follows (if there are any), its limits, and what is
-//! deliberately absent. Where a line obeys a MUST, a comment cites the requirement. A *Field note* states something
-//! that real clients need, although no document mentions it.
+//! Each file begins with its purpose and, if there are any, the documents that it follows, its limits, and what is
+//! deliberately absent. Where a line obeys a MUST, a comment cites the requirement. A *Field note* states how real
+//! software behaves where no document says so.
 //!
 //! Because the library exists for the tests and the fuzzer, its interface may change at any time.
 

@@ -32,9 +32,9 @@
 //! terminal, or Ctrl-S may stop the terminal. A write to a regular file may hang with its file system, because poll(2)
 //! reports a regular file as writable in any case.
 //!
-//! Limits: the buffer has 128 KiB, and an [`Excerpt`] shows at most 256 bytes of a text from a client. A line that does
-//! not fit the buffer, or whose write fails, is dropped and counted, and the log reports the count when the buffer is
-//! empty again.
+//! Limits: the buffer has 128 KiB, and an [`Excerpt`] shows at most 256 bytes of a text from a client. An entry that
+//! does not fit the buffer is dropped, and a failed write drops all buffered entries. The log counts the dropped
+//! entries, and reports the count when the buffer is empty again.
 //!
 //! Deliberately absent: levels, a choice of formats, and log files with rotation, because the person who starts the
 //! program decides where standard error goes.
@@ -47,16 +47,16 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::system;
 
-/// The most bytes in the buffer: twice as many as a pipe holds, or some 800 lines, which the server logs in a few
-/// milliseconds at full speed.
+/// The maximum number of bytes in the buffer: twice as many as a pipe holds, or some 800 lines, which the server logs
+/// in a few milliseconds at full speed.
 const MAX_BUFFERED: usize = 128 * 1024;
 
-/// The most bytes in one write to a pipe, because a pipe that is ready for writing has room for this many bytes (POSIX
-/// `PIPE_BUF` on Linux), but a longer write might block.
+/// The maximum number of bytes in one write to a pipe. A pipe that is ready for writing has room for this many bytes
+/// (POSIX `PIPE_BUF` on Linux), whereas a longer write might block.
 const MAX_WRITE: usize = 4096;
 
-/// The most bytes in one write to a terminal. A pseudo-terminal that is ready for writing has room for this many bytes,
-/// because Linux counts its memory in pieces of 256 bytes. A serial line or console has room for more.
+/// The maximum number of bytes in one write to a terminal. A pseudo-terminal that is ready for writing has room for
+/// this many bytes, because Linux counts its memory in pieces of 256 bytes. A serial line or console has room for more.
 const MAX_TERMINAL_WRITE: usize = 256;
 
 /// The number of bytes above which the buffer is written immediately: less than [`MAX_WRITE`], so that a few more lines
@@ -72,10 +72,10 @@ const LAST_PATIENCE: Duration = Duration::from_millis(100);
 /// The time between two attempts to write when nothing reads the log.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
-/// The most bytes of a target or user agent that a line shows.
+/// The maximum number of bytes of a target or user agent that a line shows.
 const MAX_SHOWN: usize = 256;
 
-/// The most bytes in an explanation, with the name of the client and the indentation.
+/// The maximum number of bytes in an explanation, with the name of the client and the indentation.
 pub const MAX_EXPLANATION: usize = 320;
 
 // A line and its explanation fit into one write even if every byte of method, target and user agent must be escaped.
@@ -126,9 +126,9 @@ pub struct Log {
     buffer: Vec<u8>,
     /// Whether the buffer has lines that the log has not yet tried to write.
     is_new: bool,
-    /// How many lines have been dropped in all.
+    /// How many entries have been dropped in total.
     pub dropped: u64,
-    /// How many of the dropped lines the log has reported.
+    /// How many of the dropped entries the log has reported.
     reported: u64,
     /// Whether a terminal shows the log.
     pub is_on_terminal: bool,

@@ -10,8 +10,9 @@
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```
 //!
-//! Two failures can come before `run`: glibc exits with 127 if one of its calls fails, and `system::start`, which comes
-//! next, exits with 1 if it fails. In two cases a signal ends the process, for which a shell reports 128 + the signal:
+//! Two failures can occur before `run`: glibc exits with 127 if one of its first calls fails, and `system::start`,
+//! which runs next, exits with 1 if it fails. In two cases a signal ends the process, for which a shell reports 128 +
+//! the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
@@ -123,7 +124,7 @@ fn execute(command: Command) -> Result<i32, Error> {
     Ok(SUCCESS)
 }
 
-/// Listens, packs the image, and serves it until a signal comes.
+/// Listens, packs the image, and serves it until a signal arrives.
 fn serve(options: Serve) -> Result<i32, Error> {
     let Serve { address, requests, faults, with } = options;
     // From here on, signals are queued until the server runs, because process 1 would lose them otherwise.
@@ -188,7 +189,7 @@ fn listen(address: SocketAddr) -> Result<TcpListener, Error> {
             // ip(7): a port below 1024 requires CAP_NET_BIND_SERVICE, or a sysctl that allows the port.
             io::ErrorKind::PermissionDenied if port < 1024 => {
                 let free = find_free(address, PORT);
-                format!("only root may listen on port {port} here; try --listen {free}")
+                format!("this process has no permission to listen on port {port}; try --listen {free}")
             }
             _ => format!("cannot listen (--listen {}): {error}", options::format_address(address)),
         })

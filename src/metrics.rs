@@ -51,7 +51,7 @@ pub struct Metrics {
 pub struct Vitals<'a> {
     /// The counters.
     pub metrics: &'a Metrics,
-    /// The present time.
+    /// The current time.
     pub clock: &'a Clock,
     /// The number of lines that could not be written to the log.
     pub dropped_lines: u64,
@@ -60,7 +60,7 @@ pub struct Vitals<'a> {
 }
 
 impl Metrics {
-    /// Creates counters that are 0. `started` is the present time in seconds since the epoch.
+    /// Creates counters that are 0. `started` is the current time in seconds since the epoch.
     pub fn new(started: u64, memory: Option<ResidentMemory>) -> Self {
         Self { started, memory, ..Self::default() }
     }

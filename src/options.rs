@@ -128,7 +128,8 @@ fn correction(value: &str) -> String {
 }
 
 /// Parses the arguments after the program's name. `variable` returns the value of an environment variable if it is set.
-/// Fails if an argument is unknown, is out of place, or has an invalid value. The error names one such argument.
+/// Fails if an argument is unknown, is out of place, or lacks a valid value, or if a variable that the command uses has
+/// an invalid value. The error is a message for the user.
 pub fn parse(arguments: &[String], variable: impl Fn(&str) -> Option<String>) -> Result<Command, String> {
     let mut arguments = arguments.iter().map(String::as_str);
     let (mut words, mut listen, mut with, mut faults) = (Vec::new(), None, Vec::new(), Faults::default());
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_without_its_option_is_recognised_and_so_are_other_programs_options() {
+    fn an_address_without_its_option_is_recognized_and_so_are_other_programs_options() {
         for (line, meant) in [
             ("8080", "--listen 8080"),
             (":8080", "--listen :8080"),

@@ -12,10 +12,11 @@
 //!
 //! The picture shows six objects, from the index to the executable. It is followed by a section for each of these
 //! objects, and a folded section for each object of another platform. The anchor of a section is the digest of its
-//! object, to which each mention of that digest in a document links, so that a reader who clicks follows the protocol.
+//! object. Each mention of that digest in a document links to the section, so that a reader who clicks follows the
+//! protocol.
 //!
-//! The only bytes of a client that get into the page are those of the requested host, and these only if `welcome` finds
-//! that Docker can pull from that host. The page escapes them nevertheless.
+//! The only bytes from a client that reach the page are those of the requested host, and only if `welcome` finds that
+//! Docker can pull from that host. The page escapes them nevertheless.
 //!
 //! The page is about 20 KB for an image with one platform, and 70 KB for one with five.
 //!
@@ -111,7 +112,7 @@ fn warning(faults: &[(String, u64)]) -> String {
 struct Object<'a> {
     name: &'static str,
     about: &'static str,
-    /// The class that determines the colour of the object.
+    /// The class that determines the color of the object.
     class: &'static str,
     /// The platform of the object; empty for the index, which is for all platforms.
     architecture: &'static str,
@@ -131,10 +132,10 @@ const MANIFEST: &str = "What is the image for one platform made of?";
 const CONFIG: &str = "How is it run? The config also names each layer by its diff ID: the digest that the layer has \
     before it is compressed.";
 const LAYER: &str = "The files, packed and compressed. This is nearly all that a pull transfers.";
-const TAR: &str = "What the layer is when it is unpacked. Its digest is the diff ID.";
-const EXECUTABLE: &str = "The one file in the layer: a static program. The one for this machine serves this page.";
+const TAR: &str = "The layer before it is compressed. Its digest is the diff ID.";
+const EXECUTABLE: &str = "The one file in the layer: a static program. The program for this machine serves this page.";
 
-/// The number of objects in the picture: the index, and those of our own platform.
+/// The number of objects in the picture: the index, and the objects of the platform of this process.
 const SHOWN: usize = 6;
 
 /// Returns all objects. The first [`SHOWN`] are the objects of the picture.
@@ -368,7 +369,7 @@ fn age(seconds: u64) -> String {
     format!("{large} {unit} {small} {small_unit}")
 }
 
-/// Escapes the characters that have a meaning in HTML.
+/// Escapes the characters that have a special meaning in HTML.
 fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }

@@ -346,8 +346,8 @@ impl Resource {
     }
 }
 
-/// Returns entries of a sorted list, as the distribution-spec requires for tags ("Listing Tags"). `n` is the greatest
-/// number of entries to return, and `last` is the last entry that the client has.
+/// Returns a response with entries of a sorted list, as the distribution-spec requires for tags ("Listing Tags"). `n`
+/// is the maximum number of entries to return, and `last` is the last entry that the client has.
 fn list(key: &str, all: &[&str], name: Option<&str>, request: &Request<'_>) -> Response<'static> {
     let n = request.parameter("n");
     let Some(number) = n.as_deref().map_or(Some(u64::MAX), parse_number) else {

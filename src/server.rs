@@ -46,11 +46,11 @@ use crate::system::{SealedFile, Signals};
 /// How long transfers may continue after the first signal: less than the 10 s after which Docker kills a container.
 pub const GRACE: Duration = Duration::from_secs(8);
 
-/// The most events that a poll returns: one for each client, one for the listener and one for the signals. With room
-/// for fewer, the kernel would report some clients only at a later poll.
+/// The maximum number of events that a poll returns: one for each client, one for the listener and one for the signals.
+/// With room for fewer, the kernel would report some clients only at a later poll.
 const EVENTS_PER_POLL: usize = MAX_CONNECTIONS + 2;
 
-/// The time between two checks of all clients, and thus the greatest delay with which a deadline is noticed.
+/// The time between two checks of all clients, and thus the maximum delay with which a deadline is noticed.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 
 /// The time between two checks while a client waits for memory. It lets a reader that has only its guaranteed share
@@ -97,10 +97,9 @@ impl Server {
         let poll = new_poll(&mut listener, &signals).map_err(|error| cannot_wait(&error))?;
         let now = service.clock.now;
         // A server that can accept no client at all must not start.
-        listener
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|error| io::Error::other(format!("there are too few open files to accept a client: {error}")))?;
+        listener.as_fd().try_clone_to_owned().map_err(|error| {
+            io::Error::other(format!("the limit on open files is too low to accept a client: {error}"))
+        })?;
         Ok(Self {
             service,
             layers,
@@ -119,13 +118,13 @@ impl Server {
     /// Drops the rights that serving does not need (see `confinement`), or logs that the system does not allow this.
     pub fn confine(&mut self) {
         if let Err(error) = confinement::confine() {
-            self.service.log_event(format_args!("Serving without a filter of system calls: {error}"));
+            self.service.log_event(format_args!("Serving without a system call filter: {error}"));
         }
     }
 
-    /// Serves until a signal comes, and then lets transfers finish. Returns `None` when all transfers have finished or
-    /// [`GRACE`] is over, or the number of a second signal if this signal ends the server earlier. Fails if the server
-    /// cannot wait for events, which only a bug could cause.
+    /// Serves until a signal arrives, and then lets transfers finish. Returns `None` when all transfers have finished
+    /// or [`GRACE`] is over, or the number of a second signal if this signal ends the server earlier. Fails if the
+    /// server cannot wait for events, which only a bug could cause.
     pub fn run(&mut self) -> io::Result<Option<i32>> {
         let mut events = Events::with_capacity(EVENTS_PER_POLL);
         let second_signal = 'serving: loop {
@@ -146,7 +145,8 @@ impl Server {
                 }
             }
             // 3. Act on signals: the first lets transfers finish, and the second ends the server. The event shows that
-            //    a signal has come even if its number cannot be read, and only the number of the second signal matters.
+            //    a signal has arrived even if its number cannot be read, and only the number of the second signal
+            //    matters.
             while is_signalled {
                 let signal = self.signals.take();
                 is_signalled = signal.is_some();
@@ -364,8 +364,8 @@ impl Server {
     /// Closes the listener, and queues all clients. In its turn, a connection without a response in flight closes,
     /// while the others have [`GRACE`] to finish.
     fn stop(&mut self) {
-        // When the listener is closed, the kernel resets the connections in the backlog. Because these came before the
-        // signal, the server first accepts as many of them as it can, and may close idle connections for them.
+        // When the listener is closed, the kernel resets the connections in the backlog. Because these arrived before
+        // the signal, the server first accepts as many of them as it can, and may close idle connections for them.
         self.acceptor.resume(self.now());
         for _ in 0..=self.budget.connections / ACCEPTS_PER_POLL {
             self.accept();
@@ -375,7 +375,7 @@ impl Server {
         let (open, seconds) = (counted(self.clients.count() as u64, "connection"), GRACE.as_secs());
         let end = "a second signal ends the server at once";
         self.service.log_event(format_args!("Stopping: {open} open, up to {seconds} s to finish; {end}"));
-        // Requests that came before the signal get a response even if their events have not been reported. The
+        // Requests that arrived before the signal receive a response even if their events have not been reported. The
         // exception is a connection that is still sending a response: this response is then its last.
         self.clients.for_each(|token, Client { socket, load, .. }| {
             socket.expect_input();

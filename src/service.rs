@@ -44,8 +44,8 @@ pub struct Reply {
 }
 
 impl Service {
-    /// Responds to a request of `peer`, with a fault if a rule of `--fault` applies, and appends the head and the bytes
-    /// of the response to `output`. If `is_last` is true, the connection ends with the response.
+    /// Responds to a request from `peer`, with a fault if a rule of `--fault` applies, and appends the head and the
+    /// in-memory content of the response to `output`. If `is_last` is true, the connection ends with the response.
     pub fn respond(&mut self, request: &Request<'_>, peer: SocketAddr, is_last: bool, output: &mut Vec<u8>) -> Reply {
         let Self { site, faults, clock, log, metrics } = self;
         let vitals = Vitals { metrics, clock, dropped_lines: log.dropped, faults: &faults.counts };

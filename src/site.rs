@@ -170,7 +170,7 @@ fn meet_conditions<'a>(request: &Request<'_>, response: Response<'a>) -> Respons
             response
         }
         Selection::PreconditionFailed => {
-            unsupported(Status::PreconditionFailed, "the content has another entity tag", request)
+            unsupported(Status::PreconditionFailed, "the content has no entity tag that If-Match lists", request)
         }
         Selection::Unsatisfiable => {
             let message = "the range begins past the end of the content, ends before it begins, or is empty";

@@ -5,7 +5,7 @@
 //! The transport reads only while there may be input, and sends only until the socket has used up its share of the
 //! memory (see `budget`).
 //!
-//! To ask the kernel how many bytes are queued would cost a system call for each response. The transport therefore
+//! Asking the kernel how many bytes are queued would cost a system call for each response. The transport therefore
 //! keeps an upper bound: the last number that the kernel reported, plus the bytes sent since. It asks again only when
 //! the bound exceeds the share of the socket.
 //!
@@ -38,7 +38,7 @@ pub struct Socket {
     /// because reading the end of the stream takes another read. The kernel reports the end only once, so this stays
     /// true.
     may_read_short: bool,
-    /// An upper bound of the bytes that the kernel has queued.
+    /// An upper bound on the bytes that the kernel has queued.
     pub queued: u64,
     /// Whether bytes wait to be sent because the socket has used up its share of the memory.
     pub is_short_of_memory: bool,
@@ -96,7 +96,7 @@ fn limit(queued: u64, spare: u64) -> u64 {
 pub struct SocketTransport<'a> {
     socket: &'a mut Socket,
     layers: &'a [SealedFile],
-    /// The most bytes that this socket may queue.
+    /// The maximum number of bytes that this socket may queue.
     limit: u64,
 }
 

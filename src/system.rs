@@ -3,8 +3,8 @@
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
-//! Each function takes and returns descriptors (owned or borrowed) and slices, and reports errors as [`io::Error`], so
-//! that its caller needs no `unsafe`.
+//! Every function except [`start`] can be called without `unsafe`. It takes and returns owned or borrowed descriptors,
+//! slices and plain values, and reports an error that its caller must handle as [`io::Error`].
 //!
 //! Deliberately absent: signal handlers, because a handler may do almost nothing, and signals can be read from a
 //! descriptor; and overriding the sysctl `net.ipv6.bindv6only`. Where an administrator has set it, `[::]` accepts no
@@ -99,7 +99,7 @@ fn ignore_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Closes all descriptors except the standard three, because the filter of system calls would not keep an attacker from
+/// Closes all descriptors except the standard three, because the system call filter would not keep an attacker from
 /// reading and writing inherited ones. `close_range(2)` is not used, because it needs Linux 5.9, and some of systemd's
 /// filters kill a process that calls it.
 fn close_inherited() -> io::Result<()> {
@@ -270,7 +270,7 @@ pub struct Signals(File);
 impl Signals {
     /// Blocks the signals, and makes them readable. Must be called before another thread starts.
     pub fn new() -> io::Result<Self> {
-        // SAFETY: a sigset_t is plain data. sigemptyset initialises it before it is used, and it outlives the calls
+        // SAFETY: a sigset_t is plain data. sigemptyset initializes it before it is used, and it outlives the calls
         // that get a pointer to it.
         let descriptor = unsafe {
             let mut signals: libc::sigset_t = zeroed();
@@ -283,7 +283,7 @@ impl Signals {
         Ok(Self(own(descriptor)?.into()))
     }
 
-    /// Returns the number of the next signal that has come, if any.
+    /// Returns the number of the next pending signal, if any.
     pub fn take(&mut self) -> Option<i32> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
         let count = self.0.read(&mut info).unwrap_or(0);

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Because people copy the commands into a shell, a host that a client names is shown only if none of its characters
-//! has a meaning for a shell.
+//! has a special meaning in a shell.
 //!
 //! Deliberately absent: the address that the server listens on, which may differ from the one outside its container.
 

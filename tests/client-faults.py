@@ -428,7 +428,7 @@ def markdown(rows):
     return "".join("| " + " | ".join(row) + " |\n" for row in rows)
 
 
-def behaviour(results):
+def behavior(results):
     """Returns the tables of what each client does, after lists of the rules under which all clients do the same."""
     alike, rows = collections.defaultdict(list), []
     for rules in RULES[1:]:
@@ -496,7 +496,7 @@ def write_tables(folder):
     text = DOCUMENT.read_text()
     before, after = text[: text.index(MARKS[0])], text[text.index(MARKS[1]) :]
     parts = [
-        "\n## What clients do\n\n" + behaviour(results),
+        "\n## What clients do\n\n" + behavior(results),
         "\n## What clients report\n\nThe table shows how the error message of each client ends:\n\n" + messages(results),
         "\n## What clients leave behind\n\n"
         "These clients still have some of the layer a second after the failure:\n\n" + leftovers(results),

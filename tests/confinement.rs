@@ -1,4 +1,4 @@
-//! The filter of system calls, and what a compromised server could still do: these tests try each call that the filter
+//! The system call filter, and what a compromised server could still do: these tests try each call that the filter
 //! allows, and many that it does not allow.
 //!
 //! Each call is made in a separate process, because some calls end the process. That process runs this test program

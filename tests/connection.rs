@@ -817,7 +817,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_behaviour_of_the_transport_changes_what_arrives(
+    fn no_behavior_of_the_transport_changes_what_arrives(
         kinds in proptest::collection::vec(0_usize..8, 1..20),
         last in 0_usize..LAST.len(),
         acts in proptest::collection::vec(act(), 0..300),

@@ -97,24 +97,24 @@ fn each_request_is_explained_by_its_own_text() {
     let same = world.target("If-None-Match: \"LAYER\"");
     for (line, field, beginning, section) in [
         ("GET /v2/", "", "asks whether this is a registry", "Determining Support"),
-        ("HEAD /v2/quinistry/manifests/latest", "", "asks by HEAD what the tag stands for", "Checking if content"),
+        ("HEAD /v2/quinistry/manifests/latest", "", "asks with HEAD what the tag stands for", "Checking if content"),
         ("HEAD /v2/library/quinistry/manifests/latest?ns=docker.io", "", "uses this server as a mirror", "Proxy"),
         ("HEAD /v2/library/quinistry/manifests/INDEX?ns=docker.io", "", "uses this server as a mirror", "Proxy"),
         ("GET /v2/library/quinistry/manifests/INDEX?ns=docker.io", "", "fetches the index", "OCI Image Index"),
         (
             "HEAD /v2/quinistry/manifests/latest?lens=1",
             "",
-            "asks by HEAD what the tag stands for",
+            "asks with HEAD what the tag stands for",
             "Checking if content",
         ),
         ("GET /v2/quinistry/manifests/latest", "", "asks what the tag stands for now, and", "manifests"),
         ("GET /v2/quinistry/manifests/latest", old, "asks what the tag stands for now. It", "manifests"),
         ("GET /v2/quinistry/manifests/INDEX", "", "fetches the index by its digest", "OCI Image Index"),
         ("GET /v2/quinistry/manifests/MANIFEST", "", "fetches the manifest of a platform", "Image Manifest"),
-        ("HEAD /v2/quinistry/manifests/MANIFEST", "", "asks by HEAD whether a manifest", "Checking if content"),
+        ("HEAD /v2/quinistry/manifests/MANIFEST", "", "asks with HEAD whether a manifest", "Checking if content"),
         ("GET /v2/quinistry/blobs/CONFIG", "", "fetches the config", "Layer DiffID"),
         ("GET /v2/quinistry/blobs/LAYER", "", "fetches a layer", "Pulling blobs"),
-        ("HEAD /v2/quinistry/blobs/LAYER", "", "asks by HEAD whether this blob is here", "Checking if content"),
+        ("HEAD /v2/quinistry/blobs/LAYER", "", "asks with HEAD whether this blob is here", "Checking if content"),
         ("GET /v2/quinistry/blobs/LAYER", "Range: bytes=9-", "requests a part of the", "9110 section 14)"),
         ("GET /v2/quinistry/blobs/LAYER", "Range: bytes=99999999-", "requests a range of bytes", "15.5.17"),
         ("GET /v2/quinistry/blobs/LAYER", &same, "has this content already", "RFC 9110 section 15.4.5"),
@@ -403,7 +403,7 @@ fn ask_again(server: &Server, line: &str) {
 
 #[test]
 fn the_readme_has_the_log_of_a_pull_which_explains_only_with_the_option() {
-    let recorded = readme_block("text", "docker asks by HEAD").lines();
+    let recorded = readme_block("text", "docker asks with HEAD").lines();
     let recorded: Vec<&str> = recorded.take_while(|line| !line.starts_with("time ")).collect();
     let requests = || recorded.iter().copied().filter(|line| !line.starts_with(' '));
     assert_eq!(requests().count(), 7);

@@ -38,7 +38,7 @@ use common::{
 use quinistry::budget::Budget;
 
 /// The errors of each call, from the manual pages. They include errors that only wrong arguments can cause, because a
-/// filter of system calls may make a call fail with any error.
+/// system call filter may make a call fail with any error.
 const ERRORS: &[(&str, &str)] = &[
     // Made by the C library before it calls `main`.
     ("arch_prctl", "EFAULT EINVAL ENODEV EPERM"),

@@ -482,7 +482,7 @@ fn a_server_that_can_accept_no_client_refuses_to_start() {
     let mut said = String::new();
     child.0.stderr.take().expect("the stream is piped").read_to_string(&mut said).expect("text");
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("too few open files"), "{said}");
+    assert!(said.contains("limit on open files is too low"), "{said}");
 }
 
 #[test]

@@ -322,25 +322,25 @@ fn the_figures_on_the_page_are_up_to_date() {
     assert!(number(&after["Open connections"]) >= 2);
 }
 
-/// Returns the colours of both schemes: light, then dark.
-fn colours() -> [BTreeMap<&'static str, [f64; 3]>; 2] {
+/// Returns the colors of both schemes: light, then dark.
+fn colors() -> [BTreeMap<&'static str, [f64; 3]>; 2] {
     let mut roots = between(CSS, ":root {", "}");
     [(); 2].map(|()| {
         let root = roots.next().expect("there are two");
         let declarations = root.split(';').filter_map(|line| line.trim().strip_prefix("--")?.split_once(": #"));
-        let colour = |(name, hex): (&'static str, &str)| {
+        let color = |(name, hex): (&'static str, &str)| {
             let channel = |at| u8::from_str_radix(&hex[at..at + 2], 16).expect("two digits");
             (name, [0, 2, 4].map(|at| f64::from(channel(at)) / 255.0))
         };
-        declarations.map(colour).collect()
+        declarations.map(color).collect()
     })
 }
 
-/// Returns the contrast ratio of two colours, as WCAG 2.2 defines it.
+/// Returns the contrast ratio of two colors, as WCAG 2.2 defines it.
 fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
-    let luminance = |colour: [f64; 3]| {
+    let luminance = |color: [f64; 3]| {
         let linear = |c: f64| if c <= 0.04045 { c / 12.92 } else { ((c + 0.055) / 1.055).powf(2.4) };
-        let [red, green, blue] = colour.map(linear);
+        let [red, green, blue] = color.map(linear);
         0.2126 * red + 0.7152 * green + 0.0722 * blue + 0.05
     };
     let (one, other) = (luminance(one), luminance(other));
@@ -349,7 +349,7 @@ fn contrast(one: [f64; 3], other: [f64; 3]) -> f64 {
 
 #[test]
 fn every_text_and_shape_has_enough_contrast_in_both_schemes() {
-    for colours in colours() {
+    for colors in colors() {
         for (front, least) in [
             ("ink", 4.5),
             ("quiet", 4.5),
@@ -360,7 +360,7 @@ fn every_text_and_shape_has_enough_contrast_in_both_schemes() {
             ("program", 3.0),
         ] {
             for back in ["paper", "shade"] {
-                let ratio = contrast(colours[front], colours[back]);
+                let ratio = contrast(colors[front], colors[back]);
                 assert!(ratio >= least, "{front} on {back}: {ratio}");
             }
         }
@@ -497,13 +497,13 @@ fn a_page_of_another_origin_can_read_responses_under_v2_and_no_others() {
 /// the number of all links, and a list of problems.
 const MEASURE: &str = r"<script>
 const channel = c => (c /= 255) <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-const luminance = colour => {
-  const [r, g, b] = colour.match(/\d+/g).map(Number).map(channel);
+const luminance = color => {
+  const [r, g, b] = color.match(/\d+/g).map(Number).map(channel);
   return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
 };
 const background = e => {
-  const colour = getComputedStyle(e).backgroundColor;
-  return colour === 'rgba(0, 0, 0, 0)' ? background(e.parentElement) : colour;
+  const color = getComputedStyle(e).backgroundColor;
+  return color === 'rgba(0, 0, 0, 0)' ? background(e.parentElement) : color;
 };
 let lowest = 99, wrong = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
 for (let text; (text = texts.nextNode()); ) {

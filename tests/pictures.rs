@@ -1,7 +1,7 @@
 //! Draws the two pictures in the README, and checks that the files are up to date.
 //!
 //! A picture is an SVG without scripts and fonts. It is shown as an image on pages that may be light or dark, so it
-//! has its own background, and colours for both.
+//! has its own background, and colors for both.
 //!
 //! The command `QUINISTRY_DRAW=1 cargo test --test pictures` writes the files again.
 

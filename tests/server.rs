@@ -131,7 +131,7 @@ fn a_port_that_only_root_may_use_is_named_and_another_is_suggested() {
         let (code, _, stderr) = output(command.args(["--listen", address]).uid(65532).gid(65532));
         assert_eq!(code, Some(1));
         let (said, example) = stderr.split_once("; try --listen ").expect("an example");
-        assert_eq!(said, "quinistry: only root may listen on port 81 here");
+        assert_eq!(said, "quinistry: this process has no permission to listen on port 81");
         let port = example.trim().strip_prefix(shown).and_then(|port| port.parse::<u16>().ok());
         assert!(port.expect("a port") >= 8080, "{example}");
     }

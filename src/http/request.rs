@@ -32,7 +32,7 @@
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
-//! Deliberately absent: content. No request that this registry fulfils needs content, and skipping it safely would
+//! Deliberately absent: content. No request that this registry fulfills needs content, and skipping it safely would
 //! require all of chunked coding. The connection therefore ends after the response to a request with content.
 
 use std::borrow::Cow;
@@ -45,16 +45,16 @@ use crate::http::syntax::{
 };
 
 /// The longest head, with its empty line, in bytes. Real clients send 200 bytes to 2 KiB, and a bearer token or the
-/// fields of a proxy can add several KiB. nginx takes 33 KiB, and haproxy 15 KiB.
+/// fields of a proxy can add several KiB. nginx accepts 33 KiB, and haproxy 15 KiB.
 pub const MAX_HEAD: usize = 16 * 1024;
 
-/// The most bytes that parsing a request can need: a head, and the empty line before it.
+/// The maximum number of bytes that parsing a request can need: a head, and the empty line before it.
 pub const MAX_INPUT: usize = MAX_HEAD + "\r\n".len();
 
 /// The longest request line, without its CRLF, in bytes. RFC 9112 section 3 recommends at least 8000.
 pub const MAX_REQUEST_LINE: usize = 8 * 1024;
 
-/// The greatest number of field lines, as in hyper and h2o: ample, because docker sends 4, and containerd 7.
+/// The maximum number of field lines, as in hyper and h2o: ample, because docker sends 4, and containerd 7.
 pub const MAX_FIELDS: usize = 100;
 
 const _: () = assert!(MAX_REQUEST_LINE >= 8000 && MAX_REQUEST_LINE < MAX_HEAD);
@@ -174,7 +174,7 @@ const fn bad(reason: &'static str) -> Rejection {
 /// The rejection of a client that begins with TLS.
 pub const TLS: Rejection = bad("this port speaks plain HTTP, not TLS");
 
-/// The rejection of a head that is incomplete at its deadline.
+/// Returns the rejection of a head that is incomplete at its deadline.
 pub fn timeout(head: &[u8]) -> Rejection {
     let rejection = reject(Status::RequestTimeout, "the head of the request took too long");
     Rejection { is_head: head.strip_prefix(b"\r\n").unwrap_or(head).starts_with(HEAD), ..rejection }
@@ -189,8 +189,8 @@ const HEAD: &[u8] = b"HEAD ";
 /// certain that the request line, a line end or the length of the head is not acceptable, which may be before the head
 /// is complete. The field lines and the form of the target are parsed only in a complete head.
 pub fn parse(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection> {
-    // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the request-line". We
-    // ignore only one, because otherwise a client could send empty lines forever.
+    // RFC 9112 section 2.2: "SHOULD ignore at least one empty line (CRLF) received prior to the request-line". This
+    // server ignores only one, because otherwise a client could send empty lines forever.
     let skipped = if bytes.starts_with(b"\r\n") { 2 } else { 0 };
     let bytes = &bytes[skipped..];
     match parse_trimmed(bytes) {
@@ -231,7 +231,7 @@ fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     match bytes {
         // Field note: Docker (observed with 20.10), its containerd store and containerd's CRI try HTTPS first, even on
         // localhost. They go on with HTTP at once if the response begins with `HTTP/`. If there is no response, they
-        // wait for a time-out of 10 s, and after a reset, the pull fails.
+        // wait for a timeout of 10 s, and after a reset, the pull fails.
         [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // This may be half of an empty line.
         [first, ..] if !is_tchar(*first) => Err(bad("a request begins with a method")),

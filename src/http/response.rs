@@ -211,7 +211,7 @@ impl<'a> Response<'a> {
         part.with("Content-Range", &content_range)
     }
 
-    /// Appends the head to `out`. `date` is the present time in the format of the field Date, and `shared` has complete
+    /// Appends the head to `out`. `date` is the current time in the format of the field Date, and `shared` has complete
     /// field lines in addition to those of the response.
     ///
     /// ```

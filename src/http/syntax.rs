@@ -1,7 +1,7 @@
 //! Implements the grammar that the parsers of HTTP's fields and targets share.
 //!
-//! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). The comment of each function states
-//! the grammar that the function implements, in the ABNF of RFC 5234.
+//! Documents: RFC 9110 section 5.6 (tokens, lists, white space), RFC 3986 (URIs). Where a function implements a rule of
+//! a grammar, its comment states the rule in ABNF (RFC 5234, and RFC 9110 section 5.6.1 for lists).
 //!
 //! Deliberately absent:
 //!

@@ -50,8 +50,8 @@ impl fmt::Display for Digest {
     }
 }
 
-/// Returns whether `text` follows the grammar of a digest. If the algorithm is registered, the encoded hash must also
-/// have its fixed length and be in lower case (image-spec, "Registered algorithms").
+/// Returns whether `text` follows the grammar of a digest. If the algorithm is `sha256` or `sha512`, the encoded hash
+/// must also have its fixed length and be in lower case (image-spec, "Registered algorithms").
 ///
 /// ```text
 ///     digest              = algorithm ":" encoded
@@ -91,7 +91,7 @@ pub struct Summary {
     pub start: [u8; START],
 }
 
-/// Wraps a sink or a source, and summarises the bytes that pass through, so that content is read only once.
+/// Wraps a sink or a source, and summarizes the bytes that pass through, so that content is read only once.
 pub struct Hashing<T> {
     inner: T,
     hasher: Sha256,

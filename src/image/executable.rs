@@ -61,7 +61,7 @@ pub fn architecture(start: &[u8]) -> io::Result<&'static str> {
         (243, true, true) => "riscv64", // EM_RISCV
         (258, true, true) => "loong64", // EM_LOONGARCH
         _ => {
-            let reason = "this executable is for a machine that has no name in images";
+            let reason = "this executable is for a processor that this program does not support";
             return Err(io::Error::other(format!("{reason} (e_machine {machine})")));
         }
     })

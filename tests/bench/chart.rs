@@ -1,6 +1,6 @@
 //! Draws ratios as a bar chart: a small SVG without scripts and fonts.
 //!
-//! Pages that may be light or dark show it as an image, so its colours are readable on both.
+//! Pages that may be light or dark show it as an image, so its colors are readable on both.
 
 use std::fmt::Write;
 
@@ -42,7 +42,7 @@ pub fn draw(comparisons: &[Comparison]) -> String {
             let Some(ratio) = ratio else { continue };
             let (y, width) = (top + BAR * bar as f64, ratio.min(LONGEST) * scale);
             let text_y = y + 10.5;
-            // Two strokes through the bar, in a colour that is visible on both backgrounds.
+            // Two strokes through the bar, in a color that is visible on both backgrounds.
             let (cut_x, cut_y) = (LABELS + width - 14.0, y + BAR);
             let cut = if ratio > LONGEST {
                 format!(

@@ -18,6 +18,6 @@ for scheme in dark light; do
     TMPDIR=$work HOME=$work chromium --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size=640,998 \
         --force-device-scale-factor=2 --user-data-dir="$work/profile" --blink-settings=preferredColorScheme="$setting" \
         --screenshot="$work/$scheme.png" "file://$work/page.html" 2>"$work/browser" || { cat "$work/browser"; exit 1; }
-    # The edges of the text are blended with the background, so 16 colours are needed.
+    # The edges of the text are blended with the background, so 16 colors are needed.
     pngquant --force --nofs --output "page-$scheme.png" 16 "$work/$scheme.png"
 done
