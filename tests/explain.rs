@@ -279,7 +279,7 @@ fn each_fault_is_explained_by_what_a_good_client_does() {
         "receives the right content with a wrong Content-Type",
         "receives content without its length",
         "requests a part of the content and receives all",
-        "is redirected to another address",
+        "is redirected to another URL",
         "needs a token",
         "requests a token after a 401",
     ]) {
