@@ -9,11 +9,11 @@
 mod common;
 
 use std::ffi::c_long;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
 use common::docker::{ImageName, docker, has_docker};
-use common::{Server, eventually, is_root, quinistry, system, this_test, tool};
+use common::{Folder, Server, eventually, is_root, quinistry, quinistry_as_other_user, system, this_test, tool};
 use quinistry::confinement::{self, RULES, Verdict};
 
 /// What happens to a call in a confined process.
@@ -262,6 +262,9 @@ fn confinement_of(status: &str) -> [Option<&str>; 2] {
     ["Seccomp:\t", "NoNewPrivs:\t"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)))
 }
 
+/// The beginning of the line that a server without a filter logs.
+const WITHOUT_FILTER: &str = "Serving without a system call filter: ";
+
 /// The values for a confined server: it has a filter (kind 2), and cannot gain privileges.
 const FULLY_CONFINED: [Option<&str>; 2] = [Some("2"), Some("1")];
 
@@ -271,7 +274,7 @@ fn a_server_that_serves_is_confined() {
     server.ask("GET /v2/", &[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
     assert_eq!(confinement_of(&status), FULLY_CONFINED);
-    assert!(!server.log().contains("Serving without a filter"), "{}", server.log());
+    assert!(!server.log().contains(WITHOUT_FILTER), "{}", server.log());
 }
 
 #[test]
@@ -279,7 +282,8 @@ fn a_server_that_does_not_run_as_root_is_confined() {
     if !is_root("only root can start a server as another user") {
         return;
     }
-    let server = Server::start_as(quinistry().args(["--listen", "127.0.0.1:0"]).uid(65532).gid(65532));
+    let folder = Folder::new("other-user");
+    let server = Server::start_as(quinistry_as_other_user(&folder).args(["--listen", "127.0.0.1:0"]));
     server.ask("GET /v2/", &[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
     assert_eq!(confinement_of(&status), FULLY_CONFINED);
@@ -292,11 +296,23 @@ const DEADLY_IN_A_SERVICE: [c_long; 2] = [libc::SYS_seccomp, libc::SYS_close_ran
 #[test]
 fn a_server_whose_service_manager_forbids_the_call_seccomp_is_confined_by_prctl() {
     let mut command = quinistry();
-    system::with_deadly(command.args(["--listen", "127.0.0.1:0"]), &DEADLY_IN_A_SERVICE);
+    let kill = libc::SECCOMP_RET_KILL_PROCESS;
+    system::with_filter(command.args(["--listen", "127.0.0.1:0"]), &DEADLY_IN_A_SERVICE, kill);
     let server = Server::start_as(&mut command);
     assert_eq!(server.ask("GET /v2/", &[]).status, 200);
     assert_eq!(server.status("Seccomp_filters"), 2, "the service manager's filter and the server's own");
-    assert!(!server.log().contains("Serving without a filter"), "{}", server.log());
+    assert!(!server.log().contains(WITHOUT_FILTER), "{}", server.log());
+}
+
+#[test]
+fn a_server_that_may_not_have_a_filter_logs_this_and_serves() {
+    let mut command = quinistry();
+    let fail = libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned();
+    system::with_filter(command.args(["--listen", "127.0.0.1:0"]), &[libc::SYS_seccomp, libc::SYS_prctl], fail);
+    let server = Server::start_as(&mut command);
+    assert_eq!(server.ask("GET /v2/", &[]).status, 200);
+    server.wait_for_log(WITHOUT_FILTER);
+    assert_eq!(server.status("Seccomp_filters"), 1, "only the filter of the test");
 }
 
 #[test]
@@ -342,6 +358,6 @@ fn a_server_in_a_container_is_confined_whatever_the_container_allows() {
             (confinement_of(&status) == FULLY_CONFINED).then_some(())
         });
         docker(&["stop", "-t", "1", &id]);
-        assert!(!log().contains("Serving without a filter"), "{options:?}: {}", log());
+        assert!(!log().contains(WITHOUT_FILTER), "{options:?}: {}", log());
     }
 }

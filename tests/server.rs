@@ -6,13 +6,12 @@ mod common;
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
     Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, is_root, lossy, quinistry,
-    request, sha256, skip, system, tool,
+    quinistry_as_other_user, request, sha256, skip, system, tool,
 };
 
 /// Runs a command. Returns its exit code, its standard output and its standard error.
@@ -126,9 +125,9 @@ fn a_port_that_only_root_may_use_is_named_and_another_is_suggested() {
     if !is_root("only root can start a server as another user") {
         return;
     }
+    let folder = Folder::new("other-user");
     for (address, shown) in [("127.0.0.1:81", "127.0.0.1:"), ("81", "")] {
-        let mut command = quinistry();
-        let (code, _, stderr) = output(command.args(["--listen", address]).uid(65532).gid(65532));
+        let (code, _, stderr) = output(quinistry_as_other_user(&folder).args(["--listen", address]));
         assert_eq!(code, Some(1));
         let (said, example) = stderr.split_once("; try --listen ").expect("an example");
         assert_eq!(said, "quinistry: this process has no permission to listen on port 81");

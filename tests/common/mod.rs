@@ -9,10 +9,11 @@ pub mod system;
 mod tools;
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Permissions};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem::take;
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -369,6 +370,17 @@ pub fn write_executable(path: &str, content: &[u8]) {
     let mut child = install.args(["-m", "755", "/dev/stdin", path]).stdin(Stdio::piped()).spawn().expect("coreutils");
     child.stdin.take().expect("the stream is piped").write_all(content).expect("the file can be written");
     assert!(child.wait().expect("our own child").success(), "{path} cannot be written");
+}
+
+/// Returns a command that starts the program as the user and group 65532. The program is a copy in `folder`, because
+/// that user may have no access to the directory of the build.
+pub fn quinistry_as_other_user(folder: &Folder) -> Command {
+    std::fs::set_permissions(&folder.0, Permissions::from_mode(0o755)).expect("our own directory");
+    let path = folder.path("quinistry");
+    write_executable(&path, &std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable"));
+    let mut command = quinistry_at(path);
+    command.uid(65532).gid(65532);
+    command
 }
 
 /// Writes the image to a file, with `quinistry save` and these arguments.

@@ -80,8 +80,9 @@ pub fn in_control_group(command: &mut Command, members: File) -> &mut Command {
     })
 }
 
-/// Makes the kernel kill the command's process when it makes one of these calls, as a service manager's filter does.
-pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
+/// Applies a filter to the command's process, as a service manager or a container runtime does. `result` is what the
+/// kernel does when the process makes one of these calls.
+pub fn with_filter(command: &mut Command, calls: &[libc::c_long], result: u32) {
     let load = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
     let (jump, end) = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET | libc::BPF_K);
     let instruction = |code: u32, [jt, jf]: [u8; 2], k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -89,7 +90,7 @@ pub fn with_deadly(command: &mut Command, calls: &[libc::c_long]) {
     let mut filter = vec![instruction(load, [0, 0], 0)];
     for call in calls {
         filter.push(instruction(jump, [0, 1], call.cast_unsigned() as u32));
-        filter.push(instruction(end, [0, 0], libc::SECCOMP_RET_KILL_PROCESS));
+        filter.push(instruction(end, [0, 0], result));
     }
     filter.push(instruction(end, [0, 0], libc::SECCOMP_RET_ALLOW));
     before_exec(command, move || {
