@@ -21,7 +21,7 @@ use crate::budget::RECEIVE_BUFFER;
 use crate::system;
 
 /// The maximum number of connections that wait to be accepted, which the system limits to `net.core.somaxconn`. With
-/// std's 128, some of 200 simultaneous clients would wait for a second, until they repeat their SYN.
+/// std's 128, some of 200 simultaneous clients would wait for a second, until they retransmit their SYN.
 const BACKLOG: i32 = 4096;
 
 /// The number of unsent bytes above which the kernel takes no more bytes for one socket. This is enough to keep a link

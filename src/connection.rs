@@ -58,11 +58,11 @@
 //!
 //! # Closing
 //!
-//! If a server closes a connection while the client still sends, the kernel responds with a reset, which can destroy
-//! the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at once
-//! only if the request was complete, no more input has arrived, and the client has acknowledged the response. Otherwise
-//! the connection lingers. Closing at once is only an optimization, and can be ignored on a first reading. On the
-//! loopback device, a connection with a single request would cost 50 % more processor time if it always lingered.
+//! If a server closes a connection while the client is still sending, the kernel responds with a reset, which can
+//! destroy the last response before the client has read it (RFC 9112 section 9.6). A connection is therefore closed at
+//! once only if the request was complete, no more input has arrived, and the client has acknowledged the response.
+//! Otherwise the connection lingers. Closing at once is only an optimization, and can be ignored on a first reading. On
+//! the loopback device, a connection with a single request would cost 50 % more processor time if it always lingered.
 //!
 //! A connection whose client has not acknowledged everything is closed with a reset, for the reason that
 //! `Socket::close` states.

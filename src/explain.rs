@@ -31,7 +31,7 @@ pub const MAX_NAME: usize = 20;
 
 // The texts, in the order of a pull. The client's name precedes each text as its subject.
 
-const TLS: &str = "tries HTTPS first, with a TLS hello, and learns that this port speaks plain HTTP.\n\
+const TLS: &str = "tries HTTPS first, with a ClientHello, and learns that this port speaks plain HTTP.\n\
     If plain HTTP is allowed, as by docker on localhost, it tries again. (RFC 8446 section 4.1.2)";
 
 const BASE: &str = "asks whether this is a registry, and whether a password is required.\n\
@@ -174,7 +174,7 @@ const CUT: &str = "receives up to half of the content, and then the end of the c
 const STALL: &str = "receives half of the content, and then nothing, on a connection that stays open.\n\
     After a timeout of its own it closes the connection, and tries again. (RFC 9112 section 9.5)";
 
-const MISMATCH: &str = "receives content that does not match the requested digest, or the one in the head.\n\
+const MISMATCH: &str = "receives content with a wrong byte, or a head with a wrong digest.\n\
     It computes the digest itself, and keeps nothing that does not match. (image-spec, Digests)";
 
 const WRONG_TYPE: &str = "receives the right content with a wrong Content-Type.\n\

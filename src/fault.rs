@@ -185,7 +185,7 @@ impl Rule {
         };
         // Because the rate is an option of the listener, it cannot depend on the request.
         if fault == Fault::Slow && (place, when) != ("any", When::Every(1)) {
-            return Err(("a rule of slow", text));
+            return Err(("a rule with slow", text));
         }
         Ok(Self { kinds, fault, number, when, reached: 0 })
     }

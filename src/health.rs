@@ -23,7 +23,7 @@ const EXPECTED: &[u8] = b"HTTP/1.1 200 ";
 pub fn check(address: SocketAddr) -> io::Result<()> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // The request fits the buffer of a new socket, so this write does not block.
+    // The request fits in the buffer of a new socket, so this write does not block.
     stream.write_all(REQUEST)?;
     let mut start = [0; EXPECTED.len()];
     stream.read_exact(&mut start).map_err(|error| match error.kind() {

@@ -1,4 +1,4 @@
-//! Builds a container image from executables, one for each processor.
+//! Builds a container image from executables, one for each architecture.
 //!
 //! Documents: OCI image-spec (`image-index.md`, `manifest.md`, `config.md`, `descriptor.md`); for old clients, Docker's
 //! "Image Manifest Version 2, Schema 2", which defines the same documents under other media types.
@@ -32,8 +32,8 @@
 //! The image of every platform has *all* layers, because a program that came with only the executable for its own
 //! processor could not serve an image for another processor. With all layers, ordered by architecture, a child on any
 //! platform finds every executable that its parent had. It then computes the same layers, configs, manifests and index,
-//! so all generations on all processors have the same digest. The images of the platforms differ only in the config,
-//! which states the architecture and which file to run.
+//! so the image has the same digest in every generation and on every platform. The images of the platforms differ only
+//! in the config, which states the architecture and which file to run.
 //!
 //! Because the executables and the source determine every byte of the documents, all executables must be built from one
 //! source, and with one `SOURCE_DATE_EPOCH`. The rules that keep this true are in `lib.rs`, under "What must not

@@ -67,7 +67,7 @@ kinds! {
         Unreadable = "unreadable";
         /// Nothing yet, because the bytes begin a TLS connection. Field note: such a connection is the first step of a
         /// pull that succeeds (observed with Docker 20.10 and containerd 1.7), so the log must not call it a failure.
-        Tls = "tls", "Client tried HTTPS first, and may go on with HTTP";
+        Tls = "tls", "Client tried HTTPS first, and may fall back to HTTP";
     }
 }
 
@@ -101,6 +101,6 @@ kinds! {
         /// A rule of `--fault` required a reset. The log shows the fault in the line of the response.
         FaultReset = "fault_reset";
         /// The server stops.
-        Stopping = "stopping", "the server stops";
+        Stopping = "stopping", "the server is stopping";
     }
 }

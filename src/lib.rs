@@ -66,7 +66,7 @@
 //!     image/artifacts.rs   builds what refers to the image
 //!     image.rs             builds an image of executables
 //!     image/layer.rs       packs an executable into a layer
-//!     image/executable.rs  reads the processor from an ELF header
+//!     image/executable.rs  reads the architecture from an ELF header
 //!     image/tar.rs         writes a tar archive
 //!     image/gzip.rs        writes a gzip member
 //!     image/sbom.rs        holds the list of crates that ship
@@ -125,8 +125,8 @@
 //!   `page.rs` and `welcome.rs` for `/`. `fuzz/fuzz_targets/registry.rs` lists the names of all fields.
 //! * The page: `page.html` and `page.css`, beside `page.rs`. `tests/page.rs` fails if the hash of the style is out of
 //!   date, and shows the page to a browser.
-//! * A processor: `image/executable.rs`. If there are more than eight processors, also `RESERVED_DESCRIPTORS` in
-//!   `budget.rs`. If the server runs on the new processor, also `ARCHITECTURE` in `confinement.rs`.
+//! * An architecture: `image/executable.rs`. If there are more than eight, also `RESERVED_DESCRIPTORS` in `budget.rs`.
+//!   If the server runs on the new one, also `ARCHITECTURE` in `confinement.rs`.
 //! * A crate, or a version (including that of quinistry itself): `Cargo.toml` and `Cargo.lock`. Then run the command in
 //!   `image/sbom.rs`, which writes the bill of materials again.
 //! * A reason to close a connection: `CloseReason` in `kinds.rs`, and the table at the top of `connection.rs`. A
@@ -140,7 +140,7 @@
 //! The program is a quine only as long as the same executable always makes the same image:
 //!
 //! * No clock, path, user, environment, map order or random number may reach the image. The keys of JSON objects are
-//!   sorted (the feature `preserve_order` of `serde_json` would end that order), times are 0, and owners are root. Only
+//!   sorted (`serde_json`'s `preserve_order` feature would end that order), times are 0, and owners are root. Only
 //!   `SOURCE_DATE_EPOCH` may set another time, when the program is built.
 //! * A layer must not depend on the size of the pieces in which its executable is read.
 //! * Every server packs the executable that it runs from (`/proc/self/exe`), byte for byte.

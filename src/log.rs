@@ -265,8 +265,8 @@ fn count_lines(lines: &[u8]) -> u64 {
     1 + lines.windows(2).filter(|pair| pair[0] == b'\n' && pair[1] != b' ').count() as u64
 }
 
-/// Text from a client, which is truncated and in which every byte other than printable ASCII is escaped, because a
-/// client must not be able to control a person's terminal.
+/// Text from a client, truncated, and with quotes, backslashes and all bytes other than printable ASCII escaped,
+/// because a client must not be able to control the reader's terminal.
 pub struct Excerpt<'a>(pub &'a str);
 
 impl fmt::Display for Excerpt<'_> {

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Two failures can occur before `run`: glibc exits with 127 if one of its first calls fails, and `system::start`,
-//! which runs next, exits with 1 if it fails. In two cases a signal ends the process, for which a shell reports 128 +
-//! the signal:
+//! which runs next, exits with 1 if it fails. Two failures end the process with a signal, for which a shell reports 128
+//! + the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
@@ -174,7 +174,7 @@ fn check_health(address: SocketAddr) -> Result<(), Error> {
             io::ErrorKind::ConnectionRefused => "; if the server has another address, set QUINISTRY_LISTEN to it",
             _ => "",
         };
-        Error::Failed(format!("unhealthy, {address}: {error}{hint}"))
+        Error::Failed(format!("{address} is unhealthy: {error}{hint}"))
     })
 }
 

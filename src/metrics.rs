@@ -14,7 +14,7 @@
 //! Counting allocates no memory and makes no system call. A client cannot add a label value, because all label values
 //! are known when the server starts.
 //!
-//! Deliberately absent: histograms of time, because the duration of a response depends on the network.
+//! Deliberately absent: latency histograms, because the duration of a response depends on the network.
 
 use std::fmt::Write as _;
 

@@ -12,7 +12,7 @@
 //!
 //! A command refuses an option that it does not use. The exception is `--with`: the entrypoint of an image with several
 //! platforms is `/amd64/quinistry --with /arm64/quinistry`, and `docker run IMAGE digest` appends the command to it.
-//! `--help` and `--version` end the parsing, so that the arguments after them are ignored. The command `help` ignores
+//! `--help` and `--version` end the parsing, so the arguments after them are ignored. The command `help` ignores
 //! further words and valid options, so that `quinistry help k8s` works. An option overrides its variable
 //! (`QUINISTRY_LISTEN` or `QUINISTRY_FAULT`). Only the commands that use a variable read it, so an invalid value does
 //! not affect other commands.

@@ -131,7 +131,7 @@ const INDEX: &str = "Which manifest is for which platform? The digest of the ind
 const MANIFEST: &str = "What is the image for one platform made of?";
 const CONFIG: &str = "How is it run? The config also names each layer by its diff ID: the digest that the layer has \
     before it is compressed.";
-const LAYER: &str = "The files, packed and compressed. This is nearly all that a pull transfers.";
+const LAYER: &str = "The executable, packed and compressed. This is nearly all that a pull transfers.";
 const TAR: &str = "The layer before it is compressed. Its digest is the diff ID.";
 const EXECUTABLE: &str = "The one file in the layer: a static program. The program for this machine serves this page.";
 

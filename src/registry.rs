@@ -3,7 +3,7 @@
 //! Documents: OCI distribution-spec 1.1; RFC 9110 section 12 (Accept).
 //!
 //! ```text
-//!     GET /v2/                             the check for a registry (also without the last slash)
+//!     GET /v2/                             the check for a registry (also without the trailing slash)
 //!     GET /v2/<name>/manifests/<reference> an index or a manifest, by tag or digest
 //!     GET /v2/<name>/blobs/<digest>        a config or a layer
 //!     GET /v2/<name>/tags/list             the tags

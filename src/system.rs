@@ -29,7 +29,7 @@ use std::time::Duration;
 #[macro_export]
 macro_rules! entry {
     ($main:path) => {
-        // SAFETY: the crate is `no_main`, so that nothing else of this name is linked.
+        // SAFETY: the crate is `no_main`, so nothing else of this name is linked.
         #[unsafe(no_mangle)]
         extern "C" fn main(count: core::ffi::c_int, arguments: *const *const core::ffi::c_char) -> core::ffi::c_int {
             // SAFETY: these are the arguments that C passes to `main`.

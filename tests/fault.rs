@@ -480,8 +480,8 @@ fn an_invalid_rule_is_refused_and_its_invalid_part_named() {
         ("layer=cut@first:0", "WHEN cannot be \"first:0\""),
         ("layer=cut@last:1", "WHEN cannot be \"last:1\""),
         ("layer=cut@always:1", "WHEN cannot be \"always:1\""),
-        ("layer=slow:64k", "a rule of slow cannot be \"layer=slow:64k\""),
-        ("any=slow:64k@first:1", "a rule of slow cannot be \"any=slow:64k@first:1\""),
+        ("layer=slow:64k", "a rule with slow cannot be \"layer=slow:64k\""),
+        ("any=slow:64k@first:1", "a rule with slow cannot be \"any=slow:64k@first:1\""),
     ] {
         assert_eq!(refused(&["--fault", rule], ""), format!("quinistry: --fault: {reason}"));
         let said = refused(&[], &format!("index=cut {rule}"));
@@ -544,7 +544,7 @@ fn a_stall_ends_when_the_client_sends_its_end_or_the_server_stops() {
     gone.finish();
     gone.stream.read_to_end(&mut Vec::new()).expect("half of the content, and the end");
     server.signal(libc::SIGTERM);
-    let log = server.wait_for_log("the server stops");
+    let log = server.wait_for_log("the server is stopping");
     assert_eq!(log.matches("Closing 127.0.0.1").count(), 1, "{log}");
     drop(kept);
 }

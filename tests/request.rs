@@ -150,7 +150,7 @@ fn a_request_line_that_deviates_from_the_grammar_is_refused() {
 
 #[test]
 fn a_request_line_is_checked_as_soon_as_it_ends() {
-    // A client of HTTP/0.9 sends only this line, and then waits.
+    // An HTTP/0.9 client sends only this line, and then waits.
     for line in ["GET /v2/\r\n", "GET / HTTP/1.10\r\n", "SSH-2.0-OpenSSH_9\r\n"] {
         assert_eq!(status(line), 400, "{line:?}");
     }

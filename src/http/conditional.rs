@@ -11,9 +11,8 @@
 //! ```
 //!
 //! Deliberately absent: dates (`If-Modified-Since`, `Last-Modified`), because an entity tag is more precise; and
-//! responses of several parts. No client of a registry asks for several ranges, and overlapping ranges are a known
-//! attack. A request for several ranges gets the whole content, since RFC 9110 section 14.2 allows a server to ignore
-//! Range.
+//! multipart responses. No client of a registry asks for several ranges, and overlapping ranges are a known attack. A
+//! request for several ranges gets the whole content, since RFC 9110 section 14.2 allows a server to ignore Range.
 
 use std::ops::Range;
 

@@ -18,17 +18,18 @@
 //! assert_eq!((rejection.status.code(), rejection.is_head), (400, false));
 //! ```
 //!
-//! A head is checked in this order, and the first error determines the response: the length and the grammar of the
-//! request line, the field lines, Host, framing, target. Every error that is found here ends the connection, because
-//! after some of these errors it is unknown where the next request begins.
+//! A head is checked in this order, and the first error determines the response: the first bytes, the length and the
+//! grammar of the request line, the other line ends and the length of the head, the field lines, Host, framing, target.
+//! Every error that is found here ends the connection, because after some of these errors it is unknown where the next
+//! request begins.
 //!
 //! `httparse` parses the field lines, but not the request line, for two reasons. It accepts more than the RFCs allow
 //! (`"<>\^{|}` and UTF-8 in targets). It also reports the same error for HTTP/1.2, which must be treated as HTTP/1.1,
 //! and for HTTP/2.0, which must not.
 //!
 //! `httparse` runs only on a complete head. The end of the head is therefore found first: whenever bytes arrive, the
-//! head is scanned from its start. A head of 16 KiB that arrives byte by byte therefore takes 60 ms of processor time
-//! in all, for which `connection` charges the client.
+//! head is scanned from its start. A head of 16 KiB that arrives byte by byte takes 60 ms of processor time in all, for
+//! which `connection` charges the client.
 //!
 //! Limits: the lengths of the head and of the request line, and the number of field lines.
 //!
@@ -159,7 +160,7 @@ pub struct Rejection {
     pub status: Status,
     /// The error, in words for the person who uses the client.
     pub reason: &'static str,
-    /// Whether the bytes begin as a HEAD request does, the response to which has no content.
+    /// Whether the bytes begin like a HEAD request, whose response has no content.
     pub is_head: bool,
 }
 
@@ -207,7 +208,7 @@ fn parse_trimmed(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection
     // reads.
     let bytes = &bytes[..bytes.len().min(MAX_HEAD)];
     let Some(line_end) = request_line_end(bytes)? else { return Ok(None) };
-    // The request line is checked as soon as it is complete, because a client of HTTP/0.9 sends nothing after `GET /`.
+    // The request line is checked as soon as it is complete, because an HTTP/0.9 client sends nothing after `GET /`.
     let line = parse_request_line(&bytes[..line_end])?;
     let (mut end, mut field_lines) = (line_end, 0);
     loop {
@@ -225,17 +226,17 @@ fn parse_trimmed(bytes: &[u8]) -> Result<Option<(Request<'_>, usize)>, Rejection
     }
 }
 
-/// Refuses a client of another protocol, which its first bytes reveal.
+/// Refuses a client whose first bytes reveal another protocol.
 fn check_first_bytes(bytes: &[u8]) -> Result<(), Rejection> {
     const TLS_HANDSHAKE: u8 = 0x16; // RFC 8446 section 5.1: ContentType
     match bytes {
         // Field note: Docker (observed with 20.10), its containerd store and containerd's CRI try HTTPS first, even on
-        // localhost. They go on with HTTP at once if the response begins with `HTTP/`. If there is no response, they
+        // localhost. They fall back to HTTP at once if the response begins with `HTTP/`. If there is no response, they
         // wait for a timeout of 10 s, and after a reset, the pull fails.
         [TLS_HANDSHAKE, ..] => Err(TLS),
         [b'\r'] => Ok(()), // This may be half of an empty line.
         [first, ..] if !is_tchar(*first) => Err(bad("a request begins with a method")),
-        // RFC 9113 section 3.4: HTTP/2 begins with a preface that a server of HTTP/1.1 refuses. Although the version in
+        // RFC 9113 section 3.4: HTTP/2 begins with a preface that an HTTP/1.1 server refuses. Although the version in
         // the preface would call for a 505, the response is a 400, because the preface is not a request.
         _ if bytes.starts_with(b"PRI * HTTP/2.0\r\n") => Err(bad("this port speaks HTTP/1.1, not HTTP/2")),
         _ => Ok(()),
@@ -343,7 +344,7 @@ fn parse_request_line(line: &[u8]) -> Result<RequestLine<'_>, Rejection> {
         [b'H', b'T', b'T', b'P', b'/', b'2'..=b'9', b'.', b'0'..=b'9'] => {
             Err(reject(Status::VersionNotSupported, "this server supports only HTTP/1.1 and HTTP/1.0"))
         }
-        _ => Err(bad("not an HTTP version")),
+        _ => Err(bad("the version is neither HTTP/1.1 nor HTTP/1.0")),
     }
 }
 
@@ -377,15 +378,15 @@ impl<'b> Fields<'b> {
         lines.map(|line| line.value.trim_ascii())
     }
 
-    /// Returns the value of Host. RFC 9112 section 3.2: MUST respond with 400 to a request of HTTP/1.1 without Host,
-    /// and to any request with two Host field lines or an invalid one.
+    /// Returns the value of Host. RFC 9112 section 3.2: MUST respond with 400 to an HTTP/1.1 request without Host, and
+    /// to any request with two Host field lines or an invalid one.
     fn host(&self, is_http_1_0: bool) -> Result<Option<&'b str>, Rejection> {
         let mut hosts = self.lines("host");
         match (hosts.next(), hosts.next()) {
             (None, _) if is_http_1_0 => Ok(None),
             (None, _) => Err(bad("HTTP/1.1 requires a Host field")),
             (Some(host), None) if is_authority(host) => Ok(Some(host)),
-            (Some(_), None) => Err(bad("the Host field is not a host and a port")),
+            (Some(_), None) => Err(bad("the Host field is not a host with an optional port")),
             (Some(_), Some(_)) => Err(bad("the Host field must not be repeated")),
         }
     }
@@ -401,7 +402,7 @@ impl<'b> Fields<'b> {
             if length.is_some() {
                 return Err(bad("Content-Length and Transfer-Encoding must not be sent together"));
             }
-            // Section 6.1: MUST treat the framing of a message of HTTP/1.0 with this field as faulty.
+            // Section 6.1: MUST treat the framing of an HTTP/1.0 message with this field as faulty.
             if is_http_1_0 {
                 return Err(bad("HTTP/1.0 has no Transfer-Encoding"));
             }
@@ -427,7 +428,7 @@ impl<'b> Fields<'b> {
         match codings.iter().position(|coding| coding.eq_ignore_ascii_case("chunked")) {
             Some(0) if codings.len() == 1 => Ok(()),
             Some(first) if first + 1 == codings.len() => {
-                Err(reject(Status::NotImplemented, "this server supports only the transfer coding chunked"))
+                Err(reject(Status::NotImplemented, "this server supports only the chunked transfer coding"))
             }
             _ => Err(bad("the last transfer coding, and only the last, must be chunked")),
         }
@@ -486,7 +487,7 @@ fn parse_target(text: &str, method: Method) -> Result<Target<'_>, Rejection> {
         let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
         // RFC 9110 section 4.2.1: MUST reject an empty host here. In a Host field an empty host is valid.
         if authority.is_empty() || !is_authority(authority) {
-            return Err(bad("the authority of the target is not a host and a port"));
+            return Err(bad("the authority of the target is not a host with an optional port"));
         }
         (Some(authority), path)
     };

@@ -144,9 +144,9 @@ impl<'a> Content<'a> {
 /// Whether the connection persists (RFC 9112 section 9.3).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Persistence {
-    /// The connection persists, which is the default of HTTP/1.1.
+    /// The connection persists, which is the default in HTTP/1.1.
     Implied,
-    /// The connection persists, and a field must state this to a client of HTTP/1.0.
+    /// The connection persists, and a field must state this to an HTTP/1.0 client.
     Stated,
     /// The connection ends with this response.
     Close,
@@ -211,7 +211,7 @@ impl<'a> Response<'a> {
         part.with("Content-Range", &content_range)
     }
 
-    /// Appends the head to `out`. `date` is the current time in the format of the field Date, and `shared` has complete
+    /// Appends the head to `out`. `date` is the current time in the format of the Date field, and `shared` has complete
     /// field lines in addition to those of the response.
     ///
     /// ```

@@ -26,7 +26,7 @@ pub fn list_members(value: &[u8]) -> impl Iterator<Item = &str> {
 }
 
 /// Iterates over the entity tags of a list. Each item is a pair: whether the tag is weak, and the opaque tag with its
-/// quotes, between which a comma belongs to the tag. The iteration ends where the list violates the grammar.
+/// quotes. A comma between the quotes belongs to the tag. The iteration ends where the list violates the grammar.
 ///
 /// ```text
 ///     entity-tag = [ "W/" ] opaque-tag                          ; RFC 9110 section 8.8.3, case-sensitive

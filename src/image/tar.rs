@@ -15,7 +15,7 @@
 //!       124  12 size
 //! ```
 //!
-//! Every entry belongs to user and group 0 and was modified at time 0, so an archive does not depend on where and when
+//! Every entry belongs to user and group 0 and was modified at time 0, so an archive does not depend on where or when
 //! it was made.
 //!
 //! Limits: a path of 100 bytes, and a file of 8 GiB less one byte.
@@ -36,7 +36,7 @@ const MAX_SIZE: u64 = 0o777_7777_7777;
 /// The longest path that fits the name field. A longer path would need the prefix field.
 const MAX_NAME: usize = 100;
 
-// The values of the field typeflag.
+// The values of the typeflag field.
 const REGULAR_FILE: u8 = b'0';
 const DIRECTORY: u8 = b'5';
 
