@@ -70,7 +70,7 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
-/// Limits how fast each connection that is accepted from now on sends, in bytes per second (socket(7),
+/// Limits the rate, in bytes per second, at which each connection that is accepted later can send (socket(7),
 /// `SO_MAX_PACING_RATE`; Linux 3.13). Because the kernel waits only between packets, packets must be smaller than the
 /// 64 KiB of the loopback device.
 pub fn limit_rate(listener: &std::net::TcpListener, rate: u64) {

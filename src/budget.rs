@@ -61,7 +61,7 @@ const MAX_HELD: u64 = 8 * 1024 * 1024;
 
 const _: () = assert!(
     MOST_MEMORY / 4 * 3 / (GUARANTEED + FIXED_OVERHEAD) == MAX_CONNECTIONS as u64,
-    "without a limit of memory, the number of connections alone is the limit"
+    "without a memory limit, the only limit is the number of connections"
 );
 
 /// The maximum that all connections together may use.
@@ -76,8 +76,8 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Divides `limit` bytes of memory. Allows at most as many connections as `descriptors`, the number of descriptors
-    /// of the process, leaves after [`RESERVED_DESCRIPTORS`].
+    /// Divides `limit` bytes of memory. `descriptors` is the number of descriptors that the process may open. All but
+    /// [`RESERVED_DESCRIPTORS`] of them are available to connections, and at least one connection is always allowed.
     ///
     /// ```
     /// use quinistry::budget::Budget;

@@ -38,8 +38,8 @@ const EVICTED_ONE_IN: usize = 64;
 /// How long a reader must have taken nothing before its connection can be closed for a newcomer.
 pub const STALL_NOTICED: Duration = Duration::from_secs(1);
 
-/// Whether a response is in flight, and since when the connection has waited. The connection with the smallest rank is
-/// the first to be closed for a newcomer.
+/// Whether a response is in flight, and since when the connection has waited. Among the clients that are not in the run
+/// queue, the connection with the smallest rank is the first to be closed for a newcomer.
 pub type Rank = (bool, Instant);
 
 /// A connected client.

@@ -332,7 +332,7 @@ enum Then {
     Persist,
     /// The end of the stream. So far, the client has sent nothing after its request.
     Close,
-    /// The end of the stream, when the client may send more.
+    /// The end of the stream, after which the connection lingers, because the client has sent more or may send more.
     Linger,
     /// A reset, because a fault requires it.
     Reset,

@@ -14,8 +14,9 @@
 //! containers/image, and confirmed with Docker 20.10.24 and 28.2.2, containerd 1.6.20, skopeo 1.9.3 and podman 4.3.1.
 //! Where these clients differ, a text says only what is true of all of them.
 //!
-//! Limits: a text has at most two sentences, and fits 100 columns even after the subject "The client". This subject
-//! replaces a name that is missing, is not a token, or is longer than [`MAX_NAME`].
+//! Limits: a text has at most two sentences, and fits 100 columns after the subject "The client". This subject replaces
+//! a name that is missing, is not a token, or is longer than [`MAX_NAME`]. With the longest names, a line can exceed
+//! 100 columns.
 //!
 //! Deliberately absent: relations between requests, because the server does not remember a client's earlier requests.
 

@@ -50,7 +50,7 @@ pub const PLACES: [(&str, &[RequestKind]); 9] = [
     ("any", &ANY),
 ];
 
-/// All kinds of requests under `/v2` whose response can be a success, except OPTIONS, which only browsers send.
+/// All kinds of requests under `/v2` whose response can be a success, except OPTIONS, which only browsers send there.
 const ANY: [RequestKind; 11] = [
     RequestKind::Base,
     RequestKind::Catalog,
@@ -250,7 +250,8 @@ impl Faults {
         self.rules.iter().find(|rule| rule.fault == Fault::Slow)?.number
     }
 
-    /// Makes a response wrong if a rule applies. Returns the response and its fault.
+    /// Makes a response wrong if a rule applies. If there is a rule with `auth`, also replaces the error for a GET of
+    /// `/token` with a token. Returns the response and its fault.
     pub fn apply<'r>(
         &mut self,
         served: Served<'r>,

@@ -1,5 +1,4 @@
-//! Holds the Kubernetes manifests that run an image, which are the files of `k8s/`, and pins them to the digest of an
-//! image.
+//! Holds the Kubernetes manifests in `k8s/`, which run the image, and pins them to the digest of an image.
 //!
 //! Documents: the Kubernetes API, apps/v1 `DaemonSet`; for references by digest, distribution-spec, "Pulling
 //! manifests".

@@ -27,8 +27,9 @@
 //! 4. How one thread serves thousands of clients. Read [`connection`], the state machine of one client, then
 //!    [`run_queue`], [`budget`], [`socket`], [`clients`], [`acceptor`] and finally [`server`]. Example: [`connection`].
 //!
-//! The other files can be left for later. They contain the command line, the log, the metrics, the page for browsers,
-//! the manifests for Kubernetes, the responses that are wrong on purpose, and the system call filter.
+//! The other files can be left for later. Among other things, they contain the command line, the log, the metrics, the
+//! page for browsers, the manifests for Kubernetes, the responses that are wrong on purpose, and the system call
+//! filter.
 //!
 //! [`tests/pull.rs`]: https://github.com/tazjin/quinistry/blob/master/tests/pull.rs
 //!

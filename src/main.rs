@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Two failures can occur before `run`: glibc exits with 127 if one of its first calls fails, and `system::start`,
-//! which runs next, exits with 1 if it fails. Two failures end the process with a signal, for which a shell reports 128
-//! + the signal:
+//! which runs next, exits with 1 if it fails. Two failures end the process with a signal, which a shell reports as 128
+//! plus the number of the signal:
 //!
 //! ```text
 //!     134, 139  a panic, or an allocation that fails: SIGABRT before serving. While serving, the filter denies the
@@ -55,7 +55,8 @@ use quinistry::welcome;
 #[cfg(all(target_os = "linux", not(target_feature = "crt-static"), not(doc)))]
 compile_error!(
     "quinistry must be linked statically, because its image holds no C library and no loader. The flags of
-.cargo/config.toml do that. `cargo install --git` does not read them, and the variable RUSTFLAGS replaces them. Set it:
+.cargo/config.toml do that. `cargo install --git` does not read them, and the variable RUSTFLAGS replaces them. In
+either case, add the flag to RUSTFLAGS:
 
     RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" cargo build --release
     RUSTFLAGS=\"$RUSTFLAGS -C target-feature=+crt-static\" cargo install --locked --git https://github.com/tazjin/quinistry quinistry

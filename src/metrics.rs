@@ -53,7 +53,7 @@ pub struct Vitals<'a> {
     pub metrics: &'a Metrics,
     /// The current time.
     pub clock: &'a Clock,
-    /// The number of lines that could not be written to the log.
+    /// The number of log entries that could not be written. With `--explain`, an entry has several lines.
     pub dropped_lines: u64,
     /// The rules of `--fault`, and the number of responses that each rule has made wrong.
     pub faults: &'a [(String, u64)],

@@ -6,7 +6,7 @@
 //!     page.html    the template, with a name in braces for each value
 //!     page.css     the style of the page
 //!
-//!     {warning} {commands} {age} ... differ with every request
+//!     {warning} {commands} {age} ... can differ for each request
 //!     {index} {picture} {parts} ...  depend on the image alone, and are made once, at start
 //! ```
 //!
@@ -32,7 +32,8 @@ use crate::metrics::Vitals;
 use crate::welcome::commands;
 
 /// The fields of the page, except Content-Length. The policy allows only the style with this hash, which a test
-/// computes, and forbids a browser to load anything, or to show the page inside another page.
+/// computes, and images in `data:` URLs, such as the icon. It forbids a browser to load anything else, or to show the
+/// page inside another page.
 pub const FIELDS: &[u8] = b"Content-Type: text/html; charset=utf-8\r\n\
     Cache-Control: no-store\r\nVary: Accept\r\n\
     Content-Security-Policy: default-src 'none'; \
@@ -131,7 +132,7 @@ const INDEX: &str = "Which manifest is for which platform? The digest of the ind
 const MANIFEST: &str = "What is the image for one platform made of?";
 const CONFIG: &str = "How is it run? The config also names each layer by its diff ID: the digest that the layer has \
     before it is compressed.";
-const LAYER: &str = "The executable, packed and compressed. This is nearly all that a pull transfers.";
+const LAYER: &str = "The executable, packed and compressed. The layers are nearly all that a pull transfers.";
 const TAR: &str = "The layer before it is compressed. Its digest is the diff ID.";
 const EXECUTABLE: &str = "The one file in the layer: a static program. The program for this machine serves this page.";
 
@@ -170,7 +171,8 @@ fn document<'a>(
     Object { name, about, class, architecture, digest, size, start, media_type, endpoint, content }
 }
 
-/// Returns an object that has passed through the packing of a layer, and that no endpoint serves.
+/// Returns an object that results from packing a layer: the layer, its tar or its executable. `endpoint` is empty, and
+/// the caller sets it for the layer.
 fn packed<'a>(
     name: &'static str,
     about: &'static str,

@@ -181,7 +181,8 @@ impl Server {
         self.service.clock.now
     }
 
-    /// Returns how long to wait for events: not at all while there is something to do, such as writing the log.
+    /// Returns how long to wait for events, or `None` to wait until one arrives. The time is zero while there is
+    /// something to do, such as writing the log.
     fn time_to_wait(&self) -> Option<Duration> {
         let now = self.now();
         let log_at = self.service.log.due_at(now);

@@ -39,8 +39,8 @@ const SHARED_UNDER_V2: &str = "Docker-Distribution-Api-Version: registry/2.0\r\n
 const ALLOWED: &str = "GET, HEAD, OPTIONS";
 
 /// The fields of the response to a preflight (Fetch Standard, "CORS-preflight fetch"), which name the methods and
-/// fields that a page of another origin may use. A browser may keep this answer for a day, although Chromium keeps it
-/// for only two hours.
+/// fields that a page of another origin may use. A browser may cache this response for a day, although Chromium caches
+/// it for only two hours.
 const PREFLIGHT: &[u8] = b"Access-Control-Allow-Methods: GET, HEAD, OPTIONS\r\n\
     Access-Control-Allow-Headers: Accept, Authorization, Cache-Control, If-None-Match, Range\r\n\
     Access-Control-Max-Age: 86400\r\n";

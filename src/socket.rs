@@ -66,8 +66,8 @@ impl Socket {
         self.queued = system::queued(self.stream.as_fd());
     }
 
-    /// Returns whether the socket waits for memory and may queue more if all sockets together may queue `spare` bytes
-    /// more.
+    /// Returns whether the socket waits for memory and may now queue at least half of its guaranteed share, given that
+    /// all sockets together may queue `spare` bytes more.
     pub fn has_memory_again(&self, spare: u64) -> bool {
         self.is_short_of_memory && limit(self.queued, spare) >= self.queued + GUARANTEED / 2
     }

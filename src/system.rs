@@ -3,8 +3,8 @@
 //!
 //! Document: the Linux manual pages, sections 2 and 7, of each call named.
 //!
-//! Every function except [`start`] can be called without `unsafe`. It takes and returns owned or borrowed descriptors,
-//! slices and plain values, and reports an error that its caller must handle as [`io::Error`].
+//! Every function except [`start`] can be called without `unsafe`. These functions take and return owned or borrowed
+//! descriptors, slices and plain values. They return an [`io::Error`] for each failure that the caller must handle.
 //!
 //! Deliberately absent: signal handlers, because a handler may do almost nothing, and signals can be read from a
 //! descriptor; and overriding the sysctl `net.ipv6.bindv6only`. Where an administrator has set it, `[::]` accepts no
@@ -226,7 +226,8 @@ impl SealedFile {
         Ok(file)
     }
 
-    /// Sends bytes from the start of a part of the file, which the kernel sends from its page cache, without a copy.
+    /// Sends some bytes from the beginning of `part`, a range of the file, and returns their number. The kernel sends
+    /// them from its page cache, without a copy.
     pub fn send(&self, socket: BorrowedFd<'_>, part: Range<u64>) -> io::Result<usize> {
         // The call is `sendfile64`, because an `off_t` may have only 32 bits on a 32-bit processor. A `usize` has 32
         // bits there as well, so a part that is too long for one call takes several calls, as any part may.

@@ -42,7 +42,8 @@ const DYNAMICALLY_LINKED: &str = "this executable is dynamically linked, and the
     (the .cargo/config.toml of the source tree does that for a plain `cargo build`)";
 
 /// Returns the architecture of an executable, as `GOARCH` names it. `start` is the first [`ENOUGH`] bytes of the file,
-/// or all bytes of a shorter file. Fails if the file could not run in an image.
+/// or all bytes of a shorter file. Fails if these bytes are not the start of a static executable for Linux on a
+/// supported architecture.
 pub fn architecture(start: &[u8]) -> io::Result<&'static str> {
     let elf = Elf::new(start).ok_or_else(|| io::Error::other(NOT_LINUX_ELF))?;
     let (Some(machine), Some(has_interpreter)) = (elf.half(18), elf.has_interpreter()) else {

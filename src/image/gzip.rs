@@ -94,7 +94,8 @@ fn crc32(crc: u32, bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!crc, |crc, &byte| CRC_TABLE[usize::from(crc as u8 ^ byte)] ^ (crc >> 8))
 }
 
-/// The CRC of each byte. 0xedb88320 is the polynomial 0x04c11db7 with its bits reversed.
+/// The remainder of each byte, from which `crc32` computes a CRC. 0xedb88320 is the polynomial 0x04c11db7 with its bits
+/// reversed.
 const CRC_TABLE: [u32; 256] = {
     let mut table = [0; 256];
     let mut byte = 0;
