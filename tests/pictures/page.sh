@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Takes screenshots of the page at `/`, beginning with its section on the image, and writes them beside this script:
 # page-light.png and page-dark.png. A screenshot has two pixels in each direction for every pixel of the page, for
-# screens with a high resolution. The script needs the release build, and Debian's chromium, curl and pngquant.
+# screens with a high resolution. The script needs Cargo, and Debian's chromium, curl and pngquant.
 set -euo pipefail
 cd "$(dirname "$0")"
+cargo build --quiet --release
 work=$(mktemp -d)
 ../../target/release/quinistry --listen localhost:8080 2>"$work/log" &
 server=$!
