@@ -13,7 +13,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitStatus, Stdio};
 
 use common::docker::{ImageName, docker, has_docker};
-use common::{Folder, Server, eventually, is_root, quinistry, quinistry_as_other_user, system, this_test, tool};
+use common::{Server, eventually, is_root, open_program, quinistry, quinistry_as_other_user, system, this_test, tool};
 use quinistry::confinement::{self, RULES, Verdict};
 
 /// What happens to a call in a confined process.
@@ -282,8 +282,8 @@ fn a_server_that_does_not_run_as_root_is_confined() {
     if !is_root("only root can start a server as another user") {
         return;
     }
-    let folder = Folder::new("other-user");
-    let server = Server::start_as(quinistry_as_other_user(&folder).args(["--listen", "127.0.0.1:0"]));
+    let program = open_program();
+    let server = Server::start_as(quinistry_as_other_user(&program).args(["--listen", "127.0.0.1:0"]));
     server.ask("GET /v2/", &[]);
     let status = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).expect("the server runs");
     assert_eq!(confinement_of(&status), FULLY_CONFINED);

@@ -10,8 +10,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use common::{
-    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, is_root, lossy, quinistry,
-    quinistry_as_other_user, request, sha256, skip, system, tool,
+    Background, Client, Folder, OnTerminal, Server, bash, eventually, free_port, has_tool, is_root, lossy,
+    open_program, quinistry, quinistry_as_other_user, request, sha256, skip, system, tool,
 };
 
 /// Runs a command. Returns its exit code, its standard output and its standard error.
@@ -125,9 +125,9 @@ fn a_port_that_only_root_may_use_is_named_and_another_is_suggested() {
     if !is_root("only root can start a server as another user") {
         return;
     }
-    let folder = Folder::new("other-user");
+    let program = open_program();
     for (address, shown) in [("127.0.0.1:81", "127.0.0.1:"), ("81", "")] {
-        let (code, _, stderr) = output(quinistry_as_other_user(&folder).args(["--listen", address]));
+        let (code, _, stderr) = output(quinistry_as_other_user(&program).args(["--listen", address]));
         assert_eq!(code, Some(1));
         let (said, example) = stderr.split_once("; try --listen ").expect("an example");
         assert_eq!(said, "quinistry: this process has no permission to listen on port 81");

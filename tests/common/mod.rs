@@ -9,11 +9,10 @@ pub mod system;
 mod tools;
 
 use std::collections::HashMap;
-use std::fs::{File, Permissions};
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::mem::take;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -372,15 +371,18 @@ pub fn write_executable(path: &str, content: &[u8]) {
     assert!(child.wait().expect("our own child").success(), "{path} cannot be written");
 }
 
-/// Returns a command that starts the program as the user and group 65532. The program is a copy in `folder`, because
-/// that user may have no access to the directory of the build.
-pub fn quinistry_as_other_user(folder: &Folder) -> Command {
-    std::fs::set_permissions(&folder.0, Permissions::from_mode(0o755)).expect("our own directory");
-    let path = folder.path("quinistry");
-    write_executable(&path, &std::fs::read(env!("CARGO_BIN_EXE_quinistry")).expect("the executable"));
-    let mut command = quinistry_at(path);
-    command.uid(65532).gid(65532);
+/// Returns a command that starts the program as the user and group 65532. `program` is the open executable, because that
+/// user may have no access to the directory of the build.
+pub fn quinistry_as_other_user(program: &File) -> Command {
+    const NUMBER: i32 = 100;
+    let mut command = quinistry_at(format!("/proc/self/fd/{NUMBER}"));
+    system::with_descriptor(command.uid(65532).gid(65532), program, NUMBER);
     command
+}
+
+/// Opens the executable under test.
+pub fn open_program() -> File {
+    File::open(env!("CARGO_BIN_EXE_quinistry")).expect("Cargo has built it")
 }
 
 /// Writes the image to a file, with `quinistry save` and these arguments.
