@@ -16,7 +16,7 @@
 //!     the program, its layers, its log              the rest          8 MiB
 //! ```
 //!
-//! The memory of the program itself has no bound, so whoever adds layers by `--with` must raise the limit of the
+//! The memory of the program itself has no bound, so whoever adds layers with `--with` must raise the limit of the
 //! container.
 //!
 //! A connection can always queue [`GUARANTEED`] bytes, so that a slow reader makes progress whatever other clients do.
@@ -97,7 +97,7 @@ impl Budget {
         }
     }
 
-    /// Returns the maximum amount of memory that the process needs, in bytes: the bytes that connections hold, 640
+    /// Returns the maximum amount of memory that serving may allocate, in bytes: the bytes that connections hold, 640
     /// bytes for each connection in the table, and 4 MiB for turns, the log and fragmentation. The server does not
     /// start if it cannot map this much memory, because a failed allocation would abort it later.
     pub fn needed_memory(&self) -> usize {

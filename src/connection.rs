@@ -174,8 +174,8 @@ use crate::kinds::{CloseReason, RequestKind};
 use crate::run_queue::TURN_COST;
 use crate::service::Service;
 
-/// How long a client may take from its connection to its first byte, and from the first byte of a head to the end of
-/// the head. Because a head fits into one or a few packets, 10 s is enough, as in h2o. hyper waits 30 s, nginx 60 s.
+/// How long a client may take to send its first byte after it has connected, and to send the rest of a head after the
+/// first byte. Because a head fits into one or a few packets, 10 s is enough, as in h2o. hyper waits 30 s, nginx 60 s.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a client may go without sending a further request and without taking a byte of a response. A slow reader

@@ -1,7 +1,8 @@
 //! Explains a request and its response in a sentence or two, for people who are learning the protocol. A text says what
 //! the client wants, what it receives, and what it requests next.
 //!
-//! Documents: OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110. Each text ends with the section that applies.
+//! Documents: mainly OCI distribution-spec 1.1 and image-spec 1.1, and RFC 9110. Each text ends with the section that
+//! applies.
 //!
 //! ```text
 //!     2026-01-31T12:00:00Z Serving index: HEAD /v2/quinistry/manifests/latest 200 0 127.0.0.1:50514 "docker/28"
@@ -33,7 +34,7 @@ pub const MAX_NAME: usize = 20;
 // The texts, in the order of a pull. The client's name precedes each text as its subject.
 
 const TLS: &str = "tries HTTPS first, with a ClientHello, and learns that this port speaks plain HTTP.\n\
-    If plain HTTP is allowed, as by docker on localhost, it tries again. (RFC 8446 section 4.1.2)";
+    If it allows plain HTTP, as docker does on localhost, it tries that. (RFC 8446 section 4.1.2)";
 
 const BASE: &str = "asks whether this is a registry, and whether a password is required.\n\
     After 200 it continues without a password, and usually requests an image next.\n\
@@ -157,7 +158,7 @@ const VERSION: &str = "speaks a version of HTTP that this server does not speak.
 // The texts for faults. Each says what the client receives, and what a good client does next.
 
 const DENIED: &str = "is refused, whatever password it sends.\n\
-    After 401 or 403 it does not repeat the request by itself. (RFC 9110 section 15.5)";
+    After 401 or 403 it does not retry on its own. (RFC 9110 section 15.5)";
 
 const CHALLENGE: &str = "needs a token, and learns where to get one: at /token.\n\
     It gets a token there, and then repeats this request with the token. (RFC 6750 section 3)";
@@ -166,7 +167,7 @@ const TOKEN_FOR_ANYONE: &str = "requests a token after a 401, and receives one, 
     It then repeats the request that was refused, with the token. (RFC 6750 section 2.1)";
 
 const LATER: &str = "is told that this fails for now, or that it sends too many requests.\n\
-    It waits as long as Retry-After says, or else longer before each attempt, and tries again.\n\
+    It waits as long as Retry-After says, or backs off on its own, and then tries again.\n\
     (RFC 9110 section 10.2.3)";
 
 const CUT: &str = "receives up to half of the content, and then the end of the connection, or a reset.\n\

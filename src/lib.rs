@@ -145,7 +145,7 @@
 //!   `SOURCE_DATE_EPOCH` may set another time, when the program is built.
 //! * A layer must not depend on the size of the pieces in which its executable is read.
 //! * Every server packs the executable that it runs from (`/proc/self/exe`), byte for byte.
-//! * Whatever the registry serves for a digest has that digest.
+//! * Whatever the registry serves for a digest has that digest, unless a rule of `--fault` makes the response wrong.
 //!
 //! And the program is safe only as long as
 //!

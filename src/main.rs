@@ -5,7 +5,7 @@
 //! ```text
 //!       0  success
 //!       1  failure; standard error has the reason
-//!       2  an invalid command line; standard error has the reason
+//!       2  an invalid command line or environment variable; standard error has the reason
 //!     141  the reader of standard output has closed it (128 + SIGPIPE); no message is printed
 //!     130, 143  a second signal ended the server before its transfers were complete (128 + the signal)
 //! ```

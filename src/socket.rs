@@ -7,7 +7,8 @@
 //!
 //! Asking the kernel how many bytes are queued would cost a system call for each response. The transport therefore
 //! keeps an upper bound: the last number that the kernel reported, plus the bytes sent since. It asks again only when
-//! the bound exceeds the share of the socket.
+//! the bound leaves too little of the socket's share for the next packet, or when all sockets together come close to
+//! their limit.
 //!
 //! Limits: the queued bytes, which `budget` bounds.
 //!

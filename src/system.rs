@@ -151,7 +151,7 @@ fn own(descriptor: c_int) -> io::Result<OwnedFd> {
     check(descriptor).map(|descriptor| unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-/// Sets the number of connections of a listening socket that may wait to be accepted. std's `bind` sets it to 128.
+/// Sets how many connections to a listening socket may wait to be accepted. std's `bind` sets it to 128.
 pub fn set_backlog(listener: BorrowedFd<'_>, backlog: c_int) -> io::Result<()> {
     // SAFETY: listen(2) takes no pointers.
     check(unsafe { libc::listen(listener.as_raw_fd(), backlog) }).map(drop)

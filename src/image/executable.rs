@@ -3,7 +3,7 @@
 //! Document: System V ABI (gABI), chapters 4 "Object Files" and 5 "Program Loading".
 //!
 //! ```text
-//!     offset (in a file of 32 / 64 bits)
+//!     offset (in a 32-bit / 64-bit file)
 //!          0   e_ident: 7f 45 4c 46, class, data encoding, version, OS ABI
 //!         16   e_type: ET_EXEC, or ET_DYN if it can be loaded anywhere
 //!         18   e_machine

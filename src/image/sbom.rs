@@ -1,5 +1,5 @@
-//! Holds the bill of materials: the list of crates that ship, from which a scanner finds out whether one of them is
-//! known to be vulnerable.
+//! Holds the software bill of materials (SBOM): the list of crates that ship, from which a scanner finds out whether
+//! one of them is known to be vulnerable.
 //!
 //! Documents: the specification of `CycloneDX`, version 1.5; `PARSING.md` of `cargo auditable`; RFC 1950 (zlib).
 //!
