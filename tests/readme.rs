@@ -138,7 +138,7 @@ fn the_limits_in_the_readme_are_those_of_the_program() {
         ("time in which a reader takes nothing", seconds(IDLE_TIMEOUT)),
         ("time to close after the last response has arrived", seconds(LINGER_TIMEOUT)),
         ("bytes of a layer that one client receives in a turn", TURN_COST.to_string()),
-        ("what a request adds to a turn, in bytes of a layer", REQUEST_COST.to_string()),
+        ("what one request counts for in a turn, in bytes of a layer", REQUEST_COST.to_string()),
         ("connections", format!("{MAX_CONNECTIONS}, or the limit of open files minus {RESERVED_DESCRIPTORS}")),
         ("incomplete heads and unsent responses, in all", format!("{} bytes", most.held)),
         ("queued by all sockets before each is limited", format!("{} bytes", most.queued)),
