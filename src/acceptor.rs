@@ -1,4 +1,4 @@
-//! Listens, accepts connections, and pauses when the system has no room for another connection.
+//! Listens, accepts connections, and pauses when no further connection can be accepted.
 //!
 //! Documents: accept(2), socket(7), tcp(7).
 //!
@@ -42,8 +42,8 @@ const DEFERRED_SECONDS: i32 = 1;
 /// later.
 pub const ACCEPTS_PER_POLL: usize = 512;
 
-/// How long accepting pauses after the system had no room for a connection. haproxy also waits 100 ms, whereas Go
-/// begins with 5 ms and doubles the pause up to 1 s.
+/// How long accepting pauses after a connection could not be accepted. haproxy also waits 100 ms, whereas Go begins
+/// with 5 ms and doubles the pause up to 1 s.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// The time between two log lines about a shortage that lasts.
@@ -156,7 +156,7 @@ impl Acceptor {
     }
 }
 
-/// Returns whether closing a connection may cure an error of [`Acceptor::accept`].
+/// Returns whether an error of [`Acceptor::accept`] is a shortage that closing a connection may relieve.
 pub fn is_shortage(error: &io::Error) -> bool {
     let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
     error.raw_os_error().is_some_and(|number| shortages.contains(&number))

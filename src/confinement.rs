@@ -5,7 +5,7 @@
 //! Once a server has opened its sockets and packed its layers, it needs few system calls. An attacker who has taken
 //! over the process would need others: to open files, to run programs, to connect to other machines. Before the server
 //! reads the first byte from outside, it therefore permanently drops the right to make those calls. The filter is a
-//! program that the kernel runs for each call, and that only compares numbers and jumps forward:
+//! program that the kernel runs for each call. It only loads, masks and compares numbers, and jumps forward:
 //!
 //! ```text
 //!     is the call made for this architecture?     no: the process ends
@@ -24,9 +24,9 @@
 //!   creates no socket while it serves. A process that has been taken over can then neither try other calls nor serve
 //!   other bytes, and the service manager, which sees SIGSYS as the reason, restarts the server.
 //!
-//! `abort` does not end with SIGABRT, because the call that sends the signal fails with ENOSYS, after which `abort`
-//! executes an instruction that traps. The calls of x32, a second system call ABI of `x86_64`, fail as well, because
-//! their numbers are not in the table.
+//! `abort` does not end the process with SIGABRT, because the call that sends the signal fails with ENOSYS. `abort`
+//! then executes an instruction that traps. The calls of x32, a second system call ABI of `x86_64`, fail as well,
+//! because their numbers are not in the table.
 //!
 //! Limits: the architectures below. On any other architecture the server runs without a filter, and logs that it does.
 //!

@@ -189,9 +189,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 /// in all if the client goes on sending.
 pub const LINGER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The maximum number of bytes that one read takes from the transport. This is enough for the heads of real clients
-/// (200 bytes to 2 KiB), but little more. Bytes that are not read stay in the kernel, and take none of the memory that
-/// all connections share. With reads of 4 KiB, 4,000 clients that pipeline endlessly would fill that memory.
+/// The maximum number of bytes that one read of a head takes. This is enough for the heads of real clients (200 bytes
+/// to 2 KiB), but little more. Bytes that are not read stay in the kernel, and take none of the memory that all
+/// connections share. With reads of 4 KiB, 4,000 clients that pipeline endlessly would fill that memory.
 const MAX_READ: usize = 2560;
 
 /// The cost of a small request and its response, in the unit of `run_queue`.

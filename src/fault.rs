@@ -19,8 +19,8 @@
 //! `layer=503@first:1 layer=cut@first:1` means a 503, then half of a layer, and then whole layers. Nothing is random.
 //!
 //! A response with a fault has another status, other fields or other content. Some faults also decide what becomes of
-//! the connection: whether it persists (see [`persistence`]) or, for `reset`, how it is closed. The exception is
-//! `slow`: it changes no response and is not counted, because it is an option of the listening socket.
+//! the connection: whether it persists (see [`persistence`]) or, for `reset`, how it is closed. `slow` is different: it
+//! changes no response and is not counted, because it is an option of the listening socket.
 //!
 //! Deliberately absent:
 //!

@@ -2,8 +2,8 @@
 //!
 //! The endpoint is `/healthz`, as in Kubernetes' own servers. The server does not log successful checks (see `kinds`).
 //!
-//! Limits: 2 s for the connection, and 2 s between two bytes of the response. In a container, the config of the image
-//! also makes Docker end the check after 3 s.
+//! Limits: 2 s to connect, and 2 s for each read of the response. In a container, the config of the image also makes
+//! Docker end the check after 3 s.
 //!
 //! Deliberately absent: parsing the response, because the server is this program, and begins its response with
 //! `HTTP/1.1 200` if it is healthy.

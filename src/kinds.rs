@@ -72,8 +72,8 @@ kinds! {
 }
 
 kinds! {
-    /// Why a connection was closed. A reason has a text if the server itself ends the connection, and no other line of
-    /// the log shows why.
+    /// Why a connection was closed. A reason has a text if the server itself ends the connection and no line of a
+    /// response shows why.
     CloseReason {
         /// The server sent the last response of the connection, for example because the client wanted no other, or had
         /// sent bytes that are not a request.

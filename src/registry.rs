@@ -31,10 +31,10 @@
 //! | `application/vnd.docker.distribution.manifest.v2+json`      | Docker's manifest for our platform |
 //! | none of these, or there is no `Accept`                      | the index                          |
 //!
-//! A client can compare a quine with its child only if both give it the same digest, which they do because every
-//! current client accepts the index. Docker's list and manifests are the same documents under other media types, and
-//! therefore have other digests. They exist only for old clients that accept no other types (such as old versions of
-//! keel, Dependabot and watchtower). "Our platform" is the platform of the running process.
+//! A client can see that a parent and its child serve the same image only if both give it the same digest. They do,
+//! because every current client accepts the index. Docker's list and manifests are the same documents under other media
+//! types, and therefore have other digests. They exist only for old clients that accept no other types (such as old
+//! versions of keel, Dependabot and watchtower). "Our platform" is the platform of the running process.
 //!
 //! No value of `Accept` causes a 404 or a 406. RFC 9110 section 12.5.1 lets a server disregard the field if the server
 //! has no type that the client lists, and the client may be able to read the index nevertheless.

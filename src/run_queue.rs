@@ -16,7 +16,7 @@
 //! A *turn* is what one client does before the next client is served. A turn ends when the client has nothing more to
 //! do, and at the latest when it has cost [`TURN_COST`]. The unit of cost is the work of sending one byte of a file. A
 //! client is heavy while its recorded cost is at least [`TURN_COST`], as it is after a whole turn. The recorded cost is
-//! halved after each quarter of a second, so the client becomes light again.
+//! halved every quarter of a second, so that the client can become light again.
 //!
 //! Limits: the cost of a turn, and the number of turns between two polls. A client is in at most one queue.
 //!

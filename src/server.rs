@@ -79,7 +79,7 @@ pub struct Server {
     buffers: Buffers,
     /// When all clients are checked next.
     check_at: Instant,
-    /// When the grace ends; `None` if the server is not stopping.
+    /// When the grace period ends; `None` if the server is not stopping.
     grace_ends: Option<Instant>,
 }
 
@@ -164,7 +164,7 @@ impl Server {
             if self.check_at <= self.now() {
                 self.check();
             }
-            // 7. While the server stops: end when all clients are gone or the grace is over.
+            // 7. While the server is stopping: end when all clients are gone or the grace period is over.
             let is_over = self.grace_ends.is_some_and(|end| self.clients.count() == 0 || end <= self.service.clock.now);
             if is_over {
                 break None;
@@ -362,7 +362,7 @@ impl Server {
         self.budget.queued.saturating_sub(self.clients.queued)
     }
 
-    /// Closes the listener, and queues all clients. In its turn, a connection without a response in flight closes,
+    /// Closes the listener, and queues all clients. In its turn, a connection without a response in flight is closed,
     /// while the others have [`GRACE`] to finish.
     fn stop(&mut self) {
         // When the listener is closed, the kernel resets the connections in the backlog. Because these arrived before

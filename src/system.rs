@@ -104,8 +104,8 @@ fn ignore_signals() -> io::Result<()> {
 /// filters kill a process that calls it.
 fn close_inherited() -> io::Result<()> {
     // SAFETY: the path is a C string. The directory stays open from the check to the last call. An entry is used before
-    // the next one is read, and its name is a C string. Nothing owns the descriptors that are closed, because this
-    // directory is all that the program has opened so far.
+    // the next one is read, and its name is a C string. Nothing owns the descriptors that are closed, because apart
+    // from the standard descriptors, which stay open, this directory is all that the program has opened so far.
     unsafe {
         let directory = libc::opendir(c"/proc/self/fd".as_ptr());
         if directory.is_null() {

@@ -81,7 +81,7 @@ fn matches(request: &Request<'_>, field: &str, entity_tag: Option<&[u8]>) -> boo
     tags.any(|(is_weak, tag)| Some(tag) == entity_tag && (takes_weak || !is_weak))
 }
 
-/// Parses the value of a Range field for content of `size` bytes, which is at least one.
+/// Parses the value of a Range field for content of `size` bytes. `size` is at least 1.
 ///
 /// ```text
 ///     Range      = range-unit "=" range-set                     ; RFC 9110 section 14.2

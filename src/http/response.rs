@@ -78,7 +78,7 @@ impl Status {
 /// least one of them is, unless `fault` has made the response wrong.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Content<'a> {
-    /// A few bytes in memory, which are sent together with the head.
+    /// Bytes in memory, which are sent together with the head.
     pub bytes: Cow<'a, [u8]>,
     /// A part of a larger file. The transport has the file, and sends this part of it.
     pub part: FilePart,

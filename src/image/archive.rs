@@ -1,4 +1,4 @@
-//! Writes an image as one tar archive, for machines that do not have a registry from which to pull the image yet.
+//! Writes an image as one tar archive, for machines that do not yet have a registry from which to pull the image.
 //!
 //! Documents: OCI image-spec, `image-layout.md`; for `manifest.json`, what `docker save` writes.
 //!
